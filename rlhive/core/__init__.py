@@ -1,0 +1,1 @@
+"""The functional core: parameter trees, optimizer, train step, seeds, replay, checkpoints."""

@@ -1,0 +1,1 @@
+"""RoboHive environments and the robot models they need."""

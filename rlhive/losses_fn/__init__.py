@@ -1,0 +1,1 @@
+"""Loss functions: pure maths over parameter trees."""

@@ -1,0 +1,1 @@
+"""Policies: networks as pure functions, exploration, and loading a trained policy."""
