@@ -2,6 +2,9 @@
 
 import sys
 
+__all__ = ["__version__"]
+__version__ = "0.1.0"
+
 # A software GL driver that is in the process before torch makes `import torch` crash without a word.
 _GL_MODULES = [name for name in ("mujoco.egl", "mujoco.osmesa", "OpenGL") if name in sys.modules]
 if _GL_MODULES and "torch" not in sys.modules:
@@ -10,9 +13,7 @@ if _GL_MODULES and "torch" not in sys.modules:
         "put `import rlhive` (or `import torch`) before every import of mujoco, dm_control, robohive or OpenGL."
     )
 
-import torch  # noqa: E402
-
-__all__ = ["__version__"]
-__version__ = "0.1.0"
-
-del torch
+# `python -m rlhive.…` answers --help and wrong flags before it pays seconds for torch; its own modules import torch
+# first. While Python looks for the module to run, sys.argv[0] is "-m".
+if sys.argv[0] != "-m":
+    import torch  # noqa: F401

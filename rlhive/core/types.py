@@ -53,7 +53,9 @@ class EnvSpec:
 
     def __attrs_post_init__(self) -> None:
         if not len(self.action_low) == len(self.action_high) == len(self.action_names) == self.action_dim:
-            raise ValueError(f"action_low, action_high and action_names must each have {self.action_dim} entries")
+            raise ValueError(
+                f"action_low, action_high and action_names must each have {self.action_dim} entries"
+            )
         if len(self.observation_keys) != len(self.observation_slices):
             raise ValueError("observation_keys and observation_slices must have the same length")
 
@@ -80,9 +82,7 @@ class Optimizer(Protocol):
 
     def init(self, params: Params) -> TensorDict: ...
 
-    def update(
-        self, grads: Params, opt_state: TensorDict, params: Params
-    ) -> tuple[Params, TensorDict]: ...
+    def update(self, grads: Params, opt_state: TensorDict, params: Params) -> tuple[Params, TensorDict]: ...
 
 
 TrainStep = Callable[[TrainState, Batch, Noise], tuple[TrainState, Metrics]]

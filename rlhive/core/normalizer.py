@@ -1,0 +1,64 @@
+"""Running mean and standard deviation of observations, as a pure tree and pure functions."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+SCALE_MIN = 1e-3
+CLIP = 10.0
+
+
+def init_normalizer(observation_dim: int) -> TensorDict:
+    """`{"loc" [O], "scale" [O], "count" []}`, float32, of no observation yet: applying it is refused nowhere but has
+    no effect beyond the clip, because loc is 0 and scale is 1 until the first update."""
+    return TensorDict(
+        {
+            "loc": torch.zeros(observation_dim),
+            "scale": torch.ones(observation_dim),
+            "count": torch.zeros(()),
+        },
+        batch_size=[],
+    )
+
+
+def update_normalizer(normalizer: TensorDict, observation: Tensor) -> TensorDict:
+    """Takes a batch of raw observations into the running statistics (Chan 1982, equation 2.1b).
+
+    Args:
+        normalizer: `{"loc" [..., O], "scale" [..., O] (standard deviation of the population), "count" [...]}`.
+        observation: raw observations `[..., E, O]`; leading dimensions are seeds.
+
+    Returns:
+        The new statistics. The first observations' own deviation counts from the first update on.
+    """
+    seen = normalizer["count"].unsqueeze(-1)
+    fresh = observation.shape[-2]
+    total = seen + fresh
+    mean = observation.mean(-2)
+    delta = mean - normalizer["loc"]
+    squares = (
+        seen * normalizer["scale"].square()
+        + (observation - mean.unsqueeze(-2)).square().sum(-2)
+        + delta.square() * seen * fresh / total
+    )
+    return TensorDict(
+        {
+            "loc": normalizer["loc"] + delta * fresh / total,
+            "scale": (squares / total).sqrt(),
+            "count": total.squeeze(-1),
+        },
+        batch_size=normalizer.batch_size,
+    )
+
+
+def normalize(normalizer: TensorDict, observation: Tensor) -> Tensor:
+    """`(observation - loc) / scale`, clipped to +-10; a scale under 0.001 (a constant entry) counts as 0.001.
+
+    Args:
+        normalizer: `{"loc" [O], "scale" [O], ...}`.
+        observation: raw observations `[..., O]`.
+    """
+    scaled = (observation - normalizer["loc"]) / normalizer["scale"].clamp(min=SCALE_MIN)
+    return scaled.clamp(-CLIP, CLIP)

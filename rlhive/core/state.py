@@ -1,0 +1,90 @@
+"""The train state, one tree, and the pure step that advances it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import TensorDict
+from torch.func import grad_and_value
+
+from rlhive.core.normalizer import init_normalizer, normalize
+from rlhive.core.optim import GradientTransformation, apply_updates
+from rlhive.core.tree import polyak
+from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params, TrainState, TrainStep
+
+
+def init_state(
+    params: Params,
+    opt: GradientTransformation,
+    *,
+    observation_dim: int,
+    target_keys: Sequence[str],
+) -> TrainState:
+    """The state before the first update of one seed: `{"params", "target_params", "opt_state", "env_state", "step"}`.
+
+    Args:
+        params: freshly drawn parameters.
+        opt: the optimizer.
+        observation_dim: O.
+        target_keys: subtrees of `params` that have a target network.
+    """
+    return TensorDict(
+        {
+            "params": params,
+            "target_params": TensorDict({key: params[key].clone() for key in target_keys}, batch_size=[]),
+            "opt_state": opt.init(params),
+            "env_state": {"observation": init_normalizer(observation_dim)},
+            "step": torch.zeros((), dtype=torch.int64),
+        },
+        batch_size=[],
+    )
+
+
+def make_train_step(loss_fn: LossFn, opt: GradientTransformation, *, tau: float = 0.005) -> TrainStep:
+    """Makes `train_step(state, batch, noise) -> (state, metrics)`: gradient, optimizer and target update of one seed.
+
+    Args:
+        loss_fn: a loss of `rlhive.losses_fn`.
+        opt: the optimizer.
+        tau: fraction of the new parameters in the target's update, in (0, 1].
+
+    Returns:
+        The step; its `batch` holds raw observations, which are normalised here, once, by `state["env_state"]`.
+
+    Raises:
+        ValueError: if tau is out of its range.
+    """
+    if not 0.0 < tau <= 1.0:
+        raise ValueError(f"make_train_step.tau must be in (0, 1], got {tau}")
+
+    def train_step(state: TrainState, batch: Batch, noise: Noise) -> tuple[TrainState, Metrics]:
+        params, target_params = state["params"], state["target_params"]
+        batch = normalize_batch(state["env_state"], batch)
+        grads, (loss, metrics) = grad_and_value(loss_fn, has_aux=True)(params, target_params, batch, noise)
+        updates, opt_state = opt.update(grads, state["opt_state"], params)
+        params = apply_updates(params, updates)
+        new_state = TensorDict(
+            {
+                "params": params,
+                "target_params": polyak(target_params, params, tau),
+                "opt_state": opt_state,
+                "env_state": state["env_state"],
+                "step": state["step"] + 1,
+            },
+            batch_size=[],
+        )
+        return new_state, metrics.set("loss", loss.detach())
+
+    return train_step
+
+
+def normalize_batch(env_state: TensorDict, batch: Batch) -> Batch:
+    """A copy of the batch with "observation" and ("next", "observation") normalised; nothing else is touched."""
+    normalizer = env_state["observation"]
+    following = batch["next"].copy()
+    following["observation"] = normalize(normalizer, following["observation"])
+    copy = batch.copy()
+    copy["observation"] = normalize(normalizer, batch["observation"])
+    copy["next"] = following
+    return copy

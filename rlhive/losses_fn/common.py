@@ -1,0 +1,30 @@
+"""The atoms that the losses are made of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+Distance = Literal["l2", "smooth_l1"]
+
+
+def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, discount: float | Tensor) -> Tensor:
+    """One-step target `r + discount * (1 - terminated) * V(s')` (Sutton and Barto 2018, equation 6.2).
+
+    Args:
+        reward: `[B]`, the sum of discounted rewards for n steps.
+        terminated: bool `[B]`; a truncated episode is not terminated and keeps its bootstrap.
+        next_value: `[B]`.
+        discount: gamma, or gamma ** n as `[B]`.
+    """
+    return reward + discount * torch.where(terminated, 0.0, next_value)
+
+
+def distance(prediction: Tensor, target: Tensor, kind: Distance) -> Tensor:
+    """Elementwise distance: the squared error, or the Huber loss with threshold 1."""
+    if kind == "l2":
+        return (prediction - target).square()
+    return F.smooth_l1_loss(prediction, target, reduction="none")

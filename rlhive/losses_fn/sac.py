@@ -1,0 +1,103 @@
+"""Soft actor-critic with a learned temperature."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+from tensordict import TensorDict
+from torch import Generator, Tensor
+
+from rlhive.core.tree import detach
+from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
+from rlhive.losses_fn.common import Distance, distance, td_target
+from rlhive.policy_fn.actor import ActorCritic
+
+
+def make_sac_loss(
+    network: ActorCritic,
+    *,
+    gamma: float = 0.95,
+    target_entropy: float | None = None,
+    reward_scale: float = 1.0,
+    distance_kind: Distance = "l2",
+) -> LossFn:
+    """Makes the joint loss of critics, actor and temperature (Haarnoja 2018, arXiv:1812.05905, equations 5, 9, 18).
+
+    The three terms are summed, each detached from the others' parameters, so that one gradient updates all at once.
+
+    Args:
+        network: the actor and critics that `params` belongs to.
+        gamma: discount in [0, 1].
+        target_entropy: the entropy the temperature aims at; None for minus the number of actions.
+        reward_scale: factor on the reward.
+        distance_kind: "l2" or "smooth_l1", between a critic and its target.
+
+    Returns:
+        `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. `batch` has normalised
+        "observation" and ("next", "observation") `[B, O]`, "action" `[B, A]`, ("next", "reward") and
+        ("next", "terminated") `[B, 1]`, and may have "steps_to_next_obs" `[B, 1]` and "_weight" `[B]`.
+        `noise` has "action" and "next_action" `[B, A]`. Metrics are `[]`, "td_error" is `[B]`.
+
+    Raises:
+        ValueError: for a gamma outside [0, 1], a reward scale that is not positive, or an unknown distance.
+    """
+    if not 0.0 <= gamma <= 1.0:
+        raise ValueError(f"make_sac_loss.gamma must be in [0, 1], got {gamma}")
+    if not reward_scale > 0.0:
+        raise ValueError(f"make_sac_loss.reward_scale must be positive, got {reward_scale}")
+    if distance_kind not in get_args(Distance):
+        raise ValueError(
+            f"make_sac_loss.distance_kind must be one of {get_args(Distance)}, got {distance_kind!r}"
+        )
+    entropy_target = -float(network.action_dim) if target_entropy is None else float(target_entropy)
+
+    def critic_target(params: Params, target_params: Params, batch: Batch, noise: Noise) -> Tensor:
+        following = batch["next"]
+        action, log_prob = network.sample(params["actor"], following["observation"], noise["next_action"])
+        value = network.value(target_params["critic"], following["observation"], action).amin(0)
+        steps = batch["steps_to_next_obs"].squeeze(-1) if "steps_to_next_obs" in batch.keys() else 1  # noqa: SIM118
+        return td_target(
+            reward_scale * following["reward"].squeeze(-1),
+            following["terminated"].squeeze(-1),
+            value - params["log_alpha"].exp() * log_prob,
+            gamma**steps,
+        )
+
+    def loss_fn(params: Params, target_params: Params, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
+        with torch.no_grad():
+            target = critic_target(params, target_params, batch, noise)
+        alpha = params["log_alpha"].exp().detach()
+
+        prediction = network.value(params["critic"], batch["observation"], batch["action"])
+        error = distance(prediction, target.expand_as(prediction), distance_kind).sum(0)
+        if "_weight" in batch.keys():  # noqa: SIM118
+            error = error * batch["_weight"]
+        loss_qvalue = error.mean()
+
+        action, log_prob = network.sample(params["actor"], batch["observation"], noise["action"])
+        value = network.value(detach(params["critic"]), batch["observation"], action).amin(0)
+        loss_actor = (alpha * log_prob - value).mean()
+
+        entropy = -log_prob.detach().mean()
+        loss_alpha = params["log_alpha"] * (entropy - entropy_target)
+
+        metrics = {
+            "loss_actor": loss_actor,
+            "loss_qvalue": loss_qvalue,
+            "loss_alpha": loss_alpha,
+            "alpha": alpha,
+            "entropy": entropy,
+            "state_action_value": prediction.mean(),
+            "td_error": (prediction - target).abs().amax(0),
+        }
+        detached = TensorDict({name: value.detach() for name, value in metrics.items()}, batch_size=[])
+        return loss_qvalue + loss_actor + loss_alpha, detached
+
+    return loss_fn
+
+
+def draw_sac_noise(generator: Generator, network: ActorCritic, batch_size: int) -> Noise:
+    """Standard normal noise for one call of the loss: "action" and "next_action", `[B, A]`, from a CPU generator."""
+    action, next_action = torch.randn(2, batch_size, network.action_dim, generator=generator)
+    return TensorDict({"action": action, "next_action": next_action}, batch_size=[])

@@ -1,0 +1,173 @@
+"""The tanh-normal actor and the networks of actor-critic algorithms, as pure functions over one parameter tree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import torch
+import torch.nn.functional as F  # noqa: N812
+from attrs import validators as v
+from tensordict import TensorDict
+from torch import Generator, Tensor
+
+from rlhive.core.tree import stack_seeds
+from rlhive.core.types import EnvSpec, Params
+from rlhive.policy_fn.mlp import ACTIVATIONS, apply_mlp, init_mlp
+
+LOG_SCALE_MIN, LOG_SCALE_MAX = -20.0, 2.0
+
+
+def tanh_normal_sample(
+    loc: Tensor, scale: Tensor, noise: Tensor, low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Draws from a normal squashed by tanh into `[low, high]`, reparametrised (Haarnoja 2018, appendix C).
+
+    Args:
+        loc: mean before the tanh, `[..., A]`.
+        scale: standard deviation before the tanh, `[..., A]`.
+        noise: standard normal numbers, `[..., A]`.
+        low: lower limits, `[A]`.
+        high: upper limits, `[A]`.
+
+    Returns:
+        The action `[..., A]` and its log-probability `[...]`, finite also where the action rounds to its limit.
+    """
+    latent = loc + scale * noise
+    log_prob = _normal_log_prob(noise, scale) - _log_squash_slope(latent, low, high)
+    return _squash(latent, low, high), log_prob.sum(-1)
+
+
+def tanh_normal_log_prob(action: Tensor, loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Log-probability `[...]` of a given action `[..., A]`; an action at its limit counts as the nearest inside."""
+    unit = (2.0 * action - (high + low)) / (high - low)
+    edge = 1.0 - torch.finfo(action.dtype).eps
+    latent = torch.atanh(unit.clamp(-edge, edge))
+    return (_normal_log_prob((latent - loc) / scale, scale) - _log_squash_slope(latent, low, high)).sum(-1)
+
+
+def tanh_normal_mode(loc: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The deterministic action `[..., A]`: the squashed mean."""
+    return _squash(loc, low, high)
+
+
+def _squash(latent: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    # Rounding may leave the interval by one ulp, which a robot's limit check would refuse; NaN stays NaN.
+    return torch.clamp(0.5 * (high + low) + 0.5 * (high - low) * torch.tanh(latent), low, high)
+
+
+def _normal_log_prob(noise: Tensor, scale: Tensor) -> Tensor:
+    return -0.5 * noise.square() - scale.log() - 0.5 * math.log(2.0 * math.pi)
+
+
+def _log_squash_slope(latent: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which does not lose its digits where tanh saturates.
+    return 2.0 * (math.log(2.0) - latent - F.softplus(-2.0 * latent)) + (0.5 * (high - low)).log()
+
+
+@attrs.frozen
+class ActorCritic:
+    """Networks of a continuous actor and `num_critics` state-action critics; pure functions, no parameters inside.
+
+    Attributes:
+        observation_dim: O.
+        action_low: lower limit of each action.
+        action_high: upper limit of each action.
+        hidden_sizes: widths of the hidden layers, of the actor and of each critic.
+        activation: a name of `rlhive.policy_fn.mlp.ACTIVATIONS`.
+        actor_layer_norm: LayerNorm in the actor's hidden layers.
+        critic_layer_norm: LayerNorm in the critics' hidden layers (Ball 2023, section 4.2).
+        num_critics: N.
+        init_alpha: initial entropy temperature.
+    """
+
+    observation_dim: int = attrs.field(validator=v.ge(1))
+    action_low: tuple[float, ...] = attrs.field(converter=tuple, validator=v.min_len(1))
+    action_high: tuple[float, ...] = attrs.field(converter=tuple, validator=v.min_len(1))
+    hidden_sizes: tuple[int, ...] = attrs.field(
+        default=(256, 256), converter=tuple, validator=v.deep_iterable(v.and_(v.instance_of(int), v.ge(1)))
+    )
+    activation: str = attrs.field(default="relu", validator=v.in_(tuple(ACTIVATIONS)))
+    actor_layer_norm: bool = attrs.field(default=False, validator=v.instance_of(bool))
+    critic_layer_norm: bool = attrs.field(default=True, validator=v.instance_of(bool))
+    num_critics: int = attrs.field(default=2, validator=v.and_(v.instance_of(int), v.ge(1)))
+    init_alpha: float = attrs.field(default=1.0, validator=v.gt(0.0))
+
+    @property
+    def action_dim(self) -> int:
+        """A."""
+        return len(self.action_low)
+
+    def init(self, key: Generator) -> Params:
+        """Draws `{"actor", "critic" [N, ...], "log_alpha" []}` from a CPU generator; every critic is drawn alone."""
+        critic_sizes = (self.observation_dim + self.action_dim, *self.hidden_sizes, 1)
+        critics = [
+            init_mlp(key, critic_sizes, layer_norm=self.critic_layer_norm) for _ in range(self.num_critics)
+        ]
+        return TensorDict(
+            {
+                "actor": self.init_actor(key),
+                "critic": stack_seeds(critics).auto_batch_size_(0),
+                "log_alpha": torch.tensor(math.log(self.init_alpha)),
+            },
+            batch_size=[],
+        )
+
+    def init_actor(self, key: Generator) -> Params:
+        """Draws the actor's tree, which is all that a deployed policy needs."""
+        actor_sizes = (self.observation_dim, *self.hidden_sizes, 2 * self.action_dim)
+        return init_mlp(key, actor_sizes, layer_norm=self.actor_layer_norm)
+
+    def dist(self, actor: Params, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation `[B, A]` before the tanh, for normalised observations `[B, O]`."""
+        loc, log_scale = apply_mlp(actor, observation, activation=self.activation).chunk(2, dim=-1)
+        return loc, log_scale.clamp(LOG_SCALE_MIN, LOG_SCALE_MAX).exp()
+
+    def sample(self, actor: Params, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Action `[B, A]` and log-probability `[B]` for normalised observations and standard normal noise `[B, A]`."""
+        loc, scale = self.dist(actor, observation)
+        return tanh_normal_sample(loc, scale, noise, *self.limits(loc))
+
+    def mode(self, actor: Params, observation: Tensor) -> Tensor:
+        """Deterministic action `[B, A]` for normalised observations `[B, O]`."""
+        loc, _ = self.dist(actor, observation)
+        return tanh_normal_mode(loc, *self.limits(loc))
+
+    def value(self, critic: Params, observation: Tensor, action: Tensor) -> Tensor:
+        """State-action values `[N, B]` for normalised observations `[B, O]` and actions `[B, A]`."""
+        x = torch.cat([observation, action], dim=-1)
+        return apply_mlp(critic, x, activation=self.activation).squeeze(-1)
+
+    def limits(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper action limits `[A]`, with the dtype and device of `like`."""
+        return like.new_tensor(self.action_low), like.new_tensor(self.action_high)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for JSON."""
+        return attrs.asdict(self)
+
+
+def actor_critic(
+    spec: EnvSpec,
+    *,
+    hidden_sizes: Sequence[int] = (256, 256),
+    activation: str = "relu",
+    actor_layer_norm: bool = False,
+    critic_layer_norm: bool = True,
+    num_critics: int = 2,
+    init_alpha: float = 1.0,
+) -> ActorCritic:
+    """The networks that fit an environment; arguments as in `ActorCritic`."""
+    return ActorCritic(
+        observation_dim=spec.observation_dim,
+        action_low=spec.action_low,
+        action_high=spec.action_high,
+        hidden_sizes=tuple(hidden_sizes),
+        activation=activation,
+        actor_layer_norm=actor_layer_norm,
+        critic_layer_norm=critic_layer_norm,
+        num_critics=num_critics,
+        init_alpha=init_alpha,
+    )

@@ -1,0 +1,83 @@
+"""Multi-layer perceptrons as pure functions over a parameter tree, with optional LayerNorm and ensembles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from tensordict import TensorDict
+from torch import Generator, Tensor
+
+from rlhive.core.types import Params
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "elu": F.elu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+def init_mlp(key: Generator, sizes: Sequence[int], *, layer_norm: bool = False) -> Params:
+    """Draws the parameters of one MLP.
+
+    Args:
+        key: CPU generator; two calls with equal states give equal parameters.
+        sizes: widths from input to output, such as `(21, 256, 256, 18)`.
+        layer_norm: whether each hidden layer has a LayerNorm before its activation.
+
+    Returns:
+        `{"layer_0": {"weight" [out, in], "bias" [out], ("norm": {"weight", "bias"})}, ...}`, float32, with weights
+        and biases uniform in +-1/sqrt(in), as in `torch.nn.Linear`.
+    """
+    layers = {}
+    for index, (fan_in, fan_out) in enumerate(pairwise(sizes)):
+        bound = 1.0 / math.sqrt(fan_in)
+        layer = {
+            "weight": _uniform(key, (fan_out, fan_in), bound),
+            "bias": _uniform(key, (fan_out,), bound),
+        }
+        if layer_norm and index < len(sizes) - 2:
+            layer["norm"] = {"weight": torch.ones(fan_out), "bias": torch.zeros(fan_out)}  # type: ignore[assignment]
+        layers[f"layer_{index}"] = layer
+    return TensorDict(layers, batch_size=[])
+
+
+def apply_mlp(params: Params, x: Tensor, *, activation: str = "relu") -> Tensor:
+    """Applies an MLP, or an ensemble of `N` whose leaves have a leading `[N]`.
+
+    Args:
+        params: the tree of `init_mlp`, or several stacked.
+        x: `[B, in]`, given to every member of an ensemble.
+        activation: a name of `ACTIVATIONS`.
+
+    Returns:
+        `[B, out]`, or `[N, B, out]` for an ensemble.
+    """
+    activate = ACTIVATIONS[activation]
+    depth = len(params.keys())
+    for index in range(depth):
+        layer = params[f"layer_{index}"]
+        x = _linear(layer["weight"], layer["bias"], x)
+        if index < depth - 1:
+            x = activate(_layer_norm(layer["norm"], x) if "norm" in layer.keys() else x)  # noqa: SIM118
+    return x
+
+
+def _uniform(key: Generator, shape: tuple[int, ...], bound: float) -> Tensor:
+    return torch.empty(shape).uniform_(-bound, bound, generator=key)
+
+
+def _linear(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    if weight.dim() == 2:
+        return F.linear(x, weight, bias)
+    members = weight.shape[0]
+    return torch.baddbmm(bias.unsqueeze(-2), x.expand(members, *x.shape[-2:]), weight.transpose(-1, -2))
+
+
+def _layer_norm(norm: Params, x: Tensor) -> Tensor:
+    normalized = F.layer_norm(x, x.shape[-1:])
+    return torch.addcmul(norm["bias"].unsqueeze(-2), normalized, norm["weight"].unsqueeze(-2))
