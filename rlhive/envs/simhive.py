@@ -1,0 +1,279 @@
+"""SimHive, the models RoboHive's environments are made of: installed once per user, linked into robohive.
+
+`python -m rlhive.envs.simhive` installs it; `--verify` compares an installed tree with the exact one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from rlhive.envs.simhive_sources import (
+    VERSION,
+    VERSION_FILE,
+    Manifest,
+    SimHiveError,
+    Source,
+    SourceUnavailableError,
+    TreeFiles,
+    index_recipe,
+    read_manifest,
+    robohive_directory,
+    sources,
+)
+from rlhive.paths import cache_dir
+
+__all__ = ["VERSION", "SimHiveError", "SimHiveStatus", "ensure", "status"]
+
+_SOURCE_FILE = ".rlhive-source"
+_NAME = f"simhive-{VERSION}"
+
+
+@attrs.frozen
+class SimHiveStatus:
+    """What is installed.
+
+    Attributes:
+        path: the tree robohive will read, None when there is none.
+        source: where it came from.
+        differing: files that are missing or not those of the manifest.
+    """
+
+    path: Path | None
+    source: str
+    differing: tuple[str, ...]
+
+    @property
+    def installed(self) -> bool:
+        """Whether RoboHive finds its models."""
+        return self.path is not None
+
+
+def ensure() -> Path:
+    """The SimHive tree that robohive reads: installed on the first call, a matter of microseconds afterwards.
+
+    A tree that robohive already finds is taken as it is, unless `RLHIVE_CACHE` names another place for it.
+
+    Raises:
+        SimHiveError: robohive is missing, no source can be reached, or the disk is full or read-only.
+    """
+    link, tree = robohive_directory() / "simhive", cache_dir() / _NAME
+    if _is_tree(link) and (
+        "RLHIVE_CACHE" not in os.environ or not link.is_symlink() or link.resolve() == tree
+    ):
+        return link.resolve()
+    return _install_and_link(link, tree, again=False)
+
+
+def status() -> SimHiveStatus:
+    """What robohive finds, compared with the manifest file by file (about a second); installs nothing."""
+    link = robohive_directory() / "simhive"
+    if not _is_tree(link):
+        return SimHiveStatus(None, "not installed", ())
+    source = link / _SOURCE_FILE
+    label = source.read_text().strip() if source.is_file() else "not installed by rlhive"
+    return SimHiveStatus(link.resolve(), label, tuple(differing_files(link, read_manifest())))
+
+
+def differing_files(tree: Path, manifest: Manifest) -> list[str]:
+    """Names of the manifest's files that `tree` lacks or holds with another content."""
+    return [name for name, digest in manifest.items() if _sha256(tree / name) != digest]
+
+
+def suites_touched(name: str) -> list[str]:
+    """RoboHive's suites whose environments name the folder that a file belongs to; none for documents."""
+    if name in json.loads(index_recipe())["lacking"] or not name.endswith(
+        (".xml", ".stl", ".msh", ".obj", ".png")
+    ):
+        return []
+    folder = re.compile(rb"simhive/" + name.partition("/")[0].encode() + rb"\b")
+    suites = robohive_directory() / "envs"
+    sources = [path for path in suites.rglob("*") if path.suffix in (".py", ".xml")]
+    using = {path.relative_to(suites).parts[0] for path in sources if folder.search(path.read_bytes())}
+    return sorted(using - {"tcdm"})  # robohive does not register that one
+
+
+def _is_tree(path: Path) -> bool:
+    try:
+        return (path / VERSION_FILE).read_text() == VERSION
+    except OSError:
+        return False
+
+
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _install_and_link(link: Path, tree: Path, *, again: bool) -> Path:
+    try:
+        with _locked(tree):
+            if again or not _is_tree(tree):
+                install(tree, sources(), read_manifest())
+    except OSError as error:
+        raise SimHiveError(
+            f"cannot install SimHive in {tree.parent}: {error.strerror or error}; make that possible, "
+            "or set RLHIVE_CACHE to another directory"
+        ) from error
+    _link(link, tree)
+    return tree
+
+
+@contextmanager
+def _locked(tree: Path) -> Iterator[None]:
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(tree.with_name(f"{tree.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _say("another process is installing SimHive: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def install(tree: Path, candidates: list[Source], manifest: Manifest) -> None:
+    """Build the tree beside its place from the first source that holds it, then move it there in one step.
+
+    Raises:
+        SimHiveError: no source holds the exact files, or there is too little free space.
+        OSError: the disk is full after all, or not writable.
+    """
+    for left in tree.parent.glob(f"{tree.name}.partial-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    failures = []
+    for source in candidates:
+        _say(f"installing SimHive {VERSION} in {tree} from {source.label}")
+        _check_free_space(tree.parent, source.megabytes)
+        scratch = Path(tempfile.mkdtemp(prefix=f"{tree.name}.partial-", dir=tree.parent))
+        try:
+            _write_tree(scratch / "tree", source, source.files(scratch / "source"), manifest)
+            _move(scratch / "tree", tree, scratch / "old")
+        except SourceUnavailableError as error:
+            failures.append(f"{source.label}: {error}")
+        else:
+            shutil.rmtree(tree.parent / "downloads", ignore_errors=True)
+            return
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    raise SimHiveError(
+        f"SimHive {VERSION} could not be installed ({'; '.join(failures)}): check the network, "
+        "or set RLHIVE_SIMHIVE to an exact directory or tar archive of it"
+    )
+
+
+def _write_tree(tree: Path, source: Source, contents: TreeFiles, manifest: Manifest) -> None:
+    exact = set()
+    for name, content in tqdm(contents, desc="models", total=len(manifest), unit="file", disable=None):
+        if hashlib.sha256(content).hexdigest() == manifest[name]:
+            _write(tree / name, content)
+            exact.add(name)
+    _write(tree / VERSION_FILE, VERSION.encode())
+    _write(tree / _SOURCE_FILE, source.label.encode())
+    wrong = sorted(manifest.keys() - exact - source.lacking - {VERSION_FILE})
+    if wrong:
+        raise SourceUnavailableError(
+            f"{len(wrong)} of {len(manifest)} files missing or wrong, such as {wrong[0]}"
+        )
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _move(new: Path, tree: Path, old: Path) -> None:
+    if tree.exists():
+        tree.rename(old)
+    new.rename(tree)
+
+
+def _check_free_space(directory: Path, megabytes: int) -> None:
+    free = shutil.disk_usage(directory).free // 1_000_000
+    if free < megabytes:
+        raise SimHiveError(
+            f"{directory} has {free} MB free and installing SimHive takes {megabytes} MB: "
+            "free some space, or set RLHIVE_CACHE to a directory on a larger disk"
+        )
+
+
+def _link(link: Path, tree: Path) -> None:
+    if link.is_symlink() and link.resolve() == tree:
+        return
+    if link.exists() and not link.is_symlink():
+        raise SimHiveError(f"{link} is a directory, not SimHive {VERSION}: move it away and run this again")
+    beside = link.with_name(f".simhive-{os.getpid()}")
+    try:
+        beside.symlink_to(tree)
+        beside.replace(link)
+    except OSError as error:
+        raise SimHiveError(
+            f"cannot link SimHive into robohive ({error.strerror}): run `ln -sfn {tree} {link}` as the owner "
+            "of this Python environment, or use an environment of your own"
+        ) from error
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _verify() -> int:
+    found = status()
+    if found.path is None:
+        raise SimHiveError("SimHive is not installed: `python -m rlhive.envs.simhive` installs it")
+    suites = {name: suites_touched(name) for name in found.differing}
+    for name, touched in suites.items():
+        state = "differs" if (found.path / name).is_file() else "missing"
+        sys.stdout.write(f"{state}  {name}  (suites: {', '.join(touched) or 'none'})\n")
+    sys.stdout.write(f"{found.path} ({found.source}): {len(suites)} files differ from SimHive {VERSION}\n")
+    if any(suites.values()):
+        sys.stdout.write("`python -m rlhive.envs.simhive` installs the exact files\n")
+    return int(any(suites.values()))
+
+
+def _install_command() -> int:
+    tree = ensure()
+    if any(suites_touched(name) for name in status().differing):
+        _say(f"{tree} is not SimHive {VERSION} any more: installing it again")
+        tree = _install_and_link(robohive_directory() / "simhive", cache_dir() / _NAME, again=True)
+    sys.stdout.write(f"SimHive {VERSION} is installed in {tree} ({status().source})\n")
+    return 0
+
+
+def main() -> int:
+    """The command line: installs SimHive, or with `--verify` compares it with the exact tree."""
+    parser = argparse.ArgumentParser(prog="python -m rlhive.envs.simhive", description=__doc__)
+    parser.add_argument(
+        "--verify", action="store_true", help="list the files that differ, and the suites they touch"
+    )
+    command = _verify if parser.parse_args().verify else _install_command
+    try:
+        return command()
+    except SimHiveError as error:
+        _say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        _say("interrupted: nothing was installed, run it again")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
