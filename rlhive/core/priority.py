@@ -1,0 +1,65 @@
+"""Prioritized sampling (https://arxiv.org/abs/1511.05952) of one seed's transitions, on TorchRL's trees."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchrl._torchrl import MinSegmentTreeFp32, SumSegmentTreeFp32
+
+EPS = 1e-8  # TorchRL's: a transition without error can still be drawn
+
+
+class PrioritySampler:
+    """Draws index i with probability `(|error_i| + EPS) ** alpha / sum`, as TorchRL's `PrioritizedSampler`.
+
+    Args:
+        size: how many transitions there can be.
+        alpha: exponent of the priorities, in [0, 1].
+        beta: exponent of the importance weights, in [0, 1].
+
+    Raises:
+        ValueError: an exponent outside [0, 1].
+    """
+
+    def __init__(self, size: int, alpha: float, beta: float) -> None:
+        if not 0 <= alpha <= 1 or not 0 <= beta <= 1:
+            raise ValueError(f"alpha and beta must be in [0, 1], got alpha={alpha}, beta={beta}")
+        self._alpha, self._beta = alpha, beta
+        self._sum_tree, self._min_tree = SumSegmentTreeFp32(size), MinSegmentTreeFp32(size)
+        self._max_priority = torch.ones(())
+
+    def add(self, index: Tensor) -> None:
+        """Gives new transitions, `index` int64 `[...]`, the largest priority so far."""
+        self._set(index, self._max_priority.expand(index.shape))
+
+    def update(self, index: Tensor, td_error: Tensor) -> None:
+        """Sets the priorities at `index` int64 `[B]` to `|td_error|` `[B]`, finite."""
+        priority = td_error.abs()
+        self._max_priority = torch.maximum(self._max_priority, priority.max())
+        self._set(index, priority)
+
+    def sample(self, generator: torch.Generator, batch_size: int, filled: int) -> tuple[Tensor, Tensor]:
+        """Draws from the first `filled` transitions.
+
+        Returns:
+            The index, int64 `[B]`, and the importance weight `(p / min p) ** -beta`, float32 `[B]`, up to 1.
+        """
+        mass = torch.rand(batch_size, generator=generator) * self._sum_tree.query(0, filled)
+        index = self._sum_tree.scan_lower_bound(mass).clamp_max(filled - 1)
+        weight = (self._sum_tree[index] / self._min_tree.query(0, filled)) ** -self._beta
+        return index, weight
+
+    def state(self, filled: int) -> dict[str, Tensor]:
+        """What `restore` needs: the first `filled` leaves of the tree, and the largest priority so far."""
+        return {"leaves": self._sum_tree[torch.arange(filled)], "max_priority": self._max_priority.clone()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Takes over what `state` gave."""
+        leaves = state["leaves"]
+        index = torch.arange(len(leaves))
+        self._sum_tree[index], self._min_tree[index] = leaves, leaves
+        self._max_priority = state["max_priority"]
+
+    def _set(self, index: Tensor, priority: Tensor) -> None:
+        leaves = (priority + EPS) ** self._alpha
+        self._sum_tree[index], self._min_tree[index] = leaves, leaves

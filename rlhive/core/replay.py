@@ -1,0 +1,301 @@
+"""Replay: what the environments did, stored on TorchRL's storages and sampled per seed.
+
+A row of the storage is one step of all environments, `[S, E]`. A minibatch is drawn for each seed from its
+own transitions with its own generator, so that seed k's minibatches are the same alone and among others.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.data import LazyMemmapStorage, LazyTensorStorage
+
+from rlhive.core.files import replacing
+from rlhive.core.priority import PrioritySampler
+from rlhive.core.returns import n_step_return
+from rlhive.core.types import Batch
+
+Key = str | tuple[str, ...]
+FORMAT_VERSION = 1
+REWARD, DONE = ("next", "reward"), ("next", "done")
+KEYS = ("observation", "action", ("next", "observation"), REWARD, ("next", "terminated"), DONE)
+
+
+class ReplayBuffer:
+    """A ring of the last `capacity` transitions of each seed, sampled with replacement.
+
+    Args:
+        capacity: transitions kept per seed; `capacity // num_envs` rows.
+        num_seeds: S.
+        num_envs: E, environments per seed.
+        scratch_dir: keeps the transitions in memory-mapped files in this directory instead of in memory.
+        device: where the transitions are kept and minibatches come out.
+        n_step: rewards summed per transition; a window ends at the end of its episode and at the newest row.
+        gamma: discount of that sum, the loss's own; needed when `n_step > 1`.
+        prioritized: samples by the last TD error (https://arxiv.org/abs/1511.05952) instead of uniformly.
+        alpha: exponent of the priorities, 0 (uniform) to 1.
+        beta: exponent of the importance weights, 0 (no correction) to 1.
+
+    Raises:
+        ValueError: a setting that makes no sense.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        num_seeds: int = 1,
+        num_envs: int = 1,
+        scratch_dir: str | os.PathLike[str] | None = None,
+        device: str | torch.device = "cpu",
+        n_step: int = 1,
+        gamma: float | None = None,
+        prioritized: bool = False,
+        alpha: float = 0.7,
+        beta: float = 0.5,
+    ) -> None:
+        if num_seeds < 1 or num_envs < 1 or capacity < num_envs:
+            raise ValueError(
+                "num_seeds and num_envs must be at least 1 and capacity at least num_envs, "
+                f"got num_seeds={num_seeds}, num_envs={num_envs}, capacity={capacity}"
+            )
+        if n_step < 1 or (n_step > 1 and (gamma is None or not 0 <= gamma <= 1)):
+            raise ValueError(
+                f"n_step > 1 needs the loss's gamma in [0, 1], got n_step={n_step}, gamma={gamma}"
+            )
+        self._max_rows = capacity // num_envs
+        self._batch_size = torch.Size((num_seeds, num_envs))
+        self._n_step, self._gamma = n_step, 1.0 if gamma is None else gamma
+        self._device = torch.device(device)
+        self._storage = _storage(self._max_rows, scratch_dir, self._device)
+        self._scratch_dir = scratch_dir
+        self._rows: dict[
+            Key, Tensor
+        ] = {}  # views of the storage, each [T, S, E, ...]; none before the first row
+        self._cursor = self._num_rows = 0
+        size = self._max_rows * num_envs
+        self._priorities = [
+            PrioritySampler(size, alpha, beta) for _ in range(num_seeds if prioritized else 0)
+        ]
+
+    def __len__(self) -> int:
+        """Transitions stored per seed."""
+        return self._num_rows * self._batch_size[1]
+
+    def extend(self, transition: TensorDict) -> None:
+        """Stores one step of all environments, over the oldest one when full.
+
+        Args:
+            transition: batch `[S, E]` with `KEYS` and whatever else the first one had.
+
+        Raises:
+            ValueError: another batch size, a missing key, or another shape or dtype than in the first row.
+        """
+        if transition.batch_size != self._batch_size:
+            raise ValueError(
+                f"expected a batch of {tuple(self._batch_size)}, got {tuple(transition.batch_size)}"
+            )
+        if not self._rows:
+            self._allocate(transition)
+        step = {key: transition.get(key) for key in self._rows}
+        for key, rows in self._rows.items():
+            if step[key] is None or step[key].shape != rows.shape[1:] or step[key].dtype != rows.dtype:
+                raise ValueError(
+                    f"{key!r} must be {rows.dtype} {tuple(rows.shape[1:])} as before, got {step[key]}"
+                )
+        # Writing tensor by tensor takes 35 us, TensorDict's own indexing 101 us (21 observations, 2 cores).
+        for key, rows in self._rows.items():
+            rows[self._cursor] = step[key]
+        num_envs = self._batch_size[1]
+        for sampler in self._priorities:
+            sampler.add(torch.arange(self._cursor * num_envs, (self._cursor + 1) * num_envs))
+        self._cursor = (self._cursor + 1) % self._max_rows
+        self._num_rows = min(self._num_rows + 1, self._max_rows)
+
+    def sample(self, generators: Sequence[torch.Generator], batch_size: int) -> Batch:
+        """A minibatch per seed, each drawn with its own CPU generator.
+
+        Args:
+            generators: S generators, advanced by the call.
+            batch_size: B, transitions per seed.
+
+        Returns:
+            Fresh tensors of batch `[S, B]`: the stored keys; with `n_step > 1` the discounted sum of
+            rewards, successor, terminated and done of the window's last step, and `"steps_to_next_obs"`
+            float32 `[S, B, 1]`; when prioritized `"_weight"` float32 and `"index"` int64 (for
+            `update_priority`), `[S, B]`.
+
+        Raises:
+            ValueError: nothing is stored, or not one generator per seed, or an empty minibatch.
+        """
+        if not self._num_rows:
+            raise ValueError("the replay buffer is empty: store a transition with extend() before sample()")
+        if len(generators) != self._batch_size[0] or batch_size < 1:
+            raise ValueError(
+                f"expected {self._batch_size[0]} generators (one per seed) and batch_size >= 1, "
+                f"got {len(generators)} and {batch_size}"
+            )
+        if not self._priorities:
+            index = torch.stack([torch.randint(len(self), (batch_size,), generator=g) for g in generators])
+            return self._gather(index)
+        draws = [
+            sampler.sample(generator, batch_size, len(self))
+            for sampler, generator in zip(self._priorities, generators, strict=True)
+        ]
+        index, weight = (torch.stack(part) for part in zip(*draws, strict=True))
+        batch = self._gather(index)
+        return batch.update({"index": index.to(self._device), "_weight": weight.to(self._device)})
+
+    def update_priority(self, index: Tensor, td_error: Tensor) -> None:
+        """Sets the priorities of sampled transitions to the size of their TD errors.
+
+        Args:
+            index: int64 `[S, B]`, the minibatch's `"index"`.
+            td_error: float32 `[S, B]`; the sign is ignored.
+
+        Raises:
+            ValueError: the buffer is not prioritized, the shapes differ, or an error is not finite.
+        """
+        if not self._priorities:
+            raise ValueError("update_priority needs a buffer made with prioritized=True")
+        if index.shape != td_error.shape or index.shape[0] != len(self._priorities):
+            raise ValueError(
+                f"index and td_error must both be [S, B], got {index.shape} and {td_error.shape}"
+            )
+        if not bool(td_error.isfinite().all()):
+            raise ValueError("td_error is not finite: skip the update of a diverged seed")
+        for sampler, where, error in zip(self._priorities, index.cpu(), td_error.cpu(), strict=True):
+            sampler.update(where, error)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the filled part to one safetensors file, in one step; generators are not part of it."""
+        tensors = {_name(key): rows[: self._num_rows] for key, rows in self._rows.items()}
+        for seed, sampler in enumerate(self._priorities):
+            tensors |= {f"priorities.{seed}.{name}": leaf for name, leaf in sampler.state(len(self)).items()}
+        header = self._header() | {"num_rows": str(self._num_rows), "cursor": str(self._cursor)}
+        with replacing(path) as beside:
+            save_file(tensors, beside, metadata=header)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Takes over what `save` wrote; episodes that were under way there end here, as truncated (done).
+
+        Raises:
+            ValueError: not such a file, or one of another capacity, S, E, or kind of sampling.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is not a whole safetensors file ({error}): was it cut short?"
+            ) from error
+        for field, expected in self._header().items():
+            if header.get(field) != expected:
+                raise ValueError(
+                    f"{path} has {field} {header.get(field)}, but this replay buffer has {expected}"
+                )
+        self._num_rows, self._cursor = int(header["num_rows"]), int(header["cursor"])
+        for seed, sampler in enumerate(self._priorities):
+            sampler.restore(
+                {name: tensors.pop(f"priorities.{seed}.{name}") for name in ("leaves", "max_priority")}
+            )
+        if not self._num_rows:
+            return
+        if not self._rows:
+            first = TensorDict(
+                {name: tensor[0] for name, tensor in tensors.items()}, batch_size=self._batch_size
+            )
+            self._allocate(first.unflatten_keys("."))
+        for key, rows in self._rows.items():
+            rows[: self._num_rows] = tensors[_name(key)]
+        # The environments start anew: an n-step window must not run from the stored episode into a new one.
+        self._rows[DONE][(self._cursor - 1) % self._max_rows] = True
+
+    def _allocate(self, transition: TensorDict) -> None:
+        missing = [key for key in KEYS if transition.get(key, None) is None]
+        if missing:
+            raise ValueError(f"a transition needs {KEYS}, missing: {missing}")
+        needed = self._max_rows * sum(leaf.nbytes for leaf in transition.values(True, True))
+        if self._scratch_dir is not None and (free := shutil.disk_usage(self._scratch_dir).free) < needed:
+            raise ValueError(
+                f"{self._scratch_dir} has {free:.2e} bytes free, the replay buffer needs {needed:.2e}"
+            )
+        self._storage.set(0, transition)
+        whole = self._storage._storage  # the public getters give the filled part only
+        self._rows = {key: rows.as_subclass(Tensor) for key, rows in whole.items(True, True)}
+
+    def _gather(self, index: Tensor) -> TensorDict:
+        """The transitions at `index` `[S, B]`, which counts a seed's own: `row * E + environment`."""
+        num_seeds, num_envs = self._batch_size
+        row, env = index // num_envs, index % num_envs
+        offset = torch.arange(num_seeds).unsqueeze(-1) * num_envs + env
+        start = self._flat(row, offset)
+        if self._n_step == 1:
+            parts = {key: self._take(key, start) for key in self._rows}
+            return TensorDict(parts, batch_size=index.shape)
+        ahead = torch.arange(self._n_step)
+        window = self._flat((row.unsqueeze(-1) + ahead) % self._max_rows, offset.unsqueeze(-1))
+        newer = (self._cursor - 1 - row) % self._max_rows
+        reward, done = self._take(REWARD, window), self._take(DONE, window)
+        reward, steps = n_step_return(
+            reward.squeeze(-1), done.squeeze(-1), newer.to(self._device), self._gamma
+        )
+        last = window.gather(-1, steps.unsqueeze(-1) - 1).squeeze(-1)
+        parts = {key: self._take(key, last if isinstance(key, tuple) else start) for key in self._rows}
+        parts |= {REWARD: reward.unsqueeze(-1), "steps_to_next_obs": steps.unsqueeze(-1).float()}
+        return TensorDict(parts, batch_size=index.shape)
+
+    def _flat(self, row: Tensor, offset: Tensor) -> Tensor:
+        return (row * self._batch_size.numel() + offset).to(self._device)
+
+    def _take(self, key: Key, index: Tensor) -> Tensor:
+        # index_select on flat rows: 7 us a key. The storage's own [row, seed, env] indexing: 6.8 ms in all.
+        return self._rows[key].flatten(0, 2).index_select(0, index.flatten()).unflatten(0, index.shape)
+
+    def _header(self) -> dict[str, str]:
+        num_seeds, num_envs = self._batch_size
+        values = {"format_version": FORMAT_VERSION, "num_seeds": num_seeds, "num_envs": num_envs}
+        values |= {"max_rows": self._max_rows, "prioritized": bool(self._priorities)}
+        return {name: str(value) for name, value in values.items()}
+
+
+def replay_bytes(
+    observation_dim: int,
+    action_dim: int,
+    *,
+    capacity: int,
+    num_seeds: int = 1,
+    num_envs: int = 1,
+    prioritized: bool = False,
+) -> int:
+    """Bytes that a full `ReplayBuffer` of float32 observations and actions takes."""
+    transition = 4 * (2 * observation_dim + action_dim + 1) + 2
+    size = capacity // num_envs * num_envs
+    trees = 2 * 4 * 2 * (1 << (size - 1).bit_length()) if prioritized else 0
+    return num_seeds * (size * transition + trees)
+
+
+def _storage(
+    max_rows: int, scratch_dir: str | os.PathLike[str] | None, device: torch.device
+) -> LazyTensorStorage | LazyMemmapStorage:
+    if scratch_dir is None:
+        return LazyTensorStorage(max_rows, device=device)
+    if device.type != "cpu":
+        raise ValueError(
+            f"memory-mapped transitions are kept on the CPU, got device={device} with scratch_dir"
+        )
+    Path(scratch_dir).mkdir(parents=True, exist_ok=True)
+    return LazyMemmapStorage(max_rows, scratch_dir=str(scratch_dir), existsok=True)
+
+
+def _name(key: Key) -> str:
+    return key if isinstance(key, str) else ".".join(key)

@@ -1,0 +1,24 @@
+"""Sums of rewards over several steps."""
+
+from __future__ import annotations
+
+from torch import Tensor, arange
+
+
+def n_step_return(reward: Tensor, done: Tensor, newer: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Discounted sum of rewards up to the end of the episode, of the data, or of the window, and its length.
+
+    Args:
+        reward: `[..., n]`, of a step and the n - 1 rows after it.
+        done: bool `[..., n]`, the episode ends with that step.
+        newer: int64 `[...]`, rows newer than the first one; those after them are not its successors.
+        gamma: discount per step.
+
+    Returns:
+        The sum `[...]`, and the number of steps summed, int64 `[...]`, from 1 to n.
+    """
+    ahead = arange(reward.shape[-1], device=reward.device)
+    ended_before = done.long().cumsum(-1) - done.long() > 0
+    counts = ~ended_before & (ahead <= newer.unsqueeze(-1))
+    discount = gamma ** ahead.to(reward.dtype)
+    return (reward * discount * counts).sum(-1), counts.sum(-1)
