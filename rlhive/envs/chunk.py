@@ -1,0 +1,117 @@
+"""A block of environments stepped one after another, over arrays that parent and worker share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlhive.core.types import EnvSpec
+from rlhive.envs.robohive import NumpyEnv
+
+Factory = Callable[[], NumpyEnv]
+Place = tuple[int, int]  # (seed, number of the environment among those of that seed)
+
+
+class Arrays(NamedTuple):
+    """What parent and workers exchange: one row per environment, all over one buffer."""
+
+    action: np.ndarray  # f32 [rows, A]
+    observation: np.ndarray  # f32 [rows, O]: what the policy sees next
+    next_observation: np.ndarray  # f32 [rows, O]: the successor, last of its episode where that is done
+    reward: np.ndarray  # f32 [rows, 1]
+    rwd_sparse: np.ndarray  # f32 [rows, 1]
+    terminated: np.ndarray  # bool [rows, 1]
+    truncated: np.ndarray  # bool [rows, 1]
+    solved: np.ndarray  # bool [rows, 1]
+
+
+def byte_count(rows: int, spec: EnvSpec) -> int:
+    """Size of the buffer that `map_arrays` needs."""
+    return rows * (4 * (spec.action_dim + 2 * spec.observation_dim + 2) + 3)
+
+
+def map_arrays(buffer: Any, rows: int, spec: EnvSpec) -> Arrays:
+    """The arrays that lie in `buffer`, without a copy."""
+    width = {
+        "action": spec.action_dim,
+        "observation": spec.observation_dim,
+        "next_observation": spec.observation_dim,
+    }
+    arrays: list[np.ndarray] = []
+    offset = 0
+    for name in Arrays._fields:
+        dtype = np.dtype(np.bool_ if name in ("terminated", "truncated", "solved") else np.float32)
+        arrays.append(np.ndarray((rows, width.get(name, 1)), dtype, buffer, offset))
+        offset += arrays[-1].nbytes
+    return Arrays(*arrays)
+
+
+class Chunk:
+    """The environments at `places`, which own consecutive rows of the arrays.
+
+    Raises:
+        RuntimeError: an environment cannot be built, reset or stepped; the message names it and says why.
+    """
+
+    def __init__(self, name: str, factory: Factory, places: Sequence[Place]) -> None:
+        self.name, self.places, self.envs = name, places, list[NumpyEnv]()
+        for place in places:
+            with _naming(name, place):
+                self.envs.append(factory())
+        self.spec = self.envs[0].spec
+        self.started = False
+
+    def attach(self, arrays: Arrays, first_row: int) -> None:
+        """Read and write the rows of `arrays` from `first_row` on."""
+        rows = slice(first_row, first_row + len(self.places))
+        self.arrays = Arrays(*(array[rows] for array in arrays))
+
+    def obey(self, command: str, seeds: Sequence[int] | None) -> None:
+        """Do "reset" (with a seed for each environment, or none) or "step"."""
+        if command == "reset":
+            self.reset(seeds)
+        else:
+            self.step()
+
+    def reset(self, seeds: Sequence[int] | None) -> None:
+        """Start an episode everywhere; without seeds the first reset seeds each environment by its place."""
+        for row, (env, place) in enumerate(zip(self.envs, self.places, strict=True)):
+            with _naming(self.name, place):
+                seed = seeds[row] if seeds is not None else None if self.started else stream_seed(place)
+                self.arrays.observation[row] = env.reset(seed)
+        self.started = True
+
+    def step(self) -> None:
+        """Step every environment with its row of `action`; where the episode is done, start the next one."""
+        action, observation, following, reward, rwd_sparse, terminated, truncated, solved = self.arrays
+        for row, (env, place) in enumerate(zip(self.envs, self.places, strict=True)):
+            with _naming(self.name, place):
+                result = env.step(action[row].copy())
+                following[row] = result.observation
+                done = result.terminated or result.truncated
+                observation[row] = env.reset() if done else result.observation
+            reward[row], rwd_sparse[row] = result.reward, result.rwd_sparse
+            terminated[row], truncated[row], solved[row] = result.terminated, result.truncated, result.solved
+
+    def close(self) -> None:
+        """Close every environment."""
+        for env in self.envs:
+            env.close()
+
+
+def stream_seed(place: Place) -> int:
+    """The seed of the environment at `place`, of its first episode and all that follow."""
+    return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0])
+
+
+@contextlib.contextmanager
+def _naming(name: str, place: Place) -> Iterator[None]:
+    """Turns what an environment raises into one line that says which one it was."""
+    try:
+        yield
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise RuntimeError(f"{name}, seed {place[0]}, environment {place[1]}: {what}") from error

@@ -1,0 +1,169 @@
+"""Who steps the environments: this process, or worker processes that the parent talks to over pipes."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from multiprocessing import reduction
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+from rlhive.core.types import EnvSpec
+from rlhive.envs.chunk import Arrays, Chunk, Factory, Place, byte_count, map_arrays
+
+
+class Pool(Protocol):
+    """All environments of a `VectorEnv`, in row order."""
+
+    spec: EnvSpec
+    arrays: Arrays
+
+    def start(self, command: str, seeds: Sequence[int] | None = None) -> None: ...
+
+    def wait(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class LocalPool:
+    """Steps in this process, at `wait`."""
+
+    def __init__(self, name: str, factory: Factory, places: Sequence[Place]) -> None:
+        self.chunk = Chunk(name, factory, places)
+        self.spec = self.chunk.spec
+        self.arrays = map_arrays(bytearray(byte_count(len(places), self.spec)), len(places), self.spec)
+        self.chunk.attach(self.arrays, 0)
+
+    def start(self, command: str, seeds: Sequence[int] | None = None) -> None:
+        """Note a command, "reset" or "step"."""
+        self.todo = (command, seeds)
+
+    def wait(self) -> None:
+        """Do what was started."""
+        self.chunk.obey(*self.todo)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.chunk.close()
+
+
+class _Worker(NamedTuple):
+    process: BaseProcess
+    connection: Connection
+    places: Sequence[Place]
+    first_row: int
+
+
+class ProcessPool:
+    """Steps in `count` worker processes with a block of rows each; they end with the parent."""
+
+    def __init__(self, name: str, factory: Factory, places: Sequence[Place], count: int) -> None:
+        bounds = [len(places) * i // count for i in range(count + 1)]
+        self.name, self.rows = name, len(places)
+        self.workers: list[_Worker] = []
+        try:
+            for start, stop in itertools.pairwise(bounds):
+                self.workers.append(_spawn(name, factory, places[start:stop], start, self.rows))
+            specs = [self._answer(worker) for worker in self.workers]
+            self.spec = specs[0]
+            self._share_arrays()
+        except BaseException:
+            self.close()
+            raise
+
+    def _share_arrays(self) -> None:
+        # An anonymous file handed over the pipe: nothing with a name stays behind, however the processes end.
+        size = byte_count(self.rows, self.spec)
+        descriptor = os.memfd_create("rlhive")
+        os.ftruncate(descriptor, size)
+        self.arrays = map_arrays(mmap.mmap(descriptor, size), self.rows, self.spec)
+        for worker in self.workers:
+            reduction.send_handle(worker.connection, descriptor, worker.process.pid)
+            self._answer(worker)
+        os.close(descriptor)
+
+    def start(self, command: str, seeds: Sequence[int] | None = None) -> None:
+        """Give a command, "reset" or "step", to every worker and return at once; `seeds`: one a row."""
+        for worker in self.workers:
+            start, stop = worker.first_row, worker.first_row + len(worker.places)
+            try:
+                worker.connection.send((command, None if seeds is None else seeds[start:stop]))
+            except ConnectionError:
+                self._fail(worker)
+
+    def wait(self) -> None:
+        """Return when every worker has done what it was told.
+
+        Raises:
+            RuntimeError: an environment failed or a worker died; all workers are closed.
+        """
+        for worker in self.workers:
+            self._answer(worker)
+
+    def close(self) -> None:
+        """End the workers: they notice the closed pipe; one that is busy for more than 5 s is killed."""
+        for worker in self.workers:
+            worker.connection.close()
+        for worker in self.workers:
+            worker.process.join(timeout=5)
+            worker.process.kill()
+            worker.process.join()
+        self.workers = []
+
+    def _answer(self, worker: _Worker) -> Any:
+        try:
+            status, value = worker.connection.recv()
+        except (EOFError, ConnectionError):
+            self._fail(worker)
+        if status == "error":
+            self.close()
+            raise RuntimeError(value)
+        return value
+
+    def _fail(self, worker: _Worker) -> NoReturn:
+        worker.process.join(timeout=5)
+        code = worker.process.exitcode
+        seeds = sorted({seed for seed, _ in worker.places})
+        self.close()
+        raise RuntimeError(f"the worker process of {self.name}, seeds {seeds}, died (exit code {code})")
+
+
+def _spawn(name: str, factory: Factory, places: Sequence[Place], first_row: int, rows: int) -> _Worker:
+    context = multiprocessing.get_context("spawn")  # torch and its threads do not survive a fork
+    here, there = context.Pipe()
+    process = context.Process(target=work, args=(there, name, factory, places, first_row, rows), daemon=True)
+    # Workers inherit the mask: Ctrl-C is the parent's to handle, it ends them when it is done.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    there.close()  # so that the worker's death is an end of file here
+    return _Worker(process, here, places, first_row)
+
+
+def work(
+    connection: Connection, name: str, factory: Factory, places: Sequence[Place], first_row: int, rows: int
+) -> None:
+    """Main function of a worker process: build, then obey the parent until it closes the pipe or is gone."""
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        chunk = Chunk(name, factory, places)
+        connection.send(("done", chunk.spec))
+        buffer = mmap.mmap(reduction.recv_handle(connection), byte_count(rows, chunk.spec))
+        chunk.attach(map_arrays(buffer, rows, chunk.spec), first_row)
+        connection.send(("done", None))
+        while True:
+            chunk.obey(*connection.recv())
+            connection.send(("done", None))
+    except (EOFError, ConnectionError):
+        return  # the parent is gone, or has closed its side
+    except Exception as error:
+        connection.send(("error", str(error)))

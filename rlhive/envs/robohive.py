@@ -1,0 +1,154 @@
+"""RoboHive's environments as plain numpy, one episode after another: what workers step."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from rlhive.core.types import EnvSpec
+from rlhive.envs.names import check_name
+
+_BUILD_SEED = 0
+
+
+class StepResult(NamedTuple):
+    """What one step leads to; `observation` is f32 [O], the rewards are RoboHive's, unscaled."""
+
+    observation: np.ndarray
+    reward: float
+    terminated: bool
+    truncated: bool
+    solved: bool
+    rwd_sparse: float
+
+
+class NumpyEnv(Protocol):
+    """The interface of `RoboHive`, which diagnostic environments share."""
+
+    spec: EnvSpec
+
+    def reset(self, seed: int | None = None) -> np.ndarray: ...
+
+    def step(self, action: np.ndarray) -> StepResult: ...
+
+    def close(self) -> None: ...
+
+
+class RoboHive:
+    """One RoboHive environment: `get_obs()` in float32, the registered time limit, and seeds that hold.
+
+    Args:
+        name: id of RoboHive's suites.
+        seed: seeds the episodes to come; without one they differ from object to object.
+
+    Raises:
+        ValueError: `name` is not an id of RoboHive.
+    """
+
+    spec: EnvSpec
+
+    def __init__(self, name: str, *, seed: int | None = None) -> None:
+        check_name(name)
+        self.env, max_episode_steps = _build(name)
+        self.spec = _make_spec(name, self.env, max_episode_steps)
+        self._limit = float("inf") if max_episode_steps is None else max_episode_steps
+        self._elapsed = 0
+        self._seed(seed)
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        """Start an episode and return its first observation, f32 [O]; a `seed` alone determines all of it."""
+        if seed is not None:
+            self._seed(seed)
+        self._elapsed = 0
+        result = self.env.reset()  # some return (observation, info), some the observation alone
+        return np.asarray(result[0] if isinstance(result, tuple) else result, dtype=np.float32)
+
+    def step(self, action: np.ndarray) -> StepResult:
+        """Apply `action` f32 [A], clipped to its bounds, for one control period.
+
+        Raises:
+            ValueError: `action` is not finite (a clip would let NaN through to the simulator).
+        """
+        if not np.isfinite(action).all():
+            raise ValueError(f"{self.spec.name}: the action must be finite, got {action}")
+        observation, reward, terminated, _, info = self.env.step(action)
+        self._elapsed += 1
+        return StepResult(
+            observation.astype(np.float32),
+            float(reward),
+            bool(terminated),
+            self._elapsed >= self._limit,
+            bool(info["solved"]),
+            float(info["rwd_sparse"]),
+        )
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self.env.close()
+
+    def _seed(self, seed: int | None) -> None:
+        # RoboHive's reset ignores its seed, and its seed() leaves the robot with the old generator: give the
+        # one generator that all parts hold the state that the seed stands for.
+        fresh = np.random.PCG64(np.random.SeedSequence(seed))
+        self.env.np_random.bit_generator.state = fresh.state
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps RoboHive's banners, its warnings and its numpy print options out of the caller's process."""
+    os.environ.setdefault("ROBOHIVE_VERBOSITY", "SILENT")
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), np.printoptions():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def env_spec(name: str) -> EnvSpec:
+    """The spec of environment `name`, which is built for it and closed again (about a second).
+
+    Raises:
+        ValueError: `name` is not an id of RoboHive.
+    """
+    env = RoboHive(name)
+    env.close()
+    return env.spec
+
+
+def _build(name: str) -> tuple[Any, int | None]:
+    """The bare RoboHive environment, without gymnasium's wrappers, and its registered time limit."""
+    from rlhive.envs import simhive
+
+    simhive.ensure()
+    with quiet():
+        import gymnasium
+        import robohive  # noqa: F401
+
+        env = gymnasium.make(name, seed=_BUILD_SEED, disable_env_checker=True).unwrapped
+        return env, gymnasium.spec(name).max_episode_steps
+
+
+def _make_spec(name: str, env: Any, max_episode_steps: int | None) -> EnvSpec:
+    import mujoco
+
+    model = env.sim.model.ptr
+    sizes = [np.size(env.obs_dict[key]) for key in env.obs_keys]
+    stops = np.cumsum(sizes)
+    actuator = mujoco.mjtObj.mjOBJ_ACTUATOR
+    labels: Any = [mujoco.mj_id2name(model, actuator, i) or f"actuator{i}" for i in range(model.nu)]
+    return EnvSpec(
+        name=name,
+        observation_keys=env.obs_keys,
+        observation_slices=list(zip(stops - sizes, stops, strict=True)),
+        observation_dim=int(stops[-1]),
+        action_dim=env.action_space.shape[0],
+        action_low=env.action_space.low,
+        action_high=env.action_space.high,
+        action_names=labels,
+        dt=float(env.dt),
+        max_episode_steps=max_episode_steps,
+    )

@@ -1,0 +1,163 @@
+"""Many environments for the learner: S seeds x E environments in worker processes over shared memory."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from rlhive.core.types import EnvSpec
+from rlhive.envs.chunk import Factory
+from rlhive.envs.names import check_name
+from rlhive.envs.pool import LocalPool, Pool, ProcessPool
+from rlhive.envs.robohive import RoboHive
+
+
+class VectorEnv:
+    """S seeds x E environments, stepped while the caller does something else; episodes restart by themselves.
+
+    Environment e of seed k draws from `np.random.SeedSequence((seeds[k], e))` alone: neither the other seeds
+    nor the number of workers matter to it.
+
+    Args:
+        name_or_factory: RoboHive id, or a picklable callable without arguments that builds a `NumpyEnv`.
+        seeds: the S seeds, integers >= 0.
+        num_envs: environments per seed, E.
+        num_workers: processes that share them; 0 steps them in this process, with the same results.
+            By default one per core but one, which the learner keeps, and at least one.
+
+    Raises:
+        ValueError: an unknown id, no seeds, a negative seed, or too few environments or workers.
+        RuntimeError: an environment cannot be built; the message is the original one.
+    """
+
+    spec: EnvSpec
+
+    def __init__(
+        self,
+        name_or_factory: str | Factory,
+        *,
+        seeds: Sequence[int],
+        num_envs: int = 1,
+        num_workers: int | None = None,
+    ) -> None:
+        if not seeds or min(seeds) < 0 or num_envs < 1 or (num_workers or 0) < 0:
+            raise ValueError(
+                "VectorEnv needs at least one seed, seeds >= 0, num_envs >= 1 and num_workers >= 0; "
+                f"got seeds={list(seeds)}, num_envs={num_envs}, num_workers={num_workers}"
+            )
+        self.shape = (len(seeds), num_envs)
+        self._pending = False
+        places = [(int(seed), number) for seed in seeds for number in range(num_envs)]
+        name, factory = _resolve(name_or_factory)
+        if num_workers == 0:
+            self._pool: Pool = LocalPool(name, factory, places)
+        else:
+            count = default_workers() if num_workers is None else num_workers
+            self._pool = ProcessPool(name, factory, places, min(count, len(places)))
+        self.spec = self._pool.spec
+
+    def reset(self, episode_seeds: Sequence[Sequence[int]] | None = None) -> Tensor:
+        """Start a new episode everywhere and return the first observations, f32 [S,E,O].
+
+        Args:
+            episode_seeds: a seed [S][E] for each environment, which alone determines its episode; without
+                them each goes on in its own stream.
+
+        Raises:
+            RuntimeError: steps sent are not yet received, or an environment or its process fails.
+        """
+        if self._pending:
+            raise RuntimeError("reset() between send() and recv(): receive the steps first")
+        flat = None
+        if episode_seeds is not None:
+            if [len(row) for row in episode_seeds] != [self.shape[1]] * self.shape[0]:
+                raise ValueError(f"episode_seeds must have shape {self.shape}, got {episode_seeds}")
+            flat = [int(seed) for row in episode_seeds for seed in row]
+        self._pool.start("reset", flat)
+        self._pool.wait()
+        return self._fresh(self._pool.arrays.observation)
+
+    def send(self, action: Tensor) -> None:
+        """Let every environment take one step with `action` f32 [S,E,A] and return at once; `recv` waits.
+
+        Raises:
+            ValueError: a wrong shape, or a value that is not finite; nothing was stepped.
+            RuntimeError: the steps sent before are not yet received.
+        """
+        expected = (*self.shape, self.spec.action_dim)
+        if tuple(action.shape) != expected:
+            raise ValueError(f"action must have shape {expected}, got {tuple(action.shape)}")
+        if self._pending:
+            raise RuntimeError("send() twice: receive the first steps before sending the next")
+        values = action.detach().to("cpu", torch.float32).numpy()
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"{self.spec.name}: the action must be finite, got {values[~np.isfinite(values)][0]}"
+            )
+        rows = self._pool.arrays.action
+        rows[:] = values.reshape(rows.shape)
+        self._pool.start("step")
+        self._pending = True
+
+    def recv(self) -> TensorDict:
+        """The steps sent before, as fresh tensors with batch size [S,E].
+
+        "observation" f32 [S,E,O] is what the policy sees next, after the end of an episode the first of the
+        new one; ("next", "observation") is the true successor, the last of its episode there. Beside it are
+        "reward" and "rwd_sparse" f32 [S,E,1], "terminated", "truncated", "done" and "solved" bool [S,E,1].
+
+        Raises:
+            RuntimeError: nothing was sent, or an environment or its process failed, which ends all workers.
+        """
+        if not self._pending:
+            raise RuntimeError("recv() without send()")
+        self._pending = False
+        self._pool.wait()
+        arrays = self._pool.arrays
+        following = {
+            "observation": self._fresh(arrays.next_observation),
+            "reward": self._fresh(arrays.reward),
+            "rwd_sparse": self._fresh(arrays.rwd_sparse),
+            "terminated": self._fresh(arrays.terminated),
+            "truncated": self._fresh(arrays.truncated),
+            "done": self._fresh(arrays.terminated | arrays.truncated),
+            "solved": self._fresh(arrays.solved),
+        }
+        return TensorDict({"observation": self._fresh(arrays.observation), "next": following}, self.shape)
+
+    def close(self) -> None:
+        """End the worker processes; may be called twice."""
+        self._pool.close()
+
+    def __enter__(self) -> VectorEnv:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _fresh(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(rows.reshape(*self.shape, -1).copy())
+
+
+def default_workers() -> int:
+    """One worker per core that this process may use, one core being left to the learner; at least one."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+def _resolve(name_or_factory: str | Factory) -> tuple[str, Factory]:
+    """The name for messages, and what builds one environment in a worker."""
+    if not isinstance(name_or_factory, str):
+        return getattr(name_or_factory, "__name__", repr(name_or_factory)), name_or_factory
+    from rlhive.envs import simhive
+
+    check_name(name_or_factory)
+    simhive.ensure()  # here, once, with its progress bar; the workers only find it done
+    return name_or_factory, functools.partial(RoboHive, name_or_factory)
