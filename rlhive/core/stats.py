@@ -1,0 +1,73 @@
+"""Statistics over episodes and seeds, for few samples."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class Summary(NamedTuple):
+    """Mean with its bootstrap interval `[low, high]`, median and interquartile mean, in the values' unit."""
+
+    mean: float
+    low: float
+    high: float
+    median: float
+    iqm: float
+
+
+def summarize(values: ArrayLike, rng: np.random.Generator) -> Summary:
+    """Everything of `Summary` for `values`, float `[n]`; the interval is the 95 % one.
+
+    Raises:
+        ValueError: no values, or not finite ones.
+    """
+    values = _checked(values)
+    low, high = bootstrap_interval(values, rng)
+    return Summary(float(values.mean()), low, high, float(np.median(values)), iqm(values))
+
+
+def bootstrap_interval(
+    values: ArrayLike, rng: np.random.Generator, *, confidence: float = 0.95, resamples: int = 10_000
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean, which is where the means of resampled values fall.
+
+    Args:
+        values: float `[n]`.
+        rng: draws the resamples; advanced by the call.
+        confidence: probability within the interval.
+        resamples: how often the values are drawn again.
+
+    Returns:
+        Its lower and its upper end.
+
+    Raises:
+        ValueError: no values, or not finite ones.
+    """
+    values = _checked(values)
+    drawn = rng.integers(0, len(values), (resamples, len(values)))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values[drawn].mean(axis=1), (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def iqm(values: ArrayLike) -> float:
+    """Interquartile mean: the mean of `values` `[n]` without the `n // 4` smallest and largest ones.
+
+    As https://arxiv.org/abs/2108.13264 compares few runs.
+
+    Raises:
+        ValueError: no values, or not finite ones.
+    """
+    values = np.sort(_checked(values))
+    cut = len(values) // 4
+    return float(values[cut : len(values) - cut].mean())
+
+
+def _checked(values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
+        raise ValueError(f"expected a list of finite numbers, at least one, got {values!r}")
+    return array
