@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from rlhive.envs.simhive_sources import (
+    NOT_ON_INDEX,
     VERSION,
     VERSION_FILE,
     Manifest,
@@ -29,7 +29,6 @@ from rlhive.envs.simhive_sources import (
     Source,
     SourceUnavailableError,
     TreeFiles,
-    index_recipe,
     read_manifest,
     robohive_directory,
     sources,
@@ -95,14 +94,12 @@ def differing_files(tree: Path, manifest: Manifest) -> list[str]:
 
 def suites_touched(name: str) -> list[str]:
     """RoboHive's suites whose environments name the folder that a file belongs to; none for documents."""
-    if name in json.loads(index_recipe())["lacking"] or not name.endswith(
-        (".xml", ".stl", ".msh", ".obj", ".png")
-    ):
+    if name in NOT_ON_INDEX or not name.endswith((".xml", ".stl", ".msh", ".obj", ".png")):
         return []
     folder = re.compile(rb"simhive/" + name.partition("/")[0].encode() + rb"\b")
     suites = robohive_directory() / "envs"
-    sources = [path for path in suites.rglob("*") if path.suffix in (".py", ".xml")]
-    using = {path.relative_to(suites).parts[0] for path in sources if folder.search(path.read_bytes())}
+    code = [path for path in suites.rglob("*") if path.suffix in (".py", ".xml")]
+    using = {path.relative_to(suites).parts[0] for path in code if folder.search(path.read_bytes())}
     return sorted(using - {"tcdm"})  # robohive does not register that one
 
 
@@ -118,6 +115,8 @@ def _sha256(path: Path) -> str | None:
 
 
 def _install_and_link(link: Path, tree: Path, *, again: bool) -> Path:
+    if link.exists() and not link.is_symlink():
+        raise SimHiveError(f"{link} is a directory, not SimHive {VERSION}: move it away and run this again")
     try:
         with _locked(tree):
             if again or not _is_tree(tree):
@@ -165,6 +164,7 @@ def install(tree: Path, candidates: list[Source], manifest: Manifest) -> None:
             _move(scratch / "tree", tree, scratch / "old")
         except SourceUnavailableError as error:
             failures.append(f"{source.label}: {error}")
+            _say(f"not from {failures[-1]}")
         else:
             shutil.rmtree(tree.parent / "downloads", ignore_errors=True)
             return
@@ -184,7 +184,7 @@ def _write_tree(tree: Path, source: Source, contents: TreeFiles, manifest: Manif
             exact.add(name)
     _write(tree / VERSION_FILE, VERSION.encode())
     _write(tree / _SOURCE_FILE, source.label.encode())
-    wrong = sorted(manifest.keys() - exact - source.lacking - {VERSION_FILE})
+    wrong = sorted(manifest.keys() - exact - NOT_ON_INDEX - {VERSION_FILE})
     if wrong:
         raise SourceUnavailableError(
             f"{len(wrong)} of {len(manifest)} files missing or wrong, such as {wrong[0]}"
@@ -217,8 +217,6 @@ def _check_free_space(directory: Path, megabytes: int) -> None:
 def _link(link: Path, tree: Path) -> None:
     if link.is_symlink() and link.resolve() == tree:
         return
-    if link.exists() and not link.is_symlink():
-        raise SimHiveError(f"{link} is a directory, not SimHive {VERSION}: move it away and run this again")
     beside = link.with_name(f".simhive-{os.getpid()}")
     try:
         beside.symlink_to(tree)

@@ -31,6 +31,7 @@ from rlhive.paths import cache_dir
 
 VERSION = "0.7.0"
 VERSION_FILE = "simhive-version"  # robohive reads it
+NOT_ON_INDEX = frozenset({"object_sim/objects.png"})  # a picture no model reads, so no source must have it
 
 Manifest = Mapping[str, str]  # name in the tree -> sha256
 TreeFiles = Iterator[tuple[str, bytes]]
@@ -62,7 +63,6 @@ class Source(NamedTuple):
     label: str
     megabytes: int  # free space it takes at its peak, the tree included
     files: Callable[[Path], TreeFiles]  # reads the models, given an empty scratch directory
-    lacking: frozenset[str]  # files it is known not to hold, none of them a model
 
 
 def sources() -> list[Source]:
@@ -71,13 +71,12 @@ def sources() -> list[Source]:
     given = os.environ.get("RLHIVE_SIMHIVE")
     if given:
         path = Path(given).expanduser()
-        return [Source(f"RLHIVE_SIMHIVE={given}", 190, lambda _: local_files(path, manifest), frozenset())]
+        return [Source(f"RLHIVE_SIMHIVE={given}", 190, lambda _: local_files(path, manifest))]
     commits = pinned_commits(_robohive_init())
     downloads = cache_dir() / "downloads"
-    lacking = frozenset(json.loads(index_recipe())["lacking"])
     return [
-        Source("git", 600, lambda scratch: git_files(scratch, manifest, commits), frozenset()),
-        Source("package index", 650, lambda scratch: index_files(scratch, downloads, manifest), lacking),
+        Source("git", 600, lambda scratch: git_files(scratch, manifest, commits)),
+        Source("package index", 650, lambda scratch: index_files(scratch, downloads, manifest)),
     ]
 
 
@@ -185,6 +184,7 @@ def _git(arguments: list[str], *, seconds: float) -> None:
 def index_files(scratch: Path, downloads: Path, manifest: Manifest) -> TreeFiles:
     """The manifest's files from two wheels of the package index, with the differences between them undone.
 
+    `simhive-0.7.0-index.json` lists files renamed since, and edits `[start, stop, text]` of their lines.
     The user's own installer fetches the wheels, so that mirrors and proxies apply; it keeps what it has
     downloaded in `downloads`, where an interrupted installation finds it again.
 
@@ -192,7 +192,7 @@ def index_files(scratch: Path, downloads: Path, manifest: Manifest) -> TreeFiles
         SourceUnavailableError: no installer, no index, or other wheels than the pinned ones.
     """
     _fetch_wheels(scratch, downloads)
-    recipe = json.loads(index_recipe())
+    recipe = json.loads((files("rlhive.envs") / "simhive-0.7.0-index.json").read_text())
     for name in manifest:
         original = recipe["renamed"].get(name, name)
         path = scratch / ("myosuite" if name.startswith("myo_sim/") else "robohive") / "simhive" / original
@@ -205,11 +205,6 @@ def index_files(scratch: Path, downloads: Path, manifest: Manifest) -> TreeFiles
                 lines[start:stop] = [text]
             content = "".join(lines).encode()
         yield name, content
-
-
-def index_recipe() -> str:
-    """JSON of what turns the wheels' models into SimHive 0.7.0: files renamed, lacking, edited by lines."""
-    return (files("rlhive.envs") / "simhive-0.7.0-index.json").read_text()
 
 
 def _fetch_wheels(target: Path, downloads: Path) -> None:
