@@ -1,0 +1,190 @@
+import io
+import math
+import os
+import pty
+import subprocess
+import sys
+import termios
+
+import numpy as np
+import pytest
+
+from rlhive.record import Progress, Recorder, check_loggers, plot_curves, read_metrics
+
+
+def lines(run_dir):
+    return (run_dir / "metrics.csv").read_text().splitlines()
+
+
+def without_time(run_dir):
+    return [line.split(",")[:2] + line.split(",")[3:] for line in lines(run_dir)]
+
+
+def test_rows_and_growing_columns(tmp_path):
+    with Recorder(tmp_path, loggers=()) as recorder:
+        recorder.write(100, 1, {"eval/return": 1.5, "eval/success": True})
+        recorder.write(200, 1, {"loss/actor": -2})
+        recorder.write(200, 2, {"loss/actor": math.nan, "eval/return": math.inf})
+    assert without_time(tmp_path) == [
+        ["step", "seed", "eval/return", "eval/success", "loss/actor"],
+        ["100", "1", "1.5", "1.0", ""],
+        ["200", "1", "", "", "-2.0"],
+        ["200", "2", "inf", "", "nan"],
+    ]
+    assert list(tmp_path.iterdir()) == [tmp_path / "metrics.csv"]
+
+
+def test_values_read_back_bit_for_bit(tmp_path):
+    values = np.random.default_rng(0).normal(size=60) * 10.0 ** np.arange(-30, 30)
+    with Recorder(tmp_path, loggers=()) as recorder:
+        for step, value in enumerate(values):
+            recorder.write(step, 0, {"train/return": value, "loss/critic": np.float32(value)})
+    metrics = read_metrics(tmp_path)
+    assert np.array_equal(metrics["train/return"], values)
+    assert np.array_equal(metrics["loss/critic"], values.astype(np.float32).astype(np.float64))
+    assert np.array_equal(metrics["step"], np.arange(60))
+    assert (np.diff(metrics["wall_time"]) >= 0).all()
+
+
+def test_resuming_drops_later_rows_and_goes_on(tmp_path):
+    with Recorder(tmp_path, loggers=()) as recorder:
+        for step in (100, 200, 300):
+            recorder.write(step, 1, {"eval/return": step})
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("400,1")  # cut short by a crash
+    path = tmp_path / "metrics.csv"
+    path.write_text(path.read_text().replace("\n200,1,0.", "\n200,1,1000."))
+    with Recorder(tmp_path, loggers=(), resume_step=200) as recorder:
+        recorder.write(250, 1, {"eval/return": 250, "loss/actor": 1.0})
+    metrics = read_metrics(tmp_path)
+    assert metrics["step"].tolist() == [100, 200, 250]
+    assert metrics["eval/return"].tolist() == [100, 200, 250]
+    assert metrics["wall_time"][-1] >= 1000  # goes on from the last row kept
+
+
+def test_a_new_run_refuses_an_old_table(tmp_path):
+    Recorder(tmp_path, loggers=()).close()
+    with pytest.raises(ValueError, match="exists: resume the run, or choose another run directory"):
+        Recorder(tmp_path, loggers=())
+
+
+def test_resuming_without_a_table_starts_one(tmp_path):
+    with Recorder(tmp_path, loggers=(), resume_step=500) as recorder:
+        recorder.write(600, 0, {"train/return": 1.0})
+    assert read_metrics(tmp_path)["step"].tolist() == [600]
+
+
+def test_tensorboard_and_torchrl_csv(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    loggers = ("tensorboard", "csv")
+    with Recorder(tmp_path, loggers=loggers) as recorder:
+        for step in (10, 20, 30):
+            recorder.write(step, 3, {"eval/return": step / 2})
+    with Recorder(tmp_path, loggers=loggers, resume_step=20) as recorder:
+        recorder.write(25, 3, {"eval/return": 7.0})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = [(event.step, event.value) for event in events.Scalars("eval/return/seed_3")]
+    assert found == [(10, 5.0), (20, 10.0), (25, 7.0)]
+    scalars = tmp_path / "csv" / "scalars" / "eval" / "return" / "seed_3.csv"
+    assert scalars.read_text().splitlines() == ["10,5.0", "20,10.0", "25,7.0"]
+
+
+def test_unknown_loggers_are_refused():
+    with pytest.raises(ValueError, match="unknown logger 'tensorbord': did you mean 'tensorboard'"):
+        check_loggers(["tensorbord"], None)
+
+
+def test_wandb_needs_its_project_and_its_package(monkeypatch):
+    with pytest.raises(ValueError, match="needs its project"):
+        check_loggers(["wandb"], None)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
+    with pytest.raises(ValueError, match="needs the package wandb"):
+        check_loggers(["wandb"], {"project": "robots"})
+
+
+@pytest.mark.slow  # wandb takes most of a minute to start and finish
+def test_wandb_logs_offline(tmp_path):
+    pytest.importorskip("wandb")
+    settings = {"project": "robots", "mode": "offline"}
+    with Recorder(tmp_path, loggers=("wandb",), wandb=settings) as recorder:
+        recorder.write(10, 0, {"eval/return": 1.0})
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+def write_curves(run_dir, seeds):
+    with Recorder(run_dir, loggers=()) as recorder:
+        for step in range(0, 1000, 100):
+            for seed in seeds:
+                recorder.write(step, seed, {"eval/return": step * (1 + seed), "eval/success": step / 1000})
+                recorder.write(step, seed, {"loss/critic": math.exp(-step / 300), "loss/actor": -step})
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 2, 3, 4, 5)])
+def test_curves(tmp_path, seeds):
+    from matplotlib.image import imread
+
+    write_curves(tmp_path, seeds)
+    assert plot_curves(tmp_path) == tmp_path / "curves.png"
+    picture = imread(tmp_path / "curves.png")
+    assert picture.shape[1] > 3 * picture.shape[0]  # four curves side by side
+    assert picture[..., :3].std() > 0.05
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "metrics.csv"]
+
+
+def test_curves_of_seeds_that_diverged_or_lag(tmp_path):
+    with Recorder(tmp_path, loggers=()) as recorder:
+        recorder.write(0, 1, {"loss/critic": 1.0})
+        recorder.write(0, 2, {"loss/critic": math.nan})
+        recorder.write(1, 1, {"loss/critic": math.inf})
+    assert plot_curves(tmp_path) is not None
+
+
+def test_nothing_to_draw_yet(tmp_path):
+    Recorder(tmp_path, loggers=()).close()
+    assert plot_curves(tmp_path) is None
+    assert not (tmp_path / "curves.png").exists()
+
+
+def test_progress_writes_lines_where_there_is_no_terminal():
+    stream = io.StringIO()
+    progress = Progress(20_000, initial_step=1000, interval=0.0, stream=stream)
+    progress.update(4000, episode_return=123.44)
+    progress.update(5000, success_rate=0.5)
+    progress.close()
+    first, second, last = stream.getvalue().splitlines()
+    assert first.startswith("4000/20000 steps (20%), ") and "step/s, return 123.4, " in first
+    assert "return 123.4, success 50%, " in second and second.endswith(" left")
+    assert last.startswith("5000/20000")
+    assert "\r" not in stream.getvalue()
+
+
+def test_progress_lines_keep_their_distance():
+    stream = io.StringIO()
+    progress = Progress(1000, interval=60.0, stream=stream)
+    for step in range(1, 1001):
+        progress.update(step)
+    assert stream.getvalue() == ""
+    progress.close()
+    assert stream.getvalue().startswith("1000/1000 steps (100%)")
+
+
+def test_progress_draws_a_bar_on_a_terminal():
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    with os.fdopen(theirs, "w") as terminal:
+        progress = Progress(100, initial_step=50, stream=terminal)
+        progress.update(75, episode_return=8.0, success_rate=0.25)
+        progress.close()
+        shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "\r" in shown and "75/100" in shown and "return=8.0, success=25%" in shown
+
+
+def test_heavy_packages_are_imported_late():
+    code = (
+        "import sys, rlhive.record;"
+        "assert not {'matplotlib', 'tensorboard', 'torchrl', 'wandb'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
