@@ -1,0 +1,295 @@
+"""Checkpoints: `checkpoints/<step>/{params,env_state,train_state}.safetensors`, complete or not there at all.
+
+The files of several seeds lie in `checkpoints/<step>/seed_<seed>/`, each exactly like those of a run of that
+seed alone. `checkpoints/latest` is a relative link to the newest step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import attrs
+import torch
+from tensordict import TensorDict
+from torch import Generator, Tensor
+
+from rlhive.core.run_spec import RunSpec
+from rlhive.core.tree import stack_seeds
+from rlhive.core.tree_file import LoadError, check_names, flatten, flush, header_json, read_tree, write_tree
+from rlhive.core.types import TrainState
+
+PathLike = str | os.PathLike[str]
+PARTS = ("params", "env_state", "train_state")
+LATEST = "latest"
+_TRAINING = ("target_params", "opt_state", "step")
+
+
+@attrs.frozen
+class Header:
+    """What the header of each file says.
+
+    Attributes:
+        kind: which of `PARTS` the tree is.
+        spec: the run it is of.
+        seed: the seed it is of.
+        step: environment steps per seed.
+        counters: what else the training loop counts; plain JSON values, in "train_state" only.
+    """
+
+    kind: str
+    spec: RunSpec
+    seed: int
+    step: int
+    counters: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+class Checkpoint(NamedTuple):
+    """What `load_checkpoint` gives.
+
+    Attributes:
+        state: the train state `[S]`.
+        generators: for each name the generators' states, uint8, one per seed: `generator.set_state(...)`.
+        counters: as they were saved.
+        step: environment steps per seed.
+        spec: the run it is of.
+    """
+
+    state: TrainState
+    generators: dict[str, list[Tensor]]
+    counters: dict[str, Any]
+    step: int
+    spec: RunSpec
+
+
+def save_checkpoint(
+    run_dir: PathLike,
+    step: int,
+    state: TrainState,
+    spec: RunSpec,
+    *,
+    seeds: Sequence[int],
+    generators: Mapping[str, Sequence[Generator]],
+    counters: Mapping[str, Any],
+    keep: int | None = None,
+) -> Path:
+    """Writes the checkpoint of one step beside the others and then makes it the latest, each in one step.
+
+    Args:
+        run_dir: the run's directory.
+        step: environment steps per seed; an existing checkpoint of this step is replaced.
+        state: the train state `[S]`.
+        spec: the run it is of.
+        seeds: the S seeds, each once.
+        generators: by name, one generator per seed.
+        counters: plain JSON values.
+        keep: how many checkpoints to keep, the newest; None keeps all.
+
+    Returns:
+        The checkpoint's directory.
+
+    Raises:
+        ValueError: a value of the state is not finite, or there is not one state or generator per seed;
+            nothing is written.
+        OSError: the disk is full, for one; what was there before is still there.
+    """
+    _check_seeds(seeds, state, generators)
+    _check_finite(seeds, state)
+    root = Path(run_dir) / "checkpoints"
+    root.mkdir(parents=True, exist_ok=True)
+    for left_over in root.glob(".tmp-*"):  # of a process that was killed
+        shutil.rmtree(left_over)
+    beside, final = root / f".tmp-{step}", root / str(step)
+    try:
+        for index, seed in enumerate(seeds):
+            own = TensorDict({name: of_seed[index].get_state() for name, of_seed in generators.items()})
+            folder = beside / f"seed_{seed}" if len(seeds) > 1 else beside
+            _write_seed(folder, state[index], own, Header("", spec, seed, step, counters))
+        flush(beside)
+        _replace_directory(beside, final)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    _point_latest(root, step)
+    if keep is not None:
+        _remove_old(root, step, keep)
+    return final
+
+
+def load_checkpoint(run_dir: PathLike, seeds: Sequence[int], *, step: int | None = None) -> Checkpoint:
+    """Reads what `save_checkpoint` wrote, equal bit for bit, on the CPU.
+
+    Args:
+        run_dir: the run's directory.
+        seeds: the seeds of the run, in the order wanted for `[S]`.
+        step: which checkpoint; the latest by default.
+
+    Raises:
+        LoadError: there is none, its seeds are others, or a file is damaged or belongs to another run.
+    """
+    folder = checkpoint_dir(run_dir, step)
+    folders = seed_dirs(folder)
+    if sorted(folders) != sorted(seeds):
+        raise LoadError(f"{folder}: holds the seeds {sorted(folders)}, but {sorted(seeds)} are asked for")
+    parts = [_read_seed(folders[seed]) for seed in seeds]
+    header = parts[0].header
+    if any(_origin(part.header) != _origin(header) for part in parts):
+        raise LoadError(f"{folder}: its files are of different runs or steps; copy the checkpoint again")
+    names = parts[0].generators
+    return Checkpoint(
+        state=stack_seeds([part.state for part in parts]),
+        generators={name: [part.generators[name] for part in parts] for name in names},
+        counters=dict(header.counters),
+        step=header.step,
+        spec=header.spec,
+    )
+
+
+def read_part(path: PathLike, kind: str) -> tuple[TensorDict, Header]:
+    """One file of a checkpoint: its tree, batch size `[]`, and its header.
+
+    Raises:
+        LoadError: the file is damaged, of another kind or format, or its header is.
+    """
+    tree, fields = read_tree(path)
+    if fields.get("kind") != kind:
+        raise LoadError(f"{path}: holds {fields.get('kind')!r}, but a file of {kind!r} is expected")
+    spec = RunSpec.from_json(fields.get("spec", ""), f"{path}, spec in its header")
+    counters = header_json(path, fields, "counters")
+    numbers = [fields.get(name, "") for name in ("seed", "step")]
+    if not all(number.isdecimal() for number in numbers) or fields.get("run_id") != spec.run_id:
+        raise LoadError(f"{path}: seed, step or run_id of its header are missing or do not fit together")
+    return tree, Header(kind, spec, int(numbers[0]), int(numbers[1]), dict(counters))
+
+
+def checkpoint_dir(run_dir: PathLike, step: int | None = None) -> Path:
+    """The directory of one checkpoint, by default the one that `latest` points to.
+
+    Raises:
+        LoadError: there is none; the message lists those that are there.
+    """
+    root = Path(run_dir) / "checkpoints"
+    folder = root / (LATEST if step is None else str(step))
+    if not folder.is_dir():
+        there = ", ".join(map(str, _steps(root))) or "none"
+        raise LoadError(f"{folder}: there is no such checkpoint; complete ones there: {there}")
+    return folder.resolve()
+
+
+def seed_dirs(checkpoint: PathLike) -> dict[int, Path]:
+    """Where the files of each seed of a checkpoint lie, in ascending order of the seeds.
+
+    Raises:
+        LoadError: nothing of a checkpoint is there.
+    """
+    checkpoint = Path(checkpoint)
+    alone = checkpoint / "params.safetensors"
+    if alone.exists():
+        return {read_part(alone, "params")[1].seed: checkpoint}
+    numbers = (folder.name.removeprefix("seed_") for folder in checkpoint.glob("seed_*"))
+    folders = {seed: checkpoint / f"seed_{seed}" for seed in sorted(map(int, filter(str.isdecimal, numbers)))}
+    if not folders:
+        raise LoadError(
+            f"{checkpoint}: is not a checkpoint, it has no params.safetensors and no seed_<seed>/"
+        )
+    return folders
+
+
+class _Seed(NamedTuple):
+    state: TrainState
+    generators: dict[str, Tensor]
+    header: Header
+
+
+def _write_seed(folder: Path, state: TrainState, generators: TensorDict, header: Header) -> None:
+    folder.mkdir(parents=True)
+    rest = TensorDict({key: state[key] for key in _TRAINING}, batch_size=[]).set("generators", generators)
+    for kind, tree in zip(PARTS, (state["params"], state["env_state"], rest), strict=True):
+        fields = {
+            "kind": kind,
+            "spec": json.dumps(header.spec.to_dict()),
+            "run_id": header.spec.run_id,
+            "seed": str(header.seed),
+            "step": str(header.step),
+            "counters": json.dumps(dict(header.counters) if kind == "train_state" else {}),
+        }
+        write_tree(folder / f"{kind}.safetensors", tree, fields)
+    flush(folder)
+
+
+def _read_seed(folder: Path) -> _Seed:
+    read = {kind: read_part(folder / f"{kind}.safetensors", kind) for kind in PARTS}
+    header = read["train_state"][1]
+    if any(_origin(other) != _origin(header) or other.seed != header.seed for _, other in read.values()):
+        raise LoadError(
+            f"{folder}: its files are of different runs, seeds or steps; copy the checkpoint again"
+        )
+    rest = read["train_state"][0]
+    check_names(folder / "train_state.safetensors", {*_TRAINING, "generators"}, rest.keys())
+    state = {
+        "params": read["params"][0],
+        "target_params": rest["target_params"],
+        "opt_state": rest["opt_state"],
+        "env_state": read["env_state"][0],
+        "step": rest["step"],
+    }
+    return _Seed(TensorDict(state, batch_size=[]), dict(rest["generators"].items()), header)
+
+
+def _origin(header: Header) -> tuple[str, int]:
+    return header.spec.run_id, header.step
+
+
+def _check_seeds(
+    seeds: Sequence[int], state: TrainState, generators: Mapping[str, Sequence[Generator]]
+) -> None:
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"a checkpoint needs at least one seed, each once, got {list(seeds)}")
+    if tuple(state.batch_size) != (len(seeds),):
+        raise ValueError(
+            f"the state's batch size is {list(state.batch_size)}, but there are {len(seeds)} seeds"
+        )
+    if not generators or any(len(of_seed) != len(seeds) for of_seed in generators.values()):
+        raise ValueError(f"a checkpoint needs generators, and {len(seeds)} of each name, one per seed")
+
+
+def _check_finite(seeds: Sequence[int], state: TrainState) -> None:
+    for name, leaf in flatten(state).items():
+        finite = torch.isfinite(leaf).reshape(len(seeds), -1).all(-1).tolist()
+        if not all(finite):
+            seed = seeds[finite.index(False)]
+            raise ValueError(
+                f"{name} of seed {seed} is not finite: not saved, the checkpoints before are kept"
+            )
+
+
+def _replace_directory(beside: Path, final: Path) -> None:
+    before = final.with_name(f".tmp-before-{final.name}")
+    if final.exists():  # a directory that is not empty cannot be replaced in one step
+        final.rename(before)
+    beside.rename(final)
+    flush(final.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _point_latest(root: Path, step: int) -> None:
+    link = root / f".{LATEST}.tmp"
+    link.unlink(missing_ok=True)
+    link.symlink_to(str(step), target_is_directory=True)
+    os.replace(link, root / LATEST)
+    flush(root)
+
+
+def _steps(root: Path) -> list[int]:
+    names = (folder.name for folder in root.glob("*") if folder.is_dir() and not folder.is_symlink())
+    return sorted(map(int, filter(str.isdecimal, names)))
+
+
+def _remove_old(root: Path, step: int, keep: int) -> None:
+    others = [other for other in _steps(root) if other != step]
+    for old in others[: max(0, len(others) + 1 - keep)]:
+        shutil.rmtree(root / str(old))

@@ -1,0 +1,92 @@
+"""Evaluation: whole episodes from given seeds, counted the way RoboHive counts success."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlhive.envs.vector import VectorEnv
+
+SOLVED_STEPS = 5  # an episode is a success when it is solved on more steps than this
+_TAG = 0x6576616C  # "eval": no stream of training has a spawn key
+
+
+class Episodes(NamedTuple):
+    """The outcome of `n` episodes of each seed's policy; rewards as the environment gives them, unscaled.
+
+    Attributes:
+        returns: sums of rewards, float64 `[S, n]`.
+        lengths: steps, int64 `[S, n]`.
+        solved_steps: steps on which the task was solved, int64 `[S, n]`.
+        success: whether those were more than 5, bool `[S, n]`.
+    """
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    solved_steps: np.ndarray
+    success: np.ndarray
+
+
+def evaluation_seeds(seed: int, episodes: int) -> list[int]:
+    """Seeds of evaluation episodes: the same for every trained seed, and none that training environments use.
+
+    Args:
+        seed: the evaluation's own seed, >= 0.
+        episodes: how many; fewer episodes are the first of more.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+    if seed < 0 or episodes < 1:
+        raise ValueError(
+            f"evaluation needs a seed >= 0 and at least 1 episode, got seed={seed}, episodes={episodes}"
+        )
+    return np.random.SeedSequence(seed, spawn_key=(_TAG,)).generate_state(episodes, np.uint64).tolist()
+
+
+def run_episodes(envs: VectorEnv, act: Callable[[Tensor], Tensor], episode_seeds: Sequence[int]) -> Episodes:
+    """Plays one episode from each of `n` episode seeds with each seed's policy, in rounds of E at a time.
+
+    Args:
+        envs: the environments `[S, E]`; their streams are another after this.
+        act: `act(observation [S, E, O]) -> action [S, E, A]`, raw observations in, float32.
+        episode_seeds: `n` seeds, the same for every one of the S.
+
+    Raises:
+        ValueError: the environment has no time limit: an episode might never end.
+    """
+    if envs.spec.max_episode_steps is None:
+        raise ValueError(
+            f"{envs.spec.name} has no time limit: its episodes may never end, so cannot be counted"
+        )
+    num_envs = envs.shape[1]
+    rounds = [episode_seeds[start : start + num_envs] for start in range(0, len(episode_seeds), num_envs)]
+    played = [_play(envs, act, seeds) for seeds in rounds]
+    returns, lengths, solved_steps = (np.concatenate(parts, axis=1) for parts in zip(*played, strict=True))
+    return Episodes(returns, lengths, solved_steps, solved_steps > SOLVED_STEPS)
+
+
+def _play(
+    envs: VectorEnv, act: Callable[[Tensor], Tensor], seeds: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One round: returns, lengths and solved steps `[S, len(seeds)]`."""
+    num_seeds, num_envs = envs.shape
+    padded = list(seeds) + [seeds[0]] * (num_envs - len(seeds))
+    observation = envs.reset([padded] * num_seeds)
+    returns = torch.zeros(envs.shape, dtype=torch.float64)
+    lengths, solved_steps = torch.zeros(2, *envs.shape, dtype=torch.int64)
+    running = torch.ones(envs.shape, dtype=torch.bool)
+    while running.any():
+        envs.send(act(observation))
+        step = envs.recv()
+        observation, following = step["observation"], step["next"]
+        # What a finished environment does next is an episode nobody asked for.
+        returns += torch.where(running, following["reward"].squeeze(-1), 0.0)
+        solved_steps += following["solved"].squeeze(-1) & running
+        lengths += running
+        running &= ~following["done"].squeeze(-1)
+    return tuple(total[:, : len(seeds)].numpy() for total in (returns, lengths, solved_steps))  # type: ignore[return-value]

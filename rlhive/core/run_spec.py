@@ -1,0 +1,113 @@
+"""What a trained policy is of: algorithm, environment, networks, versions; saved beside and in every file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from rlhive.core.tree_file import FORMAT_VERSION, LoadError, check_names, check_version
+from rlhive.core.types import EnvSpec
+from rlhive.policy_fn.actor import ActorCritic
+
+PACKAGES = ("rlhive-torch", "torch", "tensordict", "torchrl", "robohive", "mujoco", "numpy")
+
+
+@attrs.frozen
+class RunSpec:
+    """Everything but the tensors that a policy needs, and the run it comes from.
+
+    Attributes:
+        algorithm: a name of `rlhive.losses_fn.ALGORITHMS`.
+        env: the environment it was trained on.
+        network: its networks.
+        run_id: sha256 in hex, another one for each run.
+        versions: of Python and of the packages that wrote it, by name.
+        format_version: of the files.
+    """
+
+    algorithm: str = attrs.field(validator=attrs.validators.instance_of(str))
+    env: EnvSpec = attrs.field(validator=attrs.validators.instance_of(EnvSpec))
+    network: ActorCritic = attrs.field(validator=attrs.validators.instance_of(ActorCritic))
+    run_id: str = attrs.field(validator=attrs.validators.matches_re("[0-9a-f]{64}"))
+    versions: dict[str, str] = attrs.field(validator=attrs.validators.instance_of(dict))
+    format_version: int = FORMAT_VERSION
+
+    def __attrs_post_init__(self) -> None:
+        env, network = self.env, self.network
+        if (env.observation_dim, env.action_low, env.action_high) != (
+            network.observation_dim,
+            network.action_low,
+            network.action_high,
+        ):
+            raise ValueError(f"the network does not fit the observation and action limits of {env.name}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for JSON."""
+        return attrs.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: object = "spec") -> RunSpec:
+        """The inverse of `to_dict`; `where` starts the error messages.
+
+        Raises:
+            LoadError: an unknown format version, missing or unknown fields, or values that do not fit.
+        """
+        check_version(where, values.get("format_version"))
+        for kind, fields in (
+            (cls, values),
+            (EnvSpec, values.get("env")),
+            (ActorCritic, values.get("network")),
+        ):
+            if not isinstance(fields, Mapping):
+                raise LoadError(f"{where}: has no valid description of {kind.__name__}")
+            check_names(f"{where}, {kind.__name__}", [field.name for field in attrs.fields(kind)], fields)
+        try:
+            env, network = EnvSpec.from_dict(values["env"]), ActorCritic(**values["network"])
+            return cls(**{**values, "env": env, "network": network})
+        except (TypeError, ValueError) as error:
+            reason = str(error.args[0] if error.args else error).splitlines()[0]
+            raise LoadError(f"{where}: a value does not fit: {reason}") from None
+
+    def to_json(self) -> str:
+        """The text of `spec.json`, and of "spec" in every header."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str, where: object = "spec") -> RunSpec:
+        """The inverse of `to_json`; `where` starts the error messages.
+
+        Raises:
+            LoadError: no JSON object, or as in `from_dict`.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise LoadError(f"{where}: is not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise LoadError(f"{where}: is not a JSON object")
+        return cls.from_dict(values, where)
+
+
+def new_run_spec(algorithm: str, env: EnvSpec, network: ActorCritic, seeds: Sequence[int]) -> RunSpec:
+    """The spec of a run that starts now; no other run has its run_id, not even one of equal settings."""
+    content = [algorithm, env.to_dict(), network.to_dict(), list(seeds), uuid.uuid4().hex]
+    run_id = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return RunSpec(algorithm, env, network, run_id, versions())
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on; those not installed are left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,132 @@
+"""One tree in one safetensors file: tensors named by their path in the tree, and a header about them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from tensordict import TensorDict
+
+FORMAT_VERSION = 1
+_JSON_START = b"{"  # byte 8 of every safetensors file, after the length of the header
+
+
+class LoadError(ValueError):
+    """A file or a tree is not what it has to be; the message is one line that says what and what to do."""
+
+
+def write_tree(path: str | os.PathLike[str], tree: TensorDict, header: Mapping[str, str]) -> None:
+    """Writes the tree and flushes it to disk; the file is not complete before this returns.
+
+    Args:
+        path: file to write.
+        tree: batch size `[]`, on any device; no name in it has a "/".
+        header: text beside the tensors. "format_version" and "keys", the names in their order, are added.
+    """
+    tensors = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in flatten(tree).items()}
+    added = {"format_version": str(FORMAT_VERSION), "keys": json.dumps(list(tensors))}
+    with open(path, "wb") as file:
+        file.write(save(tensors, {**header, **added}))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_tree(path: str | os.PathLike[str]) -> tuple[TensorDict, dict[str, str]]:
+    """The tree and the header that `write_tree` wrote, in the same order and dtypes, on the CPU.
+
+    Raises:
+        LoadError: no such file, a pickle or another format, a file cut short, an unknown format version, or
+            a header that does not belong to the tensors.
+    """
+    _check_is_safetensors(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise LoadError(
+            f"{path}: damaged or cut short ({error}); copy it again or take an older checkpoint"
+        ) from None
+    check_version(path, header.get("format_version"))
+    keys = header_json(path, header, "keys")
+    check_names(path, keys, tensors)
+    tree = TensorDict({}, batch_size=[])
+    for name in keys:  # the file sorts its tensors, but sums over the leaves depend on their order
+        tree[tuple(name.split("/"))] = tensors[name]
+    return tree, header
+
+
+def flatten(tree: TensorDict) -> dict[str, torch.Tensor]:
+    """The leaves by name, in order, such as "actor/layer_0/weight"."""
+    leaves = tree.items(include_nested=True, leaves_only=True)
+    return {key if isinstance(key, str) else "/".join(key): leaf for key, leaf in leaves}
+
+
+def flush(path: str | os.PathLike[str]) -> None:
+    """Waits until a file, or the entries of a directory, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def header_json(path: object, header: Mapping[str, str], field: str) -> list | dict:
+    """The list or dict that a field of the header holds as JSON.
+
+    Raises:
+        LoadError: the field is missing or is neither.
+    """
+    try:
+        value = json.loads(header[field])
+    except (KeyError, ValueError):
+        value = None
+    if not isinstance(value, list | dict):
+        raise LoadError(
+            f"{path}: its header has no valid {field!r}; it is not a file of RLHive's checkpoints"
+        )
+    return value
+
+
+def check_version(where: object, version: object) -> None:
+    """Refuses a file of a format that this code does not know.
+
+    Raises:
+        LoadError: if the version is missing or another one.
+    """
+    if str(version) != str(FORMAT_VERSION):
+        raise LoadError(
+            f"{where}: unknown format version {version!r}, this version of rlhive reads {FORMAT_VERSION}"
+        )
+
+
+def check_names(where: object, expected: Iterable[str], found: Iterable[str]) -> None:
+    """Refuses names that are missing or that nobody expects.
+
+    Raises:
+        LoadError: naming them all.
+    """
+    expected, found = set(expected), set(found)
+    missing, extra = sorted(expected - found), sorted(found - expected)
+    if missing or extra:
+        parts = [f"missing {', '.join(missing)}"] if missing else []
+        parts += [f"unexpected {', '.join(extra)}"] if extra else []
+        raise LoadError(f"{where}: keys do not fit: {'; '.join(parts)}")
+
+
+def _check_is_safetensors(path: str | os.PathLike[str]) -> None:
+    """Looks at the first bytes only: a pickle must not reach a parser that would run it."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise LoadError(f"{path}: cannot be read: {error.strerror}") from None
+    if start[8:] == _JSON_START:
+        return
+    if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in b"\x01\x02\x03\x04\x05"):
+        raise LoadError(f"{path}: is a pickle or an archive of torch.save, which may run code; not loaded")
+    raise LoadError(f"{path}: is not a safetensors file (empty, cut short, or another format)")
