@@ -49,16 +49,15 @@ class PrioritySampler:
         weight = (self._sum_tree[index] / self._min_tree.query(0, filled)) ** -self._beta
         return index, weight
 
-    def state(self, filled: int) -> dict[str, Tensor]:
-        """What `restore` needs: the first `filled` leaves of the tree, and the largest priority so far."""
-        return {"leaves": self._sum_tree[torch.arange(filled)], "max_priority": self._max_priority.clone()}
+    def state(self, filled: int) -> tuple[Tensor, Tensor]:
+        """What `restore` takes: the first `filled` leaves of the sum tree and the largest priority so far."""
+        return self._sum_tree[torch.arange(filled)], self._max_priority.clone()
 
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def restore(self, leaves: Tensor, max_priority: Tensor) -> None:
         """Takes over what `state` gave."""
-        leaves = state["leaves"]
         index = torch.arange(len(leaves))
         self._sum_tree[index], self._min_tree[index] = leaves, leaves
-        self._max_priority = state["max_priority"]
+        self._max_priority = max_priority
 
     def _set(self, index: Tensor, priority: Tensor) -> None:
         leaves = (priority + EPS) ** self._alpha

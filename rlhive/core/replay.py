@@ -80,6 +80,7 @@ class ReplayBuffer:
         self._rows: dict[
             Key, Tensor
         ] = {}  # views of the storage, each [T, S, E, ...]; none before the first row
+        self._flat_rows = self._rows  # the same, each [T * S * E, ...]
         self._cursor = self._num_rows = 0
         size = self._max_rows * num_envs
         self._priorities = [
@@ -108,9 +109,8 @@ class ReplayBuffer:
         step = {key: transition.get(key) for key in self._rows}
         for key, rows in self._rows.items():
             if step[key] is None or step[key].shape != rows.shape[1:] or step[key].dtype != rows.dtype:
-                raise ValueError(
-                    f"{key!r} must be {rows.dtype} {tuple(rows.shape[1:])} as before, got {step[key]}"
-                )
+                got = "nothing" if step[key] is None else f"{step[key].dtype} {tuple(step[key].shape)}"
+                raise ValueError(f"{key!r} must be {rows.dtype} {tuple(rows.shape[1:])} as before, got {got}")
         # Writing tensor by tensor takes 35 us, TensorDict's own indexing 101 us (21 observations, 2 cores).
         for key, rows in self._rows.items():
             rows[self._cursor] = step[key]
@@ -179,7 +179,8 @@ class ReplayBuffer:
         """Writes the filled part to one safetensors file, in one step; generators are not part of it."""
         tensors = {_name(key): rows[: self._num_rows] for key, rows in self._rows.items()}
         for seed, sampler in enumerate(self._priorities):
-            tensors |= {f"priorities.{seed}.{name}": leaf for name, leaf in sampler.state(len(self)).items()}
+            leaves, largest = sampler.state(len(self))
+            tensors |= {f"priorities.{seed}.leaves": leaves, f"priorities.{seed}.largest": largest}
         header = self._header() | {"num_rows": str(self._num_rows), "cursor": str(self._cursor)}
         with replacing(path) as beside:
             save_file(tensors, beside, metadata=header)
@@ -195,9 +196,7 @@ class ReplayBuffer:
                 header = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise ValueError(
-                f"{path} is not a whole safetensors file ({error}): was it cut short?"
-            ) from error
+            raise ValueError(f"{path} is no whole safetensors file ({error}): was it cut short?") from error
         for field, expected in self._header().items():
             if header.get(field) != expected:
                 raise ValueError(
@@ -205,9 +204,7 @@ class ReplayBuffer:
                 )
         self._num_rows, self._cursor = int(header["num_rows"]), int(header["cursor"])
         for seed, sampler in enumerate(self._priorities):
-            sampler.restore(
-                {name: tensors.pop(f"priorities.{seed}.{name}") for name in ("leaves", "max_priority")}
-            )
+            sampler.restore(*(tensors.pop(f"priorities.{seed}.{name}") for name in ("leaves", "largest")))
         if not self._num_rows:
             return
         if not self._rows:
@@ -232,6 +229,7 @@ class ReplayBuffer:
         self._storage.set(0, transition)
         whole = self._storage._storage  # the public getters give the filled part only
         self._rows = {key: rows.as_subclass(Tensor) for key, rows in whole.items(True, True)}
+        self._flat_rows = {key: rows.flatten(0, 2) for key, rows in self._rows.items()}
 
     def _gather(self, index: Tensor) -> TensorDict:
         """The transitions at `index` `[S, B]`, which counts a seed's own: `row * E + environment`."""
@@ -259,7 +257,8 @@ class ReplayBuffer:
 
     def _take(self, key: Key, index: Tensor) -> Tensor:
         # index_select on flat rows: 7 us a key. The storage's own [row, seed, env] indexing: 6.8 ms in all.
-        return self._rows[key].flatten(0, 2).index_select(0, index.flatten()).unflatten(0, index.shape)
+        taken = self._flat_rows[key].index_select(0, index.flatten())
+        return taken.view(*index.shape, *taken.shape[1:])
 
     def _header(self) -> dict[str, str]:
         num_seeds, num_envs = self._batch_size

@@ -4,11 +4,9 @@ import time
 import pytest
 import torch
 from tensordict import TensorDict
-from torchrl.data import LazyTensorStorage, PrioritizedSampler
 from torchrl.data.postprocs import MultiStep
 
 from rlhive.core.replay import ReplayBuffer, replay_bytes
-from rlhive.core.returns import n_step_return
 
 NEXT_OBS, REWARD, TERMINATED, DONE = (
     ("next", key) for key in ("observation", "reward", "terminated", "done")
@@ -120,15 +118,6 @@ def test_replay_bytes(prioritized):
     assert expected - stored == (2 * 2 * 2 * 1024 * 4 if prioritized else 0)
 
 
-def test_n_step_return_by_hand():
-    reward = torch.tensor([[1.0, 10.0, 100.0]]).expand(4, 3)
-    done = torch.tensor([[0, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]], dtype=torch.bool)
-    newer = torch.tensor([5, 5, 5, 1])
-    total, steps = n_step_return(reward, done, newer, 0.5)
-    assert total.tolist() == [31.0, 6.0, 1.0, 6.0]
-    assert steps.tolist() == [3, 2, 1, 2]
-
-
 def by_step(buffer):
     """What the buffer gives for each transition, found by the observation it starts with."""
     batch = buffer.sample(generators(0), 2000)[0]
@@ -187,45 +176,6 @@ def test_n_step_equals_torchrl_multi_step():
         torch.testing.assert_close(found[step][REWARD], expected[REWARD][step])
         torch.testing.assert_close(found[step][NEXT_OBS], expected[NEXT_OBS][step])
         assert found[step]["steps_to_next_obs"].item() == expected["steps_to_next_obs"][step].item()
-
-
-def torchrl_sampler(num, priority):
-    storage = LazyTensorStorage(num)
-    storage.set(range(num), TensorDict({"x": torch.arange(num)}, batch_size=num))
-    sampler = PrioritizedSampler(num, alpha=0.7, beta=0.5)
-    sampler.update_priority(torch.arange(num), priority)
-    return sampler, storage
-
-
-def test_prioritized_equals_torchrl():
-    priority = torch.rand(64, generator=generators(1)[0]) + 0.01
-    buffer = filled(64, 64, prioritized=True)
-    buffer.update_priority(torch.arange(64).unsqueeze(0), -priority.unsqueeze(0))
-    sampler, storage = torchrl_sampler(64, priority)
-    sampler._rng = generators(5)[0]
-    index, info = sampler.sample(storage, 256)
-    batch = buffer.sample(generators(5), 256)
-    assert torch.equal(batch["index"][0], index)
-    torch.testing.assert_close(batch["_weight"][0], info["priority_weight"])
-    assert torch.equal(batch[REWARD].squeeze(-1), batch["index"].float())
-
-
-def test_prioritized_weights_by_hand():
-    buffer = filled(2, 2, prioritized=True)
-    buffer.update_priority(torch.tensor([[0, 1]]), torch.tensor([[-4.0, 1.0]]))
-    batch = buffer.sample(generators(0), 10_000)[0]
-    often = (batch["index"] == 0).float().mean().item()
-    assert often == pytest.approx(4**0.7 / (4**0.7 + 1), abs=0.02)
-    assert batch["_weight"][batch["index"] == 0][0].item() == pytest.approx(4 ** (-0.7 * 0.5))
-    assert batch["_weight"][batch["index"] == 1][0].item() == pytest.approx(1.0)
-
-
-def test_new_transitions_get_the_largest_priority():
-    buffer = filled(3, 10, prioritized=True)
-    buffer.update_priority(torch.tensor([[0, 1, 2]]), torch.tensor([[9.0, 0.01, 0.01]]))
-    buffer.extend(transition(3))
-    index = buffer.sample(generators(0), 10_000)[0]["index"]
-    assert (index == 3).sum().item() == pytest.approx((index == 0).sum().item(), rel=0.1)
 
 
 def test_prioritized_finds_what_matters_after_wrapping_around():

@@ -1,0 +1,62 @@
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.data import LazyTensorStorage, PrioritizedSampler
+
+from rlhive.core.priority import PrioritySampler
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def ours(priority, size=None):
+    sampler = PrioritySampler(size or len(priority), alpha=0.7, beta=0.5)
+    sampler.add(torch.arange(len(priority)))
+    sampler.update(torch.arange(len(priority)), -torch.as_tensor(priority))
+    return sampler
+
+
+@pytest.mark.parametrize("num", [1, 10, 64])
+def test_equals_torchrl(num):
+    priority = torch.rand(num, generator=generator(1)) + 0.01
+    storage = LazyTensorStorage(num)
+    storage.set(range(num), TensorDict({"x": torch.arange(num)}, batch_size=num))
+    theirs = PrioritizedSampler(num, alpha=0.7, beta=0.5)
+    theirs.update_priority(torch.arange(num), priority)
+    theirs._rng = generator(5)
+    expected, info = theirs.sample(storage, 256)
+    index, weight = ours(priority).sample(generator(5), 256, num)
+    assert torch.equal(index, expected)
+    torch.testing.assert_close(weight, info["priority_weight"])
+
+
+def test_by_hand():
+    index, weight = ours([4.0, 1.0]).sample(generator(), 10_000, 2)
+    assert (index == 0).float().mean().item() == pytest.approx(4**0.7 / (4**0.7 + 1), abs=0.02)
+    assert weight[index == 0][0].item() == pytest.approx(4 ** (-0.7 * 0.5))
+    assert weight[index == 1][0].item() == pytest.approx(1.0)
+
+
+def test_new_transitions_get_the_largest_priority():
+    sampler = ours([9.0, 0.01, 0.01], size=10)
+    sampler.add(torch.tensor([3]))
+    index, _ = sampler.sample(generator(), 10_000, 4)
+    assert (index == 3).sum().item() == pytest.approx((index == 0).sum().item(), rel=0.1)
+
+
+def test_without_error_a_transition_is_rare_but_not_lost():
+    index, weight = ours([0.0, 1.0]).sample(generator(), 10_000, 2)
+    assert (index == 0).float().mean() < 0.01
+    assert bool(weight.isfinite().all())
+
+
+def test_state_and_restore():
+    sampler, other = ours([0.3, 5.0, 1.0], size=10), PrioritySampler(10, alpha=0.7, beta=0.5)
+    other.restore(*sampler.state(3))
+    for each in (sampler, other):
+        each.add(torch.tensor([3]))
+    for found, expected in zip(
+        other.sample(generator(), 64, 4), sampler.sample(generator(), 64, 4), strict=True
+    ):
+        assert torch.equal(found, expected)
