@@ -39,6 +39,8 @@ __all__ = ["VERSION", "SimHiveError", "SimHiveStatus", "ensure", "status"]
 
 _SOURCE_FILE = ".rlhive-source"
 _NAME = f"simhive-{VERSION}"
+# robohive's myohand_die.xml reads it as `simhive/myo_sim/../../envs/…`: through the link, beside the tree.
+_OUTSIDE = "envs/myo/assets/hand/dice.png"
 
 
 @attrs.frozen
@@ -120,6 +122,7 @@ def _install_and_link(link: Path, tree: Path, *, again: bool) -> Path:
     try:
         with _locked(tree):
             if again or not _is_tree(tree):
+                _write(tree.parent / _OUTSIDE, (link.parent / _OUTSIDE).read_bytes())
                 install(tree, sources(), read_manifest())
     except OSError as error:
         raise SimHiveError(

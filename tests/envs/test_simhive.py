@@ -246,23 +246,20 @@ def test_robohive_names_thirteen_commits(exact_tree):
 STEP_EVERYTHING = """
 import random, sys, rlhive, torch
 import gymnasium, robohive
-state_only = lambda names: sorted(name for name in names if "v2d" not in name)
-suites = ["arm", "fm", "multitask", "hand", "claw", "quad"]
-names = {suite: state_only(getattr(robohive, f"robohive_{suite}_suite")) for suite in suites}
-for suite in ("myobase", "myochal", "myodm"):
-    every = state_only(getattr(robohive, f"robohive_{suite}_suite"))
-    names[suite] = random.Random(0).sample(every, min(12, len(every)))
+from rlhive.envs.names import list_names
+myo = [name for name in list_names() if name.startswith(("myo", "Myo", "motor"))]
+names = sorted(set(list_names()) - set(myo)) + random.Random(0).sample(myo, 30)
+names.append("myoChallengeDieReorientP1-v0")  # reads a file beside SimHive
 failed = []
-for suite, members in names.items():
-    for name in members:
-        try:
-            environment = gymnasium.make(name)
-            environment.reset(seed=0)
-            for _ in range(3):
-                environment.step(environment.action_space.sample())
-            environment.close()
-        except Exception as error:
-            failed.append(f"{name}: {error!r}")
+for name in names:
+    try:
+        environment = gymnasium.make(name)
+        environment.reset(seed=0)
+        for _ in range(3):
+            environment.step(environment.action_space.sample())
+        environment.close()
+    except Exception as error:
+        failed.append(f"{name}: {error!r}")
 sys.exit("; ".join(failed))
 """
 

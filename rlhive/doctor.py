@@ -1,0 +1,230 @@
+"""What this machine has for RLHive and what it lacks, with the fix beside each.
+
+`python -m rlhive.doctor` ends with exit code 1 when training from states, the main job, could not run here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+from packaging.requirements import Requirement
+
+from rlhive.envs import simhive
+from rlhive.paths import cache_dir
+
+OK, NOTE, FAIL = "ok", "note", "FAIL"
+
+_PROBE_SECONDS = 120.0
+_REINSTALL = "`uv sync`, or `pip install rlhive-torch` into a fresh environment"
+
+_IMPORT_TORCH = """
+import rlhive, torch, tensordict, torchrl
+names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+print(", ".join(names) if torch.cuda.is_available() else "none")
+"""
+_LOAD_COMPILED_PART = "import torch, torchrl._torchrl"
+_STEP = """
+import rlhive
+from rlhive.envs.robohive import RoboHive
+environment = RoboHive("FrankaReachRandom-v0", seed=0)
+environment.reset()
+environment.step(environment.env.action_space.sample())
+"""
+_RENDER = """
+import sys, time, mujoco
+path = sys.argv[1]
+model = mujoco.MjModel.from_xml_path(path) if path else mujoco.MjModel.from_xml_string("<mujoco/>")
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+renderer = mujoco.Renderer(model, 240, 320)
+for _ in range(2):
+    start = time.perf_counter()
+    renderer.update_scene(data)
+    renderer.render()
+print(f"{1000 * (time.perf_counter() - start):.0f}")
+"""
+
+
+@attrs.frozen
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        state: "ok", "note" (something optional is missing), or "FAIL" (training could not run).
+        subject: what was looked at.
+        text: what was found.
+        fix: what to do about it, empty when there is nothing to do.
+    """
+
+    state: str
+    subject: str
+    text: str
+    fix: str = ""
+
+
+def check_python() -> Iterator[Finding]:
+    """The interpreter."""
+    good = (3, 11) <= sys.version_info[:2] < (3, 13)
+    fix = "" if good else "RLHive and RoboHive run on Python 3.11 and 3.12: `uv python pin 3.12`"
+    yield Finding(OK if good else FAIL, "Python", f"{sys.version.split()[0]} ({sys.executable})", fix)
+
+
+def check_machine() -> Iterator[Finding]:
+    """Cores and free disk."""
+    yield Finding(OK, "cores", f"{len(os.sched_getaffinity(0))} usable by this process")
+    for purpose, path in (("cache", cache_dir()), ("here", Path.cwd())):
+        existing = next(place for place in (path, *path.parents) if place.exists())
+        free = shutil.disk_usage(existing).free / 1e9
+        fix = "" if free > 1 else "free some space" + (", or set RLHIVE_CACHE" if purpose == "cache" else "")
+        yield Finding(NOTE if fix else OK, f"disk ({purpose})", f"{free:.1f} GB free for {path}", fix)
+
+
+def check_packages() -> Iterator[Finding]:
+    """Installed versions against what RLHive was tried with."""
+    try:
+        lines = importlib.metadata.requires("rlhive-torch") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding(NOTE, "rlhive-torch", "runs without being installed: versions not compared", _REINSTALL)
+        lines = ["torch", "tensordict", "torchrl", "robohive", "numpy"]
+    for requirement in map(Requirement, [*lines, "mujoco", "gymnasium"]):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield _check_package(requirement)
+
+
+def _check_package(requirement: Requirement) -> Finding:
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(FAIL, requirement.name, "not installed", _REINSTALL)
+    if requirement.specifier.contains(version, prereleases=True):
+        return Finding(OK, requirement.name, version)
+    return Finding(NOTE, requirement.name, f"{version}, tried with {requirement.specifier}", _REINSTALL)
+
+
+def check_torch() -> Iterator[Finding]:
+    """That torch and TorchRL load, TorchRL's compiled part too, and the GPU."""
+    good, answer = _probe(_IMPORT_TORCH)
+    if not good:
+        yield Finding(FAIL, "torch", f"torch, tensordict and torchrl do not load: {answer}", _REINSTALL)
+        return
+    fix = (
+        "" if answer != "none" else "none is needed; with a GPU and its driver, `DEVICE='cuda'` trains on it"
+    )
+    yield Finding(OK, "torch", "torch, tensordict and torchrl load")
+    yield Finding(NOTE if fix else OK, "GPU", answer if not fix else "none: training runs on the CPU", fix)
+    good, answer = _probe(_LOAD_COMPILED_PART)
+    text = "loads" if good else f"does not load, so no prioritized replay: {answer}"
+    yield Finding(OK if good else NOTE, "torchrl C++ part", text, "" if good else _REINSTALL)
+
+
+def check_simhive() -> Iterator[Finding]:
+    """The robot models."""
+    try:
+        found = simhive.status()
+    except simhive.SimHiveError as error:
+        yield Finding(FAIL, "SimHive", str(error), _REINSTALL)
+        return
+    fix = "`python -m rlhive.envs.simhive` installs it"
+    if not found.installed:
+        yield Finding(FAIL, "SimHive", "not installed", fix)
+        return
+    suites = sorted({suite for name in found.differing for suite in simhive.suites_touched(name)})
+    wrong = f"{len(found.differing)} files differ, which touches {', '.join(suites)}"
+    text = f"{wrong if suites else 'the exact models'} in {found.path} ({found.source})"
+    yield Finding(FAIL if suites else OK, "SimHive", text, fix if suites else "")
+
+
+def check_environment() -> Iterator[Finding]:
+    """That an environment steps in a fresh process with torch imported first, as training does it."""
+    if not shutil.which("git") and "GIT_PYTHON_REFRESH" not in os.environ:
+        fix = "`apt-get install git`, or `export GIT_PYTHON_REFRESH=quiet`"
+        yield Finding(NOTE, "git", "not found, and robohive's GitPython asks for it", fix)
+    if not _models_found():
+        return
+    good, answer = _probe(_STEP)
+    text = "FrankaReachRandom-v0 steps, torch imported before mujoco" if good else answer
+    fix = "" if good else "see the lines above; in your own code `import rlhive` before mujoco and robohive"
+    yield Finding(OK if good else FAIL, "environment", text, fix)
+
+
+def check_rendering() -> Iterator[Finding]:
+    """Both headless GL backends, in the scene of the Franka arm where its models are there."""
+    scene = "envs/arms/franka/assets/franka_reach_v0.xml"
+    path = str(simhive.robohive_directory() / scene) if _models_found() else ""
+    yield Finding(OK, "MUJOCO_GL", os.environ.get("MUJOCO_GL", "not set"))
+    for backend, package in (("egl", "libegl1 libgl1-mesa-dri"), ("osmesa", "libosmesa6")):
+        good, answer = _probe(_RENDER, path, MUJOCO_GL=backend)
+        text = f"a frame of 320x240 takes {answer} ms" if good else f"does not render: {answer}"
+        fix = "" if good else f"only images and videos need it: `apt-get install {package}`"
+        yield Finding(OK if good else NOTE, f"GL {backend}", text, fix)
+
+
+def check_ffmpeg() -> Iterator[Finding]:
+    """What writes videos."""
+    bundled = importlib.util.find_spec("imageio_ffmpeg") is not None
+    where = shutil.which("ffmpeg") or ("in imageio-ffmpeg" if bundled else "")
+    fix = "" if bundled else "only `--video` needs it: `uv sync --extra video`"
+    yield Finding(OK if bundled else NOTE, "ffmpeg", where or "not found", fix)
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    check_python,
+    check_machine,
+    check_packages,
+    check_ffmpeg,
+    check_simhive,
+    check_torch,
+    check_environment,
+    check_rendering,
+)
+
+
+def _models_found() -> bool:
+    try:
+        return (simhive.robohive_directory() / "simhive" / "simhive-version").is_file()
+    except simhive.SimHiveError:
+        return False
+
+
+def _probe(code: str, *arguments: str, **environment: str) -> tuple[bool, str]:
+    """Run code in a fresh process: whether it ended well, and its last line of output or of error."""
+    command = [sys.executable, "-c", code, *arguments]
+    variables = {**os.environ, **environment}
+    try:
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=_PROBE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False, f"no answer in {_PROBE_SECONDS:.0f} s"
+    if done.returncode < 0:
+        return False, f"crashed ({signal.Signals(-done.returncode).name})"
+    lines = (done.stderr if done.returncode else done.stdout).strip().splitlines()
+    return done.returncode == 0, lines[-1] if lines else ""
+
+
+def main() -> int:
+    """Print every finding as soon as it is known; 1 when training could not run."""
+    argparse.ArgumentParser(prog="python -m rlhive.doctor", description=__doc__).parse_args()
+    failures = 0
+    for check in CHECKS:
+        for finding in check():
+            failures += finding.state == FAIL
+            sys.stdout.write(f"{finding.state:4}  {finding.subject:18} {finding.text}\n")
+            if finding.fix:
+                sys.stdout.write(f"{'':25}fix: {finding.fix}\n")
+            sys.stdout.flush()
+    verdict = f"training cannot run: {failures} to fix" if failures else "training can run"
+    sys.stdout.write(f"\n{verdict}\n")
+    return int(failures > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

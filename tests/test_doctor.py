@@ -1,0 +1,52 @@
+"""Runs `python -m rlhive.doctor` in fresh processes, on this machine as it is and with parts of it broken."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+from rlhive.envs import simhive
+
+COMMAND = [sys.executable, "-m", "rlhive.doctor"]
+
+
+def run(first_on_path, cache):
+    path = os.pathsep.join([str(first_on_path), *sys.path[1:]])
+    env = {**os.environ, "PYTHONPATH": path, "RLHIVE_CACHE": str(cache)}
+    finished = subprocess.run(COMMAND, env=env, capture_output=True, text=True, timeout=200)
+    assert finished.stderr == ""
+    return finished.returncode, finished.stdout
+
+
+def test_complete_machine_can_train_and_the_first_line_is_instant():
+    simhive.ensure()
+    start = time.monotonic()
+    with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True) as process:
+        first = process.stdout.readline()
+        assert first.startswith("ok    Python") and time.monotonic() - start < 5
+        rest = process.stdout.read()
+    assert process.returncode == 0, rest
+    for subject in ("cores", "disk", "torch ", "mujoco", "SimHive", "GPU", "environment", "GL egl", "ffmpeg"):
+        assert subject in rest
+    assert rest.endswith("training can run\n")
+
+
+def test_without_simhive_it_says_how_to_install_and_installs_nothing(tmp_path):
+    package = tmp_path / "site" / "robohive"
+    ignore = shutil.ignore_patterns("simhive", "__pycache__")
+    shutil.copytree(simhive.robohive_directory(), package, ignore=ignore)
+    code, report = run(package.parent, tmp_path / "cache")
+    assert code == 1
+    assert "FAIL  SimHive            not installed\n" in report
+    assert "fix: `python -m rlhive.envs.simhive` installs it" in report
+    assert report.endswith("training cannot run: 1 to fix\n")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_package_that_does_not_load_is_named(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('undefined symbol: whatever')")
+    code, report = run(tmp_path, tmp_path / "cache")
+    assert code == 1
+    assert "do not load: ImportError: undefined symbol: whatever" in report
+    assert "training cannot run" in report
