@@ -13,8 +13,11 @@ import numpy as np
 
 from rlhive.core.types import EnvSpec
 from rlhive.envs.names import check_name
+from rlhive.envs.rewind import Origin, keeps_hidden_state, private_global_rng
 
-_BUILD_SEED = 0
+_BUILD_SEED = (
+    0  # what is drawn while building is the same everywhere: a seed given later decides all the rest
+)
 
 
 class StepResult(NamedTuple):
@@ -59,14 +62,17 @@ class RoboHive:
         self.spec = _make_spec(name, self.env, max_episode_steps)
         self._limit = float("inf") if max_episode_steps is None else max_episode_steps
         self._elapsed = 0
+        self._origin = Origin(self.env)
         self._seed(seed)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Start an episode and return its first observation, f32 [O]; a `seed` alone determines all of it."""
         if seed is not None:
+            self._rewind()
             self._seed(seed)
         self._elapsed = 0
-        result = self.env.reset()  # some return (observation, info), some the observation alone
+        with private_global_rng(self._global_rng):
+            result = self.env.reset()  # some return (observation, info), some the observation alone
         return np.asarray(result[0] if isinstance(result, tuple) else result, dtype=np.float32)
 
     def step(self, action: np.ndarray) -> StepResult:
@@ -92,11 +98,19 @@ class RoboHive:
         """Free the simulator."""
         self.env.close()
 
+    def _rewind(self) -> None:
+        if keeps_hidden_state(self.spec.name):
+            self.env.close()
+            self.env, _ = _build(self.spec.name)
+        else:
+            self._origin.restore(self.env)
+
     def _seed(self, seed: int | None) -> None:
         # RoboHive's reset ignores its seed, and its seed() leaves the robot with the old generator: give the
         # one generator that all parts hold the state that the seed stands for.
-        fresh = np.random.PCG64(np.random.SeedSequence(seed))
-        self.env.np_random.bit_generator.state = fresh.state
+        sequence = np.random.SeedSequence(seed)
+        self.env.np_random.bit_generator.state = np.random.PCG64(sequence).state
+        self._global_rng = np.random.RandomState(np.random.MT19937(sequence))
 
 
 @contextlib.contextmanager
