@@ -30,9 +30,13 @@ _REINSTALL = "`uv sync`, or `pip install rlhive-torch` into a fresh environment"
 _IMPORT_TORCH = """
 import rlhive, torch, tensordict, torchrl
 names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-print(", ".join(names) if torch.cuda.is_available() else "none")
+try:
+    import torchrl._torchrl
+    problem = ""
+except ImportError as error:
+    problem = " ".join(str(error).split())
+print(", ".join(names) if torch.cuda.is_available() else "none", problem, sep="|")
 """
-_LOAD_COMPILED_PART = "import torch, torchrl._torchrl"
 _STEP = """
 import rlhive
 from rlhive.envs.robohive import RoboHive
@@ -117,14 +121,15 @@ def check_torch() -> Iterator[Finding]:
     if not good:
         yield Finding(FAIL, "torch", f"torch, tensordict and torchrl do not load: {answer}", _REINSTALL)
         return
-    fix = (
-        "" if answer != "none" else "none is needed; with a GPU and its driver, `DEVICE='cuda'` trains on it"
-    )
+    gpu, _, problem = answer.partition("|")
     yield Finding(OK, "torch", "torch, tensordict and torchrl load")
-    yield Finding(NOTE if fix else OK, "GPU", answer if not fix else "none: training runs on the CPU", fix)
-    good, answer = _probe(_LOAD_COMPILED_PART)
-    text = "loads" if good else f"does not load, so no prioritized replay: {answer}"
-    yield Finding(OK if good else NOTE, "torchrl C++ part", text, "" if good else _REINSTALL)
+    text = f"does not load, so no prioritized replay: {problem}" if problem else "loads"
+    yield Finding(NOTE if problem else OK, "torchrl C++ part", text, _REINSTALL if problem else "")
+    if gpu == "none":
+        fix = "none is needed; with a GPU and its driver, `DEVICE='cuda'` trains on it"
+        yield Finding(NOTE, "GPU", "none: training runs on the CPU", fix)
+    else:
+        yield Finding(OK, "GPU", gpu)
 
 
 def check_simhive() -> Iterator[Finding]:
