@@ -12,8 +12,8 @@ from typing import Any
 
 import attrs
 
+from rlhive.core.env_spec import EnvSpec
 from rlhive.core.tree_file import FORMAT_VERSION, LoadError, check_names, check_version
-from rlhive.core.types import EnvSpec
 from rlhive.policy_fn.actor import ActorCritic
 
 PACKAGES = ("rlhive-torch", "torch", "tensordict", "torchrl", "robohive", "mujoco", "numpy")

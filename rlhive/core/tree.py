@@ -45,7 +45,7 @@ def global_norm(tree: TensorDict) -> Tensor:
 
 def stack_seeds(trees: Sequence[TensorDict]) -> TensorDict:
     """Stacks the trees of single seeds into one with a leading `[S]`."""
-    return torch.stack(list(trees))  # type: ignore[arg-type, return-value]
+    return torch.stack(list(trees))
 
 
 def all_finite(tree: TensorDict) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhive.core.types import EnvSpec
+from rlhive.core.env_spec import EnvSpec
 from rlhive.envs.robohive import NumpyEnv
 
 Factory = Callable[[], NumpyEnv]

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, NoReturn, Protocol
 
-from rlhive.core.types import EnvSpec
+from rlhive.core.env_spec import EnvSpec
 from rlhive.envs.chunk import Arrays, Chunk, Factory, Place, byte_count, map_arrays
 
 

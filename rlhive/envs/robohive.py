@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from rlhive.core.types import EnvSpec
+from rlhive.core.env_spec import EnvSpec
+from rlhive.envs.lean import lighten
 from rlhive.envs.names import check_name
 from rlhive.envs.rewind import Origin, keeps_hidden_state, private_global_rng
 
@@ -143,6 +144,7 @@ def _build(name: str) -> tuple[Any, int | None]:
         import robohive  # noqa: F401
 
         env = gymnasium.make(name, seed=_BUILD_SEED, disable_env_checker=True).unwrapped
+        lighten(env)
         return env, gymnasium.spec(name).max_episode_steps
 
 

@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from rlhive.core.types import EnvSpec
+from rlhive.core.env_spec import EnvSpec
 from rlhive.envs.chunk import Factory
 from rlhive.envs.names import check_name
 from rlhive.envs.pool import LocalPool, Pool, ProcessPool

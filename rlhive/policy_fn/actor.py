@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -13,8 +13,9 @@ from attrs import validators as v
 from tensordict import TensorDict
 from torch import Generator, Tensor
 
+from rlhive.core.env_spec import EnvSpec
 from rlhive.core.tree import stack_seeds
-from rlhive.core.types import EnvSpec, Params
+from rlhive.core.types import Params
 from rlhive.policy_fn.mlp import ACTIVATIONS, apply_mlp, init_mlp
 
 LOG_SCALE_MIN, LOG_SCALE_MAX = -20.0, 2.0
@@ -67,6 +68,14 @@ def _log_squash_slope(latent: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return 2.0 * (math.log(2.0) - latent - F.softplus(-2.0 * latent)) + (0.5 * (high - low)).log()
 
 
+def _floats(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _sizes(values: Iterable[int]) -> tuple[int, ...]:
+    return tuple(values)
+
+
 @attrs.frozen
 class ActorCritic:
     """Networks of a continuous actor and `num_critics` state-action critics; pure functions, no parameters inside.
@@ -84,10 +93,10 @@ class ActorCritic:
     """
 
     observation_dim: int = attrs.field(validator=v.ge(1))
-    action_low: tuple[float, ...] = attrs.field(converter=tuple, validator=v.min_len(1))
-    action_high: tuple[float, ...] = attrs.field(converter=tuple, validator=v.min_len(1))
+    action_low: tuple[float, ...] = attrs.field(converter=_floats, validator=v.min_len(1))
+    action_high: tuple[float, ...] = attrs.field(converter=_floats, validator=v.min_len(1))
     hidden_sizes: tuple[int, ...] = attrs.field(
-        default=(256, 256), converter=tuple, validator=v.deep_iterable(v.and_(v.instance_of(int), v.ge(1)))
+        default=(256, 256), converter=_sizes, validator=v.deep_iterable(v.and_(v.instance_of(int), v.ge(1)))
     )
     activation: str = attrs.field(default="relu", validator=v.in_(tuple(ACTIVATIONS)))
     actor_layer_norm: bool = attrs.field(default=False, validator=v.instance_of(bool))

@@ -1,0 +1,239 @@
+"""Configuration: gin files and bindings in, one frozen `TrainConfig` out. The only file that imports gin."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from attrs import validators as v
+
+import gin
+from rlhive.core.env_spec import EnvSpec
+from rlhive.core.optim import GradientTransformation, adam, cosine_schedule
+from rlhive.core.replay import ReplayBuffer
+from rlhive.core.types import LossFn
+from rlhive.envs.names import check_name
+from rlhive.losses_fn import ALGORITHMS
+from rlhive.paths import find_gin_file, gin_directory
+from rlhive.policy_fn import exploration
+from rlhive.policy_fn.actor import ActorCritic
+from rlhive.policy_fn.exploration import Exploration
+from rlhive.record import LOGGERS, check_loggers
+from rlhive.suggest import suggest
+
+_EXPLORATIONS = (
+    exploration.gaussian,
+    exploration.ornstein_uhlenbeck,
+    exploration.epsilon_random,
+    exploration.none,
+)
+_FACTORIES: dict[str, Callable[..., Any]] = {
+    "adam": adam,
+    "cosine_schedule": cosine_schedule,
+    "replay": ReplayBuffer,
+    **{factory.__name__: factory for factory in _EXPLORATIONS},
+    **{f"{name}_network": algorithm.make_network for name, algorithm in ALGORITHMS.items()},
+    **{f"{name}_loss": algorithm.make_loss for name, algorithm in ALGORITHMS.items()},
+}
+# What gin hands out and fills in; the functions themselves stay free of gin, so that they vmap, compile and pickle.
+_CONFIGURED = {name: gin.external_configurable(factory, name) for name, factory in _FACTORIES.items()}
+
+
+class ConfigError(ValueError):
+    """A file, binding or value that the user has to mend; its text is one line."""
+
+
+def _at_least(minimum: float, kind: type | tuple[type, ...] = int) -> Any:
+    return v.and_(v.instance_of(kind), v.not_(v.instance_of(bool)), v.ge(minimum))
+
+
+@attrs.frozen(kw_only=True)
+class TrainConfig:
+    """Everything a training run needs, checked; counts of steps are environment steps per seed.
+
+    Attributes:
+        env_name: RoboHive id.
+        algorithm: a name of `rlhive.losses_fn.ALGORITHMS`.
+        seed: first seed.
+        num_seeds: seeds trained side by side: `seed, seed + 1, ...`.
+        num_envs: environments per seed.
+        total_steps: length of the run.
+        device: torch device of the learner, such as "cpu" or "cuda".
+        init_random_steps: steps with uniformly random actions before the policy acts and learns.
+        updates_per_step: gradient updates per environment step; a fraction such as 0.5 is an update every other step.
+        batch_size: transitions per update and seed.
+        tau: fraction of the new parameters in the target's update.
+        evaluate_every: steps between evaluations.
+        evaluation_episodes: episodes of each evaluation, with the deterministic policy.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps between rows of training metrics.
+        loggers: TorchRL loggers beside metrics.csv: "csv", "tensorboard", "wandb".
+        wandb: settings of the "wandb" logger, such as {"project": "robots"}.
+        num_workers: processes that step the environments; None chooses by their number.
+        optimizer: `optimizer() -> opt`.
+        exploration: `exploration(action_low, action_high) -> Exploration`.
+        make_network: `make_network(env_spec) -> network`; the algorithm's own, as configured.
+        make_loss: `make_loss(network) -> loss_fn`; likewise.
+        make_replay: `make_replay(num_seeds=, num_envs=, device=) -> ReplayBuffer`; likewise.
+    """
+
+    env_name: str = attrs.field(validator=v.instance_of(str))
+    algorithm: str = attrs.field(default="sac", validator=v.in_(tuple(ALGORITHMS)))
+    seed: int = attrs.field(default=1, validator=_at_least(0))
+    num_seeds: int = attrs.field(default=1, validator=_at_least(1))
+    num_envs: int = attrs.field(default=1, validator=_at_least(1))
+    total_steps: int = attrs.field(default=20_000, validator=_at_least(1))
+    device: str = attrs.field(default="cpu", validator=v.instance_of(str))
+    init_random_steps: int = attrs.field(default=1000, validator=_at_least(0))
+    updates_per_step: float = attrs.field(default=1.0, validator=_at_least(0, (int, float)))
+    batch_size: int = attrs.field(default=256, validator=_at_least(1))
+    tau: float = attrs.field(default=0.005, validator=v.and_(v.gt(0.0), v.le(1.0)))
+    evaluate_every: int = attrs.field(default=2000, validator=_at_least(1))
+    evaluation_episodes: int = attrs.field(default=20, validator=_at_least(1))
+    checkpoint_every: int = attrs.field(default=10_000, validator=_at_least(1))
+    log_every: int = attrs.field(default=500, validator=_at_least(1))
+    loggers: tuple[str, ...] = attrs.field(
+        default=("tensorboard",), converter=tuple, validator=v.deep_iterable(v.in_(LOGGERS))
+    )
+    wandb: dict[str, Any] | None = attrs.field(default=None, validator=v.optional(v.instance_of(dict)))
+    num_workers: int | None = attrs.field(default=None, validator=v.optional(_at_least(0)))
+    optimizer: Callable[[], GradientTransformation] = attrs.field(
+        default=_CONFIGURED["adam"], validator=v.is_callable()
+    )
+    exploration: Callable[..., Exploration] = attrs.field(
+        default=_CONFIGURED["none"], validator=v.is_callable()
+    )
+    make_network: Callable[..., ActorCritic] = attrs.field(
+        default=attrs.Factory(lambda self: _CONFIGURED.get(f"{self.algorithm}_network"), takes_self=True)
+    )
+    make_loss: Callable[..., LossFn] = attrs.field(
+        default=attrs.Factory(lambda self: _CONFIGURED.get(f"{self.algorithm}_loss"), takes_self=True)
+    )
+    make_replay: Callable[..., ReplayBuffer] = attrs.field(default=_CONFIGURED["replay"])
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The training seeds, `[S]`."""
+        return tuple(range(self.seed, self.seed + self.num_seeds))
+
+
+_CONFIGURED["train"] = gin.external_configurable(
+    TrainConfig, "train", denylist=["make_network", "make_loss", "make_replay"]
+)
+_PARAMETERS = {
+    name: tuple(inspect.signature(made).parameters)
+    for name, made in {**_FACTORIES, "train": TrainConfig}.items()
+}
+
+
+gin.add_config_file_search_path(str(gin_directory()))
+
+
+def load_config(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> TrainConfig:
+    """Parses gin files and then bindings (later ones win) and checks everything that can be checked before a run.
+
+    Args:
+        files: paths, or names of shipped files such as "sac_gaussian.gin".
+        bindings: gin bindings such as "TOTAL_STEPS=1000" or "adam.learning_rate=3e-4".
+
+    Raises:
+        FileNotFoundError: an unknown file.
+        ConfigError: an unknown name, parameter, macro, environment or value, in one line.
+    """
+    gin.clear_config()
+    paths = [str(find_gin_file(str(name))) for name in files]
+    for path in paths:
+        _parse(path, gin.parse_config_file, path)
+    for binding in bindings:
+        _parse(f"--gin_bindings={binding}", gin.parse_config, binding)
+    _check_macros()
+    try:
+        config = _CONFIGURED["train"]()
+        _dry_build(config)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(_explain_value(error)) from None
+    return config
+
+
+@contextlib.contextmanager
+def _no_log() -> Iterator[None]:
+    # For an included file gin logs an error for each directory that does not have it, then finds it in the next.
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def config_text() -> str:
+    """All bindings in force, as a gin file that gives the same configuration."""
+    return gin.config_str(max_line_length=100)
+
+
+def operative_config_text() -> str:
+    """The bindings and defaults that what ran so far has used."""
+    return gin.operative_config_str(max_line_length=100)
+
+
+def _parse(source: str, parse: Callable[[str], Any], text: str) -> None:
+    try:
+        with _no_log():
+            parse(text)
+    except (ValueError, SyntaxError, NameError, OSError) as error:
+        raise ConfigError(f"{source}: {_explain_gin(error)}") from None
+
+
+def _dry_build(config: TrainConfig) -> None:
+    check_name(config.env_name)
+    check_loggers(config.loggers, config.wandb)
+    _check_device(config.device)
+    stand_in = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
+    config.make_loss(config.make_network(stand_in))
+    config.optimizer()
+    config.exploration(stand_in.action_low, stand_in.action_high)
+    config.make_replay(num_seeds=config.num_seeds, num_envs=config.num_envs, device="cpu")
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.zeros((), device=name)
+    except (RuntimeError, AssertionError):
+        expected = "'cpu', or 'cuda' where torch sees a GPU (`python -m rlhive.doctor` tells)"
+        raise ValueError(f"train.device={name!r} cannot be used here; expected {expected}") from None
+
+
+def _check_macros() -> None:
+    text = config_text()
+    defined = set(re.findall(r"^([A-Za-z_]\w*) =", text, flags=re.MULTILINE))
+    used = set(re.findall(r"%([A-Za-z_]\w*)", text))
+    for name in sorted(defined - used):
+        raise ConfigError(f"nothing reads the macro {name!r}: {suggest(name, sorted(used))}")
+
+
+def _explain_gin(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0]
+    if match := re.search(r"No configurable matching (?:reference )?'@?(?:\w+/)?([\w.]+)", text):
+        return f"nothing is called {match[1]!r}: {suggest(match[1], sorted(_PARAMETERS))}"
+    if match := re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", text):
+        known = _PARAMETERS.get(match[1].split(".")[-1], ())
+        return f"{match[1]} has no parameter {match[2]!r}: {suggest(match[2], known)}"
+    if "malformed node" in text or "Couldn't parse" in text or isinstance(error, SyntaxError):
+        return "expected NAME=VALUE with a Python literal as value; strings need quotes, as in NAME='text'"
+    return text
+
+
+def _explain_value(error: Exception) -> str:
+    line = str(error).strip().splitlines()[0]
+    # attrs raises with (message, attribute, validator, value), which gin turns into the text of that tuple.
+    if match := re.match(r"""\((["'])(.*?)\1, Attribute\(""", line):
+        line = match[2]
+    line = re.sub(r"<class '(.*?)'>", r"\1", line)
+    calls = re.findall(r"In call to configurable '(\w+)'", str(error))
+    return f"wrong value for {calls[0]}: {line}" if calls else f"wrong value: {line}"

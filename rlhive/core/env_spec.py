@@ -1,0 +1,66 @@
+"""What a policy has to know of its environment. Free of torch, which the workers that step environments do without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+
+def _names(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
+
+
+def _floats(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _slices(values: Iterable[Iterable[int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((int(start), int(stop)) for start, stop in values)
+
+
+@attrs.frozen
+class EnvSpec:
+    """What a policy has to know of its environment; plain values only, so that it is JSON as it stands.
+
+    Attributes:
+        name: RoboHive id, such as "FrankaReachRandom-v0".
+        observation_keys: names of the parts of the observation, in their order.
+        observation_slices: `(start, stop)` of each part in the observation vector.
+        observation_dim: length of the observation vector, O.
+        action_dim: length of the action vector, A.
+        action_low: lower limit of each action.
+        action_high: upper limit of each action.
+        action_names: name of each action (the actuator's).
+        dt: control period in seconds of simulated time.
+        max_episode_steps: steps after which an episode is truncated; None when it never is.
+    """
+
+    name: str
+    observation_keys: tuple[str, ...] = attrs.field(converter=_names)
+    observation_slices: tuple[tuple[int, int], ...] = attrs.field(converter=_slices)
+    observation_dim: int = attrs.field(validator=attrs.validators.ge(1))
+    action_dim: int = attrs.field(validator=attrs.validators.ge(1))
+    action_low: tuple[float, ...] = attrs.field(converter=_floats)
+    action_high: tuple[float, ...] = attrs.field(converter=_floats)
+    action_names: tuple[str, ...] = attrs.field(converter=_names)
+    dt: float = attrs.field(validator=attrs.validators.gt(0.0))
+    max_episode_steps: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if not len(self.action_low) == len(self.action_high) == len(self.action_names) == self.action_dim:
+            raise ValueError(
+                f"action_low, action_high and action_names must each have {self.action_dim} entries"
+            )
+        if len(self.observation_keys) != len(self.observation_slices):
+            raise ValueError("observation_keys and observation_slices must have the same length")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for JSON."""
+        return attrs.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EnvSpec:
+        """The inverse of `to_dict`."""
+        return cls(**values)

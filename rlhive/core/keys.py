@@ -1,0 +1,23 @@
+"""Random streams: one generator per seed and purpose, so that no seed's numbers depend on another seed's."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Generator
+
+# The position is part of a stream's identity: append, never reorder.
+STREAMS = ("init", "action", "exploration", "replay", "loss")
+
+
+def make_generators(seed: int) -> dict[str, Generator]:
+    """The CPU generators of one training seed, by the names of `STREAMS`, independent of each other.
+
+    Raises:
+        ValueError: if the seed is negative.
+    """
+    if seed < 0:
+        raise ValueError(f"a seed must not be negative, got {seed}")
+    return {
+        name: Generator().manual_seed(int(np.random.SeedSequence((seed, index)).generate_state(1)[0]))
+        for index, name in enumerate(STREAMS)
+    }

@@ -1,0 +1,118 @@
+"""Trains policies as gin files say, and writes everything about the run into one directory.
+
+python -m rlhive.train --gin_file=gin/sac_gaussian.gin --gin_bindings="ENV_NAME='door-v1'"
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import app, flags
+
+if TYPE_CHECKING:
+    from rlhive.config import TrainConfig
+
+FLAGS = flags.FLAGS
+INTERRUPTED = 130  # what shells expect after Ctrl-C
+
+
+def define_flags() -> None:
+    """Defines the command's flags, which only the command itself may do: other commands have some by the same name."""
+    flags.DEFINE_multi_string(
+        "gin_file", [], "A gin file, by path or by the name of a shipped one; repeatable, later ones win."
+    )
+    flags.DEFINE_multi_string(
+        "gin_bindings",
+        [],
+        "A gin binding such as \"ENV_NAME='door-v1'\" or adam.learning_rate=3e-4; repeatable, and wins over files. "
+        "--gin.NAME=VALUE says the same.",
+    )
+    flags.DEFINE_string("run_dir", None, "Directory of the run; a new one in runs/ by default.")
+    flags.DEFINE_bool("resume", False, "Go on with the run in --run_dir from its latest checkpoint.")
+
+
+def expand_gin_flags(argv: Sequence[str]) -> list[str]:
+    """The arguments with `--gin.NAME=VALUE` written as `--gin_bindings=NAME=VALUE`."""
+    return [f"--gin_bindings={arg[len('--gin.') :]}" if arg.startswith("--gin.") else arg for arg in argv]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; the exit code is 0, 2 for wrong input, 1 for a failure, 130 after Ctrl-C."""
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"unknown argument {argv[1]!r}; see --help")
+        check_flags(FLAGS.gin_file, FLAGS.run_dir, FLAGS.resume)
+        return run(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.run_dir, resume=FLAGS.resume)
+    except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
+        sys.stderr.write(f"rlhive.train: {error}\n")
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        sys.stderr.write("rlhive.train: interrupted\n")
+        return INTERRUPTED
+
+
+def check_flags(gin_files: Sequence[str], run_dir: str | None, resume: bool) -> None:
+    """Refuses what cannot work before anything slow is imported.
+
+    Raises:
+        ValueError: no configuration, a file that is not there, or a run directory that does not fit --resume.
+    """
+    from rlhive.gin_files import find_gin_file
+
+    for name in gin_files:
+        find_gin_file(name)
+    if not gin_files and not resume:
+        raise ValueError("which configuration? Such as --gin_file=sac_gaussian.gin; see --help")
+    if resume and run_dir is None:
+        raise ValueError("--resume needs --run_dir, the directory of the run to go on with")
+    if resume and not (Path(str(run_dir)) / "checkpoints" / "latest").exists():
+        raise ValueError(f"--resume: {run_dir} has no checkpoint to go on from")
+    if not resume and run_dir is not None and (Path(run_dir) / "config.gin").exists():
+        raise ValueError(f"--run_dir={run_dir} holds a run: add --resume to go on with it, or choose another")
+
+
+def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, *, resume: bool) -> int:
+    """Checks the configuration, prepares the run's directory, and trains."""
+    from rlhive.config import load_config
+
+    files = list(gin_files) or [str(Path(str(run_dir)) / "config.gin")]
+    config = load_config(files, bindings)
+    directory = Path(run_dir) if run_dir else default_run_dir(config)
+    directory.mkdir(parents=True, exist_ok=True)
+    sys.stderr.write(f"rlhive.train: {config.env_name}, seeds {list(config.seeds)}, in {directory}\n")
+    finished = train(config, directory, resume=resume)
+    if not finished:
+        sys.stderr.write(f"rlhive.train: stopped and saved; go on with --run_dir={directory} --resume\n")
+        return INTERRUPTED
+    sys.stderr.write(f"rlhive.train: done; see {directory / 'curves.png'}, or evaluate it:\n")
+    sys.stderr.write(f"    python -m rlhive.evaluate --run_dir={directory}\n")
+    return 0
+
+
+def train(config: TrainConfig, directory: Path, *, resume: bool) -> bool:
+    """Trains in `directory` and records the configuration there; whether the run came to its end."""
+    import logging
+
+    from rlhive.config import config_text, operative_config_text
+    from rlhive.core import loop
+    from rlhive.core.files import write_text
+
+    logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar
+    with loop.open_run(config, directory, resume=resume) as session:
+        write_text(directory / "config.gin", config_text())
+        write_text(directory / "operative_config.gin", operative_config_text())
+        return loop.train(session)
+
+
+def default_run_dir(config: TrainConfig) -> Path:
+    """A new directory, named by environment, algorithm and time."""
+    return Path("runs") / f"{config.env_name}-{config.algorithm}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, argv=expand_gin_flags(sys.argv))

@@ -1,0 +1,106 @@
+"""Runs as the training loop leaves them, made without training: real states, real files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from rlhive.core.checkpoint import save_checkpoint
+from rlhive.core.env_spec import EnvSpec
+from rlhive.core.normalizer import update_normalizer
+from rlhive.core.optim import adam
+from rlhive.core.run_spec import RunSpec, new_run_spec
+from rlhive.core.seeds import vmap_seeds
+from rlhive.core.state import init_state, make_train_step
+from rlhive.core.tree import stack_seeds
+from rlhive.core.types import TrainState
+from rlhive.losses_fn import draw_sac_noise, make_sac_loss
+from rlhive.policy_fn.actor import ActorCritic, actor_critic
+
+FRANKA = EnvSpec(
+    name="FrankaReachRandom-v0",
+    observation_keys=("qp_robot", "qv_robot", "reach_err"),
+    observation_slices=((0, 9), (9, 18), (18, 21)),
+    observation_dim=21,
+    action_dim=9,
+    action_low=(-1.0,) * 9,
+    action_high=(1.0,) * 9,
+    action_names=tuple(f"actuator{index}" for index in range(9)),
+    dt=0.08,
+    max_episode_steps=50,
+)
+
+
+class Run(NamedTuple):
+    """A run on disk, and the state that was saved there."""
+
+    run_dir: Path
+    state: TrainState
+    spec: RunSpec
+    seeds: tuple[int, ...]
+    generators: dict[str, list[torch.Generator]]
+
+
+@pytest.fixture
+def franka_spec() -> EnvSpec:
+    return FRANKA
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Run]:
+    """`make_run(name="run", seeds=(1,), env=FRANKA)`: a run with one checkpoint, two updates old, at step 100."""
+
+    def make(name: str = "run", seeds: Sequence[int] = (1,), env: EnvSpec = FRANKA) -> Run:
+        network = actor_critic(env, hidden_sizes=(32, 32))
+        state = trained_state(network, seeds)
+        spec = new_run_spec("sac", env, network, seeds)
+        generators = {"replay": [torch.Generator().manual_seed(seed) for seed in seeds]}
+        save_checkpoint(
+            tmp_path / name, 100, state, spec, seeds=seeds, generators=generators, counters={"episodes": 7}
+        )
+        return Run(tmp_path / name, state, spec, tuple(seeds), generators)
+
+    return make
+
+
+def trained_state(network: ActorCritic, seeds: Sequence[int]) -> TrainState:
+    """The state `[S]` after a few observations and two updates on random data."""
+    opt = adam(1e-3)
+    state = stack_seeds([_initial_state(network, opt, seed) for seed in seeds])
+    train_step = vmap_seeds(make_train_step(make_sac_loss(network), opt))
+    draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+    for _ in range(2):
+        batch = stack_seeds([_batch(network, generator) for generator in draws])
+        noise = stack_seeds([draw_sac_noise(generator, network, 16) for generator in draws])
+        state, _ = train_step(state, batch, noise)
+    return state
+
+
+def _initial_state(network: ActorCritic, opt, seed: int) -> TrainState:
+    generator = torch.Generator().manual_seed(seed)
+    dim = network.observation_dim
+    state = init_state(network.init(generator), opt, observation_dim=dim, target_keys=("critic",))
+    observation = 0.5 + 2.0 * torch.randn(64, dim, generator=generator)
+    normalizer = update_normalizer(state["env_state", "observation"], observation)
+    return state.set("env_state", TensorDict({"observation": normalizer}))
+
+
+def _batch(network: ActorCritic, generator: torch.Generator) -> TensorDict:
+    observation, following = torch.randn(2, 16, network.observation_dim, generator=generator)
+    return TensorDict(
+        {
+            "observation": observation,
+            "action": torch.rand(16, network.action_dim, generator=generator) * 2 - 1,
+            "next": {
+                "observation": following,
+                "reward": torch.randn(16, 1, generator=generator),
+                "terminated": torch.zeros(16, 1, dtype=torch.bool),
+                "done": torch.zeros(16, 1, dtype=torch.bool),
+            },
+        }
+    )

@@ -1,0 +1,36 @@
+"""Tree operations: values, purity, and vmap."""
+
+import torch
+from tensordict import TensorDict
+from torch.func import vmap
+
+from rlhive.core import tree
+
+
+def make_tree(scale: float = 1.0) -> TensorDict:
+    return TensorDict(
+        {"a": torch.tensor([3.0, 0.0]) * scale, "b": {"c": torch.tensor([[4.0]]) * scale}}
+    ).lock_()
+
+
+def test_polyak_takes_tau_of_the_new():
+    mixed = tree.polyak(make_tree(1.0), make_tree(2.0), tau=0.25)
+    assert mixed["a"].tolist() == [3.75, 0.0]  # 0.75 * 3 + 0.25 * 6
+    assert mixed["b", "c"].item() == 5.0
+
+
+def test_global_norm_is_over_all_leaves():
+    assert tree.global_norm(make_tree()).item() == 5.0
+
+
+def test_all_finite_sees_one_nan_and_ignores_integers():
+    assert tree.all_finite(make_tree().unlock_().set("count", torch.tensor(1)))
+    assert not tree.all_finite(TensorDict({"a": torch.tensor([1.0, float("nan")])}))
+
+
+def test_operations_work_under_vmap():
+    stacked = tree.stack_seeds([make_tree(1.0), make_tree(2.0)])
+    norms = vmap(tree.global_norm)(stacked)
+    mixed = vmap(lambda old, new: tree.polyak(old, new, 0.5))(stacked, stacked)
+    assert norms.tolist() == [5.0, 10.0]
+    assert (mixed == stacked).all()
