@@ -38,7 +38,7 @@ def keeps_hidden_state(name: str) -> bool:
 
 @contextlib.contextmanager
 def private_global_rng(state: np.random.RandomState) -> Iterator[None]:
-    """Lend `state` to numpy's global generator, which ChaseTag's terrain draws from, and put it back after."""
+    """Lend `state` to numpy's global generator, which ChaseTag's terrain draws from, for a while."""
     outside = np.random.get_state()
     np.random.set_state(state.get_state())
     try:

@@ -1,0 +1,78 @@
+"""A RoboHive environment for TorchRL: the keys that learning needs, and nothing of `info` besides."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import Binary, Bounded, Composite, Unbounded
+from torchrl.envs import EnvBase
+
+from rlhive.envs.robohive import RoboHive
+
+
+def make(name: str, *, seed: int | None = None, device: str | torch.device = "cpu") -> EnvBase:
+    """The RoboHive environment `name` for TorchRL; `seed` fully determines its rollouts.
+
+    Raises:
+        ValueError: `name` is not an id of RoboHive; the message has the nearest ones.
+    """
+    return RoboHiveEnv(name, seed=seed, device=device)
+
+
+class RoboHiveEnv(EnvBase):
+    """One RoboHive environment, batch size [].
+
+    "observation" f32 [O] is RoboHive's own `get_obs()` vector and "action" f32 [A] is bounded. Under "next" a step
+    writes "reward" and "rwd_sparse" f32 [1], "terminated", "truncated", "done" and "solved" bool [1].
+
+    Attributes:
+        env_spec: what a policy has to know of the environment.
+    """
+
+    def __init__(self, name: str, *, seed: int | None = None, device: str | torch.device = "cpu") -> None:
+        self._env = RoboHive(name)
+        self._seed_of_next_reset = seed
+        self.env_spec = self._env.spec
+        super().__init__(device=torch.device(device), batch_size=torch.Size([]))
+        self.observation_spec = Composite(
+            observation=Unbounded((self.env_spec.observation_dim,)),
+            solved=_flag(),
+            rwd_sparse=Unbounded((1,)),
+        ).to(self.device)
+        low, high = torch.tensor(self.env_spec.action_low), torch.tensor(self.env_spec.action_high)
+        self.action_spec = Bounded(low, high).to(self.device)
+        self.reward_spec = Unbounded((1,)).to(self.device)
+        self.done_spec = Composite(done=_flag(), terminated=_flag(), truncated=_flag()).to(self.device)
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: object) -> TensorDict:
+        observation = self._env.reset(self._seed_of_next_reset)
+        self._seed_of_next_reset = None
+        flags = ("solved", "done", "terminated", "truncated")
+        zeros = {key: torch.zeros(1, dtype=torch.bool) for key in flags}
+        state = {"observation": torch.from_numpy(observation), "rwd_sparse": torch.zeros(1), **zeros}
+        return TensorDict(state, [], device=self.device)
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDict:
+        result = self._env.step(tensordict["action"].cpu().numpy())
+        state = {
+            "observation": torch.from_numpy(result.observation),
+            "reward": torch.tensor([result.reward], dtype=torch.float32),
+            "rwd_sparse": torch.tensor([result.rwd_sparse], dtype=torch.float32),
+            "terminated": torch.tensor([result.terminated]),
+            "truncated": torch.tensor([result.truncated]),
+            "done": torch.tensor([result.terminated or result.truncated]),
+            "solved": torch.tensor([result.solved]),
+        }
+        return TensorDict(state, [], device=self.device)
+
+    def _set_seed(self, seed: int | None) -> None:
+        self._seed_of_next_reset = seed
+
+    def close(self, *, raise_if_closed: bool = True) -> None:
+        """Free the simulator."""
+        self._env.close()
+        super().close(raise_if_closed=raise_if_closed)
+
+
+def _flag() -> Binary:
+    return Binary(n=1, dtype=torch.bool, shape=(1,))
