@@ -260,7 +260,7 @@ for name in names:
         environment.close()
     except Exception as error:
         failed.append(f"{name}: {error!r}")
-sys.exit("; ".join(failed))
+sys.exit("; ".join(failed) or 0)
 """
 
 
