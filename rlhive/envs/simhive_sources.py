@@ -7,6 +7,7 @@ archive, a repository or a wheel is ever written, and all sources are checked in
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import json
 import lzma
@@ -238,7 +239,12 @@ def _installer() -> list[str]:
 
 
 def _size(directory: Path) -> int:
-    return sum(path.lstat().st_size for path in directory.rglob("*") if path.is_file())
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # the installer moves its files about meanwhile
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
 
 
 def _run(
