@@ -53,7 +53,7 @@ def franka_spec() -> EnvSpec:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Run]:
-    """`make_run(name="run", seeds=(1,), env=FRANKA)`: a run with one checkpoint, two updates old, at step 100."""
+    """`make_run(name="run", seeds=(1,), env=FRANKA)`: a run with a checkpoint at step 100, two updates old."""
 
     def make(name: str = "run", seeds: Sequence[int] = (1,), env: EnvSpec = FRANKA) -> Run:
         network = actor_critic(env, hidden_sizes=(32, 32))

@@ -1,0 +1,253 @@
+"""Plays episodes with a trained policy and sums them up: success, return, and how sure the numbers are.
+
+    python -m rlhive.evaluate --run_dir=runs/…
+
+The episodes are others than those of training, and the same for every run evaluated with the same --seed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags, logging
+
+from rlhive.command import start
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlhive.policy_fn.loading import Policy
+
+FLAGS = flags.FLAGS
+WIDTH, HEIGHT = 640, 480  # fits into the offscreen buffer of every model
+
+
+def define_flags() -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string(
+        "run_dir", None, "Directory of the run; its latest checkpoint is taken.", required=True
+    )
+    flags.DEFINE_integer("episodes", 20, "How many episodes for each trained seed.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Which episodes: the same seed gives the same ones.", lower_bound=0)
+    flags.DEFINE_bool("deterministic", None, "Act with the policy's mode; the default.")
+    flags.DEFINE_bool("stochastic", False, "Act with samples from the policy.")
+    flags.DEFINE_string("video", None, "Film the first episode of the first seed into this .mp4 file.")
+    flags.DEFINE_bool("json", False, "Print one JSON object, and nothing else, on stdout.")
+    flags.mark_bool_flags_as_mutual_exclusive(["deterministic", "stochastic"])
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; the exit code is 0, 2 for wrong input, 1 for a failure."""
+    logging.set_verbosity(logging.WARNING)  # the GL libraries report each step of theirs
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"unknown argument {argv[1]!r}; see --help")
+        video = Path(FLAGS.video) if FLAGS.video else None
+        check_input(Path(FLAGS.run_dir), video)
+        stochastic = FLAGS.stochastic or FLAGS.deterministic is False
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the report alone
+            report = evaluate(FLAGS.run_dir, FLAGS.episodes, FLAGS.seed, stochastic=stochastic, video=video)
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.stderr.write(f"rlhive.evaluate: {error}\n")
+        return 2 if isinstance(error, ValueError) else 1
+    sys.stdout.write((json.dumps(report, indent=2) if FLAGS.json else format_report(report)) + "\n")
+    return 0
+
+
+def check_input(run_dir: Path, video: Path | None) -> None:
+    """Refuses what cannot work before anything slow is imported or started.
+
+    Raises:
+        ValueError: no such run, or a video that could not be written.
+    """
+    if not run_dir.is_dir():
+        raise ValueError(f"--run_dir={run_dir}: there is no such directory")
+    if video is None:
+        return
+    if video.suffix != ".mp4" or not video.resolve().parent.is_dir():
+        raise ValueError(f"--video={video}: must be a file ending in .mp4 in a directory that exists")
+    if any(importlib.util.find_spec(name) is None for name in ("imageio", "imageio_ffmpeg")):
+        raise ValueError(
+            "--video needs imageio with ffmpeg: "
+            "install it with `uv sync --extra video` or `pip install 'rlhive-torch[video]'`"
+        )
+
+
+def evaluate(
+    run_dir: str | os.PathLike[str],
+    episodes: int,
+    seed: int,
+    *,
+    stochastic: bool = False,
+    video: Path | None = None,
+) -> dict[str, Any]:
+    """Evaluates every seed of a run's latest checkpoint on the same episodes.
+
+    Args:
+        run_dir: the run's directory.
+        episodes: for each trained seed.
+        seed: chooses the episodes, and the noise of a stochastic policy.
+        stochastic: act with samples from the policy instead of its mode.
+        video: an .mp4 file to film the first seed's first episode into, before anything else.
+
+    Returns:
+        A plain dict for JSON; "seeds" has each one's summary, "success" and "return_mean" are over them all.
+
+    Raises:
+        ValueError: no policy that can be loaded, or its environment is not the one installed here.
+        RuntimeError: the environment cannot be built or fails.
+    """
+    import torch
+
+    from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
+    from rlhive.core.evaluation import evaluation_seeds, run_episodes
+    from rlhive.envs.vector import VectorEnv
+    from rlhive.policy_fn.loading import load
+
+    folder = checkpoint_dir(run_dir)
+    policies = {trained: load(path) for trained, path in seed_dirs(folder).items()}
+    spec = next(iter(policies.values())).spec
+    episode_seeds = evaluation_seeds(seed, episodes)
+    if video is not None:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # read where mujoco is imported first
+        film(next(iter(policies.values())), seed, episode_seeds[0], video, stochastic=stochastic)
+    actors = [make_actor(policy, seed, stochastic=stochastic) for policy in policies.values()]
+    # A worker process would pay more to start than it saves on this few steps.
+    with VectorEnv(spec.env.name, seeds=list(policies), num_workers=0) as envs:
+        if envs.spec != spec.env:
+            raise ValueError(
+                f"{spec.env.name} as installed here differs from the one the policy was trained on"
+            )
+        outcome = run_episodes(
+            envs,
+            lambda observation: torch.stack([act(o) for act, o in zip(actors, observation, strict=True)]),
+            episode_seeds,
+        )
+    by_seed = [
+        {"seed": trained, **summarize_seed(outcome.returns[index], outcome.success[index], seed)}
+        for index, trained in enumerate(policies)
+    ]
+    return {
+        "run_dir": str(run_dir),
+        "environment": spec.env.name,
+        "step": int(folder.name),
+        "episodes": episodes,
+        "seed": seed,
+        "deterministic": not stochastic,
+        "success": float(outcome.success.mean()),
+        "return_mean": float(outcome.returns.mean()),
+        "seeds": by_seed,
+        "video": None if video is None else str(video),
+    }
+
+
+def summarize_seed(returns: Any, success: Any, seed: int) -> dict[str, Any]:
+    """Success rate, and mean, median and 95 % bootstrap interval of the mean of returns `[n]`."""
+    import numpy as np
+
+    from rlhive.core.stats import summarize
+
+    summary = summarize(returns, np.random.default_rng(seed))
+    return {
+        "success": float(success.mean()),
+        "return_mean": summary.mean,
+        "return_median": summary.median,
+        "return_interval_95": [summary.low, summary.high],
+    }
+
+
+def make_actor(policy: Policy, seed: int, *, stochastic: bool) -> Callable[[Tensor], Tensor]:
+    """The policy as a function of the observation `[E, O]`; a stochastic one draws noise from `seed`."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def act(observation: Tensor) -> Tensor:
+        shape = (*observation.shape[:-1], policy.spec.env.action_dim)
+        return policy(observation, torch.randn(shape, generator=generator) if stochastic else None)
+
+    return act
+
+
+def film(policy: Policy, seed: int, episode_seed: int, path: Path, *, stochastic: bool) -> None:
+    """Plays the episode in this process and renders each step with MuJoCo, from the model's first camera.
+
+    Raises:
+        RuntimeError: rendering does not work here.
+    """
+    import imageio.v2 as imageio
+    import torch
+    from tqdm import tqdm
+
+    from rlhive.core.files import replacing
+    from rlhive.envs.robohive import RoboHive
+
+    act = make_actor(policy, seed, stochastic=stochastic)
+    env = RoboHive(policy.spec.env.name)
+    try:
+        model, data = env.env.sim.model.ptr, env.env.sim.data.ptr
+        with (
+            open_renderer(model) as renderer,
+            replacing(path) as beside,
+            imageio.get_writer(beside, fps=1.0 / env.spec.dt) as writer,
+            # Without a GPU a picture takes a second or two.
+            tqdm(total=env.spec.max_episode_steps, desc="video", unit="picture") as progress,
+        ):
+            observation, done = env.reset(episode_seed), False
+            while not done:
+                renderer.update_scene(data, camera=0 if model.ncam else -1)
+                writer.append_data(renderer.render())  # type: ignore[attr-defined]
+                progress.update()
+                action = act(torch.from_numpy(observation)[None])[0]
+                result = env.step(action.numpy())
+                observation, done = result.observation, result.terminated or result.truncated
+    finally:
+        env.close()
+
+
+def open_renderer(model: Any) -> Any:
+    """A MuJoCo renderer, a context manager that frees it.
+
+    Raises:
+        RuntimeError: there is none on this machine.
+    """
+    import mujoco
+
+    try:
+        return mujoco.Renderer(model, HEIGHT, WIDTH)
+    except Exception as error:  # each GL backend has errors of its own
+        backend = os.environ["MUJOCO_GL"]
+        raise RuntimeError(
+            f"--video: MUJOCO_GL={backend} cannot render here ({error}); `python -m rlhive.doctor` says what to do"
+        ) from error
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """The report of `evaluate` as lines for people."""
+    how = "deterministic" if report["deterministic"] else "stochastic"
+    lines = [
+        f"{report['environment']} at step {report['step']}: {report['episodes']} episodes, "
+        f"evaluation seed {report['seed']}, {how}"
+    ]
+    for seed in report["seeds"]:
+        low, high = seed["return_interval_95"]
+        lines.append(
+            f"  seed {seed['seed']}: success {seed['success']:.1%}, return mean {seed['return_mean']:.1f} "
+            f"(95 % interval {low:.1f} to {high:.1f}), median {seed['return_median']:.1f}"
+        )
+    if len(report["seeds"]) > 1:
+        lines.append(f"  all seeds: success {report['success']:.1%}, return mean {report['return_mean']:.1f}")
+    if report["video"]:
+        lines.append(f"  video: {report['video']}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    start("rlhive.evaluate", main, define_flags, sys.argv)
