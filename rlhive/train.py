@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import app, flags
+from absl import flags
+
+from rlhive.command import start
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
@@ -21,7 +23,7 @@ INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 
 def define_flags() -> None:
-    """Defines the command's flags, which only the command itself may do: other commands have some by the same name."""
+    """Defines the command's flags."""
     flags.DEFINE_multi_string(
         "gin_file", [], "A gin file, by path or by the name of a shipped one; repeatable, later ones win."
     )
@@ -61,7 +63,7 @@ def check_flags(gin_files: Sequence[str], run_dir: str | None, resume: bool) -> 
     Raises:
         ValueError: no configuration, a file that is not there, or a run directory that does not fit --resume.
     """
-    from rlhive.gin_files import find_gin_file
+    from rlhive.paths import find_gin_file
 
     for name in gin_files:
         find_gin_file(name)
@@ -114,5 +116,4 @@ def default_run_dir(config: TrainConfig) -> Path:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main, argv=expand_gin_flags(sys.argv))
+    start("rlhive.train", main, define_flags, expand_gin_flags(sys.argv))

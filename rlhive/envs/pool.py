@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, NoReturn, Protocol
 
+from rlhive import WORKER_NAME
 from rlhive.core.env_spec import EnvSpec
 from rlhive.envs.chunk import Arrays, Chunk, Factory, Place, byte_count, map_arrays
 
@@ -136,7 +137,9 @@ class ProcessPool:
 def _spawn(name: str, factory: Factory, places: Sequence[Place], first_row: int, rows: int) -> _Worker:
     context = multiprocessing.get_context("spawn")  # torch and its threads do not survive a fork
     here, there = context.Pipe()
-    process = context.Process(target=work, args=(there, name, factory, places, first_row, rows), daemon=True)
+    process = context.Process(
+        name=WORKER_NAME, target=work, args=(there, name, factory, places, first_row, rows), daemon=True
+    )
     # Workers inherit the mask: Ctrl-C is the parent's to handle, it ends them when it is done.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -151,9 +154,6 @@ def work(
     connection: Connection, name: str, factory: Factory, places: Sequence[Place], first_row: int, rows: int
 ) -> None:
     """Main function of a worker process: build, then obey the parent until it closes the pipe or is gone."""
-    import torch
-
-    torch.set_num_threads(1)
     try:
         chunk = Chunk(name, factory, places)
         connection.send(("done", chunk.spec))

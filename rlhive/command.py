@@ -1,0 +1,32 @@
+"""How the commands of RLHive start: absl flags, and one line for a wrong one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+
+
+def start(
+    name: str, main: Callable[[Sequence[str]], int], define_flags: Callable[[], None], argv: Sequence[str]
+) -> None:
+    """Parses the flags and ends the process with the exit code of `main`, or 2 for a wrong flag.
+
+    Args:
+        name: of the command, which begins its messages.
+        main: `main(argv without flags) -> exit code`.
+        define_flags: defines the command's flags; two commands may have flags of one name, so none does on import.
+        argv: the command line.
+    """
+
+    def parse(args: Sequence[str]) -> list[str]:
+        try:
+            return list(flags.FLAGS(args))
+        except flags.Error as error:
+            sys.stderr.write(f"{name}: {' '.join(str(error).split())}; see --help\n")
+            sys.exit(2)
+
+    define_flags()
+    app.define_help_flags()
+    app.run(main, argv=list(argv), flags_parser=parse)
