@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "make": "torchrl_env",
+    "make": "robohive",
     "RoboHiveEnv": "torchrl_env",
     "RoboHive": "robohive",
     "env_spec": "robohive",

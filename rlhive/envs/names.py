@@ -34,6 +34,11 @@ def nearest(name: str, count: int = 3) -> list[str]:
     return [lowered[known] for known in close]
 
 
+def renders(name: str) -> bool:
+    """Whether environment `name` has images, for which RoboHive imports torch when it is built."""
+    return bool(_VISUAL.search(name)) or name == "rpFrankaRobotiqData-v0"
+
+
 def check_name(name: str) -> None:
     """Nothing for an id of RoboHive's suites.
 

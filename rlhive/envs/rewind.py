@@ -33,7 +33,8 @@ class Origin:
 
 def keeps_hidden_state(name: str) -> bool:
     """Whether nothing but building environment `name` again makes it forget its last episode."""
-    return "ChaseTag" in name  # its first observation has the velocity of the last episode's opponent
+    # ChaseTag's first observation has the velocity of the last opponent; muscles that tire stay tired.
+    return "ChaseTag" in name or "Fati" in name
 
 
 @contextlib.contextmanager

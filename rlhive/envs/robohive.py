@@ -7,14 +7,18 @@ import io
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.envs.lean import lighten
-from rlhive.envs.names import check_name
+from rlhive.envs.names import check_name, renders
 from rlhive.envs.rewind import Origin, keeps_hidden_state, private_global_rng
+
+if TYPE_CHECKING:
+    import torch
+    from torchrl.envs import EnvBase
 
 _BUILD_SEED = (
     0  # what is drawn while building is the same everywhere: a seed given later decides all the rest
@@ -123,6 +127,18 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def make(name: str, *, seed: int | None = None, device: str | torch.device = "cpu") -> EnvBase:
+    """The RoboHive environment `name` for TorchRL; `seed` fully determines its rollouts.
+
+    Raises:
+        ValueError: `name` is not an id of RoboHive; the message has the nearest ones.
+    """
+    check_name(name)  # before TorchRL, which takes seconds to import
+    from rlhive.envs.torchrl_env import RoboHiveEnv
+
+    return RoboHiveEnv(name, seed=seed, device=device)
+
+
 def env_spec(name: str) -> EnvSpec:
     """The spec of environment `name`, which is built for it and closed again (about a second).
 
@@ -140,6 +156,8 @@ def _build(name: str) -> tuple[Any, int | None]:
 
     simhive.ensure()
     with quiet():
+        if renders(name):
+            import torch  # noqa: F401  # RoboHive would import it after MuJoCo, which can crash
         import gymnasium
         import robohive  # noqa: F401
 

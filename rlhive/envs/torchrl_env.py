@@ -10,15 +10,6 @@ from torchrl.envs import EnvBase
 from rlhive.envs.robohive import RoboHive
 
 
-def make(name: str, *, seed: int | None = None, device: str | torch.device = "cpu") -> EnvBase:
-    """The RoboHive environment `name` for TorchRL; `seed` fully determines its rollouts.
-
-    Raises:
-        ValueError: `name` is not an id of RoboHive; the message has the nearest ones.
-    """
-    return RoboHiveEnv(name, seed=seed, device=device)
-
-
 class RoboHiveEnv(EnvBase):
     """One RoboHive environment, batch size [].
 

@@ -1,0 +1,165 @@
+"""`python -m rlhive.envs`: list RoboHive's environments, or try one before training on it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes.util
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rlhive.envs.names import check_name, list_names, suites
+
+if TYPE_CHECKING:
+    from rlhive.core.env_spec import EnvSpec
+    from rlhive.envs.robohive import RoboHive, StepResult
+
+_SUCCESS_STEPS = 5  # RoboHive counts an episode as a success when it is solved on more steps than this
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    options = _parse(arguments)
+    if options.list is not None:
+        return _list(options.list)
+    try:
+        check_name(options.check)
+        _check(options.check, options.policy, options.steps, options.seed)
+    except (ValueError, RuntimeError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m rlhive.envs", description=__doc__.partition(": ")[2], allow_abbrev=False
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--list", nargs="?", const="", metavar="PATTERN", help="print the ids that contain PATTERN"
+    )
+    what.add_argument("--check", metavar="NAME", help="step environment NAME and print what it is and does")
+    parser.add_argument("--policy", choices=("zero", "random"), default="random", help="actions of --check")
+    parser.add_argument("--steps", type=_integer(1), default=200, help="steps of --check (200)")
+    parser.add_argument("--seed", type=_integer(0), default=0, help="seed of --check (0)")
+    return parser.parse_args(arguments)
+
+
+def _integer(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be an integer of {least} or more, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def _list(pattern: str) -> int:
+    names = list_names(pattern)
+    if not names:
+        sys.stderr.write(
+            f"no environment of RoboHive contains {pattern!r}; --list without a pattern has them all\n"
+        )
+        return 1
+    suite_of = {name: suite for suite, members in suites().items() for name in members}
+    sys.stdout.writelines(f"{suite_of[name]:<14}{name}\n" for name in names)
+    return 0
+
+
+def _check(name: str, policy: str, steps: int, seed: int) -> None:
+    _choose_gl_backend()
+    from rlhive.envs.robohive import RoboHive
+
+    env = RoboHive(name)
+    sys.stdout.write(_describe(env.spec))
+    generator = np.random.default_rng(seed)
+    scale = 1.0 if policy == "random" else 0.0
+    actions = scale * generator.uniform(
+        env.spec.action_low, env.spec.action_high, (steps, env.spec.action_dim)
+    )
+    start = time.perf_counter()
+    results = _roll_out(env, actions.astype(np.float32), seed)
+    rate = steps / (time.perf_counter() - start)
+    sys.stdout.write(f"{steps} steps with the {policy} policy, seed {seed}: {rate:.0f} steps/s\n")
+    sys.stdout.write(_summarise(results))
+    sys.stdout.write(_picture(env))
+    env.close()
+
+
+def _describe(spec: EnvSpec) -> str:
+    parts = zip(spec.observation_keys, spec.observation_slices, strict=True)
+    lines = [f"{spec.name}: {spec.dt:g} s per step, {spec.max_episode_steps} steps per episode"]
+    lines += [f"observation: float32 [{spec.observation_dim}]"]
+    lines += [f"  {key:<24}[{start}:{stop}]" for key, (start, stop) in parts]
+    lines += [f"action: float32 [{spec.action_dim}]"]
+    bounds = zip(spec.action_names, spec.action_low, spec.action_high, strict=True)
+    lines += [f"  {label:<24}{low:g} .. {high:g}" for label, low, high in bounds]
+    return "\n".join(lines) + "\n"
+
+
+def _roll_out(env: RoboHive, actions: np.ndarray, seed: int) -> list[StepResult]:
+    results = []
+    env.reset(seed)
+    for action in actions:
+        results.append(env.step(action))
+        if results[-1].terminated or results[-1].truncated:
+            env.reset()
+    return results
+
+
+def _summarise(results: list[StepResult]) -> str:
+    rewards = np.array([result.reward for result in results])
+    solved = np.array([result.solved for result in results])
+    ends = [row + 1 for row, result in enumerate(results) if result.terminated or result.truncated]
+    episodes = [slice(start, stop) for start, stop in zip([0, *ends], ends, strict=False)]
+    text = f"reward: {rewards.min():.3f} .. {rewards.max():.3f}, mean {rewards.mean():.3f}; "
+    text += f"solved on {solved.sum()} steps\n"
+    if not episodes:
+        return text + "no episode ended: more --steps show returns and success\n"
+    successes = sum(solved[episode].sum() > _SUCCESS_STEPS for episode in episodes)
+    mean_return = np.mean([rewards[episode].sum() for episode in episodes])
+    return text + (
+        f"{len(episodes)} episodes: mean return {mean_return:.2f}, "
+        f"{successes} successful (solved on more than {_SUCCESS_STEPS} steps)\n"
+    )
+
+
+def _choose_gl_backend() -> None:
+    # MuJoCo picks its renderer while it is imported, and without a display its own choice cannot work.
+    if "DISPLAY" not in os.environ and ctypes.util.find_library("EGL"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def _picture(env: RoboHive) -> str:
+    path = f"{env.spec.name}.png"
+    with contextlib.redirect_stderr(io.StringIO()):  # a renderer that failed complains again when it is freed
+        problem = _render(env, path)
+    if problem:
+        return f"no picture: {problem} (MUJOCO_GL=egl or osmesa render without a display)\n"
+    return f"picture: {path}\n"
+
+
+def _render(env: RoboHive, path: str) -> str:
+    """Write the scene, seen from the model's first camera; returns what went wrong, or an empty string."""
+    import matplotlib.image
+    import mujoco
+
+    model, data = env.env.sim.model.ptr, env.env.sim.data.ptr
+    try:
+        with mujoco.Renderer(model, 480, 640) as renderer:
+            renderer.update_scene(data, camera=0 if model.ncam else -1)
+            matplotlib.image.imsave(path, renderer.render())
+    except Exception as error:  # every GL driver fails in its own way
+        return (str(error) or type(error).__name__).splitlines()[0]
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
