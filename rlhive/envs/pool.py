@@ -39,9 +39,16 @@ class LocalPool:
         self.spec = self.chunk.spec
         self.arrays = map_arrays(bytearray(byte_count(len(places), self.spec)), len(places), self.spec)
         self.chunk.attach(self.arrays, 0)
+        self.closed = False
 
     def start(self, command: str, seeds: Sequence[int] | None = None) -> None:
-        """Note a command, "reset" or "step"."""
+        """Note a command, "reset" or "step".
+
+        Raises:
+            RuntimeError: the pool is closed.
+        """
+        if self.closed:
+            raise RuntimeError(f"the environments of {self.chunk.name} are closed")
         self.todo = (command, seeds)
 
     def wait(self) -> None:
@@ -50,6 +57,7 @@ class LocalPool:
 
     def close(self) -> None:
         """Close the environments."""
+        self.closed = True
         self.chunk.close()
 
 
@@ -80,16 +88,21 @@ class ProcessPool:
     def _share_arrays(self) -> None:
         # An anonymous file handed over the pipe: nothing with a name stays behind, however the processes end.
         size = byte_count(self.rows, self.spec)
-        descriptor = os.memfd_create("rlhive")
-        os.ftruncate(descriptor, size)
-        self.arrays = map_arrays(mmap.mmap(descriptor, size), self.rows, self.spec)
-        for worker in self.workers:
-            reduction.send_handle(worker.connection, descriptor, worker.process.pid)
-            self._answer(worker)
-        os.close(descriptor)
+        with open(os.memfd_create("rlhive"), "rb+") as file:
+            os.ftruncate(file.fileno(), size)
+            self.arrays = map_arrays(mmap.mmap(file.fileno(), size), self.rows, self.spec)
+            for worker in self.workers:
+                reduction.send_handle(worker.connection, file.fileno(), worker.process.pid)
+                self._answer(worker)
 
     def start(self, command: str, seeds: Sequence[int] | None = None) -> None:
-        """Give a command, "reset" or "step", to every worker and return at once; `seeds`: one a row."""
+        """Give a command, "reset" or "step", to every worker and return at once; `seeds`: one a row.
+
+        Raises:
+            RuntimeError: a worker died, or the pool is closed.
+        """
+        if not self.workers:
+            raise RuntimeError(f"the environments of {self.name} are closed")
         for worker in self.workers:
             start, stop = worker.first_row, worker.first_row + len(worker.places)
             try:
@@ -157,7 +170,8 @@ def work(
     try:
         chunk = Chunk(name, factory, places)
         connection.send(("done", chunk.spec))
-        buffer = mmap.mmap(reduction.recv_handle(connection), byte_count(rows, chunk.spec))
+        with open(reduction.recv_handle(connection), "rb+") as file:
+            buffer = mmap.mmap(file.fileno(), byte_count(rows, chunk.spec))
         chunk.attach(map_arrays(buffer, rows, chunk.spec), first_row)
         connection.send(("done", None))
         while True:

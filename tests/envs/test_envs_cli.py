@@ -1,0 +1,93 @@
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rlhive.envs.__main__ import main
+
+
+def run(*arguments, cwd=None, **environment):
+    command = [sys.executable, "-m", "rlhive.envs", *arguments]
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables, timeout=300)
+
+
+def test_list_prints_suite_and_name(capsys):
+    assert main(["--list", "dkittywalk"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [
+        ["quadrupeds", "DKittyWalkFixed-v0"],
+        ["quadrupeds", "DKittyWalkRandom-v0"],
+    ]
+
+
+def test_list_without_a_pattern_prints_all(capsys):
+    assert main(["--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 438
+
+
+def test_list_without_a_match_fails_in_one_line(capsys):
+    assert main(["--list", "nothing-like-it"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--help"], "--check NAME"),
+        (["--lost"], "error"),
+        ([], "one of the arguments --list --check is required"),
+        (["--check", "door-v1", "--steps", "0"], "must be an integer of 1 or more, got '0'"),
+        (["--check", "door-v1", "--seed", "x"], "must be an integer of 0 or more, got 'x'"),
+        (["--check", "door-v1", "--policy", "best"], "invalid choice: 'best'"),
+    ],
+)
+def test_help_and_wrong_flags_are_answered(arguments, said, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    captured = capsys.readouterr()
+    assert caught.value.code == (0 if arguments == ["--help"] else 2)
+    assert said in captured.out + captured.err
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--lost",), ("--check", "FrankaReach-v0")])
+def test_answers_that_need_no_environment_come_at_once(arguments):
+    start = time.perf_counter()
+    run(*arguments)
+    assert time.perf_counter() - start < 2.0
+
+
+def test_unknown_environment_fails_in_one_line():
+    result = run("--check", "FrankaReech-v0")
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert "did you mean" in result.stderr and "FrankaReachRandom-v0" in result.stderr
+
+
+def test_check_prints_what_the_environment_is_and_does(tmp_path):
+    result = run("--check", "FrankaReachRandom-v0", "--policy", "zero", "--steps", "60", cwd=tmp_path)
+    assert result.returncode == 0 and result.stderr == ""
+    said = result.stdout
+    assert "FrankaReachRandom-v0: 0.08 s per step, 50 steps per episode" in said
+    assert "observation: float32 [21]" in said and "reach_err               [18:21]" in said
+    assert "action: float32 [9]" in said and "panda0_joint1           -1 .. 1" in said
+    assert "60 steps with the zero policy, seed 0" in said and "steps/s" in said
+    assert "reward: " in said and "1 episodes: mean return" in said and "0 successful" in said
+    picture = said.splitlines()[-1]
+    if picture.startswith("picture: "):
+        assert (tmp_path / picture.removeprefix("picture: ")).read_bytes()[:4] == b"\x89PNG"
+    else:
+        assert picture.startswith("no picture: ")
+
+
+def test_check_goes_on_where_rendering_does_not_work(tmp_path):
+    variables = {"MUJOCO_GL": "glfw", "DISPLAY": ""}
+    result = run("--check", "TrifingerReachRandom-v0", "--steps", "5", cwd=tmp_path, **variables)
+    assert result.returncode == 0 and result.stderr == ""
+    assert result.stdout.splitlines()[-1].startswith("no picture: ")
+    assert "no episode ended" in result.stdout
+    assert list(tmp_path.iterdir()) == []

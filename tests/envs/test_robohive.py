@@ -1,0 +1,205 @@
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torchrl.envs.utils import check_env_specs
+
+from rlhive.envs import RoboHive, env_spec, list_names, make
+from rlhive.envs.names import nearest, suites
+from rlhive.envs.robohive import quiet
+
+# One environment of each suite, the kitchen's appliances and the three myo suites counted apart.
+SUITE_ENVS = (
+    "FrankaReachRandom-v0",
+    "rpFrankaRobotiqPoseRandom-v0",
+    "door-v1",
+    "TrifingerReachRandom-v0",
+    "FK1_LightOnRandom-v4",
+    "franka_micro_open-v3",
+    "DKittyWalkRandom-v0",
+    "myoHandPoseRandom-v0",
+    "myoChallengeBaodingP1-v1",
+    "MyoHandAirplaneFly-v0",
+)
+# What a reset has to undo: moved targets, an observed last action, an opponent's velocity, tired muscles.
+FORGETFUL_ENVS = (
+    "FrankaReachRandom-v0",
+    "baoding-v1",
+    "DKittyWalkRandom-v0",
+    "myoChallengeChaseTagP2-v0",
+    "myoFatiElbowPose1D6MRandom-v0",
+)
+
+
+def reference_env(name, seed):
+    """RoboHive's own environment with gymnasium's wrappers; the one generator of env and robot seeded in place."""
+    with quiet():
+        import robohive  # noqa: F401
+
+        env = gymnasium.make(name, seed=0, disable_env_checker=True)
+    env.unwrapped.np_random.bit_generator.state = np.random.PCG64(seed).state
+    return env
+
+
+def first(result):
+    return result[0] if isinstance(result, tuple) else result
+
+
+def simulator_state(env):
+    data = env.sim.data
+    return np.concatenate(
+        [[data.time], data.qpos, data.qvel, data.act, data.ctrl, env.sim.model.site_pos.ravel()]
+    )
+
+
+def assert_equals_reference(name, steps):
+    env, reference = RoboHive(name, seed=5), reference_env(name, 5)
+    wanted = first(reference.reset())
+    assert np.array_equal(env.reset(), wanted.astype(np.float32))
+    generator = np.random.default_rng(1)
+    for _ in range(steps):
+        action = generator.uniform(-1.2, 1.2, env.spec.action_dim).astype(np.float32)
+        result = env.step(action)
+        wanted, reward, terminated, truncated, info = reference.step(action)
+        assert result.observation.dtype == np.float32
+        assert np.array_equal(result.observation, wanted.astype(np.float32))
+        assert result[1:4] == (float(reward), terminated, truncated)
+        assert result[4:] == (bool(info["solved"]), float(info["rwd_sparse"]))
+        assert np.array_equal(simulator_state(env.env), simulator_state(reference.unwrapped))
+        if terminated or truncated:
+            assert np.array_equal(env.reset(), first(reference.reset()).astype(np.float32))
+
+
+@pytest.mark.parametrize("name", SUITE_ENVS)
+def test_rollout_is_robohives_own_bit_for_bit(name):
+    assert_equals_reference(name, 60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_names())
+def test_long_rollout_is_robohives_own_bit_for_bit(name):
+    assert_equals_reference(name, 300)
+
+
+def test_observation_is_get_obs():
+    env = RoboHive("FrankaReachRandom-v0", seed=1)
+    assert np.array_equal(env.reset(), env.env.get_obs().astype(np.float32))
+    assert np.array_equal(env.step(np.ones(9, np.float32)).observation, env.env.get_obs().astype(np.float32))
+
+
+def rollout(env, seed, steps=8):
+    rows = [env.reset(seed)]
+    generator = np.random.default_rng(0)
+    for _ in range(steps):
+        result = env.step(generator.uniform(-1, 1, env.spec.action_dim).astype(np.float32))
+        rows.append(np.append(result.observation, [result.reward, result.solved, result.rwd_sparse]))
+    rows.append(env.reset())
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize("name", FORGETFUL_ENVS)
+def test_seed_fully_determines_what_follows(name):
+    used, fresh = RoboHive(name), RoboHive(name)
+    before = rollout(used, 3)
+    rollout(used, 4)
+    assert np.array_equal(rollout(used, 3), before)
+    assert np.array_equal(rollout(fresh, 3), before)
+
+
+def test_seed_of_the_constructor_is_the_seed_of_the_first_reset():
+    name = "FrankaReachRandom-v0"
+    assert np.array_equal(RoboHive(name, seed=3).reset(), RoboHive(name).reset(3))
+    assert not np.array_equal(RoboHive(name).reset(), RoboHive(name).reset(3))
+
+
+def test_global_numpy_generator_is_left_alone():
+    env = RoboHive("myoChallengeChaseTagP2-v0")
+    np.random.seed(1)
+    wanted = np.random.random()
+    np.random.seed(1)
+    env.reset(2)
+    assert np.random.random() == wanted
+
+
+@pytest.mark.parametrize("name", SUITE_ENVS)
+def test_torchrl_specs_hold(name):
+    check_env_specs(make(name, seed=0), check_dtype=True)
+
+
+def test_torchrl_rollout_has_the_keys_and_the_time_limit():
+    env = make("FrankaReachRandom-v0", seed=1)
+    first_rollout = env.rollout(60)
+    assert first_rollout.shape == (50,)
+    following = first_rollout["next"]
+    assert following["truncated"][-1] and following["done"][-1] and not following["terminated"].any()
+    assert following["reward"].shape == following["solved"].shape == following["rwd_sparse"].shape == (50, 1)
+    assert (env.action_spec.space.low == -1).all() and (env.action_spec.space.high == 1).all()
+    env.set_seed(1)
+    actions = iter(first_rollout["action"])
+    again = env.rollout(60, policy=lambda td: td.set("action", next(actions)))
+    assert torch.equal(again["next", "observation"], following["observation"])
+
+
+def test_spec_names_the_parts_of_the_observation():
+    spec = env_spec("FrankaReachRandom-v0")
+    assert spec.observation_keys == ("qp_robot", "qv_robot", "reach_err")
+    assert spec.observation_slices == ((0, 9), (9, 18), (18, 21))
+    assert (spec.observation_dim, spec.action_dim, spec.max_episode_steps) == (21, 9, 50)
+    assert spec.action_names[:2] == ("panda0_joint1", "panda0_joint2")
+    assert spec.dt == pytest.approx(0.08)
+
+
+def test_key_that_appears_twice_has_two_slices():
+    spec = env_spec("FrankaReachRandom_v2d-v0")
+    assert spec.observation_keys == ("time", "time")
+    assert spec.observation_slices == ((0, 1), (1, 2))
+
+
+def test_action_that_is_not_finite_is_refused_before_the_step():
+    env = RoboHive("FrankaReachRandom-v0", seed=0)
+    env.reset()
+    before = simulator_state(env.env)
+    with pytest.raises(ValueError, match=r"FrankaReachRandom-v0: the action must be finite"):
+        env.step(np.full(9, np.nan, np.float32))
+    assert np.array_equal(simulator_state(env.env), before)
+
+
+def test_names_are_those_that_robohive_registers():
+    with quiet():
+        import robohive
+    assert sorted(name for names in suites().values() for name in names) == robohive.robohive_env_suite
+
+
+def test_list_names_filters_and_leaves_out_images():
+    assert list_names("frankareach") == ["FrankaReachFixed-v0", "FrankaReachRandom-v0"]
+    assert len(list_names()) == 438
+    assert list_names("no such thing") == []
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [
+        ("FrankaReachRandm-v0", "FrankaReachRandom-v0"),
+        ("door", "door-v1"),
+        ("dkittywalkrandom-v0", "DKittyWalkRandom-v0"),
+    ],
+)
+def test_unknown_name_gets_the_nearest(typo, meant):
+    assert meant in nearest(typo)
+    with pytest.raises(ValueError, match=meant) as caught:
+        make(typo)
+    assert "\n" not in str(caught.value)
+
+
+def test_building_and_stepping_prints_nothing():
+    code = (
+        "from rlhive.envs import RoboHive; import numpy as np\n"
+        "env = RoboHive('FrankaReachRandom-v0', seed=0); env.reset(); env.step(np.zeros(9, np.float32))\n"
+        "env.reset(1); env.close(); print(np.array([0.123456789]))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[0.12345679]\n"
+    assert result.stderr == ""
