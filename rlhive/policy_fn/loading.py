@@ -93,7 +93,9 @@ class Policy:
         by_key = isinstance(observation, Mapping)
         values = list(observation.values()) if by_key else [observation]
         devices = [value.device for value in values if isinstance(value, Tensor)]
-        vector = self._joined(observation) if by_key else _as_float32(observation, "observation")
+        vector = (
+            self._joined(dict(observation.items())) if by_key else _as_float32(observation, "observation")
+        )
         _check_shape("observation", vector, (*vector.shape[:-1], env.observation_dim))
         if not vector.isfinite().all():
             finite = vector.isfinite().reshape(-1, env.observation_dim).all(0)

@@ -1,0 +1,213 @@
+import json
+import os
+import resource
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from rlhive.core.checkpoint import checkpoint_dir, load_checkpoint, save_checkpoint, seed_dirs
+from rlhive.core.run_spec import RunSpec, new_run_spec
+from rlhive.core.tree_file import LoadError, flatten, read_tree
+
+PARTS = ("params", "env_state", "train_state")
+
+
+def save(run, step, **changes):
+    arguments = {"seeds": run.seeds, "generators": run.generators, "counters": {}, **changes}
+    return save_checkpoint(run.run_dir, step, run.state, run.spec, **arguments)
+
+
+def assert_equal_trees(one, other):
+    one, other = flatten(one), flatten(other)
+    assert list(one) == list(other)  # the order counts: sums over the leaves depend on it
+    for name, leaf in one.items():
+        assert leaf.dtype == other[name].dtype
+        assert torch.equal(leaf, other[name]), name
+
+
+@pytest.mark.parametrize("seeds", [(3,), (5, 1, 10)])
+def test_restored_state_equals_saved_one_bit_for_bit(make_run, seeds):
+    run = make_run(seeds=seeds)
+    checkpoint = load_checkpoint(run.run_dir, seeds)
+    assert_equal_trees(checkpoint.state, run.state)
+    assert checkpoint.state["opt_state", "count"].dtype == torch.int64
+    assert checkpoint.state.batch_size == run.state.batch_size
+    assert checkpoint.spec == run.spec
+    assert (checkpoint.step, checkpoint.counters) == (100, {"episodes": 7})
+
+
+def test_restored_generators_continue_their_streams(make_run):
+    run = make_run(seeds=(1, 2))
+    restored = load_checkpoint(run.run_dir, (1, 2)).generators["replay"]
+    for generator, state in zip(run.generators["replay"], restored, strict=True):
+        fresh = torch.Generator()
+        fresh.set_state(state)
+        assert torch.equal(torch.rand(8, generator=fresh), torch.rand(8, generator=generator))
+
+
+def test_layout_of_one_seed_and_of_several(make_run):
+    one, several = make_run("one"), make_run("several", seeds=(1, 2))
+    assert {path.name for path in (one.run_dir / "checkpoints/100").iterdir()} == {
+        f"{part}.safetensors" for part in PARTS
+    }
+    folder = several.run_dir / "checkpoints/100"
+    assert seed_dirs(folder) == {1: folder / "seed_1", 2: folder / "seed_2"}
+    assert seed_dirs(folder / "seed_2") == {
+        2: folder / "seed_2"
+    }  # a seed's folder is a checkpoint of its own
+    assert os.readlink(several.run_dir / "checkpoints/latest") == "100"
+
+
+def test_files_of_a_seed_among_several_equal_those_of_its_own_run(make_run):
+    several = make_run("several", seeds=(4, 7))
+    alone = make_run("alone", seeds=(7,))
+    save_checkpoint(
+        alone.run_dir,
+        100,
+        several.state[1:],
+        several.spec,
+        seeds=(7,),
+        generators={"replay": several.generators["replay"][1:]},
+        counters={"episodes": 7},
+    )
+    for part in PARTS:
+        name = f"{part}.safetensors"
+        ours, our_header = read_tree(several.run_dir / "checkpoints/100/seed_7" / name)
+        theirs, their_header = read_tree(alone.run_dir / "checkpoints/100" / name)
+        assert our_header == their_header
+        assert_equal_trees(ours, theirs)
+
+
+def test_params_alone_name_algorithm_networks_and_versions(make_run):
+    run = make_run()
+    with safe_open(run.run_dir / "checkpoints/100/params.safetensors", "pt") as file:
+        header = file.metadata()
+    spec = json.loads(header["spec"])
+    assert (header["format_version"], header["kind"], header["seed"], header["step"]) == (
+        "1",
+        "params",
+        "1",
+        "100",
+    )
+    assert header["run_id"] == spec["run_id"]
+    assert (spec["algorithm"], spec["network"]["hidden_sizes"]) == ("sac", [32, 32])
+    assert spec["env"]["name"] == "FrankaReachRandom-v0"
+    assert spec["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert "actor/layer_0/weight" in json.loads(header["keys"])
+
+
+def test_latest_moves_on_and_older_ones_stay_unless_told(make_run):
+    run = make_run()
+    save(run, 200)
+    assert checkpoint_dir(run.run_dir).name == "200"
+    assert checkpoint_dir(run.run_dir, 100).name == "100"
+    save(run, 300, keep=2)
+    assert sorted(path.name for path in (run.run_dir / "checkpoints").iterdir()) == ["200", "300", "latest"]
+
+
+def test_saving_a_step_again_replaces_it(make_run):
+    run = make_run()
+    save(run, 100, counters={"episodes": 8})
+    assert load_checkpoint(run.run_dir, run.seeds).counters == {"episodes": 8}
+    assert sorted(path.name for path in (run.run_dir / "checkpoints").iterdir()) == ["100", "latest"]
+
+
+def test_not_finite_state_is_not_saved_and_nothing_changes(make_run):
+    run = make_run(seeds=(1, 2))
+    run.state["params", "critic", "layer_1", "bias"][1, 0, 3] = float("nan")
+    with pytest.raises(ValueError, match="params/critic/layer_1/bias of seed 2 is not finite"):
+        save(run, 200)
+    assert sorted(path.name for path in (run.run_dir / "checkpoints").iterdir()) == ["100", "latest"]
+
+
+def test_wrong_seeds_and_generators_are_refused(make_run):
+    run = make_run(seeds=(1, 2))
+    with pytest.raises(ValueError, match="each once"):
+        save(run, 200, seeds=(1, 1))
+    with pytest.raises(ValueError, match="batch size"):
+        save(run, 200, seeds=(1, 2, 3))
+    with pytest.raises(ValueError, match="one per seed"):
+        save(run, 200, generators={"replay": run.generators["replay"][:1]})
+    with pytest.raises(LoadError, match=r"holds the seeds \[1, 2\]"):
+        load_checkpoint(run.run_dir, (1, 3))
+
+
+@pytest.fixture
+def small_disk():
+    """No file of this process can grow beyond 20 kB: a real write fails in the middle."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_full_disk_leaves_the_last_checkpoint(make_run, request):
+    run = make_run()
+    request.getfixturevalue("small_disk")
+    with pytest.raises(OSError, match="File too large"):
+        save(run, 200)
+    assert sorted(path.name for path in (run.run_dir / "checkpoints").iterdir()) == ["100", "latest"]
+
+
+def test_leftovers_of_a_killed_process_are_neither_loaded_nor_kept(make_run):
+    run = make_run()
+    half = run.run_dir / "checkpoints/.tmp-200"
+    half.mkdir()
+    (half / "params.safetensors").write_bytes(b"half")
+    assert load_checkpoint(run.run_dir, run.seeds).step == 100
+    save(run, 300)
+    assert not half.exists()
+
+
+def test_missing_checkpoint_lists_those_there(make_run, tmp_path):
+    run = make_run()
+    with pytest.raises(LoadError, match=r"there is no such checkpoint; complete ones there: 100$"):
+        load_checkpoint(run.run_dir, run.seeds, step=200)
+    with pytest.raises(LoadError, match="complete ones there: none"):
+        load_checkpoint(tmp_path / "nothing", (1,))
+
+
+def test_files_of_two_runs_in_one_checkpoint_are_refused(make_run):
+    one, other = make_run("one"), make_run("other")
+    name = "checkpoints/100/env_state.safetensors"
+    (one.run_dir / name).write_bytes((other.run_dir / name).read_bytes())
+    with pytest.raises(LoadError, match="different runs"):
+        load_checkpoint(one.run_dir, (1,))
+
+
+def test_spec_is_json_and_back(make_run):
+    spec = make_run().spec
+    assert RunSpec.from_json(spec.to_json()) == spec
+
+
+def test_no_two_runs_share_an_id(make_run):
+    spec = make_run().spec
+    assert new_run_spec("sac", spec.env, spec.network, (1,)).run_id != spec.run_id
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 2}, "unknown format version 2"),
+        ({"env": None}, "no valid description of EnvSpec"),
+        ({"extra": 1}, "unexpected extra"),
+        ({"run_id": "abc"}, "does not fit"),
+        ({"algorithm": 3}, "does not fit"),
+    ],
+)
+def test_spec_that_does_not_fit_is_refused_in_one_line(make_run, change, message):
+    with pytest.raises(LoadError, match=message) as caught:
+        RunSpec.from_dict({**make_run().spec.to_dict(), **change})
+    assert "\n" not in str(caught.value)
+
+
+def test_spec_with_missing_fields_or_a_foreign_network_is_refused(make_run):
+    values = make_run().spec.to_dict()
+    without = {key: value for key, value in values.items() if key != "versions"}
+    with pytest.raises(LoadError, match="missing versions"):
+        RunSpec.from_dict(without)
+    with pytest.raises(LoadError, match="does not fit the observation"):
+        RunSpec.from_dict({**values, "network": {**values["network"], "observation_dim": 22}})
+    with pytest.raises(LoadError, match="is not JSON"):
+        RunSpec.from_json("{")

@@ -1,0 +1,89 @@
+import attrs
+import numpy as np
+import pytest
+import torch
+
+from rlhive.core.evaluation import evaluation_seeds, run_episodes
+from rlhive.envs.toy import ConstantReward, MatchSign, ReachPoint
+from rlhive.envs.vector import VectorEnv
+
+
+def towards_target(observation):
+    return (4.0 * (observation[..., 1:] - observation[..., :1])).clamp(-1.0, 1.0)
+
+
+def test_evaluation_seeds_are_fixed_distinct_and_prefixes():
+    seeds = evaluation_seeds(0, 50)
+    assert seeds == evaluation_seeds(0, 50)
+    assert seeds[:20] == evaluation_seeds(0, 20)
+    assert len(set(seeds) | set(evaluation_seeds(1, 50))) == 100
+
+
+def test_evaluation_seeds_are_not_those_of_training():
+    training = {
+        int(np.random.SeedSequence((seed, env)).generate_state(1, np.uint64)[0])
+        for seed in range(50)
+        for env in range(50)
+    }
+    assert not training & {seed for number in range(50) for seed in evaluation_seeds(number, 50)}
+    assert min(evaluation_seeds(0, 1000)) > 2**32  # nor a seed that somebody would type
+
+
+@pytest.mark.parametrize("arguments", [(-1, 5), (0, 0)])
+def test_evaluation_seeds_out_of_range_are_refused(arguments):
+    with pytest.raises(ValueError, match="evaluation needs"):
+        evaluation_seeds(*arguments)
+
+
+def test_known_returns_lengths_and_success():
+    with VectorEnv(ConstantReward, seeds=[1, 2], num_envs=2, num_workers=0) as envs:
+        episodes = run_episodes(envs, lambda observation: torch.zeros(2, 2, 1), evaluation_seeds(0, 5))
+    assert episodes.returns.shape == (2, 5)
+    assert episodes.returns.dtype == np.float64
+    assert (episodes.returns == 10.0).all()
+    assert (episodes.lengths == 10).all()
+    assert (episodes.solved_steps == 10).all()
+    assert episodes.success.all()
+
+
+def test_success_needs_more_than_five_solved_steps():
+    with VectorEnv(MatchSign, seeds=[1], num_workers=0) as envs:
+        episodes = run_episodes(envs, lambda observation: observation.sign(), evaluation_seeds(0, 4))
+    assert (episodes.solved_steps == 1).all()
+    assert not episodes.success.any()
+
+
+@pytest.mark.parametrize("num_envs", [1, 2, 3, 7])
+def test_episodes_depend_on_their_seeds_alone(num_envs):
+    """Rounds, padding, what auto-reset starts, and the other seeds change nothing."""
+    seeds = evaluation_seeds(3, 5)
+    with VectorEnv(ReachPoint, seeds=[1], num_workers=0) as envs:
+        one_by_one = run_episodes(envs, towards_target, seeds)
+    with VectorEnv(ReachPoint, seeds=[8, 9], num_envs=num_envs, num_workers=0) as envs:
+        envs.reset()
+        together = run_episodes(envs, towards_target, seeds)
+    for alone, both in zip(one_by_one, together, strict=True):
+        assert np.array_equal(both, np.repeat(alone, 2, axis=0))
+
+
+def test_each_seed_plays_its_own_policy():
+    def act(observation):
+        return torch.stack([towards_target(observation[0]), torch.zeros(2, 1)])
+
+    with VectorEnv(ReachPoint, seeds=[1, 2], num_envs=2, num_workers=0) as envs:
+        episodes = run_episodes(envs, act, evaluation_seeds(0, 10))
+    assert episodes.success[0].all()
+    assert not episodes.success[1].all()
+
+
+def test_environment_without_a_time_limit_is_refused():
+    class Endless(ConstantReward):
+        def __init__(self):
+            super().__init__()
+            self.spec = attrs.evolve(self.spec, max_episode_steps=None)
+
+    with (
+        VectorEnv(Endless, seeds=[1], num_workers=0) as envs,
+        pytest.raises(ValueError, match="no time limit"),
+    ):
+        run_episodes(envs, lambda observation: torch.zeros(1, 1, 1), [1])
