@@ -1,0 +1,201 @@
+"""The learning table: trains the shipped defaults for some environments and seeds, then prints and draws the results.
+
+    python benchmarks/learning.py --out=runs/learning
+    python benchmarks/learning.py --out=runs/learning --env=FK1_LightOnRandom-v4 --steps=40000
+
+Each seed is a `python -m rlhive.train` of its own in `<out>/<env>/seed_<seed>`; `train.log` there has its messages.
+The same command again goes on with the runs that were stopped and leaves those that are done as they are.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+
+from rlhive.command import start
+from rlhive.core.files import replacing, write_text
+from rlhive.record import read_metrics
+
+FLAGS = flags.FLAGS
+THRESHOLD = 0.9
+MARK = 10_000  # a column of the table for each so many steps
+# RoboHive's published NPG runs: final success, mean of the seeds' final returns, environment steps.
+NPG = {
+    "FrankaReachRandom-v0": (1.0, 184.9, 303_000),
+    "FK1_LightOnRandom-v4": (1.0, 4.9, 5_000_000),
+    "FetchReachRandom-v0": (0.0, -8.2, 170_000),
+}
+
+
+class Curve(NamedTuple):
+    """The evaluations of one run: environment steps, success rate (0 to 1) and mean return, each `[n]`."""
+
+    steps: np.ndarray
+    success: np.ndarray
+    returns: np.ndarray
+
+
+def define_flags() -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_multi_string("env", ["FrankaReachRandom-v0"], "RoboHive id; repeatable.")
+    flags.DEFINE_list("seeds", ["1", "2", "3", "4", "5"], "The seeds, such as 1,2,3.")
+    flags.DEFINE_integer("steps", 30_000, "Environment steps of each run.", lower_bound=1)
+    flags.DEFINE_integer("jobs", 1, "Runs at a time; they share the cores evenly.", lower_bound=1)
+    flags.DEFINE_string("out", "runs/learning", "Directory of the runs, of learning.md and of learning.png.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains what is not yet trained, then writes the table and the picture; the exit code is 1 where a run failed."""
+    if len(argv) > 1 or not all(seed.isdecimal() for seed in FLAGS.seeds):
+        wrong = argv[1] if len(argv) > 1 else f"--seeds={','.join(FLAGS.seeds)}"
+        sys.stderr.write(f"learning: {wrong!r} is not understood; see --help\n")
+        return 2
+    out, seeds = Path(FLAGS.out), [int(seed) for seed in FLAGS.seeds]
+    runs = [(env, seed) for env in FLAGS.env for seed in seeds]
+    try:
+        complete = train_all(out, runs, FLAGS.steps, FLAGS.jobs)
+    except KeyboardInterrupt:
+        sys.stderr.write("learning: stopped; the same command goes on\n")
+        return 130
+    report(out, FLAGS.env, seeds, FLAGS.steps)
+    return 0 if complete else 1
+
+
+def train_all(out: Path, runs: Sequence[tuple[str, int]], steps: int, jobs: int) -> bool:
+    """Trains the runs `(environment, seed)` that are not done, some at a time; whether all are done now."""
+    waiting = [run for run in runs if steps_done(run_dir(out, *run)) < steps]
+    with ThreadPoolExecutor(jobs) as executor:
+        try:
+            return all(list(executor.map(lambda run: train(out, *run, steps=steps, jobs=jobs), waiting)))
+        except KeyboardInterrupt:  # the runs under way have it too, and save what they have
+            executor.shutdown(cancel_futures=True)
+            raise
+
+
+def train(out: Path, env: str, seed: int, *, steps: int, jobs: int) -> bool:
+    """One training run in a process of its own; whether it came to its end."""
+    directory = run_dir(out, env, seed)
+    resume = steps_done(directory) > 0
+    if directory.exists() and not resume:
+        shutil.rmtree(directory)  # stopped before its first checkpoint: there is nothing to go on from
+    directory.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "rlhive.train", "--gin_file=sac_gaussian.gin", f"--run_dir={directory}"]
+    command += [f"--gin.ENV_NAME='{env}'", f"--gin.SEED={seed}", f"--gin.TOTAL_STEPS={steps}"]
+    sys.stderr.write(f"{env}, seed {seed}: {'goes on' if resume else 'starts'}, see {directory}/train.log\n")
+    with (directory / "train.log").open("a") as log:
+        code = subprocess.run(
+            command + ["--resume"] * resume, stdout=log, stderr=log, env=environment(jobs), check=False
+        ).returncode
+    sys.stderr.write(f"{env}, seed {seed}: {'done' if code == 0 else f'exit code {code}'}\n")
+    return code == 0
+
+
+def environment(jobs: int) -> dict[str, str]:
+    """The variables of a run's process; several at a time have an even share of the cores for torch's threads."""
+    if jobs == 1:
+        return dict(os.environ)
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    return {"OMP_NUM_THREADS": str(threads), **os.environ}
+
+
+def run_dir(out: Path, env: str, seed: int) -> Path:
+    """Where the run of one seed is."""
+    return out / env / f"seed_{seed}"
+
+
+def steps_done(directory: Path) -> int:
+    """Environment steps of the run's latest checkpoint; 0 without one."""
+    latest = directory / "checkpoints" / "latest"
+    return int(latest.resolve().name) if latest.exists() else 0
+
+
+def read_curve(directory: Path) -> Curve:
+    """The evaluations in the metrics.csv of a run of one seed, empty where there are none yet."""
+    metrics = read_metrics(directory) if (directory / "metrics.csv").exists() else {}
+    if "eval/success" not in metrics:
+        return Curve(*np.empty((3, 0)))
+    found = ~np.isnan(metrics["eval/success"])
+    return Curve(*(metrics[name][found] for name in ("step", "eval/success", "eval/return")))
+
+
+def steps_to(curve: Curve, threshold: float) -> float:
+    """Environment steps of the first evaluation with at least that success rate; infinite without one."""
+    reached = curve.steps[curve.success >= threshold]
+    return float(reached[0]) if len(reached) else math.inf
+
+
+def at_step(values: np.ndarray, steps: np.ndarray, step: int) -> float:
+    """The value of the evaluation at `step`, NaN where there was none."""
+    found = values[steps == step]
+    return float(found[0]) if len(found) else math.nan
+
+
+def report(out: Path, envs: Sequence[str], seeds: Sequence[int], steps: int) -> None:
+    """Prints the tables, and writes them to learning.md and the picture to learning.png."""
+    curves = {env: {seed: read_curve(run_dir(out, env, seed)) for seed in seeds} for env in envs}
+    text = "\n".join(format_table(env, of_env, steps) for env, of_env in curves.items())
+    write_text(out / "learning.md", text)
+    plot(out / "learning.png", curves)
+    sys.stdout.write(text)
+
+
+def format_table(env: str, curves: dict[int, Curve], steps: int) -> str:
+    """A Markdown table of one environment: a row per seed, and the median over seeds."""
+    marks = list(range(MARK, steps + 1, MARK)) or [steps]
+    first = {seed: steps_to(curve, THRESHOLD) for seed, curve in curves.items()}
+    success = np.array([[at_step(c.success, c.steps, mark) for mark in marks] for c in curves.values()])
+    returns = np.array([[at_step(c.returns, c.steps, mark) for mark in marks] for c in curves.values()])
+    head = ["seed", f"steps to {THRESHOLD:.0%}", *(f"success, return at {mark:,}" for mark in marks)]
+    rows = [
+        [str(seed), _steps(first[seed]), *map(_cell, success[i], returns[i])] for i, seed in enumerate(first)
+    ]
+    medians = map(_cell, np.median(success, axis=0), np.median(returns, axis=0))
+    rows.append(["median", _steps(float(np.median(list(first.values())))), *medians])
+    lines = [" | ".join(cells) for cells in [head, ["---"] * len(head), *rows]]
+    table = f"{env}\n\n" + "".join(f"| {line} |\n" for line in lines)
+    if env in NPG:
+        rate, total, samples = NPG[env]
+        table += f"\nPublished NPG: {rate:.0%}, return {total}, at {samples:,} steps.\n"
+    return table
+
+
+def plot(path: Path, curves: dict[str, dict[int, Curve]]) -> None:
+    """Draws success and return over environment steps, a row per environment and a line per seed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.6 * len(curves)), layout="constrained")
+    panels = figure.subplots(len(curves), 2, squeeze=False)
+    for (env, of_env), row in zip(curves.items(), panels, strict=True):
+        for column, (axes, name) in enumerate(zip(row, ("success", "return"), strict=True)):
+            for seed, curve in of_env.items():
+                axes.plot(curve.steps, curve[1 + column], marker=".", linewidth=1, label=f"seed {seed}")
+            if env in NPG:
+                samples = f"NPG at {NPG[env][2]:,} steps"
+                axes.axhline(NPG[env][column], color="black", linestyle="--", linewidth=1, label=samples)
+            axes.set(title=env, xlabel="environment steps", ylabel=name)
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize="x-small")
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=110)
+
+
+def _steps(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) else "not reached"
+
+
+def _cell(success: float, returns: float) -> str:
+    return "-" if math.isnan(success) else f"{success:.0%}, {returns:.1f}"
+
+
+if __name__ == "__main__":
+    start("learning", main, define_flags, sys.argv)
