@@ -6,6 +6,8 @@ import contextlib
 import inspect
 import logging
 import re
+import types
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import attrs
 import torch
 from attrs import validators as v
+from tensordict import TensorDict
 
 import gin
 from rlhive.core.env_spec import EnvSpec
@@ -153,8 +156,9 @@ def load_config(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> Tr
         _parse(path, gin.parse_config_file, path)
     for binding in bindings:
         _parse(f"--gin_bindings={binding}", gin.parse_config, binding)
-    _check_macros()
+    _check_macros(bindings)
     try:
+        _check_types()
         config = _CONFIGURED["train"]()
         _dry_build(config)
     except (ValueError, TypeError) as error:
@@ -196,7 +200,8 @@ def _dry_build(config: TrainConfig) -> None:
     _check_device(config.device)
     stand_in = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
     config.make_loss(config.make_network(stand_in))
-    config.optimizer()
+    opt, params = config.optimizer(), TensorDict({"x": torch.zeros(1)})
+    opt.update(params, opt.init(params), params)  # a schedule is only called here
     config.exploration(stand_in.action_low, stand_in.action_high)
     config.make_replay(num_seeds=config.num_seeds, num_envs=config.num_envs, device="cpu")
 
@@ -209,12 +214,46 @@ def _check_device(name: str) -> None:
         raise ValueError(f"train.device={name!r} cannot be used here; expected {expected}") from None
 
 
-def _check_macros() -> None:
+def _check_macros(bindings: Sequence[str]) -> None:
+    """Gin itself takes any new name for a macro, and notices one without a value only where it is read."""
     text = config_text()
     defined = set(re.findall(r"^([A-Za-z_]\w*) =", text, flags=re.MULTILINE))
     used = set(re.findall(r"%([A-Za-z_]\w*)", text))
-    for name in sorted(defined - used):
+    given = set(re.findall(r"^\s*([A-Za-z_]\w*)\s*=", "\n".join(bindings), flags=re.MULTILINE))
+    shipped = "".join(path.read_text() for path in gin_directory().glob("*.gin"))
+    # A shipped macro is no longer read where the parameter that read it is bound to a value itself.
+    overridden = set(re.findall(r"%([A-Za-z_]\w*)", shipped)) - given
+    for name in sorted(defined - used - overridden):
         raise ConfigError(f"nothing reads the macro {name!r}: {suggest(name, sorted(used))}")
+    for name in sorted(used - defined):
+        raise ConfigError(f"the macro %{name} has no value: {suggest(name, sorted(defined))}")
+
+
+def _check_types() -> None:
+    """Most factories compare their numbers and say nothing of types: this names the binding of a wrong one."""
+    for name, factory in {**_FACTORIES, "train": TrainConfig}.items():
+        hints = typing.get_type_hints(ReplayBuffer.__init__ if factory is ReplayBuffer else factory)
+        for parameter, value in gin.get_bindings(name).items():
+            if not _fits(value, hints[parameter]):
+                expected = str(inspect.formatannotation(hints[parameter])).replace("collections.abc.", "")
+                raise ConfigError(f"{name}.{parameter} must be {expected}, got {value!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether `value` is of the type `hint`; hints that are neither plain types nor made of them fit all."""
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    if origin in (tuple, Sequence):
+        item = typing.get_args(hint)[0]
+        return isinstance(value, tuple | list) and all(_fits(part, item) for part in value)
+    if origin is Callable:
+        return callable(value)
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    if hint is float:
+        return isinstance(value, int | float)
+    return not isinstance(hint, type) or origin is not None or isinstance(value, hint)
 
 
 def _explain_gin(error: Exception) -> str:
