@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
-from multiprocessing import reduction
+from multiprocessing import reduction, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -153,6 +153,7 @@ def _spawn(name: str, factory: Factory, places: Sequence[Place], first_row: int,
     process = context.Process(
         name=WORKER_NAME, target=work, args=(there, name, factory, places, first_row, rows), daemon=True
     )
+    resource_tracker.ensure_running()  # the first start() would start it, and unblock SIGINT for that
     # Workers inherit the mask: Ctrl-C is the parent's to handle, it ends them when it is done.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -1,0 +1,32 @@
+"""Environments that misbehave, apart from the tests so that worker processes import no torch to find them."""
+
+import time
+
+from rlhive.envs.toy import ReachPoint
+
+
+class Slow(ReachPoint):
+    def step(self, action):
+        time.sleep(0.3)
+        return super().step(action)
+
+
+class Failing(ReachPoint):
+    """Fails on its third step when the episode's seed is the fatal one."""
+
+    def __init__(self, fatal):
+        super().__init__()
+        self.fatal = fatal
+
+    def reset(self, seed=None):
+        self.armed = seed == self.fatal
+        return super().reset(seed)
+
+    def step(self, action):
+        if self.armed and self._elapsed == 2:
+            raise ArithmeticError("the arm fell off")
+        return super().step(action)
+
+
+def unbuildable():
+    raise FileNotFoundError("no such model: arm.xml")

@@ -1,0 +1,274 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bad_toys import Failing, Slow, unbuildable
+
+from rlhive.envs import RoboHive, VectorEnv
+from rlhive.envs.toy import ConstantReward, MatchSign, ReachPoint
+
+NEXT_KEYS = {"observation", "reward", "rwd_sparse", "terminated", "truncated", "done", "solved"}
+
+
+def play(env, steps, episode_seeds=None):
+    """All that `env` answers to the same random actions, which depend on the environment's number only."""
+    seeds, count = env.shape
+    generator = torch.Generator().manual_seed(0)
+    actions = 2 * torch.rand(steps, 1, 4, env.spec.action_dim, generator=generator)[:, :, :count] - 1
+    trace = [env.reset(episode_seeds)]
+    for action in actions.expand(steps, seeds, count, -1):
+        env.send(action)
+        step = env.recv()
+        trace += [step["observation"], *(step["next", key].float() for key in sorted(NEXT_KEYS))]
+    return torch.cat(trace, -1)  # [S, E, everything]
+
+
+def trace_of(name_or_factory, seeds, num_envs, num_workers, steps=60):
+    with VectorEnv(name_or_factory, seeds=seeds, num_envs=num_envs, num_workers=num_workers) as env:
+        return play(env, steps)
+
+
+def test_shapes_and_types():
+    with VectorEnv(ReachPoint, seeds=[1, 2], num_envs=3, num_workers=0) as env:
+        first = env.reset()
+        env.send(torch.zeros(2, 3, 1))
+        step = env.recv()
+    assert first.shape == (2, 3, 2) and first.dtype == torch.float32
+    assert step.batch_size == (2, 3) and set(step["next"].keys()) == NEXT_KEYS
+    assert step["observation"].shape == step["next", "observation"].shape == (2, 3, 2)
+    for key in NEXT_KEYS - {"observation"}:
+        dtype = torch.float32 if key in ("reward", "rwd_sparse") else torch.bool
+        assert step["next", key].shape == (2, 3, 1) and step["next", key].dtype == dtype
+
+
+def test_workers_change_nothing():
+    alone = trace_of(ReachPoint, [3, 4], 3, 0)
+    for num_workers in (1, 2, 4):
+        assert torch.equal(trace_of(ReachPoint, [3, 4], 3, num_workers), alone)
+
+
+def test_workers_change_nothing_for_robohive():
+    alone = trace_of("FrankaReachRandom-v0", [3, 4], 2, 0)
+    assert torch.equal(trace_of("FrankaReachRandom-v0", [3, 4], 2, 2), alone)
+
+
+def test_seed_does_not_depend_on_its_neighbours():
+    together = trace_of(ReachPoint, [5, 9, 7], 2, 0)
+    assert torch.equal(trace_of(ReachPoint, [9], 2, 0)[0], together[1])
+    assert torch.equal(trace_of(ReachPoint, [7, 5], 1, 0)[:, 0], together[[2, 0], 0])
+    assert len({tuple(row.tolist()) for row in together[:, :, :2].reshape(-1, 2)}) == 6
+
+
+def test_episode_seeds_determine_the_episodes():
+    direct = ReachPoint()
+    with VectorEnv(ReachPoint, seeds=[1, 2], num_envs=2, num_workers=1) as env:
+        env.reset()
+        first = play(env, 50, [[11, 12], [13, 14]])
+        assert torch.equal(play(env, 50, [[11, 12], [13, 14]]), first)
+        assert first[1, 0, :2].tolist() == direct.reset(13).tolist()
+        assert not torch.equal(play(env, 50), first)
+        with pytest.raises(ValueError, match=r"episode_seeds must have shape \(2, 2\)"):
+            env.reset([[1, 2]])
+
+
+def test_first_reset_seeds_robohive_as_documented():
+    stream = int(np.random.SeedSequence((6, 1)).generate_state(1, np.uint64)[0])
+    with VectorEnv("FrankaReachRandom-v0", seeds=[6], num_envs=2, num_workers=0) as env:
+        assert env.reset()[0, 1].tolist() == RoboHive("FrankaReachRandom-v0").reset(stream).tolist()
+
+
+def test_time_limit_starts_the_next_episode():
+    with VectorEnv(ReachPoint, seeds=[1], num_workers=0) as env:
+        env.reset()
+        for number in range(1, 41):
+            env.send(torch.ones(1, 1, 1))
+            step = env.recv()
+            ended = number % 20 == 0
+            assert step["next", "truncated"].item() == step["next", "done"].item() == ended
+            assert not step["next", "terminated"].item()
+            assert torch.equal(step["observation"], step["next", "observation"]) != ended
+
+
+def test_terminal_step_keeps_the_true_successor():
+    with VectorEnv(MatchSign, seeds=[1], num_envs=4, num_workers=1) as env:
+        observation = env.reset()
+        env.send(observation)
+        step = env.recv()
+    assert step["next", "terminated"].all() and step["next", "done"].all() and step["next", "solved"].all()
+    assert (step["next", "reward"] == 1).all()
+    assert (step["next", "observation"] == 0).all()
+    assert (step["observation"].abs() == 1).all()
+
+
+def test_received_tensors_are_fresh():
+    with VectorEnv(ReachPoint, seeds=[1], num_workers=1) as env:
+        first = env.reset()
+        kept = first.clone()
+        env.send(torch.ones(1, 1, 1))
+        step = env.recv()
+        step_kept = step.clone()
+        env.send(torch.ones(1, 1, 1))
+        env.recv()
+    assert torch.equal(first, kept) and (step == step_kept).all()
+
+
+def test_send_returns_at_once_and_workers_step_side_by_side():
+    with VectorEnv(Slow, seeds=[1], num_envs=4, num_workers=4) as env:
+        env.reset()
+        start = time.perf_counter()
+        env.send(torch.zeros(1, 4, 1))
+        sent = time.perf_counter() - start
+        env.recv()
+        received = time.perf_counter() - start
+    assert sent < 0.1
+    assert 0.3 <= received < 0.9  # 1.2 one after another
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_calls_out_of_order_and_bad_actions_are_refused(num_workers):
+    with VectorEnv(ConstantReward, seeds=[1], num_envs=2, num_workers=num_workers) as env:
+        env.reset()
+        with pytest.raises(RuntimeError, match="without send"):
+            env.recv()
+        with pytest.raises(ValueError, match=r"must have shape \(1, 2, 1\), got \(2, 1\)"):
+            env.send(torch.zeros(2, 1))
+        with pytest.raises(ValueError, match="ConstantReward: the action must be finite, got nan"):
+            env.send(torch.tensor([[[0.0], [float("nan")]]]))
+        env.send(torch.zeros(1, 2, 1))
+        with pytest.raises(RuntimeError, match="send\\(\\) twice"):
+            env.send(torch.zeros(1, 2, 1))
+        with pytest.raises(RuntimeError, match="between"):
+            env.reset()
+        env.recv()
+        env.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            env.send(torch.zeros(1, 2, 1))
+
+
+@pytest.mark.parametrize("wrong", [{"seeds": []}, {"seeds": [-1]}, {"num_envs": 0}, {"num_workers": -1}])
+def test_bad_numbers_are_refused(wrong):
+    with pytest.raises(ValueError, match="VectorEnv needs"):
+        VectorEnv(ConstantReward, **{"seeds": [1], **wrong})
+
+
+def test_unknown_name_is_refused_before_a_worker_starts():
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match="did you mean FrankaReachRandom-v0"):
+        VectorEnv("FrankaReachRandm-v0", seeds=[1])
+    assert time.perf_counter() - start < 1.0
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_environment_that_raises_is_named(num_workers):
+    env = VectorEnv(partial(Failing, 70), seeds=[1, 2], num_envs=2, num_workers=num_workers)
+    with env, pytest.raises(RuntimeError, match="seed 2, environment 1: ArithmeticError: the arm fell off"):
+        play(env, 5, [[1, 2], [3, 70]])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_environment_that_cannot_be_built_is_named(num_workers):
+    what = "unbuildable, seed 1, environment 0: FileNotFoundError: no such model: arm.xml"
+    with pytest.raises(RuntimeError, match=what):
+        VectorEnv(unbuildable, seeds=[1, 2], num_workers=num_workers)
+
+
+def wait_until_gone(pids, seconds=15.0):
+    deadline = time.monotonic() + seconds
+    while any(is_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, f"still alive: {[pid for pid in pids if is_alive(pid)]}"
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def children_of(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("while_stepping", [False, True])
+def test_killed_worker_is_an_error_and_not_a_hang(while_stepping):
+    others = set(children_of(os.getpid()))
+    env = VectorEnv(Slow, seeds=[1, 2], num_workers=2)
+    env.reset()
+    workers = [worker.process.pid for worker in env._pool.workers]
+    start = time.perf_counter()
+    if while_stepping:
+        env.send(torch.zeros(2, 1, 1))
+    os.kill(workers[1], signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=r"worker process of Slow, seeds \[2\], died \(exit code -9\)"):
+        if not while_stepping:
+            wait_until_gone(workers[1:])
+            env.send(torch.zeros(2, 1, 1))
+        env.recv()
+    assert time.perf_counter() - start < 10
+    wait_until_gone(workers)
+    with pytest.raises(RuntimeError, match="closed"):
+        env.send(torch.zeros(2, 1, 1))
+    assert set(children_of(os.getpid())) - others <= {None} | tracker_pids()
+
+
+def tracker_pids():
+    from multiprocessing.resource_tracker import _resource_tracker
+
+    return {_resource_tracker._pid}
+
+
+PARENT = """
+if __name__ == "__main__":
+    import torch
+    from rlhive.envs import VectorEnv
+    from rlhive.envs.toy import ReachPoint
+
+    try:
+        with VectorEnv(ReachPoint, seeds=[1, 2], num_workers=2) as env:
+            env.reset()
+            print(*(worker.process.pid for worker in env._pool.workers), flush=True)
+            while True:
+                env.send(torch.zeros(2, 1, 1))
+                env.recv()
+    except KeyboardInterrupt:
+        print("stopped cleanly")
+"""
+
+
+def start_parent(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    parent = subprocess.Popen([sys.executable, script], start_new_session=True, **pipes)
+    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(workers) == 2 and all(is_alive(pid) for pid in workers)
+    return parent, workers
+
+
+def test_workers_end_when_the_parent_is_killed(tmp_path):
+    parent, workers = start_parent(tmp_path)
+    parent.kill()
+    parent.wait()
+    wait_until_gone(workers)
+
+
+def test_ctrl_c_reaches_the_parent_alone(tmp_path):
+    parent, workers = start_parent(tmp_path)
+    os.killpg(parent.pid, signal.SIGINT)
+    out, error = parent.communicate(timeout=30)
+    assert (out, error, parent.returncode) == ("stopped cleanly\n", "", 0)
+    wait_until_gone(workers)
+
+
+def test_worker_does_not_import_torch():
+    with VectorEnv(ReachPoint, seeds=[1], num_workers=1) as env:
+        maps = Path(f"/proc/{env._pool.workers[0].process.pid}/maps").read_text()
+    assert "libtorch" not in maps
