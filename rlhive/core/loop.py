@@ -199,6 +199,7 @@ def _update(run: Run) -> TensorDict | None:
         noise = run.learner.draw_loss_noise(run.generators)
         run.state, metrics = run.learner.train_step(run.state, batch, noise)
         if "index" in batch.keys():  # noqa: SIM118
+            _check_finite(run, metrics["td_error"], "TD error")
             run.replay.update_priority(batch["index"], metrics["td_error"])
     return metrics
 
@@ -257,10 +258,8 @@ def _restore(run: Run) -> None:
     saved, now = checkpoint.spec, run.spec
     for name in ("algorithm", "env", "network"):
         if getattr(saved, name) != getattr(now, name):
-            raise LoadError(
-                f"{run.run_dir}: cannot be resumed, its {name} is {getattr(saved, name)}, "
-                f"the configuration's is {getattr(now, name)}"
-            )
+            difference = _difference(getattr(saved, name), getattr(now, name))
+            raise LoadError(f"{run.run_dir}: cannot be resumed with another {name}: {difference}")
     run.spec, run.step = saved, checkpoint.step
     run.state = checkpoint.state.to(run.config.device)
     for name, states in checkpoint.generators.items():
@@ -270,6 +269,13 @@ def _restore(run: Run) -> None:
         run.replay.load(_replay_path(run))
     except (ValueError, OSError) as error:
         raise LoadError(f"{run.run_dir}: its replay cannot be read: {error}") from None
+
+
+def _difference(saved: Any, now: Any) -> str:
+    if not attrs.has(type(saved)):
+        return f"{saved!r} there, {now!r} in the configuration"
+    pairs = {name: (getattr(saved, name), getattr(now, name)) for name in attrs.fields_dict(type(saved))}
+    return "; ".join(f"{name} is {_difference(*pair)}" for name, pair in pairs.items() if pair[0] != pair[1])
 
 
 def _replay_path(run: Run) -> Path:
