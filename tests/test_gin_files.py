@@ -1,0 +1,104 @@
+"""Every shipped gin file makes a run's parts."""
+
+import attrs
+import pytest
+import torch
+from tensordict import TensorDict
+
+import gin
+from rlhive.config import load_config
+from rlhive.core.keys import make_generators
+from rlhive.core.learner import make_learner
+from rlhive.paths import gin_directory
+
+GIN_FILES = sorted(path.name for path in gin_directory().glob("*.gin"))
+MACROS = ("ENV_NAME", "NUM_SEEDS", "SEED", "NUM_ENVS", "TOTAL_STEPS", "DEVICE", "ALGORITHM")
+EXPLORATIONS = {
+    "sac.gin": "none",
+    "sac_gaussian.gin": "gaussian",
+    "sac_ou.gin": "ornstein_uhlenbeck",
+    "sac_egreedy.gin": "epsilon_random",
+}
+
+
+@pytest.fixture(autouse=True)
+def clear_gin():
+    gin.clear_config()
+    yield
+    gin.clear_config()
+
+
+def row(num_seeds: int, spec) -> TensorDict:
+    """One step of one environment per seed."""
+    observation = torch.zeros(num_seeds, 1, spec.observation_dim)
+    flag = torch.zeros(num_seeds, 1, 1, dtype=torch.bool)
+    following = {"observation": observation, "reward": flag.float(), "terminated": flag, "done": flag}
+    action = torch.zeros(num_seeds, 1, spec.action_dim)
+    return TensorDict({"observation": observation, "action": action, "next": following}, (num_seeds, 1))
+
+
+def test_the_folder_holds_gin_files_only():
+    # As a package it would hide the package gin.
+    assert {path.suffix for path in gin_directory().iterdir()} == {".gin"}
+    assert "rlhive" not in gin.__file__
+
+
+def test_the_shipped_files():
+    assert set(GIN_FILES) == {"base.gin", *EXPLORATIONS}
+
+
+def test_the_macros_on_top_are_the_ones_users_set_first():
+    lines = (gin_directory() / "base.gin").read_text().splitlines()
+    names = [line.split(" = ")[0] for line in lines if " = " in line and not line.startswith("#")]
+    assert tuple(names[: len(MACROS)]) == MACROS
+    assert not any(name.isupper() for name in names[len(MACROS) :])
+
+
+@pytest.mark.parametrize("name", GIN_FILES)
+def test_makes_a_learner_that_acts_and_updates(name, franka_spec):
+    small = ["NUM_SEEDS=2", "sac_network.hidden_sizes=(8, 8)", "train.batch_size=4", "replay.capacity=10"]
+    config = load_config([name], small + ["GAMMA=0.9"] * (name == "base.gin"))
+    learner = make_learner(config, franka_spec)
+    generators = [make_generators(seed) for seed in config.seeds]
+    state = learner.init(generators)
+
+    action = learner.act(state, torch.zeros(2, 1, 21), torch.zeros(2, 1, 9))
+    explore = config.exploration(franka_spec.action_low, franka_spec.action_high)
+    draws = torch.stack([explore.draw(of_seed["exploration"], 1, 9) for of_seed in generators])
+    is_init = torch.ones(2, 1, 1, dtype=torch.bool)
+    action, _ = explore.apply(explore.init((2, 1), 9), action, draws, 0, is_init)
+    assert action.shape == (2, 1, 9)
+    assert bool((action.abs() <= 1).all())
+
+    replay = config.make_replay(num_seeds=2, num_envs=1, device=config.device)
+    replay.extend(row(2, franka_spec))
+    batch = replay.sample([of_seed["replay"] for of_seed in generators], config.batch_size)
+    state, metrics = learner.train_step(state, batch, learner.draw_loss_noise(generators))
+    assert state["step"].tolist() == [1, 1]
+    assert bool(metrics["loss"].isfinite().all())
+
+
+@pytest.mark.parametrize(("name", "exploration"), EXPLORATIONS.items())
+def test_files_differ_in_their_exploration_alone(name, exploration):
+    config, default = load_config([name]), load_config(["sac_gaussian.gin"])
+    assert config.exploration.__name__ == exploration
+    assert attrs.evolve(config, exploration=default.exploration) == default
+
+
+def test_the_default_run_is_the_one_of_the_learning_table():
+    config = load_config(["sac_gaussian.gin"])
+    assert (config.env_name, config.algorithm, config.device) == ("FrankaReachRandom-v0", "sac", "cpu")
+    assert (config.evaluate_every, config.evaluation_episodes, config.seeds) == (2000, 20, (1,))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("gaussian", {"sigma_init": 1.0, "sigma_end": 0.1, "annealing_steps": 1000}),
+        ("epsilon_random", {"eps_init": 1.0, "eps_end": 0.1, "annealing_steps": 1000}),
+        ("ornstein_uhlenbeck", {"eps_init": 1.0, "eps_end": 0.1, "annealing_steps": 1000}),
+    ],
+)
+def test_annealing_is_the_originals(name, settings):
+    load_config([{kind: file for file, kind in EXPLORATIONS.items()}[name]])
+    assert settings.items() <= gin.get_bindings(name).items()
