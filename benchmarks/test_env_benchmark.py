@@ -1,0 +1,150 @@
+"""Environment steps per second: physics alone, the path used in training, TorchRL's wrapper; one and two workers.
+
+    uv run pytest benchmarks/test_env_benchmark.py -s
+
+All of a comparison runs in one process, its parts in turn, round after round; the medians over the rounds count.
+"""
+
+import os
+import statistics
+import time
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+
+from rlhive.envs import RoboHive, VectorEnv
+from rlhive.envs.robohive import quiet
+
+NAME = "FrankaReachRandom-v0"
+STEPS, ROUNDS, EPISODE, SEED = 300, 9, 50, 1
+
+
+@pytest.fixture
+def one_core():
+    cores = os.sched_getaffinity(0)
+    threads = torch.get_num_threads()
+    os.sched_setaffinity(0, {max(cores)})
+    torch.set_num_threads(1)
+    yield
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def actions():
+    return np.random.default_rng(0).uniform(-1, 1, (STEPS, 9)).astype(np.float32)
+
+
+def physics_only(actions):
+    """Replays the controls and start states of a rollout through `mj_step` alone; returns the replay."""
+    env = RoboHive(NAME, seed=SEED)
+    data, model = env.env.sim.data.ptr, env.env.sim.model.ptr
+    starts, controls = [], []
+    for step, action in enumerate(actions):
+        if step % EPISODE == 0:
+            env.reset()
+            starts.append((data.qpos.copy(), data.qvel.copy()))
+        env.step(action)
+        controls.append(data.ctrl.copy())
+
+    def replay():
+        for step, control in enumerate(controls):
+            if step % EPISODE == 0:
+                mujoco.mj_resetData(model, data)
+                data.qpos[:], data.qvel[:] = starts[step // EPISODE]
+            data.ctrl[:] = control
+            mujoco.mj_step(model, data, nstep=env.env.frame_skip)
+
+    return replay
+
+
+def collect(env, actions):
+    """Steps `env` as training does; returns observations and rewards of the transitions."""
+    rows = torch.from_numpy(actions).reshape(-1, *env.shape, env.spec.action_dim)
+    following = []
+    for row in rows:
+        env.send(row)
+        following.append(env.recv()["next"])
+    return torch.stack([td["observation"] for td in following]), torch.stack(
+        [td["reward"] for td in following]
+    )
+
+
+def torchrl_env():
+    with quiet():
+        import robohive  # noqa: F401
+        from torchrl.envs.libs.robohive import RoboHiveEnv
+
+        return RoboHiveEnv(NAME)
+
+
+def torchrl_rollout(env, actions):
+    """TorchRL's own rollout, episode by episode."""
+    queue = iter(torch.from_numpy(actions))
+    policy = lambda td: td.set("action", next(queue))  # noqa: E731
+    return torch.cat([env.rollout(EPISODE, policy=policy) for _ in range(len(actions) // EPISODE)])
+
+
+def assert_same_data(vector, torchrl, actions):
+    stream = int(np.random.SeedSequence((SEED, 0)).generate_state(1, np.uint64)[0])
+    torchrl._env.unwrapped.np_random.bit_generator.state = np.random.PCG64(stream).state
+    vector.reset()
+    observation, reward = collect(vector, actions)
+    theirs = torchrl_rollout(torchrl, actions)["next"]
+    parts = [theirs[key].float() for key in vector.spec.observation_keys]
+    assert torch.equal(torch.cat(parts, -1), observation.flatten(0, 2))
+    assert torch.equal(theirs["reward"].float().flatten(), reward.flatten())
+
+
+def in_turn(benchmark, parts):
+    """Median seconds of each part, over rounds in which they run one after another."""
+    seconds = {name: [] for name in parts}
+
+    def one_round():
+        for name, part in parts.items():
+            start = time.perf_counter()
+            part()
+            seconds[name].append(time.perf_counter() - start)
+
+    benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=1)
+    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
+
+
+def report(benchmark, seconds, steps):
+    rates = {name: round(steps / value) for name, value in seconds.items()}
+    benchmark.extra_info["steps per second"] = rates
+    print(f"\nsteps/s, {NAME}: " + ", ".join(f"{name} {rate}" for name, rate in rates.items()))  # noqa: T201
+
+
+@pytest.mark.timeout(600)
+def test_collection_against_physics_and_torchrl_on_one_core(benchmark, one_core, actions):
+    torchrl, physics = torchrl_env(), physics_only(actions)
+    with VectorEnv(NAME, seeds=[SEED], num_workers=1) as vector:
+        assert_same_data(vector, torchrl, actions)
+        parts = {
+            "physics": physics,
+            "rlhive": lambda: collect(vector, actions),
+            "torchrl": lambda: torchrl_rollout(torchrl, actions),
+        }
+        seconds = in_turn(benchmark, parts)
+    report(benchmark, seconds, STEPS)
+    assert seconds["physics"] / seconds["rlhive"] >= 0.55
+    assert seconds["torchrl"] / seconds["rlhive"] >= 3.0
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two cores")
+def test_two_workers_against_one(benchmark, actions):
+    many = np.repeat(actions, 4, axis=0)
+    with (
+        VectorEnv(NAME, seeds=[SEED], num_envs=4, num_workers=1) as one,
+        VectorEnv(NAME, seeds=[SEED], num_envs=4, num_workers=2) as two,
+    ):
+        assert torch.equal(one.reset(), two.reset())
+        assert all(map(torch.equal, collect(one, many), collect(two, many)))
+        parts = {"one worker": lambda: collect(one, many), "two workers": lambda: collect(two, many)}
+        seconds = in_turn(benchmark, parts)
+    report(benchmark, seconds, len(many))
+    assert seconds["one worker"] / seconds["two workers"] >= 1.7
