@@ -12,7 +12,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,6 +190,8 @@ def film(policy: Policy, seed: int, episode_seed: int, path: Path, *, stochastic
     from rlhive.envs.robohive import RoboHive
 
     act = make_actor(policy, seed, stochastic=stochastic)
+    with rendering_errors():
+        import mujoco  # noqa: F401 - loads the GL backend, before RoboHive would
     env = RoboHive(policy.spec.env.name)
     try:
         model, data = env.env.sim.model.ptr, env.env.sim.data.ptr
@@ -219,15 +221,22 @@ def open_renderer(model: Any) -> Any:
     """
     import mujoco
 
-    try:
+    with rendering_errors():
         renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
-    except Exception as error:  # each GL backend has errors of its own
-        backend = os.environ["MUJOCO_GL"]
-        raise RuntimeError(
-            f"--video: MUJOCO_GL={backend} cannot render here ({error}); `python -m rlhive.doctor` says what to do"
-        ) from error
     renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
     return renderer
+
+
+@contextlib.contextmanager
+def rendering_errors() -> Iterator[None]:
+    """Turns whatever a GL backend raises, each has errors of its own, into one line with the fix."""
+    try:
+        yield
+    except Exception as error:
+        raise RuntimeError(
+            f"--video: MUJOCO_GL={os.environ['MUJOCO_GL']} cannot render here ({error}); "
+            "`python -m rlhive.doctor` says what to do"
+        ) from error
 
 
 def format_report(report: dict[str, Any]) -> str:

@@ -1,0 +1,149 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rlhive.core.evaluation import evaluation_seeds, run_episodes
+from rlhive.core.stats import summarize
+from rlhive.envs.robohive import env_spec
+from rlhive.envs.vector import VectorEnv
+from rlhive.evaluate import check_input, evaluate, format_report
+from rlhive.policy_fn import load
+
+
+def command(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "rlhive.evaluate", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def installed():
+    """The spec of the environment as installed here."""
+    return env_spec("FrankaReachRandom-v0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--run_dir must have a value"),
+        (("--rundir=x",), "Did you mean: run_dir"),
+        (("--run_dir=nowhere",), "--run_dir=nowhere: there is no such directory"),
+        (("--run_dir=.", "--episodes=0"), "0 is not a positive integer"),
+        (("--run_dir=.", "--seed=-1"), "-1 is not a non-negative integer"),
+        (("--run_dir=.", "--deterministic", "--stochastic"), "At most one of"),
+        (("--run_dir=.", "--video=film.gif"), "must be a file ending in .mp4"),
+        (("--run_dir=.", "more"), "unknown argument 'more'"),
+    ],
+)
+def test_wrong_input_is_refused_in_one_line(arguments, message):
+    result = command(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not result.stdout
+
+
+def test_help_needs_no_torch():
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "rlhive.evaluate", "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert "--run_dir" in result.stdout
+    imported = {line.split("|")[-1].strip() for line in result.stderr.splitlines()}
+    assert "absl.flags" in imported
+    assert not imported & {"torch", "mujoco", "numpy"}
+
+
+def test_missing_video_package_is_named_before_anything_runs(tmp_path, monkeypatch):
+    check_input(tmp_path, tmp_path / "film.mp4")
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)  # as if it were not installed
+    with pytest.raises(ValueError, match="uv sync --extra video"):
+        check_input(tmp_path, tmp_path / "film.mp4")
+    check_input(tmp_path, None)
+
+
+def test_command_prints_json_alone_and_films_an_episode(make_run, installed, tmp_path):
+    run_dir = make_run(env=installed).run_dir
+    film = tmp_path / "film.mp4"
+    result = command(f"--run_dir={run_dir}", "--episodes=3", "--json", f"--video={film}")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == {**evaluate(run_dir, 3, 0), "video": str(film)}
+
+    import imageio.v3 as imageio
+
+    pictures = imageio.imread(film)
+    assert pictures.shape == (installed.max_episode_steps, 480, 640, 3)
+    assert pictures[0].std() > 10.0  # something is to be seen
+    assert np.abs(pictures[0].astype(float) - pictures[-1]).max() > 50.0  # and it moves
+    assert imageio.immeta(film)["fps"] == pytest.approx(1.0 / installed.dt)
+
+
+def test_every_seed_plays_its_own_policy_on_the_same_episodes(make_run, installed):
+    run = make_run(seeds=(1, 10), env=installed)
+    report = evaluate(run.run_dir, 3, 5)
+    assert (report["environment"], report["step"], report["deterministic"]) == (
+        "FrankaReachRandom-v0",
+        100,
+        True,
+    )
+    for entry, seed in zip(report["seeds"], run.seeds, strict=True):
+        policy = load(run.run_dir, seed=seed)
+        with VectorEnv(installed.name, seeds=[77], num_workers=0) as envs:
+            episodes = run_episodes(envs, policy, evaluation_seeds(5, 3))
+        summary = summarize(episodes.returns[0], np.random.default_rng(5))
+        assert entry == {
+            "seed": seed,
+            "success": episodes.success.mean(),
+            "return_mean": summary.mean,
+            "return_median": summary.median,
+            "return_interval_95": [summary.low, summary.high],
+        }
+    assert report["seeds"][0]["return_mean"] != report["seeds"][1]["return_mean"]
+    assert report["return_mean"] == pytest.approx(
+        np.mean([entry["return_mean"] for entry in report["seeds"]])
+    )
+    lines = format_report(report).splitlines()
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["seed 1", "seed 10", "all seeds"]
+
+
+def test_seed_decides_episodes_and_noise(make_run, installed):
+    run_dir = make_run(env=installed).run_dir
+    stochastic = evaluate(run_dir, 2, 0, stochastic=True)
+    assert stochastic == evaluate(run_dir, 2, 0, stochastic=True)
+    means = {
+        stochastic["return_mean"],
+        evaluate(run_dir, 2, 0)["return_mean"],
+        evaluate(run_dir, 2, 1)["return_mean"],
+    }
+    assert len(means) == 3
+
+
+def test_environment_other_than_the_one_trained_on_is_refused(make_run, franka_spec):
+    run_dir = make_run(env=franka_spec).run_dir  # its actuators have other names
+    with pytest.raises(ValueError, match="differs from the one the policy was trained on"):
+        evaluate(run_dir, 1, 0)
+
+
+def test_run_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="there is no such checkpoint"):
+        evaluate(tmp_path, 1, 0)
+
+
+@pytest.mark.slow
+def test_rendering_that_does_not_work_is_one_line_and_leaves_no_file(make_run, installed, tmp_path):
+    run_dir = make_run(env=installed).run_dir
+    film = tmp_path / "film.mp4"
+    nowhere = {"MUJOCO_GL": "egl", "__EGL_VENDOR_LIBRARY_FILENAMES": "/nowhere.json"}
+    result = command(f"--run_dir={run_dir}", f"--video={film}", **nowhere)
+    assert result.returncode == 1
+    assert "rlhive.doctor" in result.stderr.splitlines()[-1]
+    assert not result.stdout
+    assert list(tmp_path.glob("*film*")) == []
