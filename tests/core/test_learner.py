@@ -1,0 +1,139 @@
+"""The functions of a run: what reaches the loss and the policy, and that seeds do not touch each other."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+import gin
+from rlhive.config import load_config
+from rlhive.core.keys import make_generators
+from rlhive.core.learner import last_metrics, make_learner, observe
+from rlhive.core.tree import stack_seeds
+from tests.helpers import make_batch, make_spec
+
+SMALL = ["sac_network.hidden_sizes=(16, 16)", "train.batch_size=8"]
+
+
+@pytest.fixture(autouse=True)
+def clear_gin():
+    yield
+    gin.clear_config()
+
+
+def learn(*bindings, seeds=(1,)):
+    """Learner, generators and a state whose normaliser has seen observations far from standard."""
+    config = load_config(["sac.gin"], [*SMALL, f"SEED={seeds[0]}", f"NUM_SEEDS={len(seeds)}", *bindings])
+    learner = make_learner(config, make_spec())
+    generators = [make_generators(seed) for seed in seeds]
+    draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+    seen = torch.stack([3.0 + 5.0 * torch.randn(100, 5, generator=draw) for draw in draws])
+    return config, learner, generators, observe(learner.init(generators), seen)
+
+
+def batches(seeds=(1,)):
+    return stack_seeds([make_batch(torch.Generator().manual_seed(10 + seed), 8) for seed in seeds])
+
+
+def by_hand(state, observation):
+    """Normalised as the docstring of the normaliser says, for one seed."""
+    normalizer = state["env_state", "observation"]
+    return ((observation - normalizer["loc"]) / normalizer["scale"]).clamp(-10, 10)
+
+
+def test_the_loss_sees_observations_normalised_once():
+    config, learner, generators, state = learn()
+    batch, noise = batches(), learner.draw_loss_noise(generators)
+    one = batch[0].clone()
+    one["observation"] = by_hand(state[0], one["observation"])
+    one["next", "observation"] = by_hand(state[0], one["next", "observation"])
+    loss_fn = config.make_loss(learner.network)
+    expected, _ = loss_fn(state[0]["params"], state[0]["target_params"], one, noise[0])
+    _, metrics = learner.train_step(state, batch, noise)
+    torch.testing.assert_close(metrics["loss"][0], expected.detach(), rtol=1e-6, atol=1e-6)
+    raw, _ = loss_fn(state[0]["params"], state[0]["target_params"], batch[0], noise[0])
+    assert abs(float(raw) - float(expected)) > 1e-2  # else the check above proves nothing
+
+
+def test_the_policy_sees_observations_normalised_once():
+    _, learner, _, state = learn()
+    draw = torch.Generator().manual_seed(0)
+    observation, noise = torch.randn(1, 3, 5, generator=draw), torch.randn(1, 3, 2, generator=draw)
+    actor, normalised = state[0]["params", "actor"], by_hand(state[0], observation[0])
+    with torch.no_grad():
+        mode = learner.network.mode(actor, normalised)
+        sample = learner.network.sample(actor, normalised, noise[0])[0]
+    torch.testing.assert_close(learner.act_mode(state, observation)[0], mode)
+    torch.testing.assert_close(learner.act(state, observation, noise)[0], sample)
+
+
+def test_observing_changes_the_normaliser_alone():
+    _, _, _, state = learn(seeds=(1, 2))
+    before = state.clone()
+    observation = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(3))
+    after = observe(state.lock_(), observation)
+    assert after["env_state", "observation", "count"].tolist() == [104.0, 104.0]
+    for key in ("params", "target_params", "opt_state", "step"):
+        assert bool((after[key] == before[key]).all())
+    assert bool((state == before).all())
+
+
+def test_an_update_leaves_its_inputs_and_the_normaliser():
+    _, learner, generators, state = learn()
+    batch, noise = batches(), learner.draw_loss_noise(generators)
+    before = state.clone()
+    after, _ = learner.train_step(state.lock_(), batch.lock_(), noise.lock_())
+    assert bool((state == before).all())
+    assert bool((after["env_state"] == before["env_state"]).all())
+    assert after["step"].tolist() == after["opt_state", "count"].tolist() == [1]
+    assert not bool((after["params", "actor"] == before["params", "actor"]).all())
+
+
+def test_the_target_moves_by_tau():
+    _, learner, generators, state = learn("train.tau=0.25")
+    after, _ = learner.train_step(state, batches(), learner.draw_loss_noise(generators))
+    for old, new, target in zip(
+        *(
+            tree.values(True, True)
+            for tree in (
+                state["target_params", "critic"],
+                after["params", "critic"],
+                after["target_params", "critic"],
+            )
+        ),
+        strict=True,
+    ):
+        torch.testing.assert_close(target, 0.75 * old + 0.25 * new)
+
+
+def test_seeds_side_by_side_equal_each_alone():
+    seeds = (4, 7, 9)
+    _, learner, generators, state = learn(seeds=seeds)
+    observation = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0))
+    noise = learner.draw_loss_noise(generators)
+    after, metrics = learner.train_step(state, batches(seeds), noise)
+    for index, seed in enumerate(seeds):
+        _, alone, own, own_state = learn(seeds=(seed,))
+        assert bool((own_state[0] == state[index]).all())  # drawn the same, bit for bit
+        own_noise = alone.draw_loss_noise(own)
+        assert bool((own_noise[0] == noise[index]).all())
+        own_after, own_metrics = alone.train_step(own_state, batches((seed,)), own_noise)
+        compare(own_after[0], after[index])
+        compare(own_metrics[0], metrics[index])
+        torch.testing.assert_close(
+            alone.act_mode(own_state, observation[index : index + 1])[0],
+            learner.act_mode(state, observation)[index],
+        )
+
+
+def compare(one: TensorDict, other: TensorDict) -> None:
+    assert set(one.keys(True, True)) == set(other.keys(True, True))
+    for key in one.keys(True, True):
+        torch.testing.assert_close(one[key], other[key], rtol=1e-4, atol=1e-5)
+
+
+def test_metrics_are_named_for_the_log():
+    _, learner, generators, state = learn(seeds=(1, 2))
+    _, metrics = learner.train_step(state, batches((1, 2)), learner.draw_loss_noise(generators))
+    named = last_metrics(metrics)
+    assert {"loss/actor", "loss/qvalue", "loss/alpha", "train/alpha", "train/entropy"} <= set(named)
+    assert all(value.shape == (2,) for value in named.values())  # the TD errors [S, B] are left out
