@@ -18,6 +18,7 @@ from attrs import validators as v
 from tensordict import TensorDict
 
 import gin
+from rlhive.core.compile import has_compiler
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.optim import GradientTransformation, adam, cosine_schedule
 from rlhive.core.replay import ReplayBuffer
@@ -49,6 +50,9 @@ _FACTORIES: dict[str, Callable[..., Any]] = {
 _CONFIGURED = {name: gin.external_configurable(factory, name) for name, factory in _FACTORIES.items()}
 
 
+COMPILE_FROM_UPDATES = 10_000  # half a minute of compiling is won back after some 5 000 updates on two cores
+
+
 class ConfigError(ValueError):
     """A file, binding or value that the user has to mend; its text is one line."""
 
@@ -76,6 +80,8 @@ class TrainConfig:
         evaluate_every: steps between evaluations.
         evaluation_episodes: episodes of each evaluation, with the deterministic policy.
         checkpoint_every: steps between checkpoints.
+        compile: compile the update with `torch.compile`; None does where it pays: with a C++ compiler at hand, in runs
+            of 10 000 updates or more.
         log_every: steps between rows of training metrics.
         loggers: TorchRL loggers beside metrics.csv: "csv", "tensorboard", "wandb".
         wandb: settings of the "wandb" logger, such as {"project": "robots"}.
@@ -101,6 +107,7 @@ class TrainConfig:
     evaluate_every: int = attrs.field(default=2000, validator=_at_least(1))
     evaluation_episodes: int = attrs.field(default=20, validator=_at_least(1))
     checkpoint_every: int = attrs.field(default=10_000, validator=_at_least(1))
+    compile: bool | None = attrs.field(default=None, validator=v.optional(v.instance_of(bool)))
     log_every: int = attrs.field(default=500, validator=_at_least(1))
     loggers: tuple[str, ...] = attrs.field(
         default=("tensorboard",), converter=tuple, validator=v.deep_iterable(v.in_(LOGGERS))
@@ -120,6 +127,13 @@ class TrainConfig:
         default=attrs.Factory(lambda self: _CONFIGURED.get(f"{self.algorithm}_loss"), takes_self=True)
     )
     make_replay: Callable[..., ReplayBuffer] = attrs.field(default=_CONFIGURED["replay"])
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the update is compiled; it depends on nothing but the configuration and the machine."""
+        if self.compile is None:
+            return has_compiler() and self.total_steps * self.updates_per_step >= COMPILE_FROM_UPDATES
+        return self.compile
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -198,6 +212,8 @@ def _dry_build(config: TrainConfig) -> None:
     check_name(config.env_name)
     check_loggers(config.loggers, config.wandb)
     _check_device(config.device)
+    if config.compile and not has_compiler():
+        raise ValueError("train.compile=True needs a C++ compiler: install g++, or leave it out")
     stand_in = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
     config.make_loss(config.make_network(stand_in))
     opt, params = config.optimizer(), TensorDict({"x": torch.zeros(1)})

@@ -12,7 +12,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from rlhive.command import start
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlhive.core.evaluation import Episodes
+    from rlhive.core.types import EnvSpec
     from rlhive.policy_fn.loading import Policy
 
 FLAGS = flags.FLAGS
@@ -44,7 +46,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command; the exit code is 0, 2 for wrong input, 1 for a failure."""
+    """Runs the command; the exit code is 0, 2 for wrong input, 1 for a failure, 130 after Ctrl-C."""
     logging.set_verbosity(logging.WARNING)  # the GL libraries report each step of theirs
     try:
         if len(argv) > 1:
@@ -57,6 +59,9 @@ def main(argv: Sequence[str]) -> int:
     except (ValueError, RuntimeError, OSError) as error:
         sys.stderr.write(f"rlhive.evaluate: {error}\n")
         return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        sys.stderr.write("rlhive.evaluate: interrupted\n")
+        return 130  # what shells expect after Ctrl-C
     sys.stdout.write((json.dumps(report, indent=2) if FLAGS.json else format_report(report)) + "\n")
     return 0
 
@@ -104,39 +109,27 @@ def evaluate(
         ValueError: no policy that can be loaded, or its environment is not the one installed here.
         RuntimeError: the environment cannot be built or fails.
     """
-    import torch
+    import torch  # noqa: F401 - before anything that loads mujoco
 
     from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
-    from rlhive.core.evaluation import evaluation_seeds, run_episodes
-    from rlhive.envs.vector import VectorEnv
+    from rlhive.core.evaluation import evaluation_seeds
     from rlhive.policy_fn.loading import load
 
     folder = checkpoint_dir(run_dir)
     policies = {trained: load(path) for trained, path in seed_dirs(folder).items()}
-    spec = next(iter(policies.values())).spec
+    first = next(iter(policies.values()))
     episode_seeds = evaluation_seeds(seed, episodes)
     if video is not None:
         os.environ.setdefault("MUJOCO_GL", "egl")  # read where mujoco is imported first
-        film(next(iter(policies.values())), seed, episode_seeds[0], video, stochastic=stochastic)
-    actors = [make_actor(policy, seed, stochastic=stochastic) for policy in policies.values()]
-    # A worker process would pay more to start than it saves on this few steps.
-    with VectorEnv(spec.env.name, seeds=list(policies), num_workers=0) as envs:
-        if envs.spec != spec.env:
-            raise ValueError(
-                f"{spec.env.name} as installed here differs from the one the policy was trained on"
-            )
-        outcome = run_episodes(
-            envs,
-            lambda observation: torch.stack([act(o) for act, o in zip(actors, observation, strict=True)]),
-            episode_seeds,
-        )
+        film(first, seed, episode_seeds[0], video, stochastic=stochastic)
+    outcome = play(policies, seed, episode_seeds, stochastic=stochastic)
     by_seed = [
         {"seed": trained, **summarize_seed(outcome.returns[index], outcome.success[index], seed)}
         for index, trained in enumerate(policies)
     ]
     return {
         "run_dir": str(run_dir),
-        "environment": spec.env.name,
+        "environment": first.spec.env.name,
         "step": int(folder.name),
         "episodes": episodes,
         "seed": seed,
@@ -146,6 +139,46 @@ def evaluate(
         "seeds": by_seed,
         "video": None if video is None else str(video),
     }
+
+
+def play(
+    policies: Mapping[int, Policy], seed: int, episode_seeds: Sequence[int], *, stochastic: bool
+) -> Episodes:
+    """Every seed's policy, by its seed, on the same episodes.
+
+    Raises:
+        ValueError: the environment is not the one they were trained on.
+    """
+    import torch
+
+    from rlhive.core.evaluation import run_episodes
+    from rlhive.envs.vector import VectorEnv
+
+    actors = [make_actor(policy, seed, stochastic=stochastic) for policy in policies.values()]
+    trained_on = next(iter(policies.values())).spec.env
+
+    def act(observation: Tensor) -> Tensor:
+        return torch.stack([own(part) for own, part in zip(actors, observation, strict=True)])
+
+    # A worker process would pay more to start than it saves on this few steps.
+    with VectorEnv(trained_on.name, seeds=list(policies), num_workers=0) as envs:
+        check_same_environment(envs.spec, trained_on)
+        return run_episodes(envs, act, episode_seeds)
+
+
+def check_same_environment(installed: EnvSpec, trained_on: EnvSpec) -> None:
+    """Refuses an environment that changed since the policy was trained.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    installed_values, trained_values = installed.to_dict(), trained_on.to_dict()
+    differing = [name for name, value in trained_values.items() if installed_values[name] != value]
+    if differing:
+        raise ValueError(
+            f"{trained_on.name} as installed here differs from the one the policy was trained on "
+            f"in {', '.join(differing)}"
+        )
 
 
 def summarize_seed(returns: Any, success: Any, seed: int) -> dict[str, Any]:
@@ -181,6 +214,7 @@ def film(policy: Policy, seed: int, episode_seed: int, path: Path, *, stochastic
 
     Raises:
         RuntimeError: rendering does not work here.
+        ValueError: the environment is not the one the policy was trained on.
     """
     import imageio.v2 as imageio
     import torch
@@ -194,6 +228,7 @@ def film(policy: Policy, seed: int, episode_seed: int, path: Path, *, stochastic
         import mujoco  # noqa: F401 - loads the GL backend, before RoboHive would
     env = RoboHive(policy.spec.env.name)
     try:
+        check_same_environment(env.spec, policy.spec.env)
         model, data = env.env.sim.model.ptr, env.env.sim.data.ptr
         with (
             open_renderer(model) as renderer,

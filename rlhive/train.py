@@ -86,6 +86,10 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
     directory = Path(run_dir) if run_dir else default_run_dir(config)
     directory.mkdir(parents=True, exist_ok=True)
     sys.stderr.write(f"rlhive.train: {config.env_name}, seeds {list(config.seeds)}, in {directory}\n")
+    if config.compiles:
+        sys.stderr.write(
+            "rlhive.train: the first update is compiled, about half a minute (train.compile=False: not)\n"
+        )
     finished = train(config, directory, resume=resume)
     if not finished:
         sys.stderr.write(f"rlhive.train: stopped and saved; go on with --run_dir={directory} --resume\n")

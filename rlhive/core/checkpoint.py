@@ -75,7 +75,6 @@ def save_checkpoint(
     seeds: Sequence[int],
     generators: Mapping[str, Sequence[Generator]],
     counters: Mapping[str, Any],
-    keep: int | None = None,
 ) -> Path:
     """Writes the checkpoint of one step beside the others and then makes it the latest, each in one step.
 
@@ -87,7 +86,6 @@ def save_checkpoint(
         seeds: the S seeds, each once.
         generators: by name, one generator per seed.
         counters: plain JSON values.
-        keep: how many checkpoints to keep, the newest; None keeps all.
 
     Returns:
         The checkpoint's directory.
@@ -115,8 +113,6 @@ def save_checkpoint(
         shutil.rmtree(beside, ignore_errors=True)
         raise
     _point_latest(root, step)
-    if keep is not None:
-        _remove_old(root, step, keep)
     return final
 
 
@@ -287,9 +283,3 @@ def _point_latest(root: Path, step: int) -> None:
 def _steps(root: Path) -> list[int]:
     names = (folder.name for folder in root.glob("*") if folder.is_dir() and not folder.is_symlink())
     return sorted(map(int, filter(str.isdecimal, names)))
-
-
-def _remove_old(root: Path, step: int, keep: int) -> None:
-    others = [other for other in _steps(root) if other != step]
-    for old in others[: max(0, len(others) + 1 - keep)]:
-        shutil.rmtree(root / str(old))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from tensordict import TensorDict
 from torch import Generator, Tensor
 
+from rlhive.core.compile import traced_at_first_call
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.normalizer import normalize, update_normalizer
 from rlhive.core.seeds import vmap_seeds
@@ -75,17 +75,16 @@ def make_learner(config: TrainConfig, spec: EnvSpec) -> Learner:
     def mode(params: TensorDict, env_state: TensorDict, observation: Tensor) -> Tensor:
         return network.mode(params["actor"], normalize(env_state["observation"], observation))
 
-    sample_seeds, mode_seeds = vmap_seeds(sample), vmap_seeds(mode)
+    update = traced_at_first_call(vmap_seeds(train_step), compile=config.compiles)
+    sample_seeds, mode_seeds = (traced_at_first_call(vmap_seeds(fn)) for fn in (sample, mode))
 
-    @torch.no_grad()
     def act(state: TrainState, observation: Tensor, noise: Tensor) -> Tensor:
         return sample_seeds(state["params"], state["env_state"], observation, noise)
 
-    @torch.no_grad()
     def act_mode(state: TrainState, observation: Tensor) -> Tensor:
         return mode_seeds(state["params"], state["env_state"], observation)
 
-    return Learner(network, init, vmap_seeds(train_step), draw_loss_noise, act, act_mode, observe)
+    return Learner(network, init, update, draw_loss_noise, act, act_mode, observe)
 
 
 def observe(state: TrainState, observation: Tensor) -> TrainState:

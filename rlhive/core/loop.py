@@ -6,6 +6,7 @@ import contextlib
 import math
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,16 +82,7 @@ def open_run(config: TrainConfig, run_dir: Path, *, resume: bool = False) -> Ite
         LoadError: the run to resume is of another environment, algorithm or network, or its files are damaged.
     """
     with contextlib.ExitStack() as stack:
-        envs = stack.enter_context(
-            VectorEnv(
-                config.env_name, seeds=config.seeds, num_envs=config.num_envs, num_workers=config.num_workers
-            )
-        )
-        evaluation_envs = stack.enter_context(
-            VectorEnv(
-                config.env_name, seeds=config.seeds, num_envs=EVALUATION_ENVS, num_workers=config.num_workers
-            )
-        )
+        envs, evaluation_envs = (stack.enter_context(vector) for vector in _start_envs(config))
         learner = make_learner(config, envs.spec)
         generators = [make_generators(seed) for seed in config.seeds]
         run = Run(
@@ -121,6 +113,20 @@ def open_run(config: TrainConfig, run_dir: Path, *, resume: bool = False) -> Ite
             )
         )
         yield run
+
+
+def _start_envs(config: TrainConfig) -> tuple[VectorEnv, VectorEnv]:
+    """Those of training and of evaluation; their workers start at the same time, as each takes seconds."""
+
+    def start(num_envs: int) -> VectorEnv:
+        return VectorEnv(
+            config.env_name, seeds=config.seeds, num_envs=num_envs, num_workers=config.num_workers
+        )
+
+    with ThreadPoolExecutor() as threads:
+        training = threads.submit(start, config.num_envs)
+        evaluation = threads.submit(start, EVALUATION_ENVS)
+        return training.result(), evaluation.result()
 
 
 def train(run: Run) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,17 +156,7 @@ def load(
     origins = [_Origin("spec", _read_spec(spec), None, None)] if spec is not None else []
     tree, where = _read(params, "params", origins)
     constants, where_constants = _read(env_state, "env_state", origins)
-    if not origins:
-        raise LoadError(
-            "two trees do not say what they are of: pass spec=, the RunSpec or the run's spec.json"
-        )
-    for other in origins[1:]:
-        _check_same(origins[0], other)
-    run = origins[0].spec
-    if run.algorithm not in POLICY_KEYS:
-        raise LoadError(
-            f"unknown algorithm {run.algorithm!r}; this version of rlhive has {', '.join(POLICY_KEYS)}"
-        )
+    run = _common_spec(origins)
     _check_params(where, tree, run)
     _check_env_state(where_constants, constants, run)
     tree = tree.select(*POLICY_KEYS[run.algorithm])
@@ -217,6 +207,21 @@ def _read(source: PathLike | TensorDict | None, kind: str, origins: list[_Origin
     tree, header = read_part(source, kind)
     origins.append(_Origin(str(source), header.spec, header.seed, header.step))
     return tree, str(source)
+
+
+def _common_spec(origins: Sequence[_Origin]) -> RunSpec:
+    if not origins:
+        raise LoadError(
+            "two trees do not say what they are of: pass spec=, the RunSpec or the run's spec.json"
+        )
+    for other in origins[1:]:
+        _check_same(origins[0], other)
+    spec = origins[0].spec
+    if spec.algorithm not in POLICY_KEYS:
+        raise LoadError(
+            f"unknown algorithm {spec.algorithm!r}; this version of rlhive has {', '.join(POLICY_KEYS)}"
+        )
+    return spec
 
 
 def _check_same(one: _Origin, other: _Origin) -> None:

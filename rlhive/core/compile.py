@@ -1,0 +1,92 @@
+"""Tracing and compiling pure functions of trees.
+
+`make_fx` records the tensor operations of one call, after vmap, gradient and TensorDict have done their part; what is
+left is a plain graph of tensors in and out, which `torch.compile` takes as a whole, once, for one set of shapes.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+
+def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Callable[..., Any]:
+    """A function that repeats the tensor operations of `fn(*examples)`, for trees of the same structure and shapes.
+
+    Uncompiled, its results equal those of `fn` bit for bit; compiled, to rounding. It has no gradient of its own.
+
+    Args:
+        fn: a pure function of TensorDicts and tensors that returns one or a tuple of them, without control flow that
+            depends on values.
+        examples: arguments with the structure, shapes, dtypes and device of all later calls.
+        compile: compile the recorded graph with `torch.compile`, which takes half a minute at the first call.
+
+    Returns:
+        The function.
+    """
+    names = [_leaf_names(example) for example in examples]
+    out_specs: list[pytree.TreeSpec] = []
+
+    def flat_fn(*flat: Tensor) -> list[Tensor]:
+        values = iter(flat)
+        args = [
+            TensorDict({name: next(values) for name in of_arg}, example.batch_size)
+            if of_arg
+            else next(values)
+            for of_arg, example in zip(names, examples, strict=True)
+        ]
+        results, out_spec = pytree.tree_flatten(fn(*args))
+        out_specs.append(out_spec)
+        return results
+
+    graph = make_fx(flat_fn)(*_leaves(names, examples))
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    run: Callable[..., Any] = graph
+    if compile:
+        # Without a GPU, this module warns at the first compilation that it found none.
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        run = torch.compile(graph, fullgraph=True, dynamic=False)
+
+    @torch.no_grad()
+    def traced(*args: Any) -> Any:
+        return pytree.tree_unflatten(run(*_leaves(names, args)), out_specs[0])
+
+    return traced
+
+
+def _leaf_names(tree: Any) -> list[Any]:
+    """Names of the leaves of a TensorDict; none for a tensor."""
+    return list(tree.keys(include_nested=True, leaves_only=True)) if isinstance(tree, TensorDict) else []
+
+
+def _leaves(names: list[list[Any]], trees: Sequence[Any]) -> list[Tensor]:
+    leaves: list[Tensor] = []
+    for of_tree, tree in zip(names, trees, strict=True):
+        leaves += [tree[name] for name in of_tree] if of_tree else [tree]
+    return leaves
+
+
+def traced_at_first_call(fn: Callable[..., Any], *, compile: bool = False) -> Callable[..., Any]:
+    """`trace(fn, *args)` with the arguments of the first call as examples; arguments as in `trace`."""
+    traced: list[Callable[..., Any]] = []
+
+    def call(*args: Any) -> Any:
+        if not traced:
+            traced.append(trace(fn, *args, compile=compile))
+        return traced[0](*args)
+
+    return call
+
+
+def has_compiler() -> bool:
+    """Whether there is the C++ compiler that `torch.compile` needs for the CPU."""
+    return any(shutil.which(name) for name in ("g++", "clang++"))

@@ -1,0 +1,311 @@
+"""The training loop in this process, on tiny environments and once on a robot: counts, streams, stops."""
+
+import csv
+import math
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensordict import TensorDict
+
+import gin
+from rlhive.config import load_config
+from rlhive.core import loop
+from rlhive.core.checkpoint import load_checkpoint
+from rlhive.core.loop import EpisodeTracker
+from rlhive.core.tree_file import LoadError
+from rlhive.envs.toy import ConstantReward, MatchSign, ReachPoint
+
+SMALL = [
+    "train.num_workers=0",
+    "train.loggers=()",
+    "sac_network.hidden_sizes=(16, 16)",
+    "train.batch_size=8",
+    "train.init_random_steps=20",
+    "TOTAL_STEPS=60",
+    "train.evaluate_every=1000",
+    "train.evaluation_episodes=1",
+    "train.log_every=10",
+    "replay.capacity=1000",
+]
+
+
+@pytest.fixture(autouse=True)
+def clear_gin():
+    yield
+    gin.clear_config()
+
+
+def configure(env, *bindings):
+    """The configuration of a run of a RoboHive id, or of a toy, which no file can name."""
+    config = load_config(["sac_gaussian.gin"], [*SMALL, *bindings])
+    with attrs.validators.disabled():
+        return config if isinstance(env, str) else attrs.evolve(config, env_name=env)
+
+
+def train(env, run_dir, *bindings, resume=False):
+    """Trains, and returns the run as the loop leaves it."""
+    run_dir.mkdir(exist_ok=True)
+    with loop.open_run(configure(env, *bindings), run_dir, resume=resume) as run:
+        assert loop.train(run)
+    return run
+
+
+def stored(run) -> dict[str, torch.Tensor]:
+    """The transitions on disk, `[T, S, E, ...]`."""
+    return load_file(run.run_dir / "replay" / f"{run.step}.safetensors")
+
+
+def rows(run_dir) -> list[dict[str, str]]:
+    with (run_dir / "metrics.csv").open() as file:
+        return [
+            {name: value for name, value in row.items() if name != "wall_time"}
+            for row in csv.DictReader(file)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("bindings", "updates"),
+    [
+        (("train.updates_per_step=1.0",), 40),
+        (("train.updates_per_step=2.0",), 80),
+        (("train.updates_per_step=0.5",), 20),
+        (("train.updates_per_step=0.3",), 12),
+        (("train.updates_per_step=0",), 0),
+        (("train.updates_per_step=1.0", "NUM_ENVS=2"), 40),
+        (("train.updates_per_step=0.25", "NUM_ENVS=2"), 10),
+        (("train.init_random_steps=0",), 52),  # the replay holds a minibatch from step 8 on
+        (("train.init_random_steps=60",), 0),
+    ],
+)
+def test_updates_per_step(tmp_path, bindings, updates):
+    run = train(ReachPoint, tmp_path, *bindings)
+    assert run.step == 60
+    assert run.state["step"].tolist() == run.state["opt_state", "count"].tolist() == [updates]
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_the_normaliser_has_taken_in_every_step_once(tmp_path, num_envs):
+    run = train(ReachPoint, tmp_path, f"NUM_ENVS={num_envs}")
+    normalizer = run.state[0]["env_state", "observation"]
+    seen = stored(run)["next.observation"].double().flatten(0, 2)
+    assert normalizer["count"].item() == len(seen) == 60
+    torch.testing.assert_close(normalizer["loc"].double(), seen.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(normalizer["scale"].double(), seen.std(0, correction=0), rtol=1e-4, atol=1e-5)
+
+
+def test_the_replay_has_raw_observations_and_actions_as_taken(tmp_path):
+    run = train(ReachPoint, tmp_path)
+    part = {name: tensor[:, 0, 0] for name, tensor in stored(run).items()}
+    position, target = part["observation"].T
+    moved = position + 0.25 * part["action"][:, 0]
+    torch.testing.assert_close(part["next.observation"], torch.stack([moved, target], dim=-1))
+    torch.testing.assert_close(part["next.reward"][:, 0], -(target - moved).abs())
+    assert part["action"].unique().numel() > 50
+
+
+def test_a_time_limit_keeps_the_bootstrap_and_the_true_successor(tmp_path):
+    run = train(ReachPoint, tmp_path)
+    part = {name: tensor[:, 0, 0] for name, tensor in stored(run).items()}
+    ends = [19, 39, 59]
+    assert part["next.done"].flatten().nonzero().flatten().tolist() == ends
+    assert not bool(part["next.terminated"].any())
+    same = (part["next.observation"][:-1] == part["observation"][1:]).all(-1)
+    assert (~same).nonzero().flatten().tolist() == ends[:-1]  # there the next row begins a new episode
+    assert bool((part["next.observation"][ends, 1] == part["observation"][ends, 1]).all())
+
+
+def test_a_termination_is_stored_as_one(tmp_path):
+    assert bool(stored(train(MatchSign, tmp_path))["next.terminated"].all())
+
+
+def test_random_actions_fill_the_limits_and_then_the_policy_acts(tmp_path):
+    random = train(ReachPoint, tmp_path / "random", "train.init_random_steps=60")
+    action = stored(random)["action"].flatten()
+    assert action.min() < -0.8 and action.max() > 0.8 and abs(action.mean()) < 0.25
+    still = train(ReachPoint, tmp_path / "policy", "train.init_random_steps=0", "train.exploration=@none")
+    assert stored(still)["action"].flatten()[0] != action[0]
+
+
+def test_seed_k_of_several_equals_its_run_alone(tmp_path):
+    both = train(ReachPoint, tmp_path / "both", "NUM_SEEDS=2", "SEED=5", "NUM_ENVS=2", "train.tau=0.05")
+    for index, seed in enumerate((5, 6)):
+        alone = train(ReachPoint, tmp_path / f"{seed}", f"SEED={seed}", "NUM_ENVS=2", "train.tau=0.05")
+        ours, theirs = stored(alone), stored(both)
+        for name, tensor in ours.items():
+            assert torch.equal(tensor[:10], theirs[name][:10, index : index + 1])  # before the first update
+            torch.testing.assert_close(tensor, theirs[name][:, index : index + 1], rtol=1e-3, atol=1e-3)
+        for key in ("params", "target_params", "env_state"):
+            for one, other in zip(
+                alone.state[0][key].values(True, True), both.state[index][key].values(True, True), strict=True
+            ):
+                torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
+        own = [row for row in rows(tmp_path / "both") if row["seed"] == str(seed)]
+        compare_rows(rows(tmp_path / f"{seed}"), own)
+
+
+def compare_rows(ours, theirs) -> None:
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert {name for name, value in one.items() if value} == {n for n, value in other.items() if value}
+        for name, value in one.items():
+            if value:
+                assert float(other[name]) == pytest.approx(float(value), rel=1e-2, abs=1e-3), name
+
+
+def test_without_updates_a_seed_of_several_equals_its_run_alone_bit_for_bit(tmp_path):
+    bindings = ("train.init_random_steps=60", "train.evaluate_every=1000")
+    both = train(ReachPoint, tmp_path / "both", "NUM_SEEDS=2", *bindings)
+    alone = train(ReachPoint, tmp_path / "alone", "SEED=2", *bindings)
+    assert bool((alone.state[0] == both.state[1]).all())
+    assert all(torch.equal(t, stored(both)[name][:, 1:]) for name, t in stored(alone).items())
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_another(tmp_path):
+    first, again, other = (
+        train(ReachPoint, tmp_path / name, f"SEED={seed}") for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert rows(tmp_path / "a") == rows(tmp_path / "b") != rows(tmp_path / "c")
+    assert bool((first.state == again.state).all())
+    assert not bool((first.state == other.state).all())
+
+
+def test_evaluations_checkpoints_and_rows_come_when_they_are_due(tmp_path):
+    train(
+        ReachPoint, tmp_path, "NUM_ENVS=3", "train.evaluate_every=25", "train.checkpoint_every=20",
+        "train.log_every=15",
+    )  # fmt: skip
+    evaluated = [int(row["step"]) for row in rows(tmp_path) if row["eval/return"]]
+    logged = [int(row["step"]) for row in rows(tmp_path) if row["loss/actor"]]
+    saved = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if not path.is_symlink())
+    assert evaluated == [27, 51, 60]  # the first steps past 25 and 50, and the end
+    assert logged == [30, 45, 60]
+    assert saved == [21, 42, 60]
+    assert [path.name for path in (tmp_path / "replay").iterdir()] == ["60.safetensors"]
+
+
+def test_resuming_goes_on_where_the_checkpoint_was(tmp_path):
+    train(ReachPoint, tmp_path, "TOTAL_STEPS=40")
+    with loop.open_run(configure(ReachPoint), tmp_path, resume=True) as run:
+        saved = load_checkpoint(tmp_path, [1])
+        assert run.step == saved.step == 40
+        assert len(run.replay) == 40
+        assert bool((run.state == saved.state).all())
+        for name, generator in run.generators[0].items():
+            assert torch.equal(generator.get_state(), saved.generators[name][0])
+        assert loop.train(run)
+    assert run.state["step"].item() == run.state["opt_state", "count"].item() == 40
+    assert run.state["env_state", "observation", "count"].item() == len(run.replay) == 60
+    assert [int(row["step"]) for row in rows(tmp_path) if row["eval/return"]] == [40, 60]
+
+
+@pytest.mark.parametrize(
+    ("binding", "words"),
+    [
+        (
+            "sac_network.hidden_sizes=(8, 8)",
+            r"another network: hidden_sizes is \(16, 16\) there, \(8, 8\) in",
+        ),
+        ("replay.capacity=500", "its replay cannot be read: .*max_rows 1000, .*500"),
+        ("SEED=2", r"holds the seeds \[1\], but \[2\]"),
+    ],
+)
+def test_a_run_of_other_settings_cannot_be_resumed(tmp_path, binding, words):
+    train(ReachPoint, tmp_path)
+    with (
+        pytest.raises(LoadError, match=words) as caught,
+        loop.open_run(configure(ReachPoint, binding), tmp_path, resume=True),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_of_another_environment_cannot_be_resumed(tmp_path):
+    train(ReachPoint, tmp_path)
+    with (
+        pytest.raises(LoadError, match=r"another env: name is 'ReachPoint' there, 'ConstantReward' in"),
+        loop.open_run(configure(ConstantReward), tmp_path, resume=True),
+    ):
+        pass
+
+
+def test_an_action_that_is_not_finite_stops_the_run_and_names_the_seed(tmp_path):
+    config = configure(ReachPoint, "NUM_SEEDS=2", "SEED=5", "TOTAL_STEPS=30")
+    with loop.open_run(config, tmp_path) as run:
+        loop.train(run)
+    kept = load_checkpoint(tmp_path, [5, 6])
+    with loop.open_run(attrs.evolve(config, total_steps=60), tmp_path, resume=True) as run:
+        for leaf in run.state["params", "actor"].values(True, True):
+            leaf[1] = math.nan  # of the second seed
+        with pytest.raises(
+            FloatingPointError, match="seed 6: the action is not finite at step 30; the check"
+        ):
+            loop.train(run)
+    after = load_checkpoint(tmp_path, [5, 6])
+    assert after.step == 30
+    assert bool((after.state == kept.state).all())
+
+
+@pytest.mark.parametrize(
+    ("bindings", "what"), [(("train.log_every=1",), "loss"), (("replay.prioritized=True",), "TD error")]
+)
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, bindings, what):
+    bindings = ("sac_loss.reward_scale=1e39", "train.checkpoint_every=20", *bindings)
+    with pytest.raises(
+        FloatingPointError, match=f"seed 1: the {what} is not finite at step 2[01]; the check"
+    ):
+        train(ReachPoint, tmp_path, *bindings)
+    assert load_checkpoint(tmp_path, [1]).step == 20
+
+
+def step(reward, solved, done) -> TensorDict:
+    """One step of environments `[S, E]` from nested lists."""
+    values = {"reward": torch.tensor(reward), "solved": torch.tensor(solved), "done": torch.tensor(done)}
+    return TensorDict(
+        {name: value.unsqueeze(-1) for name, value in values.items()}, torch.tensor(reward).shape
+    )
+
+
+def test_episodes_are_counted_by_hand():
+    tracker = EpisodeTracker((2, 1))
+    for _ in range(5):
+        assert not tracker.add(step([[1.0], [2.0]], [[True], [True]], [[False], [False]]))
+    assert tracker.summary(0) == {}
+    assert tracker.add(step([[1.0], [2.0]], [[True], [False]], [[True], [True]]))
+    # Six solved steps are a success, five are not.
+    assert tracker.summary(0) == {"train/return": 6.0, "train/success": 1.0}
+    assert tracker.summary(1) == {"train/return": 12.0, "train/success": 0.0}
+    assert tracker.latest() == {"episode_return": 9.0, "success_rate": 0.5}
+    assert tracker.add(step([[-3.0], [7.0]], [[False], [False]], [[True], [False]]))
+    assert tracker.summary(0) == {"train/return": -3.0, "train/success": 0.0}
+    assert tracker.summary(1) == {"train/return": 12.0, "train/success": 0.0}
+
+
+def test_a_seed_is_summed_up_once_all_its_environments_ended_an_episode():
+    tracker = EpisodeTracker((1, 2))
+    tracker.add(step([[1.0, 5.0]], [[False, False]], [[True, False]]))
+    assert tracker.summary(0) == {}
+    assert tracker.latest() == {"episode_return": 1.0, "success_rate": 0.0}
+    tracker.add(step([[2.0, 5.0]], [[False, False]], [[False, True]]))
+    assert tracker.summary(0) == {"train/return": 5.5, "train/success": 0.0}
+
+
+def test_a_toy_with_one_right_answer_is_learned(tmp_path):
+    bindings = ("TOTAL_STEPS=600", "train.batch_size=32", "train.evaluation_episodes=20", "GAMMA=0.0")
+    train(MatchSign, tmp_path, *bindings)
+    assert float(rows(tmp_path)[-1]["eval/return"]) > 0.9  # 1 is the best, 0 what chance gives
+
+
+def test_on_a_robot_a_seed_of_several_acts_as_alone_until_it_learns(tmp_path):
+    bindings = ("TOTAL_STEPS=60", "train.init_random_steps=60", "train.evaluation_episodes=1")
+    both = train("FrankaReachRandom-v0", tmp_path / "both", "NUM_SEEDS=2", *bindings)
+    alone = train("FrankaReachRandom-v0", tmp_path / "alone", "SEED=2", *bindings)
+    assert all(torch.equal(t, stored(both)[name][:, 1:]) for name, t in stored(alone).items())
+    assert not torch.equal(stored(both)["action"][:, 0], stored(both)["action"][:, 1])
+    assert np.array_equal(
+        alone.state[0]["env_state", "observation", "loc"], both.state[1]["env_state", "observation", "loc"]
+    )
+    assert stored(alone)["next.done"].flatten().nonzero().flatten().tolist() == [49]
+    assert not bool(stored(alone)["next.terminated"].any())
