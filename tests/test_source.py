@@ -1,0 +1,34 @@
+"""What no file of the library may do, read from its source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = {str(path.relative_to(ROOT)): path for path in sorted((ROOT / "rlhive").rglob("*.py"))}
+PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve"}
+
+
+def imported(tree):
+    """The top names of every import in a file, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_gin_is_imported_in_one_file_and_pickle_in_none(name):
+    tree = ast.parse(SOURCES[name].read_text())
+    names = set(imported(tree))
+    assert ("gin" in names) == (name == "rlhive/config.py")
+    assert not names & PICKLES
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
+            assert node.attr not in ("load", "save"), f"{name}:{node.lineno} uses torch.{node.attr}"
+
+
+def test_gin_folder_does_not_hide_the_package_gin():
+    assert all(path.suffix == ".gin" for path in (ROOT / "gin").iterdir())
