@@ -103,7 +103,7 @@ def test_the_replay_has_raw_observations_and_actions_as_taken(tmp_path):
     moved = position + 0.25 * part["action"][:, 0]
     torch.testing.assert_close(part["next.observation"], torch.stack([moved, target], dim=-1))
     torch.testing.assert_close(part["next.reward"][:, 0], -(target - moved).abs())
-    assert part["action"].unique().numel() > 50
+    assert part["action"].unique().numel() > 30
 
 
 def test_a_time_limit_keeps_the_bootstrap_and_the_true_successor(tmp_path):
@@ -232,11 +232,9 @@ def test_a_run_of_another_environment_cannot_be_resumed(tmp_path):
 
 
 def test_an_action_that_is_not_finite_stops_the_run_and_names_the_seed(tmp_path):
-    config = configure(ReachPoint, "NUM_SEEDS=2", "SEED=5", "TOTAL_STEPS=30")
-    with loop.open_run(config, tmp_path) as run:
-        loop.train(run)
+    train(ReachPoint, tmp_path, "NUM_SEEDS=2", "SEED=5", "TOTAL_STEPS=30")
     kept = load_checkpoint(tmp_path, [5, 6])
-    with loop.open_run(attrs.evolve(config, total_steps=60), tmp_path, resume=True) as run:
+    with loop.open_run(configure(ReachPoint, "NUM_SEEDS=2", "SEED=5"), tmp_path, resume=True) as run:
         for leaf in run.state["params", "actor"].values(True, True):
             leaf[1] = math.nan  # of the second seed
         with pytest.raises(
@@ -293,7 +291,12 @@ def test_a_seed_is_summed_up_once_all_its_environments_ended_an_episode():
 
 
 def test_a_toy_with_one_right_answer_is_learned(tmp_path):
-    bindings = ("TOTAL_STEPS=600", "train.batch_size=32", "train.evaluation_episodes=20", "GAMMA=0.0")
+    bindings = (
+        "TOTAL_STEPS=300",
+        "train.batch_size=32",
+        "train.evaluation_episodes=20",
+        "adam.learning_rate=1e-2",
+    )
     train(MatchSign, tmp_path, *bindings)
     assert float(rows(tmp_path)[-1]["eval/return"]) > 0.9  # 1 is the best, 0 what chance gives
 
