@@ -23,8 +23,8 @@ from rlhive.command import start
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlhive.core.env_spec import EnvSpec
     from rlhive.core.evaluation import Episodes
-    from rlhive.core.types import EnvSpec
     from rlhive.policy_fn.loading import Policy
 
 FLAGS = flags.FLAGS

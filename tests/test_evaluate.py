@@ -70,12 +70,20 @@ def test_missing_video_package_is_named_before_anything_runs(tmp_path, monkeypat
     check_input(tmp_path, None)
 
 
-def test_command_prints_json_alone_and_films_an_episode(make_run, installed, tmp_path):
+def test_command_prints_json_alone_and_the_same_in_every_process(make_run, installed):
+    run_dir = make_run(env=installed).run_dir
+    result = command(f"--run_dir={run_dir}", "--episodes=3", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == evaluate(run_dir, 3, 0)
+
+
+@pytest.mark.slow
+def test_video_shows_an_episode(make_run, installed, tmp_path):
     run_dir = make_run(env=installed).run_dir
     film = tmp_path / "film.mp4"
-    result = command(f"--run_dir={run_dir}", "--episodes=3", "--json", f"--video={film}")
+    result = command(f"--run_dir={run_dir}", "--episodes=1", f"--video={film}")
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout) == {**evaluate(run_dir, 3, 0), "video": str(film)}
+    assert str(film) in result.stdout
 
     import imageio.v3 as imageio
 
@@ -128,7 +136,7 @@ def test_seed_decides_episodes_and_noise(make_run, installed):
 
 def test_environment_other_than_the_one_trained_on_is_refused(make_run, franka_spec):
     run_dir = make_run(env=franka_spec).run_dir  # its actuators have other names
-    with pytest.raises(ValueError, match="differs from the one the policy was trained on"):
+    with pytest.raises(ValueError, match=r"trained on in action_names$"):
         evaluate(run_dir, 1, 0)
 
 
