@@ -1,0 +1,40 @@
+"""What the shipped defaults must reach; each test trains five seeds, one after another."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "learning.py"
+SEEDS = (1, 2, 3, 4, 5)
+
+
+def train(out, env, steps):
+    """Trains with the documented command; the curves of the five seeds, and the script's functions."""
+    command = [sys.executable, SCRIPT, f"--out={out}", f"--env={env}", f"--steps={steps}"]
+    # As many runs at a time as there are cores: each then has one thread, and gives the same numbers everywhere.
+    command.append(f"--jobs={len(os.sched_getaffinity(0))}")
+    subprocess.run(command, check=True)
+    spec = importlib.util.spec_from_file_location("learning", SCRIPT)
+    learning = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(learning)
+    return [learning.read_curve(learning.run_dir(out, env, seed)) for seed in SEEDS], learning
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4 * 3600)
+def test_franka_reach(tmp_path):
+    curves, learning = train(tmp_path, "FrankaReachRandom-v0", 30_000)
+    assert sum(learning.steps_to(curve, 0.9) <= 10_000 for curve in curves) >= 4
+    assert all(learning.steps_to(curve, 1.0) <= 20_000 for curve in curves)
+    assert all(learning.at_step(curve.returns, curve.steps, 30_000) >= 183 for curve in curves)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(6 * 3600)
+def test_kitchen_light(tmp_path):
+    curves, learning = train(tmp_path, "FK1_LightOnRandom-v4", 40_000)
+    assert sum(learning.steps_to(curve, 0.9) <= 40_000 for curve in curves) >= 4
