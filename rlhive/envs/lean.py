@@ -1,4 +1,4 @@
-"""The three slow places of a RoboHive step, as array operations that give the same bits.
+"""The slow places of a RoboHive step, as array operations that give the same bits.
 
 RoboHive reads sensors and limits actuators one number at a time, and copies the whole simulator state into `info`
 after each step. For the Franka that is a fifth of the step; everything else stays RoboHive's own code.
@@ -25,6 +25,7 @@ def lighten(env: Any) -> None:
         robot.process_actuator = _actuator_limits(robot)
     if simulated and robot._noise_scale == 0:
         robot.get_sensors = _sensor_reading(robot)
+        robot.sensor2sim = _sensor_writing(robot)
 
 
 def _infos(rewards: dict[str, Any]) -> dict[str, Any]:
@@ -50,9 +51,9 @@ def _actuator_limits(robot: Any) -> Callable[..., np.ndarray]:
         if normalized:
             desired = middle + desired * width / 2.0
         last = robot.sim.data.qpos[state_ids]
-        velocity = np.clip((desired - last) / step_duration, slowest, fastest)
+        velocity = ((desired - last) / step_duration).clip(slowest, fastest)
         processed = controls.copy()
-        processed[control_ids] = np.clip(last + velocity * step_duration, low, high)
+        processed[control_ids] = (last + velocity * step_duration).clip(low, high)
         return processed
 
     return process_actuator
@@ -68,12 +69,32 @@ def _sensor_reading(robot: Any) -> Callable[[], dict[str, Any]]:
 
     def get_sensors() -> dict[str, Any]:
         data = robot.sim.data
-        reading: dict[str, Any] = {"time": data.time}
+        values, now = data.sensordata, data.time
+        reading: dict[str, Any] = {"time": now}
         for name, device, ids, low, high in plans:
-            reading[name] = np.clip(data.sensordata[ids], low, high)
-            device["sensor_data"], device["sensor_time"] = reading[name], data.time
+            reading[name] = values[ids].clip(low, high)
+            device["sensor_data"], device["sensor_time"] = reading[name], now
         robot._sensor_cache.append(reading)
         robot.time_wall = time.time() - robot.time_start
         return reading
 
     return get_sensors
+
+
+def _sensor_writing(robot: Any) -> Callable[..., None]:
+    """`Robot.sensor2sim` without noise: the readings become the state of the observed simulator."""
+    plans = []
+    for name, device in robot.robot_config.items():
+        for field in ("qpos", "qvel"):
+            rows = [row for row, sensor in enumerate(device["sensor"]) if sensor["data_type"] == field]
+            ids = [device["sensor"][row]["data_id"] for row in rows]
+            if rows:
+                plans.append((name, field, np.array(rows), np.array(ids)))
+
+    def sensor2sim(reading: dict[str, Any], sim: Any) -> None:
+        sim.data.time = reading["time"]
+        for name, field, rows, ids in plans:
+            getattr(sim.data, field)[ids] = reading[name][rows]
+        sim.forward()
+
+    return sensor2sim
