@@ -12,7 +12,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,10 @@ from rlhive.command import start
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhive.core.env_spec import EnvSpec
     from rlhive.core.evaluation import Episodes
     from rlhive.policy_fn.loading import Policy
 
 FLAGS = flags.FLAGS
-WIDTH, HEIGHT = 640, 480  # fits into the offscreen buffer of every model
 
 
 def define_flags() -> None:
@@ -53,6 +51,11 @@ def main(argv: Sequence[str]) -> int:
             raise ValueError(f"unknown argument {argv[1]!r}; see --help")
         video = Path(FLAGS.video) if FLAGS.video else None
         check_input(Path(FLAGS.run_dir), video)
+        import torch  # only now, and before anything that loads mujoco
+
+        torch.set_num_threads(
+            1
+        )  # on a busy machine threads for one observation at a time cost 20 times as much
         stochastic = FLAGS.stochastic or FLAGS.deterministic is False
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for the report alone
             report = evaluate(FLAGS.run_dir, FLAGS.episodes, FLAGS.seed, stochastic=stochastic, video=video)
@@ -120,8 +123,9 @@ def evaluate(
     first = next(iter(policies.values()))
     episode_seeds = evaluation_seeds(seed, episodes)
     if video is not None:
-        os.environ.setdefault("MUJOCO_GL", "egl")  # read where mujoco is imported first
-        film(first, seed, episode_seeds[0], video, stochastic=stochastic)
+        from rlhive.video import film
+
+        film(make_actor(first, seed, stochastic=stochastic), first.spec.env, episode_seeds[0], video)
     outcome = play(policies, seed, episode_seeds, stochastic=stochastic)
     by_seed = [
         {"seed": trained, **summarize_seed(outcome.returns[index], outcome.success[index], seed)}
@@ -151,7 +155,7 @@ def play(
     """
     import torch
 
-    from rlhive.core.evaluation import run_episodes
+    from rlhive.core.evaluation import check_same_environment, run_episodes
     from rlhive.envs.vector import VectorEnv
 
     actors = [make_actor(policy, seed, stochastic=stochastic) for policy in policies.values()]
@@ -164,21 +168,6 @@ def play(
     with VectorEnv(trained_on.name, seeds=list(policies), num_workers=0) as envs:
         check_same_environment(envs.spec, trained_on)
         return run_episodes(envs, act, episode_seeds)
-
-
-def check_same_environment(installed: EnvSpec, trained_on: EnvSpec) -> None:
-    """Refuses an environment that changed since the policy was trained.
-
-    Raises:
-        ValueError: naming what differs.
-    """
-    installed_values, trained_values = installed.to_dict(), trained_on.to_dict()
-    differing = [name for name, value in trained_values.items() if installed_values[name] != value]
-    if differing:
-        raise ValueError(
-            f"{trained_on.name} as installed here differs from the one the policy was trained on "
-            f"in {', '.join(differing)}"
-        )
 
 
 def summarize_seed(returns: Any, success: Any, seed: int) -> dict[str, Any]:
@@ -207,71 +196,6 @@ def make_actor(policy: Policy, seed: int, *, stochastic: bool) -> Callable[[Tens
         return policy(observation, torch.randn(shape, generator=generator) if stochastic else None)
 
     return act
-
-
-def film(policy: Policy, seed: int, episode_seed: int, path: Path, *, stochastic: bool) -> None:
-    """Plays the episode in this process and renders each step with MuJoCo, from the model's first camera.
-
-    Raises:
-        RuntimeError: rendering does not work here.
-        ValueError: the environment is not the one the policy was trained on.
-    """
-    import imageio.v2 as imageio
-    import torch
-    from tqdm import tqdm
-
-    from rlhive.core.files import replacing
-    from rlhive.envs.robohive import RoboHive
-
-    act = make_actor(policy, seed, stochastic=stochastic)
-    with rendering_errors():
-        import mujoco  # noqa: F401 - loads the GL backend, before RoboHive would
-    env = RoboHive(policy.spec.env.name)
-    try:
-        check_same_environment(env.spec, policy.spec.env)
-        model, data = env.env.sim.model.ptr, env.env.sim.data.ptr
-        with (
-            open_renderer(model) as renderer,
-            replacing(path) as beside,
-            imageio.get_writer(beside, fps=1.0 / env.spec.dt) as writer,
-            tqdm(total=env.spec.max_episode_steps, desc="video", unit="picture") as progress,
-        ):
-            observation, done = env.reset(episode_seed), False
-            while not done:
-                renderer.update_scene(data, camera=0 if model.ncam else -1)
-                writer.append_data(renderer.render())  # type: ignore[attr-defined]
-                progress.update()
-                action = act(torch.from_numpy(observation)[None])[0]
-                result = env.step(action.numpy())
-                observation, done = result.observation, result.terminated or result.truncated
-    finally:
-        env.close()
-
-
-def open_renderer(model: Any) -> Any:
-    """A MuJoCo renderer without shadows, which are nine tenths of the time without a GPU; a context manager.
-
-    Raises:
-        RuntimeError: there is none on this machine.
-    """
-    import mujoco
-
-    with rendering_errors():
-        renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
-    renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
-    return renderer
-
-
-@contextlib.contextmanager
-def rendering_errors() -> Iterator[None]:
-    """Turns whatever a GL backend raises, each has errors of its own, into one line with the fix."""
-    try:
-        yield
-    except Exception as error:
-        raise RuntimeError(
-            f"--video: MUJOCO_GL={os.environ['MUJOCO_GL']} cannot render here ({error}); "
-            "`python -m rlhive.doctor` says what to do"
-        ) from error
 
 
 def format_report(report: dict[str, Any]) -> str:
