@@ -5,6 +5,7 @@ python -m rlhive.train --gin_file=gin/sac_gaussian.gin --gin_bindings="ENV_NAME=
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -108,10 +109,26 @@ def train(config: TrainConfig, directory: Path, *, resume: bool) -> bool:
     from rlhive.core.files import write_text
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar
+    leave_cores_to_workers(config)
     with loop.open_run(config, directory, resume=resume) as session:
         write_text(directory / "config.gin", config_text())
         write_text(directory / "operative_config.gin", operative_config_text())
         return loop.train(session)
+
+
+def leave_cores_to_workers(config: TrainConfig) -> None:
+    """Gives torch the cores that no worker steps environments on, unless OMP_NUM_THREADS says how many.
+
+    OpenMP waits for its slowest thread: one whose core is taken by a worker makes each operation many times slower.
+    """
+    import torch
+
+    from rlhive.envs.vector import default_workers
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        wanted = default_workers() if config.num_workers is None else config.num_workers
+        workers = min(wanted, config.num_seeds * config.num_envs)
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - workers))
 
 
 def default_run_dir(config: TrainConfig) -> Path:
