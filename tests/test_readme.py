@@ -92,7 +92,9 @@ def test_policy_is_loaded_in_five_lines_and_steps_in_torchrl(directory):
 
 
 def test_shipped_gin_files_and_macros_are_those_named():
-    assert set(re.findall(r"`(sac\w*\.gin)`", README)) == {path.name for path in (ROOT / "gin").glob("sac*.gin")}
+    assert set(re.findall(r"`(sac\w*\.gin)`", README)) == {
+        path.name for path in (ROOT / "gin").glob("sac*.gin")
+    }
     macros = dict(
         re.findall(r"^([A-Z_]+) = (.*?)(?: +#.*)?$", (ROOT / "gin/base.gin").read_text(), flags=re.MULTILINE)
     )
