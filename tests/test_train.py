@@ -1,0 +1,296 @@
+"""`python -m rlhive.train` in processes of its own, on a real robot for few steps."""
+
+import csv
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.image import imread
+from safetensors.torch import load_file
+
+import gin
+from rlhive.config import load_config
+from rlhive.core.checkpoint import load_checkpoint
+from rlhive.policy_fn import load
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+SMALL = [
+    "TOTAL_STEPS=240",
+    "train.init_random_steps=100",
+    "train.batch_size=32",
+    "train.evaluate_every=120",
+    "train.evaluation_episodes=2",
+    "train.checkpoint_every=200",
+    "train.log_every=40",
+    "sac_network.hidden_sizes=(32, 32)",
+    "replay.capacity=5000",
+]
+IN_PROCESS = "train.num_workers=0"  # starts sooner; the results are the same
+PARTS = ("params", "env_state", "train_state")
+
+
+def command(*args, options=()) -> list[str]:
+    return [sys.executable, *options, "-m", "rlhive.train", *map(str, args)]
+
+
+def arguments(run_dir, *bindings, gin_file="sac_gaussian.gin") -> list[str]:
+    return [
+        f"--gin_file={gin_file}",
+        f"--run_dir={run_dir}",
+        *(f"--gin_bindings={binding}" for binding in (*SMALL, *bindings)),
+    ]
+
+
+def run(*args, code=0, **settings) -> str:
+    """Runs the command to its end; its stderr."""
+    done = subprocess.run(
+        command(*args), env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False, **settings
+    )
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
+def rows(run_dir) -> list[dict[str, str]]:
+    with (Path(run_dir) / "metrics.csv").open() as file:
+        return [
+            {name: value for name, value in row.items() if name != "wall_time"}
+            for row in csv.DictReader(file)
+        ]
+
+
+def replay(run_dir) -> dict[str, torch.Tensor]:
+    """The transitions on disk, `[T, S, E, ...]`."""
+    (path,) = (Path(run_dir) / "replay").glob("*.safetensors")
+    return {name: tensor for name, tensor in load_file(path).items() if not name.startswith("priorities")}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """The directory of a finished run of seed 1, to be read only."""
+    run_dir = tmp_path_factory.mktemp("train") / "run"
+    stderr = run(*arguments(run_dir))
+    assert f"done; see {run_dir / 'curves.png'}" in stderr
+    assert "240/240 steps (100%)" in stderr
+    return run_dir
+
+
+def test_the_run_directory_is_complete(finished):
+    assert {path.name for path in finished.iterdir()} == {
+        "config.gin", "operative_config.gin", "spec.json", "metrics.csv", "curves.png", "checkpoints",
+        "replay", "tensorboard",
+    }  # fmt: skip
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"200", "240", "latest"}
+    assert os.readlink(finished / "checkpoints" / "latest") == "240"
+    for step in ("200", "240"):
+        files = {path.name for path in (finished / "checkpoints" / step).iterdir()}
+        assert files == {f"{part}.safetensors" for part in PARTS}
+    assert list((finished / "tensorboard").glob("events.*"))
+    assert imread(finished / "curves.png").ndim == 3
+
+
+def test_the_metrics_come_when_they_are_due(finished):
+    found = rows(finished)
+    assert [int(row["step"]) for row in found if row["eval/return"]] == [120, 240]
+    assert [int(row["step"]) for row in found if row["loss/actor"]] == [120, 160, 200, 240]
+    assert {row["eval/length"] for row in found} == {"", "50.0"}
+    assert {row["seed"] for row in found} == {"1"}
+
+
+def test_the_configuration_saved_gives_the_run_again(finished):
+    again = load_config([finished / "config.gin"])
+    assert again == load_config(["sac_gaussian.gin"], SMALL)
+    gin.clear_config()
+    text = (finished / "operative_config.gin").read_text()
+    assert (
+        "adam.learning_rate = 0.001" in text and "adam.b1 = 0.9" in text
+    )  # what was given, and the defaults
+
+
+def test_the_checkpoint_counts_what_was_done(finished):
+    checkpoint = load_checkpoint(finished, [1])
+    state = checkpoint.state[0]
+    assert checkpoint.step == 240
+    assert state["step"].item() == state["opt_state", "count"].item() == 140
+    assert state["env_state", "observation", "count"].item() == 240
+    assert checkpoint.spec.env.name == "FrankaReachRandom-v0"
+    transitions = replay(finished)
+    assert transitions["observation"].shape == (240, 1, 1, 21)
+    ends = transitions["next.done"].flatten().nonzero().flatten().tolist()
+    assert ends == [49, 99, 149, 199]
+    assert not transitions["next.terminated"].any()  # a time limit keeps the bootstrap
+    policy = load(finished)
+    action = policy(transitions["observation"][0, 0, 0])
+    assert action.shape == (9,) and bool((action.abs() <= 1).all())
+
+
+def test_the_same_seed_gives_the_same_bits_whatever_the_workers(finished, tmp_path):
+    run(*arguments(tmp_path / "run", IN_PROCESS))
+    assert rows(tmp_path / "run") == rows(finished)
+    for part in PARTS:
+        ours, theirs = (
+            load_file(d / "checkpoints/latest" / f"{part}.safetensors") for d in (tmp_path / "run", finished)
+        )
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    ours, theirs = replay(tmp_path / "run"), replay(finished)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def group_exists(number: int) -> bool:
+    """Whether a process of the process group is left."""
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def interrupt_after(run_dir, step, *args) -> subprocess.CompletedProcess:
+    """Presses Ctrl-C, which reaches the workers as well, once the metrics have a row of that step."""
+    process = subprocess.Popen(
+        command(*args), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 240
+        while not (
+            (run_dir / "metrics.csv").exists() and any(int(row["step"]) >= step for row in rows(run_dir))
+        ):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    while group_exists(process.pid):  # until the last worker is gone
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return subprocess.CompletedProcess(process.args, process.returncode, None, stderr)
+
+
+def test_ctrl_c_saves_and_resuming_goes_on(tmp_path):
+    run_dir = tmp_path / "run"
+    stopped = interrupt_after(run_dir, 160, *arguments(run_dir, "TOTAL_STEPS=100000", "train.compile=False"))
+    assert stopped.returncode == 130
+    assert f"stopped and saved; go on with --run_dir={run_dir} --resume" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    before, kept = load_checkpoint(run_dir, [1]), rows(run_dir)
+    step = before.step
+    assert 160 <= step < 100_000
+
+    run(f"--run_dir={run_dir}", "--resume", f"--gin.TOTAL_STEPS={step + 100}", f"--gin.{IN_PROCESS}")
+    after = load_checkpoint(run_dir, [1])
+    assert after.step == step + 100
+    assert after.spec == before.spec  # the same run
+    for name, count in (
+        ("step", 100),
+        (("opt_state", "count"), 100),
+        (("env_state", "observation", "count"), 100),
+    ):
+        assert (after.state[name] - before.state[name]).tolist() == [count]
+    assert len(replay(run_dir)["observation"]) == step + 100
+    for name, generators in after.generators.items():
+        assert torch.equal(generators[0], before.generators[name][0]) == (name == "init"), name
+    assert rows(run_dir)[: len(kept)] == kept  # then come the rows of the steps after, each once
+    steps = [int(row["step"]) for row in rows(run_dir) if row["loss/actor"]]
+    assert steps == sorted(set(steps)) and steps[-1] > step
+
+
+def test_several_seeds_are_saved_like_runs_of_one(finished, tmp_path):
+    run(*arguments(tmp_path, "NUM_SEEDS=2", "TOTAL_STEPS=120", gin_file="sac_ou.gin"))
+    latest, alone = tmp_path / "checkpoints" / "latest", finished / "checkpoints" / "latest"
+    assert {path.name for path in latest.iterdir()} == {"seed_1", "seed_2"}
+    for seed in (1, 2):
+        for part in PARTS:
+            ours, theirs = (load_file(d / f"{part}.safetensors") for d in (latest / f"seed_{seed}", alone))
+            assert {name: t.shape for name, t in ours.items()} == {
+                name: t.shape for name, t in theirs.items()
+            }
+    both, one = replay(tmp_path), replay(finished)
+    for name, tensor in both.items():  # until it learns, seed 1 does what it does alone
+        assert torch.equal(tensor[:100, :1], one[name][:100]), name
+    observation = one["observation"][0, 0, 0]
+    actions = [load(tmp_path, seed=seed)(observation) for seed in (1, 2)]
+    assert torch.equal(actions[0], load(latest / "seed_1")(observation))
+    assert not torch.equal(*actions)
+    assert {row["seed"] for row in rows(tmp_path)} == {"1", "2"}
+
+
+def test_epsilon_random_with_prioritized_replay_of_three_steps(tmp_path):
+    bindings = ("TOTAL_STEPS=120", IN_PROCESS, "replay.prioritized=True", "replay.n_step=3")
+    run(*arguments(tmp_path, *bindings, gin_file="sac_egreedy.gin"))
+    (path,) = (tmp_path / "replay").glob("*.safetensors")
+    leaves = load_file(path)["priorities.0.leaves"]
+    assert leaves.unique().numel() > 20  # most transitions were drawn, and each has its own TD error
+    assert load_checkpoint(tmp_path, [1]).state["step"].item() == 20
+
+
+def test_memory_mapped_replay_in_a_run_directory_of_its_own(tmp_path):
+    scratch = tmp_path / "scratch"
+    bindings = ("TOTAL_STEPS=120", IN_PROCESS, f"replay.scratch_dir='{scratch}'")
+    args = [arg for arg in arguments("", *bindings, gin_file="sac.gin") if not arg.startswith("--run_dir")]
+    run(*args, cwd=tmp_path)
+    assert sum(path.stat().st_size for path in scratch.rglob("*.memmap")) > 5000 * 2 * 21 * 4
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert run_dir.name.startswith("FrankaReachRandom-v0-sac-")
+    assert len(replay(run_dir)["observation"]) == 120
+
+
+def test_a_run_that_diverges_stops_in_one_line_and_keeps_its_checkpoints(tmp_path):
+    bindings = (IN_PROCESS, "train.checkpoint_every=60", "sac_loss.reward_scale=1e39")
+    text = run(*arguments(tmp_path, *bindings), code=1)
+    assert (
+        "rlhive.train: seed 1: the action is not finite at step 102; the checkpoints before are kept" in text
+    )
+    assert "Traceback" not in text
+    assert load_checkpoint(tmp_path, [1]).step == 60
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--gin_fil=sac.gin"], "gin_fil"),
+        (["--gin_file=sac_gausian.gin"], "no gin file 'sac_gausian.gin': did you mean sac_gaussian.gin"),
+        (["--gin_file=sac.gin", "extra"], "unknown argument 'extra'"),
+        ([], "which configuration? Such as --gin_file=sac_gaussian.gin"),
+        (["--resume"], "--resume needs --run_dir"),
+        (["--resume", "--run_dir=new"], "new has no checkpoint to go on from"),
+        (["--gin_file=sac.gin", "--run_dir=old"], "--run_dir=old holds a run: add --resume"),
+    ],
+)
+def test_wrong_flags_are_refused_at_once(tmp_path, args, words):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.gin").touch()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    text = run(*args, code=2, cwd=tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert words in text
+    assert text.startswith("rlhive.train: ") and text.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    # Of the processor, since other processes may keep it from this one.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.0
+
+
+def test_a_wrong_binding_is_refused_before_any_environment(tmp_path):
+    args = ["--gin_file=sac.gin", f"--run_dir={tmp_path / 'run'}", "--gin.ENV_NAME='FrankaReachRandm-v0'"]
+    done = subprocess.run(
+        command(*args, options=["-X", "importtime"]),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = done.stderr.splitlines()
+    imported = {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}
+    assert done.returncode == 2
+    assert "torch" in imported and "robohive" not in imported
+    (message,) = (line for line in lines if not line.startswith("import time:"))
+    assert message.startswith("rlhive.train: ") and "did you mean FrankaReachRandom-v0" in message
+    assert not (tmp_path / "run").exists()
