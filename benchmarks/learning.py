@@ -102,10 +102,8 @@ def train(out: Path, env: str, seed: int, *, steps: int, jobs: int) -> bool:
 
 def environment(jobs: int) -> dict[str, str]:
     """The variables of a run's process; several at a time have an even share of the cores for torch's threads."""
-    if jobs == 1:
-        return dict(os.environ)
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-    return {"OMP_NUM_THREADS": str(threads), **os.environ}
+    return {**({"OMP_NUM_THREADS": str(threads)} if jobs > 1 else {}), **os.environ}
 
 
 def run_dir(out: Path, env: str, seed: int) -> Path:
