@@ -121,7 +121,7 @@ def report(benchmark, seconds, steps):
 @pytest.mark.timeout(600)
 def test_collection_against_physics_and_torchrl_on_one_core(benchmark, one_core, actions):
     torchrl, physics = torchrl_env(), physics_only(actions)
-    with VectorEnv(NAME, seeds=[SEED], num_workers=1) as vector:
+    with VectorEnv(NAME, seeds=[SEED]) as vector:
         assert_same_data(vector, torchrl, actions)
         parts = {
             "physics": physics,

@@ -31,7 +31,8 @@ class VectorEnv:
         seeds: the S seeds, integers >= 0.
         num_envs: environments per seed, E.
         num_workers: processes that share them; 0 steps them in this process, with the same results.
-            By default one per core but one, which the learner keeps, and at least one.
+            By default one per core but one, which the learner keeps: 0 on a single core, where they could not
+            run at the same time.
 
     Raises:
         ValueError: an unknown id, no seeds, a negative seed, or too few environments or workers.
@@ -57,10 +58,10 @@ class VectorEnv:
         self._pending = False
         places = [(int(seed), number) for seed in seeds for number in range(num_envs)]
         name, factory = _resolve(name_or_factory)
-        if num_workers == 0:
+        count = default_workers() if num_workers is None else num_workers
+        if count == 0:
             self._pool: Pool = LocalPool(name, factory, places)
         else:
-            count = default_workers() if num_workers is None else num_workers
             self._pool = ProcessPool(name, factory, places, min(count, len(places)))
         self.spec = self._pool.spec
 
@@ -148,8 +149,8 @@ class VectorEnv:
 
 
 def default_workers() -> int:
-    """One worker per core that this process may use, one core being left to the learner; at least one."""
-    return max(1, len(os.sched_getaffinity(0)) - 1)
+    """One worker per core that this process may use but for one, the learner's: none where there is only one."""
+    return len(os.sched_getaffinity(0)) - 1
 
 
 def _resolve(name_or_factory: str | Factory) -> tuple[str, Factory]:

@@ -272,3 +272,14 @@ def test_worker_does_not_import_torch():
     with VectorEnv(ReachPoint, seeds=[1], num_workers=1) as env:
         maps = Path(f"/proc/{env._pool.workers[0].process.pid}/maps").read_text()
     assert "libtorch" not in maps
+
+
+def test_single_core_steps_in_this_process():
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        with VectorEnv(ConstantReward, seeds=[1]) as env:
+            assert env.reset().shape == (1, 1, 1)
+            assert env._pool.__class__.__name__ == "LocalPool"
+    finally:
+        os.sched_setaffinity(0, cores)
