@@ -1,0 +1,73 @@
+"""Traced functions equal the original bit for bit; compiled ones to rounding; neither is traced twice."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from rlhive.core.compile import has_compiler, trace, traced_at_first_call
+from rlhive.core.keys import make_generators
+from rlhive.core.optim import adam
+from rlhive.core.seeds import vmap_seeds
+from rlhive.core.state import init_state, make_train_step
+from rlhive.core.tree import stack_seeds
+from rlhive.losses_fn import draw_sac_noise, make_sac_loss
+from tests.helpers import make_batch, make_network
+
+
+def make_inputs(num_seeds: int):
+    network, opt = make_network(), adam(1e-3)
+    seeds = [make_generators(seed) for seed in range(num_seeds)]
+    states = [
+        init_state(network.init(streams["init"]), opt, observation_dim=5, target_keys=("critic",))
+        for streams in seeds
+    ]
+    batches = [make_batch(streams["replay"], batch_size=16) for streams in seeds]
+    noises = [draw_sac_noise(streams["loss"], network, 16) for streams in seeds]
+    step = vmap_seeds(make_train_step(make_sac_loss(network), opt))
+    return step, stack_seeds(states), stack_seeds(batches), stack_seeds(noises)
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_a_traced_train_step_equals_the_eager_one_bit_for_bit(num_seeds):
+    step, state, batch, noise = make_inputs(num_seeds)
+    traced = trace(step, state, batch, noise)
+    eager_state = state
+    for _ in range(3):
+        state, metrics = traced(state, batch, noise)
+        eager_state, eager_metrics = step(eager_state, batch, noise)
+    assert (state == eager_state).all() and (metrics == eager_metrics).all()
+
+
+def test_a_compiled_train_step_agrees_with_the_eager_one():
+    assert has_compiler(), "install g++: torch.compile needs it"
+    step, state, batch, noise = make_inputs(2)
+    compiled = trace(step, state, batch, noise, compile=True)
+    eager_state = state
+    for _ in range(5):
+        state, metrics = compiled(state, batch, noise)
+        eager_state, eager_metrics = step(eager_state, batch, noise)
+    for name, leaf in eager_state["params"].flatten_keys(".").items():
+        torch.testing.assert_close(
+            state["params"].flatten_keys(".")[name], leaf, rtol=1e-4, atol=1e-5, msg=name
+        )
+    torch.testing.assert_close(metrics["loss"], eager_metrics["loss"], rtol=1e-4, atol=1e-5)
+
+
+def test_the_function_is_run_once_whatever_the_number_of_calls():
+    calls = []
+
+    def double(tree: TensorDict) -> TensorDict:
+        calls.append(tree)
+        return TensorDict({"x": 2 * tree["x"]})
+
+    traced = traced_at_first_call(double)
+    results = [traced(TensorDict({"x": torch.tensor([float(value)])}))["x"].item() for value in range(3)]
+    assert results == [0.0, 2.0, 4.0]
+    assert len(calls) == 1
+
+
+def test_leaves_are_taken_by_name_whatever_their_order():
+    traced = trace(
+        lambda tree: tree["a"] - tree["b"], TensorDict({"a": torch.ones(()), "b": torch.zeros(())})
+    )
+    assert traced(TensorDict({"b": torch.tensor(1.0), "a": torch.tensor(5.0)})).item() == 4.0
