@@ -115,7 +115,7 @@ def in_turn(benchmark, parts):
 def report(benchmark, seconds, steps):
     rates = {name: round(steps / value) for name, value in seconds.items()}
     benchmark.extra_info["steps per second"] = rates
-    print(f"\nsteps/s, {NAME}: " + ", ".join(f"{name} {rate}" for name, rate in rates.items()))  # noqa: T201
+    print(f"\nsteps/s, {NAME}: " + ", ".join(f"{name} {rate}" for name, rate in rates.items()))
 
 
 @pytest.mark.timeout(600)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,8 +58,10 @@ class Chunk:
     def __init__(self, name: str, factory: Factory, places: Sequence[Place]) -> None:
         self.name, self.places, self.envs = name, places, list[NumpyEnv]()
         for place in places:
-            with _naming(name, place):
+            try:
                 self.envs.append(factory())
+            except Exception as error:
+                raise _named(error, name, place) from error
         self.spec = self.envs[0].spec
         self.started = False
 
@@ -79,20 +80,24 @@ class Chunk:
     def reset(self, seeds: Sequence[int] | None) -> None:
         """Start an episode everywhere; without seeds the first reset seeds each environment by its place."""
         for row, (env, place) in enumerate(zip(self.envs, self.places, strict=True)):
-            with _naming(self.name, place):
-                seed = seeds[row] if seeds is not None else None if self.started else stream_seed(place)
+            seed = seeds[row] if seeds is not None else None if self.started else stream_seed(place)
+            try:
                 self.arrays.observation[row] = env.reset(seed)
+            except Exception as error:
+                raise _named(error, self.name, place) from error
         self.started = True
 
     def step(self) -> None:
         """Step every environment with its row of `action`; where the episode is done, start the next one."""
         action, observation, following, reward, rwd_sparse, terminated, truncated, solved = self.arrays
-        for row, (env, place) in enumerate(zip(self.envs, self.places, strict=True)):
-            with _naming(self.name, place):
+        for row, env in enumerate(self.envs):
+            try:
                 result = env.step(action[row].copy())
                 following[row] = result.observation
                 done = result.terminated or result.truncated
                 observation[row] = env.reset() if done else result.observation
+            except Exception as error:
+                raise _named(error, self.name, self.places[row]) from error
             reward[row], rwd_sparse[row] = result.reward, result.rwd_sparse
             terminated[row], truncated[row], solved[row] = result.terminated, result.truncated, result.solved
 
@@ -107,11 +112,6 @@ def stream_seed(place: Place) -> int:
     return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0])
 
 
-@contextlib.contextmanager
-def _naming(name: str, place: Place) -> Iterator[None]:
-    """Turns what an environment raises into one line that says which one it was."""
-    try:
-        yield
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}"
-        raise RuntimeError(f"{name}, seed {place[0]}, environment {place[1]}: {what}") from error
+def _named(error: Exception, name: str, place: Place) -> RuntimeError:
+    """What an environment raised, in one line that says which one it was."""
+    return RuntimeError(f"{name}, seed {place[0]}, environment {place[1]}: {type(error).__name__}: {error}")
