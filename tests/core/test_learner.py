@@ -106,9 +106,9 @@ def test_the_target_moves_by_tau():
 
 
 def test_seeds_side_by_side_equal_each_alone():
-    seeds = (4, 7, 9)
+    seeds = (4, 7)
     _, learner, generators, state = learn(seeds=seeds)
-    observation = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0))
+    observation = torch.randn(2, 2, 5, generator=torch.Generator().manual_seed(0))
     noise = learner.draw_loss_noise(generators)
     after, metrics = learner.train_step(state, batches(seeds), noise)
     for index, seed in enumerate(seeds):
