@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import warnings
@@ -100,12 +101,16 @@ class RoboHive:
         )
 
     def close(self) -> None:
-        """Free the simulator."""
-        self.env.close()
+        """Free the simulator; may be called twice."""
+        if self.env is not None:
+            self.env.close()
+            self.env = None
+            # Cycles hold 100 MB of the simulator that Python's collector does not see, and so would not hurry for.
+            gc.collect()
 
     def _rewind(self) -> None:
         if keeps_hidden_state(self.spec.name):
-            self.env.close()
+            self.close()
             self.env, _ = _build(self.spec.name)
         else:
             self._origin.restore(self.env)
