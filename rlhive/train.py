@@ -73,7 +73,9 @@ def check_flags(gin_files: Sequence[str], run_dir: str | None, resume: bool) -> 
     if resume and run_dir is None:
         raise ValueError("--resume needs --run_dir, the directory of the run to go on with")
     if resume and not (Path(str(run_dir)) / "checkpoints" / "latest").exists():
-        raise ValueError(f"--resume: {run_dir} has no checkpoint to go on from")
+        raise ValueError(
+            f"--resume: {run_dir} has no checkpoint to go on from; start it anew in another directory"
+        )
     if not resume and run_dir is not None and (Path(run_dir) / "config.gin").exists():
         raise ValueError(f"--run_dir={run_dir} holds a run: add --resume to go on with it, or choose another")
 

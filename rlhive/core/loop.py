@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import numpy as np
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.checkpoint import load_checkpoint, save_checkpoint
-from rlhive.core.evaluation import SOLVED_STEPS, evaluation_seeds, run_episodes
+from rlhive.core.episode_tracker import EpisodeTracker
+from rlhive.core.evaluation import evaluation_seeds, run_episodes
 from rlhive.core.files import write_text
+from rlhive.core.interrupt import catch_signals
 from rlhive.core.keys import make_generators
 from rlhive.core.learner import Learner, last_metrics, make_learner, observe
 from rlhive.core.replay import ReplayBuffer
@@ -124,9 +124,15 @@ def _start_envs(config: TrainConfig) -> tuple[VectorEnv, VectorEnv]:
         )
 
     with ThreadPoolExecutor() as threads:
-        training = threads.submit(start, config.num_envs)
-        evaluation = threads.submit(start, EVALUATION_ENVS)
-        return training.result(), evaluation.result()
+        futures = [threads.submit(start, num_envs) for num_envs in (config.num_envs, EVALUATION_ENVS)]
+    for future in futures:
+        if future.exception() is not None:
+            for other in futures:
+                if other.exception() is None:
+                    other.result().close()
+            future.result()
+    training, evaluation = (future.result() for future in futures)
+    return training, evaluation
 
 
 def train(run: Run) -> bool:
@@ -145,7 +151,7 @@ def train(run: Run) -> bool:
     is_init = torch.ones(*run.envs.shape, 1, dtype=torch.bool)
     explore_state = run.explore.init(run.envs.shape, run.spec.env.action_dim)
     evaluated_at = saved_at = run.step
-    with _signals() as stopped:
+    with catch_signals() as stopped:
         while run.step < config.total_steps and not stopped:
             action, explore_state = _choose_action(run, observation, explore_state, is_init)
             run.envs.send(action)
@@ -211,12 +217,12 @@ def _update(run: Run) -> TensorDict | None:
 
 
 def _store(run: Run, observation: Tensor, action: Tensor, transition: TensorDict) -> None:
-    """Stores the raw transition, and takes what the policy will see next into the normaliser."""
+    """Stores the raw transition, and takes what the policy saw into the normaliser."""
     following = transition["next"].select("observation", "reward", "terminated", "done")
     run.replay.extend(
         TensorDict({"observation": observation, "action": action, "next": following}, transition.batch_size)
     )
-    run.state = observe(run.state, following["observation"].to(run.config.device))
+    run.state = observe(run.state, observation.to(run.config.device))
 
 
 def _log(run: Run, metrics: TensorDict, episodes: EpisodeTracker) -> None:
@@ -300,57 +306,3 @@ def _check_finite(run: Run, values: Tensor, what: str) -> None:
             f"seed {seed}: the {what} is not finite at step {run.step}; the checkpoints before are kept. "
             "Lower adam.learning_rate or set adam.max_grad_norm, and start again"
         )
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C or SIGTERM arrives; a second Ctrl-C ends the process at once."""
-    received: list[int] = []
-
-    def receive(number: int, frame: Any) -> None:
-        received.append(number)
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class EpisodeTracker:
-    """Return and success of the training episodes of each environment `[S, E]`."""
-
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self._returns, self._solved = np.zeros(shape), np.zeros(shape, dtype=np.int64)
-        self._last_returns, self._last_success = np.full(shape, np.nan), np.full(shape, np.nan)
-
-    def add(self, following: TensorDict) -> bool:
-        """Takes one step of all environments; whether an episode ended."""
-        self._returns += following["reward"].squeeze(-1).numpy()
-        self._solved += following["solved"].squeeze(-1).numpy()
-        done = following["done"].squeeze(-1).numpy()
-        if not done.any():
-            return False
-        self._last_returns[done] = self._returns[done]
-        self._last_success[done] = self._solved[done] > SOLVED_STEPS
-        self._returns[done] = 0.0
-        self._solved[done] = 0
-        return True
-
-    def summary(self, index: int) -> dict[str, float]:
-        """Means over the environments of one seed of their last episodes; empty before the first ended."""
-        if np.isnan(self._last_returns[index]).any():
-            return {}
-        return {
-            "train/return": float(self._last_returns[index].mean()),
-            "train/success": float(self._last_success[index].mean()),
-        }
-
-    def latest(self) -> dict[str, float]:
-        """The same over all seeds, for the progress bar."""
-        return {
-            "episode_return": float(np.nanmean(self._last_returns)),
-            "success_rate": float(np.nanmean(self._last_success)),
-        }

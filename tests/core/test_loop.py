@@ -13,7 +13,7 @@ import gin
 from rlhive.config import load_config
 from rlhive.core import loop
 from rlhive.core.checkpoint import load_checkpoint
-from rlhive.core.loop import EpisodeTracker
+from rlhive.core.episode_tracker import EpisodeTracker
 from rlhive.core.tree_file import LoadError
 from rlhive.envs.toy import ConstantReward, MatchSign, ReachPoint
 
@@ -95,7 +95,7 @@ def test_one_update_per_step_is_the_default(plain):
 def test_the_normaliser_has_taken_in_every_step_once(plain, tmp_path, num_envs):
     run = plain if num_envs == 1 else train(ReachPoint, tmp_path, f"NUM_ENVS={num_envs}")
     normalizer = run.state[0]["env_state", "observation"]
-    seen = stored(run)["next.observation"].double().flatten(0, 2)
+    seen = stored(run)["observation"].double().flatten(0, 2)
     assert normalizer["count"].item() == len(seen) == 60
     torch.testing.assert_close(normalizer["loc"].double(), seen.mean(0), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(normalizer["scale"].double(), seen.std(0, correction=0), rtol=1e-4, atol=1e-5)

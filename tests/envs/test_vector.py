@@ -227,10 +227,12 @@ def tracker_pids():
 
 PARENT = """
 if __name__ == "__main__":
+    import signal
     import torch
     from rlhive.envs import VectorEnv
     from rlhive.envs.toy import ReachPoint
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background is born without it
     try:
         with VectorEnv(ReachPoint, seeds=[1, 2], num_workers=2) as env:
             env.reset()
