@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 
+from rlhive import load_torch
 from rlhive.command import start
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def evaluate(
         ValueError: no policy that can be loaded, or its environment is not the one installed here.
         RuntimeError: the environment cannot be built or fails.
     """
-    import torch  # noqa: F401 - before anything that loads mujoco
+    load_torch()  # before anything that loads mujoco
 
     from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
     from rlhive.core.evaluation import evaluation_seeds

@@ -20,6 +20,7 @@ from rlhive.core.seeds import vmap_seeds
 from rlhive.core.state import init_state, make_train_step
 from rlhive.core.tree import stack_seeds
 from rlhive.core.types import TrainState
+from rlhive.envs import simhive
 from rlhive.losses_fn import draw_sac_noise, make_sac_loss
 from rlhive.policy_fn.actor import ActorCritic, actor_critic
 
@@ -45,6 +46,12 @@ class Run(NamedTuple):
     spec: RunSpec
     seeds: tuple[int, ...]
     generators: dict[str, list[torch.Generator]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def robot_models() -> None:
+    """Installs SimHive where it is not, so that no test meets the messages of that."""
+    simhive.ensure()
 
 
 @pytest.fixture

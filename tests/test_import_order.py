@@ -44,7 +44,6 @@ def test_gl_backend_of_mujoco_first_is_refused(gl):
     assert_refused(python("import mujoco, rlhive", gl), f"mujoco.{gl}")
 
 
-@pytest.mark.xfail(reason="torch first is not enough: triton must be there before the GL driver")
 def test_gl_backend_before_rlhive_is_refused_after_torch_too():
     assert_refused(python("import torch, mujoco, rlhive", "egl"), "mujoco.egl")
 
@@ -53,14 +52,12 @@ def test_opengl_first_is_refused():
     assert_refused(python("import OpenGL, rlhive"), "OpenGL")
 
 
-@pytest.mark.xfail(reason="torch first is not enough: triton must be there before the GL driver")
 @pytest.mark.parametrize("gl", LIBRARIES)
 def test_rlhive_first_renders_and_loads_torchrl_afterwards(gl):
     finished = python(f"import rlhive, mujoco\n{RENDER}\nimport torchrl", gl)
     assert finished.returncode == 0, finished.stderr
 
 
-@pytest.mark.xfail(reason="torch first is not enough: triton must be there before the GL driver")
 def test_package_run_with_dash_m_is_protected_too(tmp_path):
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("import rlhive")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from rlhive import load_torch
 from rlhive.core.env_spec import EnvSpec
 from rlhive.envs.lean import lighten
 from rlhive.envs.names import check_name, renders
@@ -162,7 +163,7 @@ def _build(name: str) -> tuple[Any, int | None]:
     simhive.ensure()
     with quiet():
         if renders(name):
-            import torch  # noqa: F401  # RoboHive would import it after MuJoCo, which can crash
+            load_torch()  # RoboHive would import it after MuJoCo, which can crash
         import gymnasium
         import robohive  # noqa: F401
 

@@ -36,7 +36,7 @@ def robohive(tmp_path):
 
 def run(env, *arguments, **options):
     return subprocess.run(
-        [*COMMAND, *arguments], env=env, capture_output=True, text=True, timeout=100, **options
+        [*COMMAND, *arguments], env=env, capture_output=True, text=True, timeout=300, **options
     )
 
 
@@ -146,7 +146,7 @@ def test_killed_installation_is_redone(robohive, exact_tree):
 def test_two_processes_at_once_install_once(robohive, exact_tree):
     env = {**robohive, "RLHIVE_SIMHIVE": str(exact_tree)}
     both = [subprocess.Popen(COMMAND, env=env, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    messages = [process.communicate(timeout=100)[1] for process in both]
+    messages = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sum("installing SimHive 0.7.0 in" in message for message in messages) == 1
     assert run(env, "--verify").returncode == 0

@@ -265,7 +265,7 @@ def test_workers_end_when_the_parent_is_killed(tmp_path):
 def test_ctrl_c_reaches_the_parent_alone(tmp_path):
     parent, workers = start_parent(tmp_path)
     os.killpg(parent.pid, signal.SIGINT)
-    out, error = parent.communicate(timeout=30)
+    out, error = parent.communicate(timeout=120)
     assert (out, error, parent.returncode) == ("stopped cleanly\n", "", 0)
     wait_until_gone(workers)
 
