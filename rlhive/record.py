@@ -197,6 +197,7 @@ class Progress:
         self._plain, self._interval = plain, interval
         self._total, self._initial, self._step = total_steps, initial_step, initial_step
         self._started = self._last_line = time.monotonic()
+        self._shown: int | None = None
         self._values: dict[str, str] = {}
 
     def update(
@@ -216,12 +217,12 @@ class Progress:
 
     def close(self) -> None:
         """Ends the bar, or writes a last line."""
-        if self._plain:
+        if self._plain and self._shown != self._step:
             self._line()
         self._bar.close()
 
     def _line(self) -> None:
-        self._last_line = time.monotonic()
+        self._last_line, self._shown = time.monotonic(), self._step
         text = self._meter(
             self._step,
             self._total,

@@ -151,11 +151,12 @@ def train(run: Run) -> bool:
     is_init = torch.ones(*run.envs.shape, 1, dtype=torch.bool)
     explore_state = run.explore.init(run.envs.shape, run.spec.env.action_dim)
     evaluated_at = saved_at = run.step
+    metrics = None
     with catch_signals() as stopped:
         while run.step < config.total_steps and not stopped:
             action, explore_state = _choose_action(run, observation, explore_state, is_init)
             run.envs.send(action)
-            metrics = _update(run)  # while the workers step
+            metrics = _update(run, metrics)  # while the workers step
             transition = run.envs.recv()
             _store(run, observation, action, transition)
             observation, is_init = transition["observation"], transition["next", "done"]
@@ -199,9 +200,9 @@ def _choose_action(
     return action, explore_state
 
 
-def _update(run: Run) -> TensorDict | None:
-    """The gradient updates due for the coming environment steps; the metrics of the last one."""
-    config, metrics = run.config, None
+def _update(run: Run, metrics: TensorDict | None) -> TensorDict | None:
+    """The gradient updates due for the coming environment steps; the metrics of the last one so far."""
+    config = run.config
     if run.step < config.init_random_steps or len(run.replay) < config.batch_size:
         return None
     ratio = config.updates_per_step

@@ -128,6 +128,7 @@ class RoboHive:
 def quiet() -> Iterator[None]:
     """Keeps RoboHive's banners, its warnings and its numpy print options out of the caller's process."""
     os.environ.setdefault("ROBOHIVE_VERBOSITY", "SILENT")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # RoboHive's import fails where there is no git
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), np.printoptions():
         warnings.simplefilter("ignore")
         yield

@@ -87,6 +87,12 @@ def test_updates_per_step(tmp_path, bindings, updates):
     assert run.state["step"].tolist() == run.state["opt_state", "count"].tolist() == [updates]
 
 
+def test_metrics_are_logged_between_rare_updates_too(tmp_path):
+    train(ReachPoint, tmp_path, "train.updates_per_step=0.15")
+    logged = [row["step"] for row in rows(tmp_path) if row["loss/actor"]]
+    assert logged == ["30", "40", "50", "60"]
+
+
 def test_one_update_per_step_is_the_default(plain):
     assert plain.state["step"].tolist() == [40]
 
