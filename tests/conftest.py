@@ -10,13 +10,13 @@ from typing import NamedTuple
 import pytest
 import torch
 from tensordict import TensorDict
+from torch.func import vmap
 
 from rlhive.core.checkpoint import save_checkpoint
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.normalizer import update_normalizer
 from rlhive.core.optim import adam
 from rlhive.core.run_spec import RunSpec, new_run_spec
-from rlhive.core.seeds import vmap_seeds
 from rlhive.core.state import init_state, make_train_step
 from rlhive.core.tree import stack_seeds
 from rlhive.core.types import TrainState
@@ -80,7 +80,7 @@ def trained_state(network: ActorCritic, seeds: Sequence[int]) -> TrainState:
     """The state `[S]` after a few observations and two updates on random data."""
     opt = adam(1e-3)
     state = stack_seeds([_initial_state(network, opt, seed) for seed in seeds])
-    train_step = vmap_seeds(make_train_step(make_sac_loss(network), opt))
+    train_step = vmap(make_train_step(make_sac_loss(network), opt))
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
     for _ in range(2):
         batch = stack_seeds([_batch(network, generator) for generator in draws])

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tensordict import TensorDict
 from torch import Generator, Tensor
+from torch.func import vmap
 
 from rlhive.core.compile import traced_at_first_call
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.normalizer import normalize, update_normalizer
-from rlhive.core.seeds import vmap_seeds
 from rlhive.core.state import init_state, make_train_step
 from rlhive.core.tree import stack_seeds
 from rlhive.core.types import Metrics, Noise, TrainState, TrainStep
@@ -75,8 +75,8 @@ def make_learner(config: TrainConfig, spec: EnvSpec) -> Learner:
     def mode(params: TensorDict, env_state: TensorDict, observation: Tensor) -> Tensor:
         return network.mode(params["actor"], normalize(env_state["observation"], observation))
 
-    update = traced_at_first_call(vmap_seeds(train_step), compile=config.compiles)
-    sample_seeds, mode_seeds = (traced_at_first_call(vmap_seeds(fn)) for fn in (sample, mode))
+    update = traced_at_first_call(vmap(train_step), compile=config.compiles)
+    sample_seeds, mode_seeds = (traced_at_first_call(vmap(fn)) for fn in (sample, mode))
 
     def act(state: TrainState, observation: Tensor, noise: Tensor) -> Tensor:
         return sample_seeds(state["params"], state["env_state"], observation, noise)

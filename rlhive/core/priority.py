@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchrl._torchrl import MinSegmentTreeFp32, SumSegmentTreeFp32
 
 EPS = 1e-8  # TorchRL's: a transition without error can still be drawn
 
@@ -24,6 +23,9 @@ class PrioritySampler:
     def __init__(self, size: int, alpha: float, beta: float) -> None:
         if not 0 <= alpha <= 1 or not 0 <= beta <= 1:
             raise ValueError(f"alpha and beta must be in [0, 1], got alpha={alpha}, beta={beta}")
+        # Here, as nothing else needs TorchRL's compiled part, which only loads with the torch it was built for.
+        from torchrl._torchrl import MinSegmentTreeFp32, SumSegmentTreeFp32
+
         self._alpha, self._beta = alpha, beta
         self._sum_tree, self._min_tree = SumSegmentTreeFp32(size), MinSegmentTreeFp32(size)
         self._max_priority = torch.ones(())

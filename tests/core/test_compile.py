@@ -3,11 +3,11 @@
 import pytest
 import torch
 from tensordict import TensorDict
+from torch.func import vmap
 
 from rlhive.core.compile import has_compiler, trace, traced_at_first_call
 from rlhive.core.keys import make_generators
 from rlhive.core.optim import adam
-from rlhive.core.seeds import vmap_seeds
 from rlhive.core.state import init_state, make_train_step
 from rlhive.core.tree import stack_seeds
 from rlhive.losses_fn import draw_sac_noise, make_sac_loss
@@ -23,7 +23,7 @@ def make_inputs(num_seeds: int):
     ]
     batches = [make_batch(streams["replay"], batch_size=16) for streams in seeds]
     noises = [draw_sac_noise(streams["loss"], network, 16) for streams in seeds]
-    step = vmap_seeds(make_train_step(make_sac_loss(network), opt))
+    step = vmap(make_train_step(make_sac_loss(network), opt))
     return step, stack_seeds(states), stack_seeds(batches), stack_seeds(noises)
 
 

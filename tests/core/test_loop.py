@@ -136,30 +136,15 @@ def test_random_actions_fill_the_limits(tmp_path):
     assert action.min() < -0.8 and action.max() > 0.8 and abs(action.mean()) < 0.25
 
 
-def test_seed_k_of_several_equals_its_run_alone(tmp_path):
+def test_seed_k_of_several_equals_its_run_alone_bit_for_bit(tmp_path):
     both = train(ReachPoint, tmp_path / "both", "NUM_SEEDS=2", "SEED=5", "NUM_ENVS=2", "train.tau=0.05")
     for index, seed in enumerate((5, 6)):
         alone = train(ReachPoint, tmp_path / f"{seed}", f"SEED={seed}", "NUM_ENVS=2", "train.tau=0.05")
         ours, theirs = stored(alone), stored(both)
-        for name, tensor in ours.items():
-            assert torch.equal(tensor[:10], theirs[name][:10, index : index + 1])  # before the first update
-            torch.testing.assert_close(tensor, theirs[name][:, index : index + 1], rtol=1e-3, atol=1e-3)
-        for key in ("params", "target_params", "env_state"):
-            for one, other in zip(
-                alone.state[0][key].values(True, True), both.state[index][key].values(True, True), strict=True
-            ):
-                torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
+        assert all(torch.equal(tensor, theirs[name][:, index : index + 1]) for name, tensor in ours.items())
+        assert bool((alone.state[0] == both.state[index]).all())
         own = [row for row in rows(tmp_path / "both") if row["seed"] == str(seed)]
-        compare_rows(rows(tmp_path / f"{seed}"), own)
-
-
-def compare_rows(ours, theirs) -> None:
-    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
-    for one, other in zip(ours, theirs, strict=True):
-        assert {name for name, value in one.items() if value} == {n for n, value in other.items() if value}
-        for name, value in one.items():
-            if value:
-                assert float(other[name]) == pytest.approx(float(value), rel=1e-2, abs=1e-3), name
+        assert rows(tmp_path / f"{seed}") == own
 
 
 def test_without_updates_a_seed_of_several_equals_its_run_alone_bit_for_bit(tmp_path):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from torch.func import vmap
 
 from rlhive.core.keys import make_generators
 from rlhive.core.optim import adam
-from rlhive.core.seeds import vmap_seeds
 from rlhive.core.state import init_state, make_train_step
 from rlhive.core.tree import stack_seeds
 from rlhive.losses_fn import draw_sac_noise, make_sac_loss
@@ -29,7 +29,7 @@ def test_vmap_over_seeds_equals_the_loop(num_seeds):
     states, batches, noises = (stack_seeds([one[part] for one in inputs]) for part in (1, 2, 3))
     alone = [one[1] for one in inputs]
     for _ in range(5):
-        states, metrics = vmap_seeds(train_step)(states, batches, noises)
+        states, metrics = vmap(train_step)(states, batches, noises)
         stepped = [train_step(state, one[2], one[3]) for state, one in zip(alone, inputs, strict=True)]
         alone = [state for state, _ in stepped]
     for seed in range(num_seeds):
@@ -41,7 +41,7 @@ def test_vmap_over_seeds_equals_the_loop(num_seeds):
 def test_permuting_the_seeds_permutes_the_results_bit_for_bit():
     inputs = [make_inputs(seed) for seed in range(3)]
     order = [2, 0, 1]
-    step = vmap_seeds(inputs[0][0])
+    step = vmap(inputs[0][0])
     straight, _ = step(*(stack_seeds([one[part] for one in inputs]) for part in (1, 2, 3)))
     permuted, _ = step(*(stack_seeds([inputs[k][part] for k in order]) for part in (1, 2, 3)))
     assert (straight[order] == permuted).all()

@@ -11,9 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tensordict import TensorDict
+from torch.func import vmap
 
 from rlhive.core.normalizer import normalize
-from rlhive.core.seeds import vmap_seeds
 from rlhive.policy_fn import LoadError, load
 
 
@@ -60,8 +60,8 @@ def store_actions(run, path):
     def sample(params, env_state, observation, noise):
         return network.sample(params["actor"], normalize(env_state["observation"], observation), noise)[0]
 
-    action = vmap_seeds(act)(params, env_state, observation)
-    sampled = vmap_seeds(sample)(params, env_state, observation, noise)
+    action = vmap(act)(params, env_state, observation)
+    sampled = vmap(sample)(params, env_state, observation, noise)
     save_file({"observation": observation, "noise": noise, "action": action, "sampled": sampled}, path)
 
 
