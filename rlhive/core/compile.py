@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 # A vectorised exp differs from the scalar one in the last bit. Which of them the last few elements of a loop get would
 # depend on how many seeds there are, and with it a seed's result.
-COMPILE_OPTIONS = {"cpp.enable_loop_tail_vec": False}
+COMPILE_OPTIONS: dict[str, Any] = {"cpp.enable_loop_tail_vec": False}
 
 
 def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Callable[..., Any]:
