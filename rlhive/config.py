@@ -61,6 +61,12 @@ def _at_least(minimum: float, kind: type | tuple[type, ...] = int) -> Any:
     return v.and_(v.instance_of(kind), v.not_(v.instance_of(bool)), v.ge(minimum))
 
 
+def _check_seeds(config: Any, attribute: Any, seeds: tuple[int, ...]) -> None:
+    plain = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
+    if not plain or len(set(seeds)) < len(seeds):
+        raise ValueError(f"train.seeds must be whole numbers >= 0, each once, got {list(seeds)}")
+
+
 @attrs.frozen(kw_only=True)
 class TrainConfig:
     """Everything a training run needs, checked; counts of steps are environment steps per seed.
@@ -70,6 +76,7 @@ class TrainConfig:
         algorithm: a name of `rlhive.losses_fn.ALGORITHMS`.
         seed: first seed.
         num_seeds: seeds trained side by side: `seed, seed + 1, ...`.
+        seeds: the training seeds `[S]`, which need not be in a row; if empty, `seed` and `num_seeds` say them.
         num_envs: environments per seed.
         total_steps: length of the run.
         device: torch device of the learner, such as "cpu" or "cuda".
@@ -79,6 +86,7 @@ class TrainConfig:
         tau: fraction of the new parameters in the target's update.
         evaluate_every: steps between evaluations.
         evaluation_episodes: episodes of each evaluation, with the deterministic policy.
+        target_success: a seed whose evaluation reaches this success rate, in (0, 1], stops; None stops none.
         checkpoint_every: steps between checkpoints.
         compile: compile the update with `torch.compile`; None does where it pays: with a C++ compiler at hand, in runs
             of 10 000 updates or more.
@@ -97,6 +105,7 @@ class TrainConfig:
     algorithm: str = attrs.field(default="sac", validator=v.in_(tuple(ALGORITHMS)))
     seed: int = attrs.field(default=1, validator=_at_least(0))
     num_seeds: int = attrs.field(default=1, validator=_at_least(1))
+    seeds: tuple[int, ...] = attrs.field(default=(), converter=tuple, validator=_check_seeds)
     num_envs: int = attrs.field(default=1, validator=_at_least(1))
     total_steps: int = attrs.field(default=20_000, validator=_at_least(1))
     device: str = attrs.field(default="cpu", validator=v.instance_of(str))
@@ -106,6 +115,9 @@ class TrainConfig:
     tau: float = attrs.field(default=0.005, validator=v.and_(v.gt(0.0), v.le(1.0)))
     evaluate_every: int = attrs.field(default=2000, validator=_at_least(1))
     evaluation_episodes: int = attrs.field(default=20, validator=_at_least(1))
+    target_success: float | None = attrs.field(
+        default=None, validator=v.optional(v.and_(_at_least(0, (int, float)), v.gt(0), v.le(1)))
+    )
     checkpoint_every: int = attrs.field(default=10_000, validator=_at_least(1))
     compile: bool | None = attrs.field(default=None, validator=v.optional(v.instance_of(bool)))
     log_every: int = attrs.field(default=500, validator=_at_least(1))
@@ -135,10 +147,10 @@ class TrainConfig:
             return has_compiler() and self.total_steps * self.updates_per_step >= COMPILE_FROM_UPDATES
         return self.compile
 
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The training seeds, `[S]`."""
-        return tuple(range(self.seed, self.seed + self.num_seeds))
+    def __attrs_post_init__(self) -> None:
+        seeds = self.seeds or tuple(range(self.seed, self.seed + self.num_seeds))
+        object.__setattr__(self, "seeds", seeds)
+        object.__setattr__(self, "num_seeds", len(seeds))
 
 
 _CONFIGURED["train"] = gin.external_configurable(

@@ -5,7 +5,9 @@ python -m rlhive.train --gin_file=gin/sac_gaussian.gin --gin_bindings="ENV_NAME=
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -109,13 +111,33 @@ def train(config: TrainConfig, directory: Path, *, resume: bool) -> bool:
     from rlhive.config import config_text, operative_config_text
     from rlhive.core import loop
     from rlhive.core.files import write_text
+    from rlhive.core.run import open_run
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar
     leave_cores_to_workers(config)
-    with loop.open_run(config, directory, resume=resume) as session:
+    started = time.monotonic()
+    with open_run(config, directory, resume=resume) as session:
         write_text(directory / "config.gin", config_text())
         write_text(directory / "operative_config.gin", operative_config_text())
-        return loop.train(session)
+        finished = loop.train(session)
+    record_usage(directory, time.monotonic() - started, session.step)
+    return finished
+
+
+def record_usage(directory: Path, seconds: float, steps: int) -> None:
+    """Writes `usage.json`: the time of a run and of what it resumed, its steps, the largest memory of a process."""
+    from rlhive.core.files import write_text
+
+    path = directory / "usage.json"
+    before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    usage = {
+        "seconds": round(before + seconds, 3),
+        "environment_steps": steps,
+        "peak_memory_bytes": 1024 * peaks[0],
+        "worker_peak_memory_bytes": 1024 * peaks[1],
+    }
+    write_text(path, json.dumps(usage, indent=2) + "\n")
 
 
 def leave_cores_to_workers(config: TrainConfig) -> None:

@@ -69,7 +69,13 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
         spec = new_run_spec("sac", env, network, seeds)
         generators = {"replay": [torch.Generator().manual_seed(seed) for seed in seeds]}
         save_checkpoint(
-            tmp_path / name, 100, state, spec, seeds=seeds, generators=generators, counters={"episodes": 7}
+            tmp_path / name,
+            100,
+            state,
+            spec,
+            seeds=seeds,
+            generators=generators,
+            counters=[{"episodes": 7}] * len(seeds),
         )
         return Run(tmp_path / name, state, spec, tuple(seeds), generators)
 

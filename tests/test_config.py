@@ -199,3 +199,14 @@ def test_the_operative_text_has_the_defaults_too():
 
 def test_seeds_count_up_from_the_first():
     assert load("SEED=3", "NUM_SEEDS=3").seeds == (3, 4, 5)
+
+
+def test_seeds_can_be_named():
+    config = load("SEEDS=[3, 11, 7]")
+    assert config.seeds == (3, 11, 7) and config.num_seeds == 3
+
+
+@pytest.mark.parametrize("wrong", ["[1, 1]", "[-1]", "[1.5]", "3"])
+def test_wrong_seeds_are_refused(wrong):
+    with pytest.raises(ConfigError, match=r"train.seeds must be|whole numbers"):
+        load(f"SEEDS={wrong}")

@@ -9,7 +9,9 @@ import termios
 import numpy as np
 import pytest
 
-from rlhive.record import Progress, Recorder, check_loggers, plot_curves, read_metrics
+from rlhive.curves import plot_curves
+from rlhive.progress import Progress
+from rlhive.record import Recorder, check_loggers, read_metrics
 
 
 def lines(run_dir):
@@ -150,7 +152,7 @@ def test_nothing_to_draw_yet(tmp_path):
 def test_progress_writes_lines_where_there_is_no_terminal():
     stream = io.StringIO()
     progress = Progress(20_000, initial_step=1000, interval=0.0, stream=stream)
-    progress.update(4000, episode_return=123.44)
+    progress.update(4000, returns=[123.44])
     progress.update(5000, success_rate=0.5)
     progress.close()
     first, second = stream.getvalue().splitlines()  # no third: nothing is new when it closes
@@ -174,11 +176,11 @@ def test_progress_draws_a_bar_on_a_terminal():
     termios.tcsetwinsize(theirs, (24, 120))
     with os.fdopen(theirs, "w") as terminal:
         progress = Progress(100, initial_step=50, stream=terminal)
-        progress.update(75, episode_return=8.0, success_rate=0.25)
+        progress.update(75, [8.0, 4.0, 6.0], 0.25)
         progress.close()
         shown = os.read(ours, 65536).decode()
     os.close(ours)
-    assert "\r" in shown and "75/100" in shown and "return=8.0, success=25%" in shown
+    assert "\r" in shown and "75/100" in shown and "return IQM=6.0 (4.0 to 8.0), success=25%" in shown
 
 
 def test_heavy_packages_are_imported_late():

@@ -38,7 +38,7 @@ class Header:
         spec: the run it is of.
         seed: the seed it is of.
         step: environment steps per seed.
-        counters: what else the training loop counts; plain JSON values, in "train_state" only.
+        counters: what else the training loop knows of the seed; plain JSON values, in "train_state" only.
     """
 
     kind: str
@@ -54,14 +54,14 @@ class Checkpoint(NamedTuple):
     Attributes:
         state: the train state `[S]`.
         generators: for each name the generators' states, uint8, one per seed: `generator.set_state(...)`.
-        counters: as they were saved.
+        counters: as they were saved, one mapping per seed.
         step: environment steps per seed.
         spec: the run it is of.
     """
 
     state: TrainState
     generators: dict[str, list[Tensor]]
-    counters: dict[str, Any]
+    counters: list[dict[str, Any]]
     step: int
     spec: RunSpec
 
@@ -74,7 +74,7 @@ def save_checkpoint(
     *,
     seeds: Sequence[int],
     generators: Mapping[str, Sequence[Generator]],
-    counters: Mapping[str, Any],
+    counters: Sequence[Mapping[str, Any]],
 ) -> Path:
     """Writes the checkpoint of one step beside the others and then makes it the latest, each in one step.
 
@@ -85,17 +85,17 @@ def save_checkpoint(
         spec: the run it is of.
         seeds: the S seeds, each once.
         generators: by name, one generator per seed.
-        counters: plain JSON values.
+        counters: plain JSON values, a mapping per seed.
 
     Returns:
         The checkpoint's directory.
 
     Raises:
-        ValueError: a value of the state is not finite, or there is not one state or generator per seed;
+        ValueError: a value of the state is not finite, or there is not one state, generator or mapping per seed;
             nothing is written.
         OSError: the disk is full, for one; what was there before is still there.
     """
-    _check_seeds(seeds, state, generators)
+    _check_seeds(seeds, state, generators, counters)
     _check_finite(seeds, state)
     root = Path(run_dir) / "checkpoints"
     root.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def save_checkpoint(
         for index, seed in enumerate(seeds):
             own = TensorDict({name: of_seed[index].get_state() for name, of_seed in generators.items()})
             folder = beside / f"seed_{seed}" if len(seeds) > 1 else beside
-            _write_seed(folder, state[index], own, Header("", spec, seed, step, counters))
+            _write_seed(folder, state[index], own, Header("", spec, seed, step, counters[index]))
         flush(beside)
         _replace_directory(beside, final)
     except BaseException:
@@ -139,7 +139,7 @@ def load_checkpoint(run_dir: PathLike, seeds: Sequence[int], *, step: int | None
     return Checkpoint(
         state=stack_seeds([part.state for part in parts]),
         generators={name: [part.generators[name] for part in parts] for name in names},
-        counters=dict(header.counters),
+        counters=[dict(part.header.counters) for part in parts],
         step=header.step,
         spec=header.spec,
     )
@@ -241,7 +241,10 @@ def _origin(header: Header) -> tuple[str, int]:
 
 
 def _check_seeds(
-    seeds: Sequence[int], state: TrainState, generators: Mapping[str, Sequence[Generator]]
+    seeds: Sequence[int],
+    state: TrainState,
+    generators: Mapping[str, Sequence[Generator]],
+    counters: Sequence[Mapping[str, Any]],
 ) -> None:
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"a checkpoint needs at least one seed, each once, got {list(seeds)}")
@@ -251,6 +254,8 @@ def _check_seeds(
         )
     if not generators or any(len(of_seed) != len(seeds) for of_seed in generators.values()):
         raise ValueError(f"a checkpoint needs generators, and {len(seeds)} of each name, one per seed")
+    if len(counters) != len(seeds):
+        raise ValueError(f"a checkpoint needs counters for each of {len(seeds)} seeds, got {len(counters)}")
 
 
 def _check_finite(seeds: Sequence[int], state: TrainState) -> None:

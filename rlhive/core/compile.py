@@ -80,13 +80,14 @@ def _leaves(names: list[list[Any]], trees: Sequence[Any]) -> list[Tensor]:
 
 
 def traced_at_first_call(fn: Callable[..., Any], *, compile: bool = False) -> Callable[..., Any]:
-    """`trace(fn, *args)` with the arguments of the first call as examples; arguments as in `trace`."""
-    traced: list[Callable[..., Any]] = []
+    """`trace(fn, *args)` at the first call with each size of the arguments' leading `[S]`; arguments as in `trace`."""
+    traced: dict[int, Callable[..., Any]] = {}
 
     def call(*args: Any) -> Any:
-        if not traced:
-            traced.append(trace(fn, *args, compile=compile))
-        return traced[0](*args)
+        num_seeds = args[0].shape[0]
+        if num_seeds not in traced:
+            traced[num_seeds] = trace(fn, *args, compile=compile)
+        return traced[num_seeds](*args)
 
     return call
 

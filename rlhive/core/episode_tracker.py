@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from tensordict import TensorDict
 
@@ -37,9 +39,13 @@ class EpisodeTracker:
             "train/success": float(self._last_success[index].mean()),
         }
 
-    def latest(self) -> dict[str, float]:
-        """The same over all seeds, for the progress bar."""
-        return {
-            "episode_return": float(np.nanmean(self._last_returns)),
-            "success_rate": float(np.nanmean(self._last_success)),
-        }
+    def latest(self) -> tuple[list[float], float]:
+        """The same for the progress bar: the return of each seed that has one, the success rate over all seeds."""
+        with_one = ~np.isnan(self._last_returns).all(axis=1)
+        returns = np.nanmean(self._last_returns[with_one], axis=1)
+        return returns.tolist(), float(np.nanmean(self._last_success))
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Goes on with the seeds at `indices` alone."""
+        for name in ("_returns", "_solved", "_last_returns", "_last_success"):
+            setattr(self, name, getattr(self, name)[list(indices)])

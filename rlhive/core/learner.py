@@ -101,5 +101,5 @@ def last_metrics(metrics: Metrics) -> dict[str, Tensor]:
     return {
         f"loss/{name.removeprefix('loss_')}" if name.startswith("loss") else f"train/{name}": value
         for name, value in metrics.items()
-        if value.dim() == 1
+        if value.dim() == 1 and value.is_floating_point()
     }

@@ -10,7 +10,7 @@ from torch.func import grad_and_value
 
 from rlhive.core.normalizer import init_normalizer, normalize
 from rlhive.core.optim import GradientTransformation, apply_updates
-from rlhive.core.tree import polyak
+from rlhive.core.tree import leaves, polyak
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params, TrainState, TrainStep
 
 
@@ -50,7 +50,8 @@ def make_train_step(loss_fn: LossFn, opt: GradientTransformation, *, tau: float 
         tau: fraction of the new parameters in the target's update, in (0, 1].
 
     Returns:
-        The step; its `batch` holds raw observations, which are normalised here, once, by `state["env_state"]`.
+        The step; its `batch` holds raw observations, which are normalised here, once, by `state["env_state"]`. To the
+        loss's metrics it adds "loss" and "finite": whether the loss and all of the new parameters are.
 
     Raises:
         ValueError: if tau is out of its range.
@@ -74,7 +75,8 @@ def make_train_step(loss_fn: LossFn, opt: GradientTransformation, *, tau: float 
             },
             batch_size=[],
         )
-        return new_state, metrics.set("loss", loss.detach())
+        finite = torch.stack([loss.detach(), *(leaf.sum() for leaf in leaves(params))]).isfinite().all()
+        return new_state, metrics.update({"loss": loss.detach(), "finite": finite})
 
     return train_step
 

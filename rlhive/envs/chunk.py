@@ -56,10 +56,10 @@ class Chunk:
     """
 
     def __init__(self, name: str, factory: Factory, places: Sequence[Place]) -> None:
-        self.name, self.places, self.envs = name, places, list[NumpyEnv]()
-        for place in places:
+        self.name, self.places, self.envs = name, places, dict[int, NumpyEnv]()
+        for row, place in enumerate(places):
             try:
-                self.envs.append(factory())
+                self.envs[row] = factory()
             except Exception as error:
                 raise _named(error, name, place) from error
         self.spec = self.envs[0].spec
@@ -70,16 +70,24 @@ class Chunk:
         rows = slice(first_row, first_row + len(self.places))
         self.arrays = Arrays(*(array[rows] for array in arrays))
 
-    def obey(self, command: str, seeds: Sequence[int] | None) -> None:
-        """Do "reset" (with a seed for each environment, or none) or "step"."""
+    def obey(self, command: str, values: Sequence[int] | None) -> None:
+        """Do "reset" (with a seed for each environment, or none), "step", or "keep" (with a 0 or 1 for each)."""
         if command == "reset":
-            self.reset(seeds)
+            self.reset(values)
+        elif command == "keep":
+            self.keep(values or ())
         else:
             self.step()
 
+    def keep(self, wanted: Sequence[int]) -> None:
+        """Close the environments that are not wanted; their rows stay as they are from now on."""
+        for row in [row for row in self.envs if not wanted[row]]:
+            self.envs.pop(row).close()
+
     def reset(self, seeds: Sequence[int] | None) -> None:
         """Start an episode everywhere; without seeds the first reset seeds each environment by its place."""
-        for row, (env, place) in enumerate(zip(self.envs, self.places, strict=True)):
+        for row, env in self.envs.items():
+            place = self.places[row]
             seed = seeds[row] if seeds is not None else None if self.started else stream_seed(place)
             try:
                 self.arrays.observation[row] = env.reset(seed)
@@ -90,7 +98,7 @@ class Chunk:
     def step(self) -> None:
         """Step every environment with its row of `action`; where the episode is done, start the next one."""
         action, observation, following, reward, rwd_sparse, terminated, truncated, solved = self.arrays
-        for row, env in enumerate(self.envs):
+        for row, env in self.envs.items():
             try:
                 result = env.step(action[row].copy())
                 following[row] = result.observation
@@ -103,7 +111,7 @@ class Chunk:
 
     def close(self) -> None:
         """Close every environment."""
-        for env in self.envs:
+        for env in self.envs.values():
             env.close()
 
 

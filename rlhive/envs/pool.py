@@ -24,7 +24,7 @@ class Pool(Protocol):
     spec: EnvSpec
     arrays: Arrays
 
-    def start(self, command: str, seeds: Sequence[int] | None = None) -> None: ...
+    def start(self, command: str, values: Sequence[int] | None = None) -> None: ...
 
     def wait(self) -> None: ...
 
@@ -41,15 +41,15 @@ class LocalPool:
         self.chunk.attach(self.arrays, 0)
         self.closed = False
 
-    def start(self, command: str, seeds: Sequence[int] | None = None) -> None:
-        """Note a command, "reset" or "step".
+    def start(self, command: str, values: Sequence[int] | None = None) -> None:
+        """Note a command of `Chunk.obey`.
 
         Raises:
             RuntimeError: the pool is closed.
         """
         if self.closed:
             raise RuntimeError(f"the environments of {self.chunk.name} are closed")
-        self.todo = (command, seeds)
+        self.todo = (command, values)
 
     def wait(self) -> None:
         """Do what was started."""
@@ -95,8 +95,8 @@ class ProcessPool:
                 reduction.send_handle(worker.connection, file.fileno(), worker.process.pid)
                 self._answer(worker)
 
-    def start(self, command: str, seeds: Sequence[int] | None = None) -> None:
-        """Give a command, "reset" or "step", to every worker and return at once; `seeds`: one a row.
+    def start(self, command: str, values: Sequence[int] | None = None) -> None:
+        """Give a command of `Chunk.obey` to every worker and return at once; `values`: one a row.
 
         Raises:
             RuntimeError: a worker died, or the pool is closed.
@@ -106,7 +106,7 @@ class ProcessPool:
         for worker in self.workers:
             start, stop = worker.first_row, worker.first_row + len(worker.places)
             try:
-                worker.connection.send((command, None if seeds is None else seeds[start:stop]))
+                worker.connection.send((command, None if values is None else values[start:stop]))
             except ConnectionError:
                 self._fail(worker)
 

@@ -14,7 +14,12 @@ PARTS = ("params", "env_state", "train_state")
 
 
 def save(run, step, **changes):
-    arguments = {"seeds": run.seeds, "generators": run.generators, "counters": {}, **changes}
+    arguments = {
+        "seeds": run.seeds,
+        "generators": run.generators,
+        "counters": [{}] * len(run.seeds),
+        **changes,
+    }
     return save_checkpoint(run.run_dir, step, run.state, run.spec, **arguments)
 
 
@@ -34,7 +39,7 @@ def test_restored_state_equals_saved_one_bit_for_bit(make_run, seeds):
     assert checkpoint.state["opt_state", "count"].dtype == torch.int64
     assert checkpoint.state.batch_size == run.state.batch_size
     assert checkpoint.spec == run.spec
-    assert (checkpoint.step, checkpoint.counters) == (100, {"episodes": 7})
+    assert (checkpoint.step, checkpoint.counters) == (100, [{"episodes": 7}] * len(seeds))
 
 
 def test_restored_generators_continue_their_streams(make_run):
@@ -69,7 +74,7 @@ def test_files_of_a_seed_among_several_equal_those_of_its_own_run(make_run):
         several.spec,
         seeds=(7,),
         generators={"replay": several.generators["replay"][1:]},
-        counters={"episodes": 7},
+        counters=[{"episodes": 7}],
     )
     for part in PARTS:
         name = f"{part}.safetensors"
@@ -106,8 +111,8 @@ def test_latest_moves_on_and_older_ones_stay(make_run):
 
 def test_saving_a_step_again_replaces_it(make_run):
     run = make_run()
-    save(run, 100, counters={"episodes": 8})
-    assert load_checkpoint(run.run_dir, run.seeds).counters == {"episodes": 8}
+    save(run, 100, counters=[{"episodes": 8}])
+    assert load_checkpoint(run.run_dir, run.seeds).counters == [{"episodes": 8}]
     assert sorted(path.name for path in (run.run_dir / "checkpoints").iterdir()) == ["100", "latest"]
 
 

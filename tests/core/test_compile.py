@@ -53,15 +53,28 @@ def test_a_compiled_train_step_agrees_with_the_eager_one():
     torch.testing.assert_close(metrics["loss"], eager_metrics["loss"], rtol=1e-4, atol=1e-5)
 
 
+def test_compiled_seeds_do_not_depend_on_how_many_there_are():
+    step, state, batch, noise = make_inputs(3)
+    together, alone = (traced_at_first_call(step, compile=True) for _ in range(2))
+    states, own = state, state[1:2]
+    for _ in range(30):
+        states, metrics = together(states, batch, noise)
+        own, own_metrics = alone(own, batch[1:2], noise[1:2])
+    assert (states[1:2] == own).all() and (metrics[1:2] == own_metrics).all()
+
+
 def test_the_function_is_run_once_whatever_the_number_of_calls():
     calls = []
 
     def double(tree: TensorDict) -> TensorDict:
         calls.append(tree)
-        return TensorDict({"x": 2 * tree["x"]})
+        return TensorDict({"x": 2 * tree["x"]}, batch_size=[1])
 
     traced = traced_at_first_call(double)
-    results = [traced(TensorDict({"x": torch.tensor([float(value)])}))["x"].item() for value in range(3)]
+    results = [
+        traced(TensorDict({"x": torch.tensor([float(value)])}, batch_size=[1]))["x"].item()
+        for value in range(3)
+    ]
     assert results == [0.0, 2.0, 4.0]
     assert len(calls) == 1
 

@@ -14,6 +14,7 @@ from rlhive.config import load_config
 from rlhive.core import loop
 from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.episode_tracker import EpisodeTracker
+from rlhive.core.run import open_run
 from rlhive.core.tree_file import LoadError
 from rlhive.envs.toy import ConstantReward, MatchSign, ReachPoint
 
@@ -47,7 +48,7 @@ def configure(env, *bindings):
 def train(env, run_dir, *bindings, resume=False):
     """Trains, and returns the run as the loop leaves it."""
     run_dir.mkdir(exist_ok=True)
-    with loop.open_run(configure(env, *bindings), run_dir, resume=resume) as run:
+    with open_run(configure(env, *bindings), run_dir, resume=resume) as run:
         assert loop.train(run)
     return run
 
@@ -179,7 +180,7 @@ def test_evaluations_checkpoints_and_rows_come_when_they_are_due(tmp_path):
 
 def test_resuming_goes_on_where_the_checkpoint_was(tmp_path):
     train(ReachPoint, tmp_path, "TOTAL_STEPS=40")
-    with loop.open_run(configure(ReachPoint), tmp_path, resume=True) as run:
+    with open_run(configure(ReachPoint), tmp_path, resume=True) as run:
         saved = load_checkpoint(tmp_path, [1])
         assert run.step == saved.step == 40
         assert len(run.replay) == 40
@@ -206,7 +207,7 @@ def test_resuming_goes_on_where_the_checkpoint_was(tmp_path):
 def test_a_run_of_other_settings_cannot_be_resumed(plain, binding, words):
     with (
         pytest.raises(LoadError, match=words) as caught,
-        loop.open_run(configure(ReachPoint, binding), plain.run_dir, resume=True),
+        open_run(configure(ReachPoint, binding), plain.run_dir, resume=True),
     ):
         pass
     assert "\n" not in str(caught.value)
@@ -215,36 +216,115 @@ def test_a_run_of_other_settings_cannot_be_resumed(plain, binding, words):
 def test_a_run_of_another_environment_cannot_be_resumed(plain):
     with (
         pytest.raises(LoadError, match=r"another env: name is 'ReachPoint' there, 'ConstantReward' in"),
-        loop.open_run(configure(ConstantReward), plain.run_dir, resume=True),
+        open_run(configure(ConstantReward), plain.run_dir, resume=True),
     ):
         pass
 
 
-def test_an_action_that_is_not_finite_stops_the_run_and_names_the_seed(tmp_path):
-    train(ReachPoint, tmp_path, "NUM_SEEDS=2", "SEED=5", "TOTAL_STEPS=30")
-    kept = load_checkpoint(tmp_path, [5, 6])
-    with loop.open_run(configure(ReachPoint, "NUM_SEEDS=2", "SEED=5"), tmp_path, resume=True) as run:
-        for leaf in run.state["params", "actor"].values(True, True):
-            leaf[1] = math.nan  # of the second seed
-        with pytest.raises(
-            FloatingPointError, match="seed 6: the action is not finite at step 30; the check"
-        ):
-            loop.train(run)
-    after = load_checkpoint(tmp_path, [5, 6])
-    assert after.step == 30
-    assert bool((after.state == kept.state).all())
+THREE = ("SEEDS=(9, 5, 6)", "train.log_every=1")
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """A run of three seeds that was resumed at step 30, as those below are."""
+    directory = tmp_path_factory.mktemp("three")
+    train(ReachPoint, directory, *THREE, "TOTAL_STEPS=30")
+    return train(ReachPoint, directory, *THREE, resume=True)
+
+
+def resume_and_break(run_dir, break_it):
+    """The same, but for what `break_it(run)` does to it at step 30."""
+    train(ReachPoint, run_dir, *THREE, "TOTAL_STEPS=30")
+    with open_run(configure(ReachPoint, *THREE), run_dir, resume=True) as run:
+        break_it(run)
+        assert loop.train(run)
+    return run
+
+
+def break_reward(run) -> None:
+    """Makes the middle seed's reward infinite in its fourth minibatch."""
+    calls, whole = [], run.learner.train_step
+
+    def train_step(state, batch, noise):
+        calls.append(batch)
+        if len(calls) == 4:
+            batch["next", "reward"][1] = math.inf
+        return whole(state, batch, noise)
+
+    run.learner = run.learner._replace(train_step=train_step)
+
+
+def break_observation(run) -> None:
+    run.rollout["observation"][1] = math.nan
 
 
 @pytest.mark.parametrize(
-    ("bindings", "what"), [(("train.log_every=1",), "loss"), (("replay.prioritized=True",), "TD error")]
+    ("break_it", "what", "at"), [(break_reward, "loss or a parameter", 33), (break_observation, "action", 30)]
 )
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, bindings, what):
-    bindings = ("sac_loss.reward_scale=1e39", "train.checkpoint_every=20", *bindings)
-    with pytest.raises(
-        FloatingPointError, match=f"seed 1: the {what} is not finite at step 2[01]; the check"
-    ):
-        train(ReachPoint, tmp_path, *bindings)
-    assert load_checkpoint(tmp_path, [1]).step == 20
+def test_a_broken_seed_is_frozen_and_leaves_the_others_as_they_were(
+    three, tmp_path, capsys, break_it, what, at
+):
+    run = resume_and_break(tmp_path, break_it)
+    assert (
+        f"seed 5: the {what} is not finite at step {at}; it is frozen at its last good state"
+        in capsys.readouterr().err
+    )
+    assert run.seeds == (9, 6) and run.step == 60
+    assert bool((run.state == three.state[[0, 2]]).all())
+    saved = load_checkpoint(tmp_path, (9, 5, 6))
+    assert saved.counters == [{}, {"stopped_at": at, "reason": "not finite"}, {}]
+    assert saved.state["step"].tolist() == [40, at - 20, 40]
+    for seed in (9, 6):
+        own = [row for row in rows(tmp_path) if row["seed"] == str(seed)]
+        assert own == [row for row in rows(three.run_dir) if row["seed"] == str(seed)]
+
+
+def test_a_frozen_seed_stays_frozen_when_the_run_is_resumed(tmp_path):
+    resume_and_break(tmp_path, break_reward)
+    longer = train(ReachPoint, tmp_path, *THREE, "TOTAL_STEPS=80", resume=True)
+    assert longer.seeds == (9, 6) and longer.step == 80
+    saved = load_checkpoint(tmp_path, (9, 5, 6))
+    assert saved.counters[1] == {"stopped_at": 33, "reason": "not finite"}
+    assert saved.state["step"].tolist() == [60, 13, 60]
+
+
+@pytest.mark.parametrize(
+    "bindings", [("train.log_every=1",), ("replay.prioritized=True",), ("adam.max_grad_norm=1.0",)]
+)
+def test_a_run_without_a_finite_seed_ends_with_its_last_good_state(tmp_path, bindings):
+    with pytest.raises(FloatingPointError, match=r"no seed is left: seed 1 at step 20 \(not finite\); their"):
+        train(ReachPoint, tmp_path, "sac_loss.reward_scale=1e39", *bindings)
+    saved = load_checkpoint(tmp_path, [1])
+    assert saved.step == 20 and saved.counters == [{"stopped_at": 20, "reason": "not finite"}]
+    with pytest.raises(LoadError, match="none of its seeds is left to train: seed 1 at step 20"):
+        train(ReachPoint, tmp_path, resume=True)
+
+
+def test_a_seed_that_met_its_target_stops_and_the_others_go_on(tmp_path):
+    bindings = (
+        *("NUM_SEEDS=3", "TOTAL_STEPS=600", "train.batch_size=32", "train.evaluation_episodes=5"),
+        *("adam.learning_rate=1e-2", "train.evaluate_every=50"),
+    )
+    free = train(ReachPoint, tmp_path / "free", *bindings)
+    run = train(ReachPoint, tmp_path / "target", *bindings, "train.target_success=0.6")
+    evaluated = {
+        (row["seed"], int(row["step"])): float(row["eval/success"])
+        for row in rows(free.run_dir)
+        if row["eval/success"]
+    }
+    expected = {}
+    for seed in (1, 2, 3):
+        met = [step for (of, step), rate in sorted(evaluated.items()) if of == str(seed) and rate >= 0.6]
+        if met:
+            expected[seed] = met[0]
+    assert {seed: one.step for seed, one in run.stopped.items()} == expected
+    assert expected
+    saved = load_checkpoint(run.run_dir, (1, 2, 3))
+    for index, seed in enumerate((1, 2, 3)):
+        if seed in expected:
+            assert saved.counters[index]["reason"] == "target met"
+        else:
+            assert bool((saved.state[index] == free.state[index]).all())
 
 
 def step(reward, solved, done) -> TensorDict:
@@ -264,7 +344,7 @@ def test_episodes_are_counted_by_hand():
     # Six solved steps are a success, five are not.
     assert tracker.summary(0) == {"train/return": 6.0, "train/success": 1.0}
     assert tracker.summary(1) == {"train/return": 12.0, "train/success": 0.0}
-    assert tracker.latest() == {"episode_return": 9.0, "success_rate": 0.5}
+    assert tracker.latest() == ([6.0, 12.0], 0.5)
     assert tracker.add(step([[-3.0], [7.0]], [[False], [False]], [[True], [False]]))
     assert tracker.summary(0) == {"train/return": -3.0, "train/success": 0.0}
     assert tracker.summary(1) == {"train/return": 12.0, "train/success": 0.0}
@@ -274,7 +354,7 @@ def test_a_seed_is_summed_up_once_all_its_environments_ended_an_episode():
     tracker = EpisodeTracker((1, 2))
     tracker.add(step([[1.0, 5.0]], [[False, False]], [[True, False]]))
     assert tracker.summary(0) == {}
-    assert tracker.latest() == {"episode_return": 1.0, "success_rate": 0.0}
+    assert tracker.latest() == ([1.0], 0.0)
     tracker.add(step([[2.0, 5.0]], [[False, False]], [[False, True]]))
     assert tracker.summary(0) == {"train/return": 5.5, "train/success": 0.0}
 

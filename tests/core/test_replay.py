@@ -83,6 +83,21 @@ def test_a_seed_samples_the_same_alone_and_among_others(settings):
             solo.update_priority(alone["index"], alone[REWARD].squeeze(-1))
 
 
+@pytest.mark.parametrize("settings", [{}, {"prioritized": True}, {"n_step": 3, "gamma": 0.9}])
+def test_seeds_that_are_kept_go_on_as_if_nothing_had_been(settings, tmp_path):
+    whole, kept = filled(20, 30, 3, 2, ends=(7,), **settings), filled(20, 30, 3, 2, ends=(7,), **settings)
+    kept.keep([2, 0])
+    for step in range(20, 40):
+        whole.extend(transition(step, 3, 2))
+        kept.extend(transition(step, 3, 2)[[2, 0]])
+    expected = whole.sample(generators(5, 6, 7), 64)[[2, 0]]
+    assert bool((kept.sample(generators(7, 5), 64) == expected).all())
+    kept.save(tmp_path / "replay.safetensors")
+    loaded = ReplayBuffer(30, num_seeds=2, num_envs=2, **settings)
+    loaded.load(tmp_path / "replay.safetensors")
+    assert bool((loaded.sample(generators(7, 5), 64)["observation"] == expected["observation"]).all())
+
+
 def test_the_newest_transitions_are_kept():
     buffer = filled(25, capacity=10)
     assert len(buffer) == 10

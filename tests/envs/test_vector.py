@@ -66,6 +66,27 @@ def test_seed_does_not_depend_on_its_neighbours():
     assert len({tuple(row.tolist()) for row in together[:, :, :2].reshape(-1, 2)}) == 6
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_seeds_that_are_kept_go_on_as_if_nothing_had_been(num_workers):
+    settings = {"num_envs": 2, "num_workers": num_workers}
+    with (
+        VectorEnv(ReachPoint, seeds=[7, 8, 9], **settings) as env,
+        VectorEnv(ReachPoint, seeds=[7, 8, 9], **settings) as whole,
+    ):
+        env.reset(), whole.reset()
+        for step in range(30):
+            action = torch.full((3, 2, 1), 0.1 * (step % 5))
+            whole.send(action)
+            expected = whole.recv()
+            if step == 10:
+                env.keep([2, 0])
+            env.send(action if step < 10 else action[[2, 0]])
+            assert bool((env.recv() == (expected if step < 10 else expected[[2, 0]])).all())
+        assert env.shape == (2, 2)
+        alone = env.reset([[1, 2], [3, 4]])
+        assert torch.equal(alone, whole.reset([[3, 4], [0, 0], [1, 2]])[[2, 0]])
+
+
 def test_episode_seeds_determine_the_episodes():
     direct = ReachPoint()
     with VectorEnv(ReachPoint, seeds=[1, 2], num_envs=2, num_workers=1) as env:

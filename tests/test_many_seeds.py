@@ -1,0 +1,41 @@
+"""A seed of a real run among others is what it is alone, bit for bit: parameters, optimizer, normaliser, metrics."""
+
+import csv
+
+import pytest
+
+import gin
+from rlhive.config import load_config
+from rlhive.core import loop
+from rlhive.core.run import open_run
+
+BINDINGS = [
+    "TOTAL_STEPS=2000",
+    "train.loggers=()",
+    "train.evaluate_every=2000",
+    "train.evaluation_episodes=4",
+    "adam.max_grad_norm=10.0",
+]
+
+
+def train(run_dir, *bindings):
+    run_dir.mkdir()
+    with open_run(load_config(["sac_gaussian.gin"], [*BINDINGS, *bindings]), run_dir) as run:
+        assert loop.train(run)
+    gin.clear_config()
+    return run
+
+
+def rows(run_dir, seed) -> list[dict[str, str]]:
+    with (run_dir / "metrics.csv").open() as file:
+        return [{**row, "wall_time": ""} for row in csv.DictReader(file) if row["seed"] == str(seed)]
+
+
+@pytest.mark.timeout(900)
+def test_2000_steps_of_franka_reach(tmp_path):
+    both = train(tmp_path / "both", "SEEDS=(11, 3)")
+    alone = train(tmp_path / "alone", "SEED=3")
+    assert alone.state["step"].tolist() == [1000]
+    assert bool((both.state[1:] == alone.state).all())
+    assert rows(tmp_path / "both", 3) == rows(tmp_path / "alone", 3)
+    assert rows(tmp_path / "both", 11) != rows(tmp_path / "alone", 3)
