@@ -24,10 +24,8 @@ def test_iqm_of_each_evaluation_by_hand():
     curve = iqm_curve(scores, rng())
     np.testing.assert_equal(curve.value, [3.0, NAN])  # a quarter of the seeds is cut at each end
     assert np.isnan([curve.low[1], curve.high[1]]).all()
-    assert (
-        curve.low[0] == -998 / 2
-    )  # resamples with the smallest three times or more leave it and 2 or 4 in, …
-    assert curve.low[0] < 3.0 < curve.high[0]
+    # Three of four drawn seeds or more are the smallest one in 13 of 256 resamples, and nothing but it is left then.
+    assert (curve.low[0], curve.high[0]) == (-1000.0, 1000.0)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 13, 101])

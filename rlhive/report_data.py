@@ -1,0 +1,247 @@
+"""What a report is made of: the runs' evaluations, settings and usage as they lie on disk. Free of torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from rlhive.core.compare import Estimate, iqm_curve
+from rlhive.record import METRICS_FILE, read_metrics
+
+EVALUATION_SEED = 0  # the training loop's, whose module needs torch
+SCORES = {"success": "eval/success", "return": "eval/return"}
+SEED_SETTINGS = {"SEED", "SEEDS", "NUM_SEEDS", "train.seed", "train.seeds", "train.num_seeds"}
+RNG_SEED = 0  # the same runs give the same intervals
+
+
+@attrs.frozen
+class Process:
+    """One training process: its directory's name, its seeds, and what it took; None where that is not recorded."""
+
+    name: str
+    seeds: tuple[int, ...]
+    seconds: float | None
+    environment_steps: int | None
+    peak_memory_bytes: int | None
+
+
+@attrs.frozen(eq=False)
+class Run:
+    """A run of one or several seeds, trained in one process or in several.
+
+    Attributes:
+        path: of the run directory, or of the directory that contains one for each seed.
+        label: what the report calls it.
+        spec: the (first) run's spec.json.
+        config: the text of its config.gin.
+        seeds: int64 `[S]`, ascending.
+        steps: environment steps per seed of all evaluations, int64 `[T]`, ascending.
+        scores: success rate (0 to 1) and mean return by the names of `SCORES`, float64 `[S, T]`, NaN where missing.
+        wall_time: seconds from the start of its process to each seed's last row, float64 `[S]`.
+        processes: that trained it.
+    """
+
+    path: Path
+    label: str
+    spec: dict[str, Any]
+    config: str
+    seeds: np.ndarray
+    steps: np.ndarray
+    scores: dict[str, np.ndarray]
+    wall_time: np.ndarray
+    processes: tuple[Process, ...]
+
+    @property
+    def environment(self) -> str:
+        """RoboHive id."""
+        return str(self.spec["env"]["name"])
+
+    @property
+    def complete(self) -> np.ndarray:
+        """Steps at which every seed was evaluated, int64 `[t]`; only those have an IQM, a median and an interval."""
+        missing = sum(np.isnan(values).any(axis=0) for values in self.scores.values())
+        return self.steps[np.asarray(missing) == 0]
+
+    def at(self, name: str, step: int) -> np.ndarray:
+        """Each seed's score of that name at an evaluation's step, `[S]`."""
+        return self.scores[name][:, self.steps == step][:, 0]
+
+    def iqm(self, name: str) -> Estimate:
+        """IQM over seeds of every evaluation with its interval, arrays `[T]`."""
+        return iqm_curve(self.scores[name], np.random.default_rng(RNG_SEED))
+
+
+def member_dirs(path: Path) -> list[Path]:
+    """The run directories that `path` stands for: itself, or those in it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not path.is_dir():
+        raise ValueError(f"{path}: there is no such directory")
+    if (path / METRICS_FILE).is_file():
+        return [path]
+    members = sorted(file.parent for file in path.glob(f"*/{METRICS_FILE}"))
+    if not members:
+        raise ValueError(
+            f"{path}: neither it nor a directory in it has a {METRICS_FILE}; give a run of rlhive.train"
+        )
+    return members
+
+
+def read_run(path: Path, label: str | None = None) -> Run:
+    """A run directory, or a directory of run directories that counts as one run with all their seeds.
+
+    Raises:
+        ValueError: no evaluations or files that do not fit, or runs in it that do not belong together.
+    """
+    members = [_read_member(directory) for directory in member_dirs(path)]
+    first = members[0]
+    for other in members[1:]:
+        _check_same_configuration(first, other)
+    order = np.argsort(np.concatenate([member.seeds for member in members]))
+    seeds = np.concatenate([member.seeds for member in members])[order]
+    if len(np.unique(seeds)) < len(seeds):
+        twice = seeds[:-1][np.diff(seeds) == 0][0]
+        raise ValueError(
+            f"{path}: two runs in it have seed {twice}; give the runs one by one to compare them"
+        )
+    steps = reduce(np.union1d, [member.steps for member in members])
+    scores = {
+        name: np.concatenate([_spread(member, name, steps) for member in members])[order] for name in SCORES
+    }
+    return attrs.evolve(
+        first,
+        path=path,
+        label=label or path.resolve().name,
+        seeds=seeds,
+        steps=steps,
+        scores=scores,
+        wall_time=np.concatenate([member.wall_time for member in members])[order],
+        processes=tuple(process for member in members for process in member.processes),
+    )
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Runs to be compared, each with a label of its own.
+
+    Raises:
+        ValueError: what `read_run` refuses, or runs that cannot be compared.
+    """
+    names = [path.resolve().name for path in paths]
+    unique = len(set(names)) == len(names)
+    runs = [read_run(path, name if unique else str(path)) for path, name in zip(paths, names, strict=True)]
+    for other in runs[1:]:
+        _check_same_environment(runs[0], other)
+    if len(runs) > 1:
+        shared_step(runs)
+    return runs
+
+
+def shared_step(runs: Sequence[Run]) -> int:
+    """The last step at which every seed of every run was evaluated.
+
+    Raises:
+        ValueError: there is none.
+    """
+    shared = reduce(np.intersect1d, [run.complete for run in runs])
+    if not len(shared):
+        names = " and ".join(str(run.path) for run in runs)
+        raise ValueError(
+            f"{names}: no step has an evaluation of every seed; train with one train.evaluate_every"
+        )
+    return int(shared[-1])
+
+
+def settings(config: str) -> dict[str, str]:
+    """The bindings of a config.gin by their names; values that span lines are joined."""
+    joined = re.sub(r"\s*\\?\n[ \t]+", " ", config)
+    return dict(re.findall(r"^([^\s#=]+) = *(.*)$", joined, flags=re.MULTILINE))
+
+
+def _read_member(directory: Path) -> Run:
+    for name in ("spec.json", "config.gin"):
+        if not (directory / name).is_file():
+            raise ValueError(f"{directory}: has no {name}; give a run directory of rlhive.train")
+    metrics, spec = _read_files(directory)
+    columns = [metrics.get(column, np.full(len(metrics["step"]), np.nan)) for column in SCORES.values()]
+    evaluated = np.isfinite(columns).any(axis=0)
+    if not evaluated.any():
+        raise ValueError(f"{directory}: has no evaluation yet; train on, to train.evaluate_every steps")
+    seeds, row = np.unique(metrics["seed"].astype(np.int64), return_inverse=True)
+    steps, column = np.unique(metrics["step"][evaluated].astype(np.int64), return_inverse=True)
+    scores = {name: np.full((len(seeds), len(steps)), np.nan) for name in SCORES}
+    for name, values in zip(SCORES, columns, strict=True):
+        scores[name][row[evaluated], column] = np.where(np.isfinite(values), values, np.nan)[evaluated]
+    wall_time = np.array([metrics["wall_time"][row == index].max() for index in range(len(seeds))])
+    process = _read_process(directory, tuple(seeds.tolist()))
+    config = (directory / "config.gin").read_text()
+    return Run(directory, directory.name, spec, config, seeds, steps, scores, wall_time, (process,))
+
+
+def _read_files(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """metrics.csv by column, and spec.json, with at least what a report needs of them."""
+    try:
+        metrics, spec = read_metrics(directory), json.loads((directory / "spec.json").read_text())
+        missing = [name for name in ("step", "seed", "wall_time") if name not in metrics]
+        missing += [
+            name for name in ("name", "observation_dim", "action_dim", "dt") if name not in spec["env"]
+        ]
+        if missing or "algorithm" not in spec:
+            raise ValueError(f"without {', '.join(missing) or 'algorithm'}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{directory}: its {METRICS_FILE} or spec.json is damaged: {error}") from None
+    return metrics, spec
+
+
+def _read_process(directory: Path, seeds: tuple[int, ...]) -> Process:
+    path = directory / "usage.json"
+    try:
+        usage = json.loads(path.read_text()) if path.exists() else {}
+        found = [usage.get(key) for key in ("seconds", "environment_steps", "peak_memory_bytes")]
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: is no JSON object ({error}); remove it to report without") from None
+    return Process(directory.resolve().name, seeds, *found)
+
+
+def _spread(run: Run, name: str, steps: np.ndarray) -> np.ndarray:
+    """The run's scores `[S, T]` on the steps of several runs, NaN where it has none."""
+    spread = np.full((len(run.seeds), len(steps)), np.nan)
+    spread[:, np.searchsorted(steps, run.steps)] = run.scores[name]
+    return spread
+
+
+def _check_same_configuration(first: Run, other: Run) -> None:
+    _check_same_environment(first, other)
+    a, b = (
+        {k: v for k, v in settings(run.config).items() if k not in SEED_SETTINGS} for run in (first, other)
+    )
+    if differing := _differing(a, b):
+        raise ValueError(
+            f"{first.path} and {other.path} differ in {', '.join(differing)}, so are not seeds of one run; "
+            "give the runs one by one to compare them"
+        )
+
+
+def _check_same_environment(first: Run, other: Run) -> None:
+    if first.environment != other.environment:
+        raise ValueError(
+            f"{first.path} is of {first.environment} and {other.path} of {other.environment}: "
+            "only runs of one environment can be compared"
+        )
+    if differing := _differing(first.spec["env"], other.spec["env"]):
+        raise ValueError(
+            f"{first.path} and {other.path} are of {first.environment} with another "
+            f"{', '.join(differing)}: only runs of one environment can be compared"
+        )
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    return [name for name in {**a, **b} if a.get(name) != b.get(name)]

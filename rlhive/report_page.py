@@ -1,0 +1,262 @@
+"""What a report says, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlhive.core.compare import RESAMPLES, Estimate, steps_to_threshold
+from rlhive.report_data import EVALUATION_SEED, Process, Run, settings, shared_step
+from rlhive.report_figures import (
+    LABELS,
+    improvement_figure,
+    improvements,
+    profile_figure,
+    reached_figure,
+    runs_figure,
+    seeds_figure,
+)
+from rlhive.report_html import document, grid, heading, image, listing, note, section, table
+
+THRESHOLDS = (0.5, 0.9)
+INTERVAL = f"95 % stratified bootstrap interval ({RESAMPLES:,} resamples)"
+NOT_RECORDED = "not recorded"
+
+
+def page(runs: Sequence[Run], picture: bytes | str) -> str:
+    """The whole page as HTML text.
+
+    Args:
+        runs: one, or several of one environment that share a step with evaluations of every seed.
+        picture: a PNG of the environment, or why there is none.
+    """
+    first = runs[0]
+    about = "; ".join(f"{run.label}: {run.spec['algorithm']}, {_seeds_text(run)}" for run in runs)
+    body = [heading(first.environment, about), _summary(runs), _curves(runs)]
+    if len(runs) > 1:
+        body.append(_comparison(runs))
+    body += [_seeds(runs), _usage(runs), _environment(first, picture), _episodes(runs), _configuration(runs)]
+    return document(f"{first.environment}: {', '.join(run.label for run in runs)}", body)
+
+
+def _summary(runs: Sequence[Run]) -> str:
+    """A column for each run: its scores at one step, and how soon its seeds succeed."""
+    names = ["seeds", "at step"]
+    names += [f"{label}, {what}" for label in LABELS.values() for what in ("IQM", "median")]
+    for threshold in THRESHOLDS:
+        names += [f"steps to {threshold:.0%} success, median", f"seeds that reached {threshold:.0%}"]
+    columns = [_summary_of(run, shared_step(runs) if len(runs) > 1 else _last_step(run)) for run in runs]
+    rows = [[name, *cells] for name, *cells in zip(names, *columns, strict=True)]
+    text = f"IQM: interquartile mean over the run's seeds; in brackets its {INTERVAL} over those seeds. "
+    text += "Median steps: a seed that never got there counts as later than all that did."
+    if any(1 < len(run.seeds) < 4 for run in runs):
+        text += " With fewer than 4 seeds the IQM cuts none of them and is their mean."
+    if any(len(run.seeds) == 1 for run in runs):
+        text += " One seed alone has no interval over seeds: nothing is known of how much seeds differ."
+    return section("Summary", table(["", *(run.label for run in runs)], rows), note(text))
+
+
+def _summary_of(run: Run, step: int | None) -> list[str]:
+    """The run's column; no scores where no step has them of every seed."""
+    cells = [_list(run.seeds.tolist()), "none has every seed" if step is None else f"{step:,}"]
+    for name in LABELS:
+        if step is None:
+            cells += ["-", "-"]
+            continue
+        value, low, high = (float(part[run.steps == step][0]) for part in run.iqm(name))
+        interval = f" [{score(name, low)} to {score(name, high)}]" if np.isfinite(low) else " (no interval)"
+        cells += [score(name, value) + interval, score(name, float(np.median(run.at(name, step))))]
+    for threshold in THRESHOLDS:
+        reached = steps_to_threshold(run.steps, run.scores["success"], threshold)
+        cells.append(steps_text(float(np.median(reached))))
+        cells.append(f"{np.isfinite(reached).sum()} of {len(reached)}")
+    return cells
+
+
+def _curves(runs: Sequence[Run]) -> str:
+    figures = [
+        _figure(seeds_figure(run, runs, name), f"{run.label}: {LABELS[name]} over steps. {_curve_note(run)}")
+        for run in runs
+        for name in LABELS
+    ]
+    return section("Learning curves", grid(figures))
+
+
+def _curve_note(run: Run) -> str:
+    if len(run.seeds) == 1:
+        return f"Seed {run.seeds[0]} alone, so there is no interval over seeds."
+    text = f"Thin: each seed. Black: IQM with its {INTERVAL} over {_seeds_text(run)}. Dashed: median."
+    if len(run.complete) < len(run.steps):
+        text += (
+            f" Only {len(run.complete)} of {len(run.steps)} evaluated steps have every seed, and so an IQM."
+        )
+    return text
+
+
+def _comparison(runs: Sequence[Run]) -> str:
+    step = shared_step(runs)
+    at = f"at step {step:,}, the last with evaluations of every seed of every run"
+    band = f"Bands: {INTERVAL} over each run's seeds"
+    band += "; none for one seed alone." if any(len(run.seeds) == 1 for run in runs) else "."
+    figures = [
+        _figure(runs_figure(runs, name), f"IQM of {LABELS[name]} over steps. {band}") for name in LABELS
+    ]
+    for name, label in LABELS.items():
+        caption = f"Performance profile {at}: fraction of seeds with a {label} above the threshold. {band}"
+        figures.append(_figure(profile_figure(runs, name, step), caption))
+    for name, label in LABELS.items():
+        caption = (
+            f"Probability of improvement {at}: how often a seed of the first run has a higher {label} than one of "
+            f"the second; ties count half. Bars: {INTERVAL} over the seeds of both."
+        )
+        figures.append(_figure(improvement_figure(runs, name, step), caption))
+    for threshold in THRESHOLDS:
+        caption = f"Samples to {threshold:.0%}: fraction of seeds that have had an evaluation with that success rate."
+        figures.append(_figure(reached_figure(runs, threshold), caption))
+    return section("Comparison", grid(figures), _improvement_table(runs, step), _difference_table(runs))
+
+
+def _improvement_table(runs: Sequence[Run], step: int) -> str:
+    by_score = [improvements(runs, name, step) for name in LABELS]
+    rows = [
+        [f"{pairs[0][0].label} over {pairs[0][1].label}", *(chance_text(chance) for _, _, chance in pairs)]
+        for pairs in zip(*by_score, strict=True)
+    ]
+    caption = f"Probability of improvement at step {step:,}; in brackets its {INTERVAL} over the seeds of both runs."
+    return table(["pair", *(f"higher {label}" for label in LABELS.values())], rows, caption)
+
+
+def _difference_table(runs: Sequence[Run]) -> str:
+    found = [settings(run.config) for run in runs]
+    names = sorted(name for name in set().union(*found) if len({of.get(name) for of in found}) > 1)
+    if not names:
+        return note("The runs have the same settings.")
+    rows = [[name, *(of.get(name, "-") for of in found)] for name in names]
+    return table(["setting", *(run.label for run in runs)], rows, "Settings that differ.")
+
+
+def _seeds(runs: Sequence[Run]) -> str:
+    head = ["seed", "last step", *(f"final {label}" for label in LABELS.values())]
+    head += [f"steps to {threshold:.0%}" for threshold in THRESHOLDS] + ["wall time"]
+    tables = [table(head, _seed_rows(run), f"{run.label}, each seed's last evaluation") for run in runs]
+    text = (
+        "Steps to a success rate: environment steps of the first evaluation that had it, or more. "
+        "Wall time: from the start of the run to the seed's last row; seeds trained side by side share it."
+    )
+    return section("Seeds", grid(tables, wide=True), note(text))
+
+
+def _seed_rows(run: Run) -> list[list[str]]:
+    reached = [steps_to_threshold(run.steps, run.scores["success"], threshold) for threshold in THRESHOLDS]
+    rows = []
+    for index, seed in enumerate(run.seeds):
+        evaluated = np.flatnonzero(np.isfinite([of[index] for of in run.scores.values()]).any(axis=0))
+        cells = ["never", *("-" for _ in LABELS)]
+        if len(evaluated):
+            last = evaluated[-1]
+            cells = [f"{run.steps[last]:,}", *(score(name, run.scores[name][index, last]) for name in LABELS)]
+        cells += [steps_text(of[index]) for of in reached]
+        rows.append([str(seed), *cells, seconds_text(run.wall_time[index])])
+    return rows
+
+
+def _usage(runs: Sequence[Run]) -> str:
+    head = ["process", "seeds", "time", "environment steps", "steps per second", "peak memory"]
+    tables = [table(head, [_usage_row(process) for process in run.processes], run.label) for run in runs]
+    return section(
+        "Time and memory", grid(tables, wide=True), note("Of each training process, from its usage.json.")
+    )
+
+
+def _usage_row(process: Process) -> list[str]:
+    seconds, steps, memory = process.seconds, process.environment_steps, process.peak_memory_bytes
+    return [
+        process.name,
+        _list(process.seeds),
+        NOT_RECORDED if seconds is None else seconds_text(seconds),
+        NOT_RECORDED if steps is None else f"{steps:,}",
+        f"{steps / seconds:,.1f}" if seconds and steps else NOT_RECORDED,
+        NOT_RECORDED if memory is None else f"{memory / 2**20:,.0f} MiB",
+    ]
+
+
+def _environment(run: Run, picture: bytes | str) -> str:
+    env = run.spec["env"]
+    limit = env.get("max_episode_steps")
+    facts = (
+        f"{run.environment}: {env['observation_dim']} observations, {env['action_dim']} actions, "
+        f"{env['dt']:g} s per step, {f'{limit} steps per episode' if limit else 'no time limit'}."
+    )
+    if isinstance(picture, str):
+        return section("Environment", note(f"{facts} There is no picture of it: {picture}"))
+    return section("Environment", image("image/png", picture, f"{facts} Seen from the model's first camera."))
+
+
+def _episodes(runs: Sequence[Run]) -> str:
+    counts = [settings(run.config).get("train.evaluation_episodes", NOT_RECORDED) for run in runs]
+    number = "; ".join(f"{run.label}: {count}" for run, count in zip(runs, counts, strict=True))
+    return section(
+        "Episodes",
+        note(
+            "All figures are of the evaluations during training, with the deterministic policy. Every one plays the "
+            f"same episodes, those of evaluation seed {EVALUATION_SEED}, whatever the training seed; training never "
+            f"plays them. Episodes of each evaluation: {number}. An episode is a success when it is solved on more "
+            "than 5 of its steps. A seed or a checkpoint chosen by these figures is to be judged on other episodes, "
+            "as python -m rlhive.evaluate does."
+        ),
+    )
+
+
+def _configuration(runs: Sequence[Run]) -> str:
+    texts = []
+    for run in runs:
+        versions = ", ".join(f"{name} {version}" for name, version in run.spec.get("versions", {}).items())
+        texts.append(listing(run.label, f"{run.path}: {versions}", run.config))
+    return section("Configuration", grid(texts))
+
+
+def score(name: str, value: float) -> str:
+    """A success rate in per cent, or a return, as text."""
+    if not np.isfinite(value):
+        return "-"
+    if name == "success":
+        return f"{value:.1%}".replace(".0%", "%")
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def chance_text(chance: Estimate) -> str:
+    """A probability with its interval, where it has one."""
+    interval = f" [{chance.low:.0%} to {chance.high:.0%}]" if np.isfinite(chance.low) else " (no interval)"
+    return f"{chance.value:.0%}{interval}"
+
+
+def steps_text(value: float) -> str:
+    """Environment steps, or that they did not suffice."""
+    return f"{value:,.0f}" if np.isfinite(value) else "not reached"
+
+
+def seconds_text(value: float) -> str:
+    """A time in the unit that suits it."""
+    if value < 100:
+        return f"{value:.1f} s"
+    return f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
+
+
+def _last_step(run: Run) -> int | None:
+    return int(run.complete[-1]) if len(run.complete) else None
+
+
+def _list(seeds: Sequence[int]) -> str:
+    """The numbers of seeds, in short where they follow one another."""
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
+def _seeds_text(run: Run) -> str:
+    return f"{len(run.seeds)} seed{'' if len(run.seeds) == 1 else 's'}"
+
+
+def _figure(svg: str, caption: str) -> str:
+    return image("image/svg+xml", svg.encode(), caption)
