@@ -2,7 +2,8 @@
 
     python -m rlhive.evaluate --run_dir=runs/…
 
-The episodes are others than those of training, and the same for every run evaluated with the same --seed.
+The episodes are others than those of training, and the same for every run evaluated with the same --seed. Of several
+trained seeds the best one is named: chosen by the run's own last evaluations, reported on the episodes played here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +38,13 @@ def define_flags() -> None:
         "run_dir", None, "Directory of the run; its latest checkpoint is taken.", required=True
     )
     flags.DEFINE_integer("episodes", 20, "How many episodes for each trained seed.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Which episodes: the same seed gives the same ones.", lower_bound=0)
+    flags.DEFINE_integer(
+        "seed",
+        1,
+        "Which episodes: the same seed gives the same ones. 0 has those of the run's own evaluations, by which its "
+        "best seed is chosen, so names none.",
+        lower_bound=0,
+    )
     flags.DEFINE_bool("deterministic", None, "Act with the policy's mode; the default.")
     flags.DEFINE_bool("stochastic", False, "Act with samples from the policy.")
     flags.DEFINE_string("video", None, "Film the first episode of the first seed into this .mp4 file.")
@@ -107,7 +115,8 @@ def evaluate(
         video: an .mp4 file to film the first seed's first episode into, before anything else.
 
     Returns:
-        A plain dict for JSON; "seeds" has each one's summary, "success" and "return_mean" are over them all.
+        A plain dict for JSON; "seeds" has each one's summary, "success" and "return_mean" are over them all, and
+        "best_seed" is the one that the run's own last evaluations choose, None where they do not.
 
     Raises:
         ValueError: no policy that can be loaded, or its environment is not the one installed here.
@@ -142,6 +151,7 @@ def evaluate(
         "success": float(outcome.success.mean()),
         "return_mean": float(outcome.returns.mean()),
         "seeds": by_seed,
+        "best_seed": best_seed(run_dir, list(policies), seed),
         "video": None if video is None else str(video),
     }
 
@@ -186,6 +196,32 @@ def summarize_seed(returns: Any, success: Any, seed: int) -> dict[str, Any]:
     }
 
 
+def best_seed(run_dir: str | os.PathLike[str], seeds: Sequence[int], evaluation_seed: int) -> int | None:
+    """The trained seed whose last evaluation in metrics.csv has the highest success rate, then the highest return.
+
+    Args:
+        run_dir: the run's directory.
+        seeds: the trained seeds to choose from.
+        evaluation_seed: of the episodes it is to be reported on.
+
+    Returns:
+        None for one seed, without evaluations to choose by, and on the very episodes of those evaluations: the best
+        of several on the episodes it was chosen by looks better than it is.
+    """
+    from rlhive.core.loop import EVALUATION_SEED
+    from rlhive.record import METRICS_FILE, read_metrics
+
+    if len(seeds) < 2 or evaluation_seed == EVALUATION_SEED or not (Path(run_dir) / METRICS_FILE).exists():
+        return None
+    metrics = read_metrics(run_dir)
+    names = ("seed", "eval/success", "eval/return")
+    if any(name not in metrics for name in names):
+        return None
+    rows = zip(*(metrics[name].tolist() for name in names), strict=True)
+    last = {int(seed): scores for seed, *scores in rows if not any(map(math.isnan, scores))}
+    return max((seed for seed in seeds if seed in last), key=lambda seed: last[seed], default=None)
+
+
 def make_actor(policy: Policy, seed: int, *, stochastic: bool) -> Callable[[Tensor], Tensor]:
     """The policy as a function of the observation `[E, O]`; a stochastic one draws noise from `seed`."""
     import torch
@@ -214,9 +250,25 @@ def format_report(report: dict[str, Any]) -> str:
         )
     if len(report["seeds"]) > 1:
         lines.append(f"  all seeds: success {report['success']:.1%}, return mean {report['return_mean']:.1f}")
+        lines.append(f"  best seed: {_describe_best(report)}")
     if report["video"]:
         lines.append(f"  video: {report['video']}")
     return "\n".join(lines)
+
+
+def _describe_best(report: dict[str, Any]) -> str:
+    """The best of several seeds with its figures, or why there is none."""
+    from rlhive.core.loop import EVALUATION_SEED
+
+    best = [of for of in report["seeds"] if of["seed"] == report["best_seed"]]
+    if best:
+        figures = f"success {best[0]['success']:.1%}, return mean {best[0]['return_mean']:.1f}"
+        return f"{best[0]['seed']}, chosen by the run's own last evaluations, has {figures} on these episodes"
+    if report["seed"] == EVALUATION_SEED:
+        return (
+            f"none is named with --seed={EVALUATION_SEED}, whose episodes it would be chosen by; take another"
+        )
+    return "none is named: the run's metrics.csv has no evaluations to choose it by"
 
 
 if __name__ == "__main__":

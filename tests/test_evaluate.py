@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from rlhive.core.evaluation import evaluation_seeds, run_episodes
+from rlhive.core.loop import EVALUATION_SEED
 from rlhive.core.stats import summarize
 from rlhive.envs.robohive import env_spec
 from rlhive.envs.vector import VectorEnv
-from rlhive.evaluate import check_input, evaluate, format_report
+from rlhive.evaluate import _describe_best, best_seed, check_input, evaluate, format_report
 from rlhive.policy_fn import load
+from rlhive.record import Recorder
 
 
 def command(*arguments, **environment):
@@ -74,7 +76,7 @@ def test_command_prints_json_alone_and_the_same_in_every_process(make_run, insta
     run_dir = make_run(env=installed).run_dir
     result = command(f"--run_dir={run_dir}", "--episodes=3", "--json")
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout) == evaluate(run_dir, 3, 0)
+    assert json.loads(result.stdout) == evaluate(run_dir, 3, 1)
 
 
 @pytest.mark.slow
@@ -119,7 +121,46 @@ def test_every_seed_plays_its_own_policy_on_the_same_episodes(make_run, installe
         np.mean([entry["return_mean"] for entry in report["seeds"]])
     )
     lines = format_report(report).splitlines()
-    assert [line.split(":")[0].strip() for line in lines[1:]] == ["seed 1", "seed 10", "all seeds"]
+    assert [line.split(":")[0].strip() for line in lines[1:]] == [
+        "seed 1",
+        "seed 10",
+        "all seeds",
+        "best seed",
+    ]
+
+
+def test_best_seed_is_chosen_by_the_runs_own_evaluations(make_run, installed):
+    run_dir = make_run(seeds=(1, 10), env=installed).run_dir
+    assert "has no evaluations to choose it by" in format_report(evaluate(run_dir, 1, 1))
+    with Recorder(run_dir, loggers=()) as recorder:
+        for step, (first, second) in {
+            50: ((1.0, 200.0), (0.0, 0.0)),
+            100: ((0.5, 90.0), (0.5, 95.0)),
+        }.items():
+            for seed, (success, total) in ((1, first), (10, second)):
+                recorder.write(step, seed, {"eval/success": success, "eval/return": total})
+    report = evaluate(run_dir, 1, 1)  # 10: as successful in the last evaluation, with a higher return
+    assert report["best_seed"] == 10
+    figures = f"return mean {report['seeds'][1]['return_mean']:.1f} on these episodes"
+    assert (
+        format_report(report)
+        .splitlines()[-1]
+        .startswith("  best seed: 10, chosen by the run's own last evalua")
+    )
+    assert format_report(report).endswith(figures)
+
+
+def test_best_seed_is_not_named_on_the_episodes_it_is_chosen_by(tmp_path):
+    with Recorder(tmp_path, loggers=()) as recorder:
+        for seed, success in ((1, 0.5), (2, 0.9), (3, float("nan"))):
+            recorder.write(100, seed, {"eval/success": success, "eval/return": 1.0})
+        recorder.write(150, 1, {"loss/actor": 1.0})
+    assert best_seed(tmp_path, [1, 2, 3], 7) == 2
+    assert best_seed(tmp_path, [1, 3], 7) == 1
+    assert best_seed(tmp_path, [1, 2, 3], EVALUATION_SEED) is None
+    assert best_seed(tmp_path, [2], 7) is None
+    nobody = {"seeds": [{"seed": 1}, {"seed": 2}], "best_seed": None, "seed": 0}
+    assert "none is named with --seed=0" in _describe_best(nobody)
 
 
 def test_seed_decides_episodes_and_noise(make_run, installed):

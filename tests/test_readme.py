@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -69,6 +70,17 @@ def test_training_command_with_bindings(directory):
 @pytest.mark.parametrize("arguments", commands("rlhive.evaluate"), ids=" ".join)
 def test_evaluation_commands(directory, arguments):
     assert "FrankaReachRandom-v0" in run("rlhive.evaluate", [*arguments, "--episodes=1"], directory)
+
+
+def test_report_commands(directory):
+    one, several = commands("rlhive.report")
+    [other] = [name for name in several if name.startswith("runs/") and name not in one]
+    (directory / other).mkdir()
+    for name in ("metrics.csv", "spec.json", "config.gin"):
+        shutil.copy(directory / "runs/reach" / name, directory / other)
+    assert run("rlhive.report", one, directory) == "runs/reach/report.html\n"
+    assert run("rlhive.report", several, directory) == "compare.html\n"
+    assert "Probability of improvement" in (directory / "compare.html").read_text()
 
 
 @pytest.mark.parametrize("arguments", commands("rlhive.envs"), ids=" ".join)
