@@ -9,7 +9,7 @@ from collections.abc import Sequence
 STYLESHEET = """
 :root { color-scheme: light dark; --line: #8886; --faint: #8881; }
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 68rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: clamp(1.3rem, 6vw, 2rem); line-height: 1.2; margin-bottom: 0; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin-bottom: 0; overflow-wrap: anywhere; }
 h2 { border-bottom: 1px solid var(--line); margin-top: 2.5rem; }
 .grid { display: grid; gap: 1.5rem 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 .grid > * { min-width: 0; }

@@ -163,16 +163,16 @@ def _seed_rows(run: Run) -> list[list[str]]:
 
 def _usage(runs: Sequence[Run]) -> str:
     head = ["process", "seeds", "time", "environment steps", "steps per second", "peak memory"]
-    tables = [table(head, [_usage_row(process) for process in run.processes], run.label) for run in runs]
+    rows = [_usage_row(run, process) for run in runs for process in run.processes]
     return section(
-        "Time and memory", grid(tables, wide=True), note("Of each training process, from its usage.json.")
+        "Time and memory", table(head, rows), note("Of each training process, from its usage.json.")
     )
 
 
-def _usage_row(process: Process) -> list[str]:
+def _usage_row(run: Run, process: Process) -> list[str]:
     seconds, steps, memory = process.seconds, process.environment_steps, process.peak_memory_bytes
     return [
-        process.name,
+        run.label if len(run.processes) == 1 else f"{run.label}/{process.name}",
         _list(process.seeds),
         NOT_RECORDED if seconds is None else seconds_text(seconds),
         NOT_RECORDED if steps is None else f"{steps:,}",

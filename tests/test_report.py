@@ -178,7 +178,11 @@ def test_solo_runs_in_a_directory_are_the_seeds_of_one_run(write_run, no_picture
     assert (alone.parent / "report.html").is_file()
     assert [row[:-1] for row in apart.table("seed")] == [row[:-1] for row in together.table("seed")]
     assert [row[1] for row in apart.table("")] == [row[1] for row in together.table("")]
-    assert [row[:2] for row in apart.table("process")] == [["seed_1", "1"], ["seed_2", "2"], ["seed_7", "7"]]
+    assert [row[:2] for row in apart.table("process")] == [
+        ["apart/seed_1", "1"],
+        ["apart/seed_2", "2"],
+        ["apart/seed_7", "7"],
+    ]
 
 
 def test_solo_runs_that_do_not_belong_together_are_refused(write_run):
