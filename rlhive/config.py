@@ -8,7 +8,7 @@ import logging
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,10 @@ def _at_least(minimum: float, kind: type | tuple[type, ...] = int) -> Any:
     return v.and_(v.instance_of(kind), v.not_(v.instance_of(bool)), v.ge(minimum))
 
 
+def _to_tuple(seeds: Iterable[int]) -> tuple[int, ...]:
+    return tuple(seeds)
+
+
 def _check_seeds(config: Any, attribute: Any, seeds: tuple[int, ...]) -> None:
     plain = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
     if not plain or len(set(seeds)) < len(seeds):
@@ -105,7 +109,7 @@ class TrainConfig:
     algorithm: str = attrs.field(default="sac", validator=v.in_(tuple(ALGORITHMS)))
     seed: int = attrs.field(default=1, validator=_at_least(0))
     num_seeds: int = attrs.field(default=1, validator=_at_least(1))
-    seeds: tuple[int, ...] = attrs.field(default=(), converter=tuple, validator=_check_seeds)
+    seeds: tuple[int, ...] = attrs.field(default=(), converter=_to_tuple, validator=_check_seeds)
     num_envs: int = attrs.field(default=1, validator=_at_least(1))
     total_steps: int = attrs.field(default=20_000, validator=_at_least(1))
     device: str = attrs.field(default="cpu", validator=v.instance_of(str))

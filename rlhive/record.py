@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torchrl.record.loggers import Logger
 
 METRICS_FILE, AGGREGATE_FILE = "metrics.csv", "metrics_over_seeds.csv"
+COLUMNS, AGGREGATE_COLUMNS = ("step", "seed", "wall_time"), ("step", "wall_time", "num_seeds")
 LOGGERS = ("csv", "tensorboard", "wandb")
 
 
@@ -59,8 +60,8 @@ class Recorder:
                 f"{run_dir / METRICS_FILE} exists: resume the run, or choose another run directory"
             )
         last_step = resume_step or 0
-        self._table = _Table(run_dir / METRICS_FILE, ("step", "seed", "wall_time"), last_step)
-        self._aggregate = _Table(run_dir / AGGREGATE_FILE, ("step", "wall_time", "num_seeds"), last_step)
+        self._table = _Table(run_dir / METRICS_FILE, COLUMNS, last_step)
+        self._aggregate = _Table(run_dir / AGGREGATE_FILE, AGGREGATE_COLUMNS, last_step)
         self._started = time.monotonic() - self._table.last_wall_time
         self._loggers = [_logger(name, run_dir, wandb or {}, resume_step) for name in loggers]
 
@@ -139,6 +140,36 @@ class _Table:
             writer = _writer(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
+
+
+def merge_metrics(run_dir: Path, added_dir: Path, seeds: Sequence[int]) -> None:
+    """Takes the rows of another run's metrics.csv, of other seeds, into that of `run_dir`, and sums up the steps anew.
+
+    Args:
+        run_dir: the run.
+        added_dir: the other run.
+        seeds: the order of the seeds within a step.
+    """
+    columns, rows = _read(run_dir / METRICS_FILE)
+    more_columns, more_rows = _read(added_dir / METRICS_FILE)
+    added = {row["seed"] for row in more_rows}
+    rows = [row for row in rows if row["seed"] not in added] + more_rows
+    rows.sort(key=lambda row: (int(row["step"]), seeds.index(int(row["seed"]))))
+    with replacing(run_dir / METRICS_FILE) as beside, beside.open("w", newline="") as file:
+        writer = _writer(file, [*columns, *(name for name in more_columns if name not in columns)])
+        writer.writeheader()
+        writer.writerows(rows)
+    (run_dir / AGGREGATE_FILE).unlink(missing_ok=True)
+    aggregate = _Table(run_dir / AGGREGATE_FILE, AGGREGATE_COLUMNS, 0)
+    groups: dict[tuple[int, frozenset[str]], list[dict[str, float]]] = {}
+    for row in rows:
+        values = {name: float(row[name]) for name in row if name not in COLUMNS and row[name]}
+        groups.setdefault((int(row["step"]), frozenset(values)), []).append(values)
+    times = {int(row["step"]): row["wall_time"] for row in rows}
+    for (step, _), of_seeds in groups.items():
+        if len(of_seeds) > 1:
+            index = {"step": step, "wall_time": times[step], "num_seeds": len(of_seeds)}
+            aggregate.append(index, _over_seeds(of_seeds))
 
 
 def check_loggers(loggers: Sequence[str], wandb: Mapping[str, Any] | None) -> None:

@@ -66,13 +66,13 @@ def check_input(paths: Sequence[Path], out: str | None) -> Path:
 
 
 def write_report(run_dir: str | os.PathLike[str]) -> Path:
-    """Writes `report.html` of one run into its directory, a matter of seconds.
+    """Writes `report.html` of one run into its directory, without a picture of the environment, in a second or two.
 
     Raises:
         ValueError: no run, or one without an evaluation.
     """
     path = Path(run_dir)
-    return write([path], path / REPORT_FILE)
+    return write([path], path / REPORT_FILE, f"`python -m rlhive.report {path}` draws one.")
 
 
 def write_arrays(run_dir: str | os.PathLike[str]) -> Path:
@@ -94,8 +94,8 @@ def write_arrays(run_dir: str | os.PathLike[str]) -> Path:
     return path
 
 
-def write(paths: Sequence[Path], out: Path) -> Path:
-    """Writes the report of some runs to a file.
+def write(paths: Sequence[Path], out: Path, no_picture: str | None = None) -> Path:
+    """Writes the report of some runs to a file; `no_picture` stands in for the picture of the environment.
 
     Raises:
         ValueError: a run that cannot be read, or runs that cannot be compared.
@@ -105,7 +105,7 @@ def write(paths: Sequence[Path], out: Path) -> Path:
     from rlhive.report_page import page
 
     runs = read_runs(paths)
-    write_text(out, page(runs, render(runs[0].environment)))
+    write_text(out, page(runs, no_picture or render(runs[0].environment)))
     return out
 
 

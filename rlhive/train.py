@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from rlhive.command import start
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
+    from rlhive.core.run_spec import RunSpec
 
 FLAGS = flags.FLAGS
 INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -85,9 +87,11 @@ def check_flags(gin_files: Sequence[str], run_dir: str | None, resume: bool) -> 
 def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, *, resume: bool) -> int:
     """Checks the configuration, prepares the run's directory, and trains."""
     from rlhive.config import load_config
+    from rlhive.report import write_arrays, write_report
 
-    files = list(gin_files) or [str(Path(str(run_dir)) / "config.gin")]
-    config = load_config(files, bindings)
+    own = [str(Path(str(run_dir)) / "config.gin")]
+    before = load_config(own).seeds if resume else ()
+    config = load_config(list(gin_files) or own, bindings)
     directory = Path(run_dir) if run_dir else default_run_dir(config)
     directory.mkdir(parents=True, exist_ok=True)
     sys.stderr.write(f"rlhive.train: {config.env_name}, seeds {list(config.seeds)}, in {directory}\n")
@@ -95,16 +99,51 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
         sys.stderr.write(
             "rlhive.train: the first update is compiled, about half a minute (train.compile=False: not)\n"
         )
-    finished = train(config, directory, resume=resume)
+    finished = add_seeds(config, directory, before) if resume else None
+    if finished is None:
+        finished = train(config, directory, resume=resume)
     if not finished:
         sys.stderr.write(f"rlhive.train: stopped and saved; go on with --run_dir={directory} --resume\n")
         return INTERRUPTED
-    sys.stderr.write(f"rlhive.train: done; see {directory / 'curves.png'}, or evaluate it:\n")
+    write_arrays(directory)
+    sys.stderr.write(f"rlhive.train: done; see {write_report(directory)}, or evaluate it:\n")
     sys.stderr.write(f"    python -m rlhive.evaluate --run_dir={directory}\n")
     return 0
 
 
-def train(config: TrainConfig, directory: Path, *, resume: bool) -> bool:
+def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bool | None:
+    """Trains the seeds that the finished run in `directory` has not and merges them into it.
+
+    Returns:
+        Whether they came to their end; None where there are none.
+    """
+    import attrs
+
+    from rlhive.config import config_text
+    from rlhive.core.checkpoint import checkpoint_dir
+    from rlhive.core.files import write_text
+    from rlhive.core.merge import ADDED, is_under_way, merge_run, seeds_to_add
+    from rlhive.core.run_spec import RunSpec
+    from rlhive.curves import plot_curves
+
+    added = seeds_to_add(directory, config)
+    if not added:
+        return None
+    folder, under_way = directory / ADDED, is_under_way(directory)
+    if not under_way:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    if not under_way or int(checkpoint_dir(folder).name) < config.total_steps:
+        spec = RunSpec.from_json((directory / "spec.json").read_text(), directory / "spec.json")
+        if not train(attrs.evolve(config, seeds=added), folder, resume=under_way, joins=spec):
+            return False
+    merge_run(directory, config.seeds, before)
+    write_text(directory / "config.gin", config_text())
+    plot_curves(directory)
+    return True
+
+
+def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec | None = None) -> bool:
     """Trains in `directory` and records the configuration there; whether the run came to its end."""
     import logging
 
@@ -116,7 +155,7 @@ def train(config: TrainConfig, directory: Path, *, resume: bool) -> bool:
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar
     leave_cores_to_workers(config)
     started = time.monotonic()
-    with open_run(config, directory, resume=resume) as session:
+    with open_run(config, directory, resume=resume, joins=joins) as session:
         write_text(directory / "config.gin", config_text())
         write_text(directory / "operative_config.gin", operative_config_text())
         finished = loop.train(session)

@@ -75,7 +75,7 @@ def finished(tmp_path_factory) -> Path:
     """The directory of a finished run of seed 1, to be read only."""
     run_dir = tmp_path_factory.mktemp("train") / "run"
     stderr = run(*arguments(run_dir))
-    assert f"done; see {run_dir / 'curves.png'}" in stderr
+    assert f"done; see {run_dir / 'report.html'}" in stderr
     assert "240/240 steps (100%)" in stderr
     return run_dir
 
@@ -83,7 +83,7 @@ def finished(tmp_path_factory) -> Path:
 def test_the_run_directory_is_complete(finished):
     assert {path.name for path in finished.iterdir()} == {
         "config.gin", "operative_config.gin", "spec.json", "metrics.csv", "curves.png", "checkpoints",
-        "replay", "tensorboard",
+        "replay", "tensorboard", "usage.json", "report.html", "evaluations.npz",
     }  # fmt: skip
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"200", "240", "latest"}
     assert os.readlink(finished / "checkpoints" / "latest") == "240"
@@ -246,11 +246,9 @@ def test_memory_mapped_replay_in_a_run_directory_of_its_own(tmp_path):
 def test_a_run_that_diverges_stops_in_one_line_and_keeps_its_checkpoints(tmp_path):
     bindings = (IN_PROCESS, "train.checkpoint_every=60", "sac_loss.reward_scale=1e39")
     text = run(*arguments(tmp_path, *bindings), code=1)
-    assert (
-        "rlhive.train: seed 1: the action is not finite at step 102; the checkpoints before are kept" in text
-    )
+    assert "rlhive.train: no seed is left: seed 1 at step 100 (not finite); their last good states" in text
     assert "Traceback" not in text
-    assert load_checkpoint(tmp_path, [1]).step == 60
+    assert load_checkpoint(tmp_path, [1]).step == 100
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,21 @@ def load_checkpoint(run_dir: PathLike, seeds: Sequence[int], *, step: int | None
     )
 
 
+def replace_checkpoint(run_dir: PathLike, step: int, folders: Mapping[int, Path]) -> None:
+    """Replaces the checkpoint of one step, in one step, by copies of the files of these seeds, from `folders`."""
+    root = Path(run_dir) / "checkpoints"
+    beside = root / f".tmp-{step}"
+    shutil.rmtree(beside, ignore_errors=True)
+    for seed, folder in folders.items():
+        own = beside / f"seed_{seed}"
+        own.mkdir(parents=True)
+        for part in PARTS:
+            shutil.copyfile(folder / f"{part}.safetensors", own / f"{part}.safetensors")
+        flush(own)
+    flush(beside)
+    _replace_directory(beside, root / str(step))
+
+
 def read_part(path: PathLike, kind: str) -> tuple[TensorDict, Header]:
     """One file of a checkpoint: its tree, batch size `[]`, and its header.
 
@@ -171,9 +186,16 @@ def checkpoint_dir(run_dir: PathLike, step: int | None = None) -> Path:
     root = Path(run_dir) / "checkpoints"
     folder = root / (LATEST if step is None else str(step))
     if not folder.is_dir():
-        there = ", ".join(map(str, _steps(root))) or "none"
+        there = ", ".join(map(str, checkpoint_steps(run_dir))) or "none"
         raise LoadError(f"{folder}: there is no such checkpoint; complete ones there: {there}")
     return folder.resolve()
+
+
+def checkpoint_steps(run_dir: PathLike) -> list[int]:
+    """The steps of the complete checkpoints of a run, ascending."""
+    folders = (Path(run_dir) / "checkpoints").glob("*")
+    names = (folder.name for folder in folders if folder.is_dir() and not folder.is_symlink())
+    return sorted(map(int, filter(str.isdecimal, names)))
 
 
 def seed_dirs(checkpoint: PathLike) -> dict[int, Path]:
@@ -283,8 +305,3 @@ def _point_latest(root: Path, step: int) -> None:
     link.symlink_to(str(step), target_is_directory=True)
     os.replace(link, root / LATEST)
     flush(root)
-
-
-def _steps(root: Path) -> list[int]:
-    names = (folder.name for folder in root.glob("*") if folder.is_dir() and not folder.is_symlink())
-    return sorted(map(int, filter(str.isdecimal, names)))

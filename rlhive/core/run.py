@@ -84,17 +84,20 @@ class Run:
 
 
 @contextlib.contextmanager
-def open_run(config: TrainConfig, run_dir: Path, *, resume: bool = False) -> Iterator[Run]:
+def open_run(
+    config: TrainConfig, run_dir: Path, *, resume: bool = False, joins: RunSpec | None = None
+) -> Iterator[Run]:
     """Starts workers, networks, replay and recorder of a new run, or of one that is resumed; closes them at the end.
 
     Args:
         config: the resolved configuration.
         run_dir: an existing directory; that of the run to resume.
         resume: continue from the latest checkpoint. Environments begin new episodes there.
+        joins: the spec of the run that this one is to become a part of.
 
     Raises:
-        LoadError: the run to resume is of another environment, algorithm or network, its files are damaged, or none
-            of its seeds is left to train.
+        LoadError: the run to resume or to join is of another environment, algorithm or network, its files are
+            damaged, or none of its seeds is left to train.
     """
     checkpoint = load_checkpoint(run_dir, config.seeds) if resume else None
     generators = [make_generators(seed) for seed in config.seeds]
@@ -107,8 +110,9 @@ def open_run(config: TrainConfig, run_dir: Path, *, resume: bool = False) -> Ite
         envs, evaluation_envs = (stack.enter_context(vector) for vector in _start_envs(config, seeds))
         learner = make_learner(config, envs.spec)
         spec = new_run_spec(config.algorithm, envs.spec, learner.network, config.seeds)
+        if origin := checkpoint.spec if checkpoint else joins:
+            spec = _check_same(run_dir, origin, spec)
         if checkpoint:
-            spec = _check_same(run_dir, checkpoint.spec, spec)
             state = checkpoint.state[[config.seeds.index(seed) for seed in seeds]].to(config.device)
         else:
             state = learner.init(generators)

@@ -1,0 +1,111 @@
+"""Updates per second of the whole SAC step, against other libraries, this machine's ceiling, and seed by seed.
+
+    uv run --group bench pytest benchmarks/test_update_benchmark.py -s
+
+All sides of a comparison take turns in one process; the medians over the rounds count.
+"""
+
+import statistics
+import time
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import peers
+
+ROUNDS, UPDATES = 3, 3
+
+
+def milliseconds(benchmark, sides):
+    """Median time of one call of each side, over rounds in which they take turns."""
+    times = {name: [] for name in sides}
+
+    def one_round():
+        for name, update in sides.items():
+            started = time.perf_counter()
+            for _ in range(UPDATES):
+                update()
+            times[name].append(1e3 * (time.perf_counter() - started) / UPDATES)
+
+    for update in sides.values():
+        for _ in range(3):
+            update()
+    benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=1)
+    medians = {name: statistics.median(of_side[1:]) for name, of_side in times.items()}
+    benchmark.extra_info.update(medians)
+    print("\nms per update: " + ", ".join(f"{name} {value:.2f}" for name, value in medians.items()))
+    return medians
+
+
+def num_parameters(update) -> int:
+    """Of actor and critics of RLHive's update."""
+    params = update.parts[1]["params"].select("actor", "critic")
+    return sum(leaf[0].numel() for leaf in params.values(True, True))
+
+
+@pytest.mark.timeout(900)
+def test_one_seed_against_other_libraries(benchmark):
+    pytest.importorskip("sbx", reason="uv run --group bench pytest benchmarks")
+    ours = peers.rlhive_update()
+    sides = {
+        "RLHive": ours,
+        "RLHive, not compiled": peers.rlhive_update(compile=False),
+        "SB3": peers.sb3_update(),
+        "SBX": peers.sbx_update(),
+        "TorchRL": peers.torchrl_update(),
+    }
+    medians = milliseconds(benchmark, sides)
+    ratios = {name: value / medians["RLHive"] for name, value in medians.items()}
+    print("ratios: " + ", ".join(f"{name} {value:.2f}" for name, value in ratios.items()))
+    assert ratios["SB3"] >= 2.5 and ratios["SBX"] >= 1.3 and ratios["TorchRL"] >= 3.5
+
+
+@pytest.mark.timeout(900)
+def test_fraction_of_the_sgemm_ceiling(benchmark):
+    update = peers.rlhive_update()
+    eager = peers.rlhive_update(compile=False)
+    with FlopCounterMode(display=False) as counter:
+        eager()
+    matrix = torch.randn(1024, 1024)
+    medians = milliseconds(benchmark, {"update": update, "sgemm": lambda: torch.mm(matrix, matrix)})
+    rate = counter.get_total_flops() / medians["update"] / 1e6
+    ceiling = 2 * 1024**3 / medians["sgemm"] / 1e6
+    print(f"{rate:.0f} GFLOP/s of {ceiling:.0f}: {rate / ceiling:.2f}")
+    assert rate / ceiling >= 0.5
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("hidden", "num_seeds", "least"), [(256, 4, 1.1), (64, 8, 2.0)])
+def test_seeds_together_against_one_after_another(benchmark, hidden, num_seeds, least):
+    together, alone = (peers.rlhive_update(count, hidden=hidden) for count in (num_seeds, 1))
+    check_equal(together, alone)
+
+    def one_after_another():
+        for _ in range(num_seeds):
+            alone()
+
+    medians = milliseconds(benchmark, {"together": together, "one after another": one_after_another})
+    ratio = medians["one after another"] / medians["together"]
+    print(f"{num_seeds} seeds of {hidden}x{hidden} together: {ratio:.2f} times the rate")
+    assert ratio >= least
+
+
+def check_equal(together, alone):
+    """The first seed's metrics are the same, bit for bit, whatever runs beside it."""
+    assert bool((together()[:1] == alone()).all())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.timeout(900)
+def test_sixteen_seeds_on_a_gpu(benchmark):
+    sides = {count: peers.rlhive_update(count, device="cuda") for count in (1, 16)}
+
+    def synchronised(update):
+        return lambda: (update(), torch.cuda.synchronize())
+
+    medians = milliseconds(benchmark, {f"S={count}": synchronised(one) for count, one in sides.items()})
+    ratio = 16 * medians["S=1"] / medians["S=16"]
+    print(f"S=16: {ratio:.1f} times the seed-updates of S=1")
+    assert ratio >= 8.0
