@@ -12,7 +12,7 @@ from rlhive.core.learner import make_learner
 from rlhive.paths import gin_directory
 
 GIN_FILES = sorted(path.name for path in gin_directory().glob("*.gin"))
-MACROS = ("ENV_NAME", "NUM_SEEDS", "SEED", "NUM_ENVS", "TOTAL_STEPS", "DEVICE", "ALGORITHM")
+MACROS = ("ENV_NAME", "NUM_SEEDS", "SEED", "SEEDS", "NUM_ENVS", "TOTAL_STEPS", "DEVICE", "ALGORITHM")
 EXPLORATIONS = {
     "sac.gin": "none",
     "sac_gaussian.gin": "gaussian",

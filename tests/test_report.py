@@ -130,7 +130,7 @@ def test_page_of_one_run_has_the_numbers_of_every_seed(write_run, no_picture):
     assert "95 % stratified bootstrap interval (2,000 resamples) over 3 seeds" in page.text
     assert "evaluation seed 0" in page.text and "each evaluation: run: 20" in page.text
     assert "ENV_NAME = 'FrankaReachRandom-v0'" in page.text
-    assert "There is no picture of it: left out here" in page.text
+    assert "There is no picture of it: `python -m rlhive.report" in page.text
     assert page.table("process") == [["run", "1, 2, 7", *["not recorded"] * 4]]
 
 
