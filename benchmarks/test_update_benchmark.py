@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import peers
 
-ROUNDS, UPDATES = 3, 3
+ROUNDS, UPDATES = 11, 10
 
 
 def milliseconds(benchmark, sides):
