@@ -150,7 +150,7 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     from rlhive.config import config_text, operative_config_text
     from rlhive.core import loop
     from rlhive.core.files import write_text
-    from rlhive.core.run import open_run
+    from rlhive.core.run import open_run, stopped_text
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar
     leave_cores_to_workers(config)
@@ -159,6 +159,8 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
         write_text(directory / "config.gin", config_text())
         write_text(directory / "operative_config.gin", operative_config_text())
         finished = loop.train(session)
+    if session.stopped:
+        sys.stderr.write(f"rlhive.train: stopped before the others: {stopped_text(session.stopped)}\n")
     record_usage(directory, time.monotonic() - started, session.step)
     return finished
 

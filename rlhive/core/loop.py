@@ -48,7 +48,7 @@ def train(run: Run) -> bool:
                 saved_at = run.step
     if evaluated_at != run.step and not stopped:
         _evaluate(run, progress)
-    if saved_at != run.step:
+    if saved_at != run.step or not run.seeds:  # a seed may have stopped right after the last checkpoint
         save_run(run)
     progress.update(run.step)
     progress.close()
