@@ -1,6 +1,6 @@
 """Updates per second of the whole SAC step, against other libraries, this machine's ceiling, and seed by seed.
 
-    uv run --group bench pytest benchmarks/test_update_benchmark.py -s
+    uv run --group bench --with sbx-rl==0.28.0 pytest benchmarks/test_update_benchmark.py -s
 
 All sides of a comparison take turns in one process; the medians over the rounds count.
 """
@@ -46,7 +46,7 @@ def num_parameters(update) -> int:
 
 @pytest.mark.timeout(900)
 def test_one_seed_against_other_libraries(benchmark):
-    pytest.importorskip("sbx", reason="uv run --group bench pytest benchmarks")
+    pytest.importorskip("sbx", reason="run it with --with sbx-rl==0.28.0")
     ours = peers.rlhive_update()
     sides = {
         "RLHive": ours,
