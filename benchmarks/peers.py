@@ -1,7 +1,8 @@
 """One update of SAC as each library does it: minibatch, losses, gradients, optimizer, target networks.
 
 Every function returns `update()`, one whole update on a replay of random transitions, with the networks and settings
-of `gin/sac.gin`: two critics with LayerNorm, batch 256, a learning rate of 1e-3, a learned temperature.
+of `gin/sac.gin`: two critics with LayerNorm, batch 256, a learning rate of 1e-3, a learned temperature. Its
+`num_parameters` counts those of actor and critics.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def transitions() -> dict[str, np.ndarray]:
 def rlhive_update(
     num_seeds: int = 1, *, hidden: int = 256, compile: bool = True, device: str = "cpu"
 ) -> Callable[[], TensorDict]:
-    """RLHive's; `update.parts` has the learner, the state and a minibatch."""
+    """RLHive's, of several seeds side by side."""
     bindings = [f"NUM_SEEDS={num_seeds}", f"train.compile={compile}", f"DEVICE='{device}'"]
     config = load_config(["sac.gin"], [*bindings, f"sac_network.hidden_sizes=({hidden}, {hidden})"])
     learner = make_learner(config, SPEC)
@@ -66,7 +67,8 @@ def rlhive_update(
         state, metrics = learner.train_step(state, batch, learner.draw_loss_noise(generators))
         return metrics
 
-    update.parts = (learner, state, replay.sample([own["replay"] for own in generators], BATCH_SIZE))
+    networks = state[0]["params"].select("actor", "critic")
+    update.num_parameters = sum(leaf.numel() for leaf in networks.values(True, True))
     return update
 
 
@@ -103,6 +105,8 @@ def torchrl_update() -> Callable[[], None]:
         opt.step()
         target.step()
 
+    trees = (loss.actor_network_params, loss.qvalue_network_params)
+    update.num_parameters = sum(leaf.numel() for tree in trees for leaf in tree.values(True, True))
     return update
 
 
@@ -112,17 +116,33 @@ def sb3_update() -> Callable[[], None]:
 
     from benchmarks.sb3_sac import LayerNormPolicy
 
-    return _sb3_like(SAC, LayerNormPolicy, {"net_arch": [256, 256]})
+    model = _sb3_like(SAC, LayerNormPolicy, {"net_arch": [256, 256]})
+
+    def update() -> None:
+        model.train(gradient_steps=1, batch_size=BATCH_SIZE)
+
+    networks = [*model.actor.parameters(), *model.critic.parameters()]
+    update.num_parameters = sum(leaf.numel() for leaf in networks)
+    return update
 
 
 def sbx_update() -> Callable[[], None]:
     """That of SBX, Stable-Baselines in JAX."""
+    import jax
     from sbx import SAC
 
-    return _sb3_like(SAC, "MlpPolicy", {"net_arch": [256, 256], "layer_norm": True})
+    model = _sb3_like(SAC, "MlpPolicy", {"net_arch": [256, 256], "layer_norm": True})
+
+    def update() -> None:
+        model.train(gradient_steps=1, batch_size=BATCH_SIZE)
+
+    networks = (model.policy.actor_state.params, model.policy.qf_state.params)
+    update.num_parameters = sum(leaf.size for leaf in jax.tree_util.tree_leaves(networks))
+    return update
 
 
-def _sb3_like(algorithm, policy, policy_kwargs) -> Callable[[], None]:
+def _sb3_like(algorithm, policy, policy_kwargs):
+    """A model of Stable-Baselines' interface with the replay filled."""
     import gymnasium
     from stable_baselines3.common.logger import Logger
 
@@ -138,7 +158,7 @@ def _sb3_like(algorithm, policy, policy_kwargs) -> Callable[[], None]:
         *(data[name] for name in ("observation", "next_observation", "action", "reward")), strict=True
     ):
         model.replay_buffer.add(*row, np.zeros(1), [{}])
-    return lambda: model.train(gradient_steps=1, batch_size=BATCH_SIZE)
+    return model
 
 
 def _layers(fan_in: int, fan_out: int, *, norm: bool, hidden: int = 256) -> list[nn.Module]:

@@ -38,12 +38,6 @@ def milliseconds(benchmark, sides):
     return medians
 
 
-def num_parameters(update) -> int:
-    """Of actor and critics of RLHive's update."""
-    params = update.parts[1]["params"].select("actor", "critic")
-    return sum(leaf[0].numel() for leaf in params.values(True, True))
-
-
 @pytest.mark.timeout(900)
 def test_one_seed_against_other_libraries(benchmark):
     pytest.importorskip("sbx", reason="run it with --with sbx-rl==0.28.0")
@@ -55,6 +49,8 @@ def test_one_seed_against_other_libraries(benchmark):
         "SBX": peers.sbx_update(),
         "TorchRL": peers.torchrl_update(),
     }
+    sizes = {name: side.num_parameters for name, side in sides.items()}
+    assert len(set(sizes.values())) == 1, sizes
     medians = milliseconds(benchmark, sides)
     ratios = {name: value / medians["RLHive"] for name, value in medians.items()}
     print("ratios: " + ", ".join(f"{name} {value:.2f}" for name, value in ratios.items()))

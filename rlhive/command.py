@@ -11,7 +11,10 @@ from absl import app, flags
 def start(
     name: str, main: Callable[[Sequence[str]], int], define_flags: Callable[[], None], argv: Sequence[str]
 ) -> None:
-    """Parses the flags and ends the process with the exit code of `main`, or 2 for a wrong flag.
+    """Parses the flags and ends the process with the exit code of `main`.
+
+    A wrong flag and a `ValueError` of `main` end it with 2, a failure (`RuntimeError`, `OSError`) with 1, Ctrl-C with
+    130, each with one line that says why.
 
     Args:
         name: of the command, which begins its messages.
@@ -27,6 +30,16 @@ def start(
             sys.stderr.write(f"{name}: {' '.join(str(error).split())}; see --help\n")
             sys.exit(2)
 
+    def run(args: Sequence[str]) -> int:
+        try:
+            return main(args)
+        except (ValueError, RuntimeError, OSError) as error:
+            sys.stderr.write(f"{name}: {error}\n")
+            return 2 if isinstance(error, ValueError) else 1
+        except KeyboardInterrupt:
+            sys.stderr.write(f"{name}: interrupted\n")
+            return 130  # what shells expect after Ctrl-C
+
     define_flags()
     app.define_help_flags()
-    app.run(main, argv=list(argv), flags_parser=parse)
+    app.run(run, argv=list(argv), flags_parser=parse)

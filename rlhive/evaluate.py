@@ -53,27 +53,18 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command; the exit code is 0, 2 for wrong input, 1 for a failure, 130 after Ctrl-C."""
+    """Runs the command."""
     logging.set_verbosity(logging.WARNING)  # the GL libraries report each step of theirs
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"unknown argument {argv[1]!r}; see --help")
-        video = Path(FLAGS.video) if FLAGS.video else None
-        check_input(Path(FLAGS.run_dir), video)
-        import torch  # only now, and before anything that loads mujoco
+    if len(argv) > 1:
+        raise ValueError(f"unknown argument {argv[1]!r}; see --help")
+    video = Path(FLAGS.video) if FLAGS.video else None
+    check_input(Path(FLAGS.run_dir), video)
+    import torch  # only now, and before anything that loads mujoco
 
-        torch.set_num_threads(
-            1
-        )  # on a busy machine threads for one observation at a time cost 20 times as much
-        stochastic = FLAGS.stochastic or FLAGS.deterministic is False
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the report alone
-            report = evaluate(FLAGS.run_dir, FLAGS.episodes, FLAGS.seed, stochastic=stochastic, video=video)
-    except (ValueError, RuntimeError, OSError) as error:
-        sys.stderr.write(f"rlhive.evaluate: {error}\n")
-        return 2 if isinstance(error, ValueError) else 1
-    except KeyboardInterrupt:
-        sys.stderr.write("rlhive.evaluate: interrupted\n")
-        return 130  # what shells expect after Ctrl-C
+    torch.set_num_threads(1)  # on a busy machine threads for one observation at a time cost 20 times as much
+    stochastic = FLAGS.stochastic or FLAGS.deterministic is False
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the report alone
+        report = evaluate(FLAGS.run_dir, FLAGS.episodes, FLAGS.seed, stochastic=stochastic, video=video)
     sys.stdout.write((json.dumps(report, indent=2) if FLAGS.json else format_report(report)) + "\n")
     return 0
 
@@ -208,8 +199,7 @@ def best_seed(run_dir: str | os.PathLike[str], seeds: Sequence[int], evaluation_
         None for one seed, without evaluations to choose by, and on the very episodes of those evaluations: the best
         of several on the episodes it was chosen by looks better than it is.
     """
-    from rlhive.core.loop import EVALUATION_SEED
-    from rlhive.record import METRICS_FILE, read_metrics
+    from rlhive.record import EVALUATION_SEED, METRICS_FILE, read_metrics
 
     if len(seeds) < 2 or evaluation_seed == EVALUATION_SEED or not (Path(run_dir) / METRICS_FILE).exists():
         return None
@@ -258,7 +248,7 @@ def format_report(report: dict[str, Any]) -> str:
 
 def _describe_best(report: dict[str, Any]) -> str:
     """The best of several seeds with its figures, or why there is none."""
-    from rlhive.core.loop import EVALUATION_SEED
+    from rlhive.record import EVALUATION_SEED
 
     best = [of for of in report["seeds"] if of["seed"] == report["best_seed"]]
     if best:

@@ -20,6 +20,7 @@ from rlhive.core.stats import iqm
 if TYPE_CHECKING:
     from torchrl.record.loggers import Logger
 
+EVALUATION_SEED = 0  # of the episodes that every evaluation in metrics.csv plays
 METRICS_FILE, AGGREGATE_FILE = "metrics.csv", "metrics_over_seeds.csv"
 COLUMNS, AGGREGATE_COLUMNS = ("step", "seed", "wall_time"), ("step", "wall_time", "num_seeds")
 LOGGERS = ("csv", "tensorboard", "wandb")

@@ -31,17 +31,10 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command; the exit code is 0, 2 for wrong input, 1 for a failure, 130 after Ctrl-C."""
-    try:
-        paths = [Path(name) for name in argv[1:]]
-        out = check_input(paths, FLAGS.out)
-        write(paths, out)
-    except (ValueError, RuntimeError, OSError) as error:
-        sys.stderr.write(f"rlhive.report: {error}\n")
-        return 2 if isinstance(error, ValueError) else 1
-    except KeyboardInterrupt:
-        sys.stderr.write("rlhive.report: interrupted\n")
-        return 130  # what shells expect after Ctrl-C
+    """Runs the command."""
+    paths = [Path(name) for name in argv[1:]]
+    out = check_input(paths, FLAGS.out)
+    write(paths, out)
     sys.stdout.write(f"{out}\n")
     return 0
 

@@ -15,7 +15,6 @@ import numpy as np
 from rlhive.core.compare import Estimate, iqm_curve
 from rlhive.record import METRICS_FILE, read_metrics
 
-EVALUATION_SEED = 0  # the training loop's, whose module needs torch
 SCORES = {"success": "eval/success", "return": "eval/return"}
 SEED_SETTINGS = {"SEED", "SEEDS", "NUM_SEEDS", "train.seed", "train.seeds", "train.num_seeds"}
 RNG_SEED = 0  # the same runs give the same intervals

@@ -137,7 +137,9 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
         spec = RunSpec.from_json((directory / "spec.json").read_text(), directory / "spec.json")
         if not train(attrs.evolve(config, seeds=added), folder, resume=under_way, joins=spec):
             return False
+    seconds = json.loads((folder / "usage.json").read_text())["seconds"]
     merge_run(directory, config.seeds, before)
+    record_usage(directory, seconds, config.total_steps)
     write_text(directory / "config.gin", config_text())
     plot_curves(directory)
     return True

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from rlhive.core.evaluation import evaluation_seeds, run_episodes
-from rlhive.core.loop import EVALUATION_SEED
 from rlhive.core.stats import summarize
 from rlhive.envs.robohive import env_spec
 from rlhive.envs.vector import VectorEnv
 from rlhive.evaluate import _describe_best, best_seed, check_input, evaluate, format_report
 from rlhive.policy_fn import load
-from rlhive.record import Recorder
+from rlhive.record import EVALUATION_SEED, Recorder
 
 
 def command(*arguments, **environment):

@@ -275,7 +275,7 @@ def test_settings_are_read_with_values_of_several_lines():
 
 
 def test_evaluation_seed_is_the_training_loops():
-    assert report_data.EVALUATION_SEED == loop.EVALUATION_SEED
+    assert report_page.EVALUATION_SEED == loop.EVALUATION_SEED
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,7 @@ from rlhive.core.run import NOT_FINITE, TARGET_MET, Run, save_run, stop_seeds, s
 from rlhive.core.types import TrainState
 from rlhive.curves import plot_curves
 from rlhive.progress import Progress
-
-EVALUATION_SEED = 0
+from rlhive.record import EVALUATION_SEED
 
 
 def train(run: Run) -> bool:

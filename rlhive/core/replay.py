@@ -114,8 +114,9 @@ class ReplayBuffer:
                 got = "nothing" if step[key] is None else f"{step[key].dtype} {tuple(step[key].shape)}"
                 raise ValueError(f"{key!r} must be {rows.dtype} {shape} as before, got {got}")
         # Writing tensor by tensor takes 35 us, TensorDict's own indexing 101 us (21 observations, 2 cores).
+        columns = self._columns.to(self._device)
         for key, rows in self._rows.items():
-            rows[self._cursor].index_copy_(0, self._columns.to(self._device), step[key].to(self._device))
+            rows[self._cursor].index_copy_(0, columns, step[key].to(self._device))
         num_envs = self._batch_size[1]
         for sampler in self._priorities:
             sampler.add(torch.arange(self._cursor * num_envs, (self._cursor + 1) * num_envs))

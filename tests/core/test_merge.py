@@ -1,6 +1,7 @@
 """Seeds added to a finished run: afterwards it is the run that had them from the start."""
 
 import csv
+import json
 
 import attrs
 import pytest
@@ -76,6 +77,7 @@ def test_added_seeds_are_as_if_they_had_been_there(tmp_path, bindings):
     assert add(grown, (6, 5, 9), (5,), *bindings)
     assert_same_run(grown, whole, (6, 5, 9))
     assert not (grown / ADDED).exists()
+    assert json.loads((grown / "usage.json").read_text())["seconds"] > 0
     for run_dir in (whole, grown):
         train(run_dir, (6, 5, 9), *bindings, "TOTAL_STEPS=80", resume=True)
     ours, theirs = (load_checkpoint(run_dir, (6, 5, 9)) for run_dir in (whole, grown))
