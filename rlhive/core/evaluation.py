@@ -92,7 +92,7 @@ def _play(
     """One round: returns, lengths and solved steps `[S, len(seeds)]`."""
     num_seeds, num_envs = envs.shape
     padded = list(seeds) + [seeds[0]] * (num_envs - len(seeds))
-    observation = envs.reset([padded] * num_seeds)
+    observation = envs.reset([padded] * num_seeds)["observation"]
     returns = torch.zeros(envs.shape, dtype=torch.float64)
     lengths, solved_steps = torch.zeros(2, *envs.shape, dtype=torch.int64)
     running = torch.ones(envs.shape, dtype=torch.bool)

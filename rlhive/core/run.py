@@ -216,7 +216,7 @@ def _start_envs(config: TrainConfig, seeds: Sequence[int]) -> tuple[VectorEnv, V
 
 def _first_rollout(envs: VectorEnv, explore: Exploration) -> TensorDict:
     parts = {
-        "observation": envs.reset(),
+        "observation": envs.reset()["observation"],
         "is_init": torch.ones(*envs.shape, 1, dtype=torch.bool),
         "explore": explore.init(envs.shape, envs.spec.action_dim),
     }

@@ -66,8 +66,8 @@ class VectorEnv:
             self._pool = ProcessPool(name, factory, places, min(count, len(places)))
         self.spec = self._pool.spec
 
-    def reset(self, episode_seeds: Sequence[Sequence[int]] | None = None) -> Tensor:
-        """Start a new episode everywhere and return the first observations, f32 [S,E,O].
+    def reset(self, episode_seeds: Sequence[Sequence[int]] | None = None) -> TensorDict:
+        """Start a new episode everywhere and return what the policies see first: "observation" f32 [S,E,O].
 
         Args:
             episode_seeds: a seed [S][E] for each environment, which alone determines its episode; without
@@ -85,7 +85,7 @@ class VectorEnv:
             values = self._to_rows([int(seed) for row in episode_seeds for seed in row])
         self._pool.start("reset", values)
         self._pool.wait()
-        return self._fresh(self._pool.arrays.observation)
+        return TensorDict({"observation": self._fresh(self._pool.arrays.observation)}, batch_size=self.shape)
 
     def send(self, action: Tensor) -> None:
         """Let every environment take one step with `action` f32 [S,E,A] and return at once; `recv` waits.
