@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import attrs
+
+from rlhive.core.pixel_spec import PixelSpec
 
 
 def _names(values: Iterable[str]) -> tuple[str, ...]:
@@ -18,6 +21,10 @@ def _floats(values: Iterable[float]) -> tuple[float, ...]:
 
 def _slices(values: Iterable[Iterable[int]]) -> tuple[tuple[int, int], ...]:
     return tuple((int(start), int(stop)) for start, stop in values)
+
+
+def _pixels(values: PixelSpec | dict[str, Any] | None) -> PixelSpec | None:
+    return PixelSpec.from_dict(values) if isinstance(values, dict) else values
 
 
 @attrs.frozen
@@ -35,6 +42,7 @@ class EnvSpec:
         action_names: name of each action (the actuator's).
         dt: control period in seconds of simulated time.
         max_episode_steps: steps after which an episode is truncated; None when it never is.
+        pixels: the images that come beside the observation vector, if any.
     """
 
     name: str
@@ -47,6 +55,7 @@ class EnvSpec:
     action_names: tuple[str, ...] = attrs.field(converter=_names)
     dt: float = attrs.field(validator=attrs.validators.gt(0.0))
     max_episode_steps: int | None = None
+    pixels: PixelSpec | None = attrs.field(default=None, converter=_pixels)
 
     def __attrs_post_init__(self) -> None:
         if not len(self.action_low) == len(self.action_high) == len(self.action_names) == self.action_dim:
@@ -55,6 +64,16 @@ class EnvSpec:
             )
         if len(self.observation_keys) != len(self.observation_slices):
             raise ValueError("observation_keys and observation_slices must have the same length")
+        edges = [0, *(stop for _, stop in self.observation_slices)]
+        starts = [start for start, _ in self.observation_slices]
+        if starts != edges[:-1] or edges[-1] != self.observation_dim or edges != sorted(edges):
+            raise ValueError(
+                f"observation_slices must follow one another from 0 to {self.observation_dim}, "
+                f"got {list(self.observation_slices)}"
+            )
+        limits = zip(self.action_low, self.action_high, strict=True)
+        if not all(-math.inf < low < high < math.inf for low, high in limits):
+            raise ValueError("each of action_low must be below that of action_high, and both finite")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,30 +23,48 @@ class Arrays(NamedTuple):
     next_observation: np.ndarray  # f32 [rows, O]: the successor, last of its episode where that is done
     reward: np.ndarray  # f32 [rows, 1]
     rwd_sparse: np.ndarray  # f32 [rows, 1]
+    depth: np.ndarray  # f32 [rows, cameras, H, W]: of `pixels`; [rows, 0] without
+    next_depth: np.ndarray  # f32 [rows, cameras, H, W]: of `next_pixels`; [rows, 0] without
     terminated: np.ndarray  # bool [rows, 1]
     truncated: np.ndarray  # bool [rows, 1]
     solved: np.ndarray  # bool [rows, 1]
+    pixels: np.ndarray  # u8 [rows, cameras, H, W, 3]: what the policy sees next; [rows, 0] without
+    next_pixels: np.ndarray  # u8 [rows, cameras, H, W, 3]: written where an episode is done, else as `pixels`
 
 
 def byte_count(rows: int, spec: EnvSpec) -> int:
     """Size of the buffer that `map_arrays` needs."""
-    return rows * (4 * (spec.action_dim + 2 * spec.observation_dim + 2) + 3)
+    return sum(math.prod(shape) * dtype.itemsize for dtype, shape in _layout(rows, spec))
 
 
 def map_arrays(buffer: Any, rows: int, spec: EnvSpec) -> Arrays:
     """The arrays that lie in `buffer`, without a copy."""
-    width = {
-        "action": spec.action_dim,
-        "observation": spec.observation_dim,
-        "next_observation": spec.observation_dim,
-    }
     arrays: list[np.ndarray] = []
     offset = 0
-    for name in Arrays._fields:
-        dtype = np.dtype(np.bool_ if name in ("terminated", "truncated", "solved") else np.float32)
-        arrays.append(np.ndarray((rows, width.get(name, 1)), dtype, buffer, offset))
+    for dtype, shape in _layout(rows, spec):
+        arrays.append(np.ndarray(shape, dtype, buffer, offset))
         offset += arrays[-1].nbytes
     return Arrays(*arrays)
+
+
+def _layout(rows: int, spec: EnvSpec) -> list[tuple[np.dtype, tuple[int, ...]]]:
+    """Type and shape of each of the arrays; floats come first, which keeps them aligned."""
+    image = (0,) if spec.pixels is None else spec.pixels.shape
+    depth = image[:3] if spec.pixels is not None and spec.pixels.depth else (0,)
+    widths: dict[str, tuple[int, ...]] = {
+        "action": (spec.action_dim,),
+        "observation": (spec.observation_dim,),
+        "next_observation": (spec.observation_dim,),
+        "depth": depth,
+        "next_depth": depth,
+        "pixels": image,
+        "next_pixels": image,
+    }
+    types = dict.fromkeys(("terminated", "truncated", "solved"), "bool")
+    types |= dict.fromkeys(("pixels", "next_pixels"), "uint8")
+    return [
+        (np.dtype(types.get(name, "float32")), (rows, *widths.get(name, (1,)))) for name in Arrays._fields
+    ]
 
 
 class Chunk:
@@ -91,23 +110,33 @@ class Chunk:
             seed = seeds[row] if seeds is not None else None if self.started else stream_seed(place)
             try:
                 self.arrays.observation[row] = env.reset(seed)
+                self._draw(row, env, self.arrays.pixels, self.arrays.depth)
             except Exception as error:
                 raise _named(error, self.name, place) from error
         self.started = True
 
     def step(self) -> None:
         """Step every environment with its row of `action`; where the episode is done, start the next one."""
-        action, observation, following, reward, rwd_sparse, terminated, truncated, solved = self.arrays
+        arrays = self.arrays
         for row, env in self.envs.items():
             try:
-                result = env.step(action[row].copy())
-                following[row] = result.observation
-                done = result.terminated or result.truncated
-                observation[row] = env.reset() if done else result.observation
+                result = env.step(arrays.action[row].copy())
+                arrays.next_observation[row] = result.observation
+                if result.terminated or result.truncated:
+                    self._draw(row, env, arrays.next_pixels, arrays.next_depth)
+                    arrays.observation[row] = env.reset()
+                else:
+                    arrays.observation[row] = result.observation
+                self._draw(row, env, arrays.pixels, arrays.depth)
             except Exception as error:
                 raise _named(error, self.name, self.places[row]) from error
-            reward[row], rwd_sparse[row] = result.reward, result.rwd_sparse
-            terminated[row], truncated[row], solved[row] = result.terminated, result.truncated, result.solved
+            arrays.reward[row], arrays.rwd_sparse[row] = result.reward, result.rwd_sparse
+            arrays.terminated[row], arrays.truncated[row] = result.terminated, result.truncated
+            arrays.solved[row] = result.solved
+
+    def _draw(self, row: int, env: NumpyEnv, pixels: np.ndarray, depth: np.ndarray) -> None:
+        if self.spec.pixels is not None:
+            env.render(pixels[row], depth[row] if self.spec.pixels.depth else None)
 
     def close(self) -> None:
         """Close every environment."""

@@ -8,7 +8,7 @@ import importlib.resources
 import json
 import re
 
-_VISUAL = re.compile(r"_v(2d|r3m\d+|rrl\d+|vc1\w)-v\d+$")
+_ENCODER = re.compile(r"_v(flat|r3m18|r3m34|r3m50|rrl18|rrl34|rrl50|vc1s|vc1l)(?=-v\d+$)")
 
 
 @functools.cache
@@ -19,11 +19,8 @@ def suites() -> dict[str, tuple[str, ...]]:
 
 
 def list_names(pattern: str | None = None) -> list[str]:
-    """Ids of the state environments of all suites; with a `pattern`, those containing it, whatever the case.
-
-    Those that differ from a listed one only in their images (`…_v2d-v0`, `…_vr3m18-v0`, …) are left out.
-    """
-    names = [name for suite in suites().values() for name in suite if not _VISUAL.search(name)]
+    """Ids of the environments of all suites; with a `pattern`, those containing it, whatever the case."""
+    names = [name for suite in suites().values() for name in suite]
     return [name for name in names if (pattern or "").lower() in name.lower()]
 
 
@@ -34,18 +31,24 @@ def nearest(name: str, count: int = 3) -> list[str]:
     return [lowered[known] for known in close]
 
 
-def renders(name: str) -> bool:
-    """Whether environment `name` has images, for which RoboHive imports torch when it is built."""
-    return bool(_VISUAL.search(name)) or name == "rpFrankaRobotiqData-v0"
+def encoder_of(name: str) -> str | None:
+    """The encoder that RoboHive puts behind the cameras of `name` ("r3m18", "rrl50", "flat", …); None for none."""
+    found = _ENCODER.search(name)
+    return found and found[1]
+
+
+def built_name(name: str) -> str:
+    """The id that is built for `name`: where that has an encoder, the one with plain images (`…_v2d-v0`)."""
+    return _ENCODER.sub("_v2d", name)
 
 
 def check_name(name: str) -> None:
-    """Nothing for an id of RoboHive's suites.
+    """Nothing for an id of RoboHive's suites, or one of them with another encoder.
 
     Raises:
         ValueError: any other name; the message has the nearest ids.
     """
-    if any(name in names for names in suites().values()):
+    if any(built_name(name) in names for names in suites().values()):
         return
     close = nearest(name)
     hint = f"did you mean {', '.join(close)}?" if close else "`python -m rlhive.envs --list` prints them all"

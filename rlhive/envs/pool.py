@@ -69,16 +69,21 @@ class _Worker(NamedTuple):
 
 
 class ProcessPool:
-    """Steps in `count` worker processes with a block of rows each; they end with the parent."""
+    """Steps in `count` worker processes with a block of rows each; they end with the parent.
 
-    def __init__(self, name: str, factory: Factory, places: Sequence[Place], count: int) -> None:
+    A worker that does not answer for `timeout` seconds is an error; it has as long for each environment it builds.
+    """
+
+    def __init__(
+        self, name: str, factory: Factory, places: Sequence[Place], count: int, timeout: float
+    ) -> None:
         bounds = [len(places) * i // count for i in range(count + 1)]
-        self.name, self.rows = name, len(places)
+        self.name, self.rows, self.timeout = name, len(places), timeout
         self.workers: list[_Worker] = []
         try:
             for start, stop in itertools.pairwise(bounds):
                 self.workers.append(_spawn(name, factory, places[start:stop], start, self.rows))
-            specs = [self._answer(worker) for worker in self.workers]
+            specs = [self._answer(worker, len(worker.places)) for worker in self.workers]
             self.spec = specs[0]
             self._share_arrays()
         except BaseException:
@@ -114,7 +119,7 @@ class ProcessPool:
         """Return when every worker has done what it was told.
 
         Raises:
-            RuntimeError: an environment failed or a worker died; all workers are closed.
+            RuntimeError: an environment failed, or a worker died or is silent; all workers are closed.
         """
         for worker in self.workers:
             self._answer(worker)
@@ -126,11 +131,13 @@ class ProcessPool:
         for worker in self.workers:
             worker.process.join(timeout=5)
             worker.process.kill()
-            worker.process.join()
+            worker.process.join(timeout=5)  # one that hangs in a driver does not even die
         self.workers = []
 
-    def _answer(self, worker: _Worker) -> Any:
+    def _answer(self, worker: _Worker, patience: int = 1) -> Any:
         try:
+            if not _arrives(worker.connection, self.timeout * patience):
+                self._give_up(worker, self.timeout * patience)
             status, value = worker.connection.recv()
         except (EOFError, ConnectionError):
             self._fail(worker)
@@ -142,9 +149,29 @@ class ProcessPool:
     def _fail(self, worker: _Worker) -> NoReturn:
         worker.process.join(timeout=5)
         code = worker.process.exitcode
-        seeds = sorted({seed for seed, _ in worker.places})
         self.close()
-        raise RuntimeError(f"the worker process of {self.name}, seeds {seeds}, died (exit code {code})")
+        raise RuntimeError(
+            f"the worker process of {self.name}, seeds {_seeds(worker)}, died (exit code {code})"
+        )
+
+    def _give_up(self, worker: _Worker, seconds: float) -> NoReturn:
+        worker.process.kill()
+        self.close()
+        raise RuntimeError(
+            f"the worker process of {self.name}, seeds {_seeds(worker)}, has not answered for {seconds:g} s: "
+            "if it draws images, its GL driver may hang (`python -m rlhive.doctor`; MUJOCO_GL=osmesa is the other, "
+            "fewer max_renderers help a GPU); if it is only slow, give VectorEnv a longer timeout"
+        )
+
+
+def _seeds(worker: _Worker) -> list[int]:
+    return sorted({seed for seed, _ in worker.places})
+
+
+def _arrives(connection: Connection, seconds: float) -> bool:
+    """Whether something comes within so many seconds; those in which this process itself is stopped do not count."""
+    whole, rest = divmod(seconds, 1.0)
+    return any(connection.poll(slice_) for slice_ in [*[1.0] * int(whole), rest])
 
 
 def _spawn(name: str, factory: Factory, places: Sequence[Place], first_row: int, rows: int) -> _Worker:

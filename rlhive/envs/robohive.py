@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from rlhive import load_torch
 from rlhive.core.env_spec import EnvSpec
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.lean import lighten
-from rlhive.envs.names import check_name, renders
+from rlhive.envs.names import built_name, check_name
+from rlhive.envs.pixels import choose_pixels, own_pixels
+from rlhive.envs.render import View, choose_backend
 from rlhive.envs.rewind import Origin, keeps_hidden_state, private_global_rng
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class StepResult(NamedTuple):
 
 
 class NumpyEnv(Protocol):
-    """The interface of `RoboHive`, which diagnostic environments share."""
+    """The interface of `RoboHive`, which diagnostic environments share; `render` only those with images need."""
 
     spec: EnvSpec
 
@@ -47,26 +49,38 @@ class NumpyEnv(Protocol):
 
     def step(self, action: np.ndarray) -> StepResult: ...
 
+    def render(self, out: np.ndarray | None = None, depth: np.ndarray | None = None) -> np.ndarray: ...
+
     def close(self) -> None: ...
 
 
 class RoboHive:
-    """One RoboHive environment: `get_obs()` in float32, the registered time limit, and seeds that hold.
+    """One RoboHive environment: its observation in float32, the registered time limit, and seeds that hold.
+
+    The observation is `get_obs()`, and `get_proprioception()` for ids with images of their own (`…_v2d-v0`): their
+    `get_obs()` leaves out the state on purpose. An id with an encoder (`…_vr3m18-v0`) is built without it.
 
     Args:
         name: id of RoboHive's suites.
         seed: seeds the episodes to come; without one they differ from object to object.
+        pixels: the images that `render` draws; None for those that RoboHive itself gives the id, if any.
 
     Raises:
-        ValueError: `name` is not an id of RoboHive.
+        ValueError: `name` is not an id of RoboHive, or has no such camera.
+        RuntimeError: images are wanted and no GL backend works here.
     """
 
     spec: EnvSpec
 
-    def __init__(self, name: str, *, seed: int | None = None) -> None:
+    def __init__(self, name: str, *, seed: int | None = None, pixels: PixelSpec | None = None) -> None:
         check_name(name)
+        pixels = pixels or own_pixels(name)
+        if pixels is not None:
+            choose_backend()  # before mujoco is imported
         self.env, max_episode_steps = _build(name)
-        self.spec = _make_spec(name, self.env, max_episode_steps)
+        self.spec = _make_spec(name, self.env, max_episode_steps, pixels)
+        self._view = None if pixels is None else View(name, self.env, pixels)
+        self._proprioceptive = own_pixels(name) is not None and self.env.proprio_keys is not None
         self._limit = float("inf") if max_episode_steps is None else max_episode_steps
         self._elapsed = 0
         self._origin = Origin(self.env)
@@ -80,7 +94,7 @@ class RoboHive:
         self._elapsed = 0
         with private_global_rng(self._global_rng):
             result = self.env.reset()  # some return (observation, info), some the observation alone
-        return np.asarray(result[0] if isinstance(result, tuple) else result, dtype=np.float32)
+        return self._vector(result[0] if isinstance(result, tuple) else result)
 
     def step(self, action: np.ndarray) -> StepResult:
         """Apply `action` f32 [A], clipped to its bounds, for one control period.
@@ -93,7 +107,7 @@ class RoboHive:
         observation, reward, terminated, _, info = self.env.step(action)
         self._elapsed += 1
         return StepResult(
-            observation.astype(np.float32),
+            self._vector(observation),
             float(reward),
             bool(terminated),
             self._elapsed >= self._limit,
@@ -101,8 +115,26 @@ class RoboHive:
             float(info["rwd_sparse"]),
         )
 
+    def render(self, out: np.ndarray | None = None, depth: np.ndarray | None = None) -> np.ndarray:
+        """Draw the present state as u8 [cameras,H,W,3], as `env.get_exteroception()` does.
+
+        Args:
+            out: where to, without a copy in between; None for a new array.
+            depth: where the distances f32 [cameras,H,W] in metres go; None for none.
+
+        Raises:
+            RuntimeError: the environment has no images, or they cannot be drawn here.
+        """
+        if self._view is None or self.spec.pixels is None:
+            raise RuntimeError(f"{self.spec.name} has no images: RoboHive(…, pixels=PixelSpec(…)) adds them")
+        if out is None:
+            out = np.empty(self.spec.pixels.shape, np.uint8)
+        self._view.draw(out, depth)
+        return out
+
     def close(self) -> None:
         """Free the simulator; may be called twice."""
+        self._view = None
         if self.env is not None:
             self.env.close()
             self.env = None
@@ -113,8 +145,16 @@ class RoboHive:
         if keeps_hidden_state(self.spec.name):
             self.close()
             self.env, _ = _build(self.spec.name)
+            if self.spec.pixels is not None:
+                self._view = View(self.spec.name, self.env, self.spec.pixels)
         else:
             self._origin.restore(self.env)
+
+    def _vector(self, observation: np.ndarray) -> np.ndarray:
+        """What a policy gets beside the images: f32 [O]."""
+        if self._proprioceptive:
+            observation = self.env.get_proprioception()[1]
+        return np.asarray(observation, dtype=np.float32)
 
     def _seed(self, seed: int | None) -> None:
         # RoboHive's reset ignores its seed, and its seed() leaves the robot with the old generator: give the
@@ -134,25 +174,31 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def make(name: str, *, seed: int | None = None, device: str | torch.device = "cpu") -> EnvBase:
+def make(name: str, *, seed: int | None = None, device: str | torch.device = "cpu", **images: Any) -> EnvBase:
     """The RoboHive environment `name` for TorchRL; `seed` fully determines its rollouts.
 
+    Args:
+        name: id of RoboHive's suites.
+        seed: of the episodes to come.
+        device: of the tensors.
+        **images: `from_pixels`, `cameras`, `image_size`, `quality` and `depth`, see `choose_pixels`.
+
     Raises:
-        ValueError: `name` is not an id of RoboHive; the message has the nearest ones.
+        ValueError: `name` is not an id of RoboHive, the message has the nearest ones; or images that cannot be.
     """
-    check_name(name)  # before TorchRL, which takes seconds to import
+    pixels = choose_pixels(name, **images)  # before TorchRL, which takes seconds to import
     from rlhive.envs.torchrl_env import RoboHiveEnv
 
-    return RoboHiveEnv(name, seed=seed, device=device)
+    return RoboHiveEnv(name, seed=seed, device=device, pixels=pixels)
 
 
-def env_spec(name: str) -> EnvSpec:
+def env_spec(name: str, pixels: PixelSpec | None = None) -> EnvSpec:
     """The spec of environment `name`, which is built for it and closed again (about a second).
 
     Raises:
         ValueError: `name` is not an id of RoboHive.
     """
-    env = RoboHive(name)
+    env = RoboHive(name, pixels=pixels)
     env.close()
     return env.spec
 
@@ -163,27 +209,33 @@ def _build(name: str) -> tuple[Any, int | None]:
 
     simhive.ensure()
     with quiet():
-        if renders(name):
-            load_torch()  # RoboHive would import it after MuJoCo, which can crash
         import gymnasium
         import robohive  # noqa: F401
 
-        env = gymnasium.make(name, seed=_BUILD_SEED, disable_env_checker=True).unwrapped
+        spec = gymnasium.spec(built_name(name))
+        # Without visual keys RoboHive does not load torch, nor an encoder: the images are drawn by `View`.
+        blind = {"visual_keys": None} if "visual_keys" in spec.kwargs else {}
+        env: Any = gymnasium.make(spec.id, seed=_BUILD_SEED, disable_env_checker=True, **blind).unwrapped
+        if own_pixels(name) is not None and env.proprio_keys is None:
+            env.proprio_keys = getattr(
+                env, "DEFAULT_PROPRIO_KEYS", None
+            )  # FrankaPickPlace forgets to pass them
         lighten(env)
-        return env, gymnasium.spec(name).max_episode_steps
+        return env, spec.max_episode_steps
 
 
-def _make_spec(name: str, env: Any, max_episode_steps: int | None) -> EnvSpec:
+def _make_spec(name: str, env: Any, max_episode_steps: int | None, pixels: PixelSpec | None) -> EnvSpec:
     import mujoco
 
     model = env.sim.model.ptr
-    sizes = [np.size(env.obs_dict[key]) for key in env.obs_keys]
+    keys = env.obs_keys if own_pixels(name) is None else env.proprio_keys or env.obs_keys
+    sizes = [np.size(env.obs_dict[key]) for key in keys]
     stops = np.cumsum(sizes)
     actuator = mujoco.mjtObj.mjOBJ_ACTUATOR
     labels: Any = [mujoco.mj_id2name(model, actuator, i) or f"actuator{i}" for i in range(model.nu)]
     return EnvSpec(
         name=name,
-        observation_keys=env.obs_keys,
+        observation_keys=keys,
         observation_slices=list(zip(stops - sizes, stops, strict=True)),
         observation_dim=int(stops[-1]),
         action_dim=env.action_space.shape[0],
@@ -192,4 +244,5 @@ def _make_spec(name: str, env: Any, max_episode_steps: int | None) -> EnvSpec:
         action_names=labels,
         dt=float(env.dt),
         max_episode_steps=max_episode_steps,
+        pixels=pixels,
     )

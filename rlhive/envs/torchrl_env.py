@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torchrl.data import Binary, Bounded, Composite, Unbounded
+from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.robohive import RoboHive
 
 
 class RoboHiveEnv(EnvBase):
     """One RoboHive environment, batch size [].
 
-    "observation" f32 [O] is RoboHive's own `get_obs()` vector and "action" f32 [A] is bounded. Under "next" a step
-    writes "reward" and "rwd_sparse" f32 [1], "terminated", "truncated", "done" and "solved" bool [1].
+    "observation" f32 [O] is the vector of `RoboHive` and "action" f32 [A] is bounded. Under "next" a step writes
+    "reward" and "rwd_sparse" f32 [1], "terminated", "truncated", "done" and "solved" bool [1]. With images there is
+    "pixels" u8 [cameras,H,W,3] beside "observation", and "depth" f32 [cameras,H,W] in metres where asked for.
 
     Attributes:
         env_spec: what a policy has to know of the environment.
     """
 
-    def __init__(self, name: str, *, seed: int | None = None, device: str | torch.device = "cpu") -> None:
-        self._env = RoboHive(name)
+    def __init__(
+        self,
+        name: str,
+        *,
+        seed: int | None = None,
+        device: str | torch.device = "cpu",
+        pixels: PixelSpec | None = None,
+    ) -> None:
+        self._env = RoboHive(name, pixels=pixels)
         self._seed_of_next_reset = seed
         self.env_spec = self._env.spec
         super().__init__(device=torch.device(device), batch_size=torch.Size([]))
@@ -29,6 +39,7 @@ class RoboHiveEnv(EnvBase):
             observation=Unbounded((self.env_spec.observation_dim,)),
             solved=_flag(),
             rwd_sparse=Unbounded((1,)),
+            **_image_specs(self.env_spec.pixels),
         ).to(self.device)
         low, high = torch.tensor(self.env_spec.action_low), torch.tensor(self.env_spec.action_high)
         self.action_spec = Bounded(low, high).to(self.device)
@@ -41,7 +52,7 @@ class RoboHiveEnv(EnvBase):
         flags = ("solved", "done", "terminated", "truncated")
         zeros = {key: torch.zeros(1, dtype=torch.bool) for key in flags}
         state = {"observation": torch.from_numpy(observation), "rwd_sparse": torch.zeros(1), **zeros}
-        return TensorDict(state, [], device=self.device)
+        return TensorDict(state | self._images(), [], device=self.device)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         result = self._env.step(tensordict["action"].cpu().numpy())
@@ -54,7 +65,17 @@ class RoboHiveEnv(EnvBase):
             "done": torch.tensor([result.terminated or result.truncated]),
             "solved": torch.tensor([result.solved]),
         }
-        return TensorDict(state, [], device=self.device)
+        return TensorDict(state | self._images(), [], device=self.device)
+
+    def _images(self) -> dict[str, torch.Tensor]:
+        spec = self.env_spec.pixels
+        if spec is None:
+            return {}
+        depth = np.empty(spec.shape[:3], np.float32) if spec.depth else None
+        images = {"pixels": self._env.render(depth=depth)}
+        if depth is not None:
+            images["depth"] = depth
+        return {key: torch.from_numpy(image) for key, image in images.items()}
 
     def _set_seed(self, seed: int | None) -> None:
         self._seed_of_next_reset = seed
@@ -63,6 +84,13 @@ class RoboHiveEnv(EnvBase):
         """Free the simulator."""
         self._env.close()
         super().close(raise_if_closed=raise_if_closed)
+
+
+def _image_specs(pixels: PixelSpec | None) -> dict[str, TensorSpec]:
+    if pixels is None:
+        return {}
+    specs: dict[str, TensorSpec] = {"pixels": Bounded(0, 255, pixels.shape, dtype=torch.uint8)}
+    return specs | ({"depth": Unbounded(pixels.shape[:3])} if pixels.depth else {})
 
 
 def _flag() -> Binary:

@@ -14,10 +14,15 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.env_spec import EnvSpec
-from rlhive.envs.chunk import Factory
+from rlhive.core.pixel_spec import PixelSpec
+from rlhive.envs.chunk import Arrays, Factory
 from rlhive.envs.names import check_name
+from rlhive.envs.pixels import own_pixels
 from rlhive.envs.pool import LocalPool, Pool, ProcessPool
+from rlhive.envs.render import MAX_RENDERERS, choose_backend
 from rlhive.envs.robohive import RoboHive
+
+TIMEOUT = 120.0  # seconds: a slow machine draws a hundred large images in that time, without a GPU
 
 
 class VectorEnv:
@@ -33,9 +38,13 @@ class VectorEnv:
         num_workers: processes that share them; 0 steps them in this process, with the same results.
             By default one per core but one, which the learner keeps: 0 on a single core, where they could not
             run at the same time.
+        pixels: the images of the environments; None for those that RoboHive itself gives the id, if any.
+        max_renderers: how many processes may draw images; each has one GL context for all its environments.
+        timeout: seconds after which a worker that does not answer is an error.
 
     Raises:
-        ValueError: an unknown id, no seeds, a negative seed, or too few environments or workers.
+        ValueError: an unknown id, no seeds, a negative seed, too few environments or workers, more workers with
+            images than `max_renderers`, or no such camera.
         RuntimeError: an environment cannot be built; the message is the original one.
     """
 
@@ -48,6 +57,9 @@ class VectorEnv:
         seeds: Sequence[int],
         num_envs: int = 1,
         num_workers: int | None = None,
+        pixels: PixelSpec | None = None,
+        max_renderers: int = MAX_RENDERERS,
+        timeout: float = TIMEOUT,
     ) -> None:
         if not seeds or min(seeds) < 0 or num_envs < 1 or (num_workers or 0) < 0:
             raise ValueError(
@@ -58,16 +70,18 @@ class VectorEnv:
         self._pending = False
         places = [(int(seed), number) for seed in seeds for number in range(num_envs)]
         self._rows = np.arange(len(places))  # of the shared arrays, in the order of [S,E]
-        name, factory = _resolve(name_or_factory)
-        count = default_workers() if num_workers is None else num_workers
+        name, factory, draws = _resolve(name_or_factory, pixels)
+        count = min(_worker_count(num_workers, max_renderers if draws else None), len(places))
         if count == 0:
             self._pool: Pool = LocalPool(name, factory, places)
         else:
-            self._pool = ProcessPool(name, factory, places, min(count, len(places)))
+            self._pool = ProcessPool(name, factory, places, count, timeout)
         self.spec = self._pool.spec
 
     def reset(self, episode_seeds: Sequence[Sequence[int]] | None = None) -> TensorDict:
-        """Start a new episode everywhere and return what the policies see first: "observation" f32 [S,E,O].
+        """Start a new episode everywhere and return what the policies see first, with batch size [S,E].
+
+        That is "observation" f32 [S,E,O] and, as in `recv`, "pixels" and "depth".
 
         Args:
             episode_seeds: a seed [S][E] for each environment, which alone determines its episode; without
@@ -85,7 +99,9 @@ class VectorEnv:
             values = self._to_rows([int(seed) for row in episode_seeds for seed in row])
         self._pool.start("reset", values)
         self._pool.wait()
-        return TensorDict({"observation": self._fresh(self._pool.arrays.observation)}, batch_size=self.shape)
+        first = {"observation": self._fresh(self._pool.arrays.observation)}
+        images = {key: self._fresh(now) for key, now, _ in self._images(self._pool.arrays)}
+        return TensorDict(first | images, batch_size=self.shape)
 
     def send(self, action: Tensor) -> None:
         """Let every environment take one step with `action` f32 [S,E,A] and return at once; `recv` waits.
@@ -115,6 +131,10 @@ class VectorEnv:
         new one; ("next", "observation") is the true successor, the last of its episode there. Beside it are
         "reward" and "rwd_sparse" f32 [S,E,1], "terminated", "truncated", "done" and "solved" bool [S,E,1].
 
+        With images "pixels" u8 [S,E,cameras,H,W,3] and ("next", "pixels") are what the two observations are of, and
+        "depth" f32 [S,E,cameras,H,W] likewise. Where no episode ended both are one and the same tensor, so that images
+        are copied once.
+
         Raises:
             RuntimeError: nothing was sent, or an environment or its process failed, which ends all workers.
         """
@@ -132,13 +152,13 @@ class VectorEnv:
             "done": self._fresh(arrays.terminated | arrays.truncated),
             "solved": self._fresh(arrays.solved),
         }
+        now = {"observation": self._fresh(arrays.observation)}
+        for key, image, last in self._images(arrays):
+            now[key] = self._fresh(image)
+            following[key] = self._successor(now[key], last, following["done"])
         # As TorchRL's own environments do it: checks that cannot fail here cost a twentieth of the Franka's step.
         unchecked, shape = TensorDict._new_unsafe, torch.Size(self.shape)
-        root = {
-            "observation": self._fresh(arrays.observation),
-            "next": unchecked(following, batch_size=shape),
-        }
-        return unchecked(root, batch_size=shape)
+        return unchecked({**now, "next": unchecked(following, batch_size=shape)}, batch_size=shape)
 
     def keep(self, indices: Sequence[int]) -> None:
         """Go on with the seeds at `indices` of `[S]` alone; the environments of the others are closed.
@@ -164,7 +184,25 @@ class VectorEnv:
         self.close()
 
     def _fresh(self, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(rows[self._rows].reshape(*self.shape, -1))
+        return torch.from_numpy(rows[self._rows].reshape(*self.shape, *rows.shape[1:]))
+
+    def _images(self, arrays: Arrays) -> list[tuple[str, np.ndarray, np.ndarray]]:
+        """Key, what the policy sees next, and what it saw last where an episode ended, for each kind of image."""
+        pixels = self.spec.pixels
+        if pixels is None:
+            return []
+        images = [("pixels", arrays.pixels, arrays.next_pixels)]
+        return images + ([("depth", arrays.depth, arrays.next_depth)] if pixels.depth else [])
+
+    def _successor(self, image: Tensor, last: np.ndarray, done: Tensor) -> Tensor:
+        """The image after the step: `image`, but the last one where the episode is done."""
+        ended = done.flatten()
+        if not ended.any():
+            return image
+        successor = image.clone()
+        rows = self._rows[ended.numpy()]
+        successor.flatten(0, 1)[ended] = torch.from_numpy(last[rows])
+        return successor
 
     def _to_rows(self, values: Sequence[int]) -> list[int]:
         """A value for each environment `[S * E]`, in the order of the pool's rows, 0 for those that are closed."""
@@ -179,12 +217,29 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) - 1
 
 
-def _resolve(name_or_factory: str | Factory) -> tuple[str, Factory]:
-    """The name for messages, and what builds one environment in a worker."""
+def _worker_count(wanted: int | None, renderers: int | None) -> int:
+    """How many processes; `renderers` limits them where each draws images."""
+    if wanted is None:
+        return default_workers() if renderers is None else min(default_workers(), renderers)
+    if renderers is not None and wanted > renderers:
+        raise ValueError(
+            f"num_workers={wanted} would open {wanted} GL contexts, more than max_renderers={renderers}: "
+            "give fewer workers, or a larger max_renderers"
+        )
+    return wanted
+
+
+def _resolve(name_or_factory: str | Factory, pixels: PixelSpec | None) -> tuple[str, Factory, bool]:
+    """The name for messages, what builds one environment in a worker, and whether GL draws its images."""
     if not isinstance(name_or_factory, str):
-        return getattr(name_or_factory, "__name__", repr(name_or_factory)), name_or_factory
+        if pixels is not None:
+            raise ValueError("pixels go with the id of an environment; a factory builds its images itself")
+        return getattr(name_or_factory, "__name__", repr(name_or_factory)), name_or_factory, False
     from rlhive.envs import simhive
 
     check_name(name_or_factory)
     simhive.ensure()  # here, once, with its progress bar; the workers only find it done
-    return name_or_factory, functools.partial(RoboHive, name_or_factory)
+    pixels = pixels or own_pixels(name_or_factory)
+    if pixels is not None:
+        choose_backend()  # likewise, and before mujoco is imported anywhere
+    return name_or_factory, functools.partial(RoboHive, name_or_factory, pixels=pixels), pixels is not None

@@ -1,0 +1,56 @@
+"""What the images of an environment are. Free of torch, as `env_spec` is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+QUALITIES = ("full", "fast")
+
+
+def _names(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
+
+
+@attrs.frozen
+class PixelSpec:
+    """The images that a policy sees; plain values only, so that it is JSON as it stands.
+
+    Attributes:
+        cameras: names of the model's cameras, in the order of the images.
+        height: of each image, in pixels.
+        width: of each image, in pixels.
+        quality: "full" draws what RoboHive draws, bit for bit; "fast" leaves out shadows, reflections, the sky and
+            multisampling, which take nine tenths of the time where no GPU draws.
+        depth: whether a depth image comes with each.
+    """
+
+    cameras: tuple[str, ...] = attrs.field(converter=_names)
+    height: int = attrs.field(validator=attrs.validators.ge(1))
+    width: int = attrs.field(validator=attrs.validators.ge(1))
+    quality: str = "full"
+    depth: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if not self.cameras or len(set(self.cameras)) < len(self.cameras):
+            raise ValueError(
+                f"pixels need one camera or more, each named once; got {', '.join(self.cameras) or 'none'}"
+            )
+        if self.quality not in QUALITIES:
+            raise ValueError(f"the quality of images is {' or '.join(QUALITIES)}, got {self.quality!r}")
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the images at one time: (cameras, height, width, 3)."""
+        return (len(self.cameras), self.height, self.width, 3)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for JSON."""
+        return attrs.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PixelSpec:
+        """The inverse of `to_dict`."""
+        return cls(**values)

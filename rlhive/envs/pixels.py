@@ -1,0 +1,64 @@
+"""Which images an environment has, without building it."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import json
+from collections.abc import Sequence
+
+from rlhive.core.pixel_spec import PixelSpec
+from rlhive.envs.names import built_name, check_name
+
+
+@functools.cache
+def _cameras() -> dict[str, PixelSpec]:
+    text = (importlib.resources.files("rlhive.envs") / "cameras.json").read_text()
+    return {name: PixelSpec.from_dict(values) for name, values in json.loads(text).items()}
+
+
+def own_pixels(name: str) -> PixelSpec | None:
+    """RoboHive's own images of an id whose name asks for some (`…_v2d-v0`, `…_vr3m18-v0`, …); None for others."""
+    return _cameras().get(built_name(name))
+
+
+def choose_pixels(
+    name: str,
+    *,
+    from_pixels: bool = False,
+    cameras: Sequence[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    quality: str = "full",
+    depth: bool = False,
+) -> PixelSpec | None:
+    """The images of environment `name`, None without any: its own, or those asked for.
+
+    Args:
+        name: id of RoboHive's suites.
+        from_pixels: whether an id without images of its own gets some; needs `cameras` and `image_size` then.
+        cameras: names of cameras of the model; None for the id's own.
+        image_size: height and width in pixels, one number for a square; None for the id's own.
+        quality: "full" or "fast", see `PixelSpec`.
+        depth: whether a depth image comes with each.
+
+    Raises:
+        ValueError: an unknown id, or cameras, a size or a quality that cannot be.
+    """
+    check_name(name)
+    own = own_pixels(name)
+    if own is None and not from_pixels:
+        if cameras or image_size or depth or quality != "full":
+            raise ValueError(f"{name} has no images of its own: from_pixels=True adds them")
+        return None
+    if own is None and (not cameras or not image_size):
+        raise ValueError(
+            f"{name} has no images of its own: from_pixels=True needs cameras and an image_size, "
+            f"got cameras={cameras}, image_size={image_size}"
+        )
+    if isinstance(cameras, str):
+        raise ValueError(f"cameras must be a list of names, got the string {cameras!r}")
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size or (0, 0)
+    if own is not None:
+        cameras = own.cameras if cameras is None else cameras
+        height, width = (own.height, own.width) if image_size is None else (height, width)
+    return PixelSpec(cameras or (), height, width, quality, depth)

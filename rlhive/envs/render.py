@@ -1,0 +1,241 @@
+"""Images of environments, drawn by MuJoCo straight into the caller's memory, over one GL context per process."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from rlhive.core.pixel_spec import PixelSpec
+
+BACKENDS = ("egl", "osmesa")
+MAX_RENDERERS = 4  # processes that draw, so GL contexts, at once; many at once have hung on a GPU
+
+_TRY = "from mujoco.{0} import GLContext; GLContext(1, 1).make_current()"
+_TRY_SECONDS = 60.0
+_MAX_GEOMS = 10_000  # as RoboHive's renderer has it
+
+
+def choose_backend() -> str:
+    """What draws: MUJOCO_GL where it is set, else the first of egl and osmesa that works here, which is then set.
+
+    It has to be called before mujoco is imported, and tries a backend in another process (half a second): loading one
+    here that fails would stand in the way of the next.
+
+    Raises:
+        RuntimeError: none works.
+    """
+    if os.environ.get("MUJOCO_GL"):
+        return os.environ["MUJOCO_GL"].lower()
+    problems = []
+    for backend in BACKENDS:
+        problem = _try(backend)
+        if not problem:
+            os.environ["MUJOCO_GL"] = backend  # for mujoco here, and for the worker processes
+            return backend
+        problems.append(f"{backend}: {problem}")
+    raise RuntimeError(
+        f"no GL backend can draw images here ({'; '.join(problems)}); "
+        "`python -m rlhive.doctor` says what to install"
+    )
+
+
+def _try(backend: str) -> str:
+    """What is wrong with `backend` here, in one line; empty when it works."""
+    command = [sys.executable, "-c", _TRY.format(backend)]
+    environment = {**os.environ, "MUJOCO_GL": backend}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_TRY_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"no answer in {_TRY_SECONDS:.0f} s"
+    lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return lines[-1] if done.returncode else ""
+
+
+@contextlib.contextmanager
+def rendering_errors() -> Iterator[None]:
+    """Turns whatever a GL backend raises, each has errors of its own, into one line with the fix."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise RuntimeError(
+            f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} cannot render here ({reason}); "
+            "`python -m rlhive.doctor` says what to do"
+        ) from error
+
+
+class View:
+    """What the cameras of one environment see.
+
+    Args:
+        name: id of the environment; those of one id share a renderer.
+        env: RoboHive's environment.
+        spec: the images.
+
+    Raises:
+        ValueError: the model has no camera of a name.
+    """
+
+    def __init__(self, name: str, env: Any, spec: PixelSpec) -> None:
+        import mujoco
+
+        self.name, self.spec = name, spec
+        self.model, self.data = env.sim_obsd.model.ptr, env.sim_obsd.data.ptr
+        self.cameras = [_camera_id(name, self.model, camera) for camera in spec.cameras]
+        self.options = mujoco.MjvOption()
+        env.sim_obsd.renderer._update_renderer_settings(self.options)  # some ids show their muscles' activity
+        self._renderer: Renderer | None = None
+
+    def draw(self, pixels: np.ndarray, depth: np.ndarray | None = None) -> None:
+        """Write the images u8 [cameras,H,W,3] and, where wanted, the distances f32 [cameras,H,W] in metres.
+
+        Raises:
+            RuntimeError: drawing does not work here.
+        """
+        with rendering_errors():
+            if self._renderer is None:
+                self._renderer = _shared_renderer(self.name, self.model, self.spec)
+            self._renderer.prepare(self.model)
+            for index, camera in enumerate(self.cameras):
+                self._renderer.draw(self.model, self.data, self.options, camera, pixels[index])
+                if depth is not None:
+                    self._renderer.measure(self.model, self.data, self.options, camera, depth[index])
+
+
+class Renderer:
+    """Memory of the GL driver for the meshes and textures of one model: 10 to 300 MB, so shared where it can be.
+
+    Environments of one id differ in positions and colours, which travel with every image, and in the heights of their
+    terrain, which are sent again when they changed.
+    """
+
+    def __init__(self, model: Any, height: int, width: int, quality: str) -> None:
+        import mujoco
+
+        self._gl = _gl_context()
+        self._gl.make_current()
+        self._context = _upload(model, height, width, quality)
+        self._scene = mujoco.MjvScene(model, _MAX_GEOMS)
+        if quality == "fast":
+            for flag in ("mjRND_SHADOW", "mjRND_REFLECTION", "mjRND_SKYBOX"):
+                self._scene.flags[getattr(mujoco.mjtRndFlag, flag)] = False
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._frame = mujoco.MjrRect(0, 0, width, height)
+        self._pixels = np.empty((height, width, 3), np.uint8)
+        self._depth = np.empty((height, width), np.float32)
+        self._terrain = model.hfield_data.copy()
+        weakref.finalize(self, _free, self._gl, self._context)
+
+    def prepare(self, model: Any) -> None:
+        """Take the GL context, and send the terrain of `model` where the last one was another."""
+        import mujoco
+
+        self._gl.make_current()
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        if not np.array_equal(self._terrain, model.hfield_data):
+            self._terrain = model.hfield_data.copy()
+            for index in range(model.nhfield):
+                mujoco.mjr_uploadHField(model, self._context, index)
+
+    def draw(self, model: Any, data: Any, options: Any, camera: int, out: np.ndarray) -> None:
+        """Write what `camera` sees into `out` u8 [H,W,3]."""
+        import mujoco
+
+        self._render(model, data, options, camera)
+        mujoco.mjr_readPixels(self._pixels, None, self._frame, self._context)
+        out[...] = self._pixels[::-1]  # GL's first row is the lowest
+
+    def measure(self, model: Any, data: Any, options: Any, camera: int, out: np.ndarray) -> None:
+        """Write how far what `camera` sees is from its plane into `out` f32 [H,W], in metres."""
+        import mujoco
+
+        flags = self._scene.flags.copy()
+        # As mujoco.Renderer does it: flat colours make far distances more exact.
+        for flag in (mujoco.mjtRndFlag.mjRND_SEGMENT, mujoco.mjtRndFlag.mjRND_IDCOLOR):
+            self._scene.flags[flag] = True
+        self._render(model, data, options, camera)
+        self._scene.flags[:] = flags
+        mujoco.mjr_readPixels(None, self._depth, self._frame, self._context)
+        out[...] = _metres(self._depth[::-1], model)
+
+    def _render(self, model: Any, data: Any, options: Any, camera: int) -> None:
+        import mujoco
+
+        self._camera.fixedcamid = camera
+        every = mujoco.mjtCatBit.mjCAT_ALL.value
+        mujoco.mjv_updateScene(model, data, options, None, self._camera, every, self._scene)
+        mujoco.mjr_render(self._frame, self._scene, self._context)
+
+
+_renderers: weakref.WeakValueDictionary[tuple[str, int, int, str], Renderer] = weakref.WeakValueDictionary()
+
+
+def _shared_renderer(name: str, model: Any, spec: PixelSpec) -> Renderer:
+    """The renderer of all environments of one id with images of one kind, for as long as one of them is open."""
+    key = (name, spec.height, spec.width, spec.quality)
+    renderer = _renderers.get(key)
+    if renderer is None:
+        renderer = _renderers[key] = Renderer(model, spec.height, spec.width, spec.quality)
+    return renderer
+
+
+@functools.cache
+def _gl_context() -> Any:
+    """The one of this process; images are drawn into buffers beside its own, so that its size does not matter."""
+    return importlib.import_module(f"mujoco.{choose_backend()}").GLContext(1, 1)
+
+
+def _upload(model: Any, height: int, width: int, quality: str) -> Any:
+    """The model's meshes and textures in the GL driver, with a buffer as large as one image.
+
+    RoboHive's buffer is larger and its images are the same, bit for bit; the larger one costs time and memory.
+    """
+    import mujoco
+
+    size, drawing = model.vis.global_, model.vis.quality
+    before = size.offheight, size.offwidth, drawing.offsamples, drawing.shadowsize
+    size.offheight, size.offwidth = height, width
+    if quality == "fast":
+        drawing.offsamples = drawing.shadowsize = 0
+    try:
+        context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+    finally:
+        size.offheight, size.offwidth, drawing.offsamples, drawing.shadowsize = before
+    context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
+    return context
+
+
+def _free(gl: Any, context: Any) -> None:
+    gl.make_current()
+    context.free()
+
+
+def _camera_id(name: str, model: Any, camera: str) -> int:
+    import mujoco
+
+    kind = mujoco.mjtObj.mjOBJ_CAMERA
+    number = mujoco.mj_name2id(model, kind, camera)
+    if number < 0:
+        names = [mujoco.mj_id2name(model, kind, index) for index in range(model.ncam)]
+        known = ", ".join(filter(None, names)) or "none with a name"
+        raise ValueError(f"{name} has no camera {camera!r}; it has {known}")
+    return number
+
+
+def _metres(depth: np.ndarray, model: Any) -> np.ndarray:
+    """The depth buffer, reversed and not linear, as f32 distances: the arithmetic of mujoco.Renderer."""
+    extent = model.stat.extent
+    near, far = np.float32(model.vis.map.znear * extent), np.float32(model.vis.map.zfar * extent)
+    scale = np.float32(-0.5) * (-(far + near) / (far - near)) - np.float32(0.5)
+    offset = np.float32(-0.5) * (-(np.float32(2) * far * near) / (far - near))
+    return (offset / (depth.astype(np.float64) + scale)).astype(np.float32)
