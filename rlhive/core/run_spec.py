@@ -60,6 +60,8 @@ class RunSpec:
             LoadError: an unknown format version, missing or unknown fields, or values that do not fit.
         """
         check_version(where, values.get("format_version"))
+        if isinstance(values.get("env"), Mapping):
+            values = {**values, "env": {"pixels": None, **values["env"]}}  # runs older than images have no such key
         for kind, fields in (
             (cls, values),
             (EnvSpec, values.get("env")),
