@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 
@@ -42,4 +43,15 @@ def start(
 
     define_flags()
     app.define_help_flags()
+    log_to_stderr(name)
     app.run(run, argv=list(argv), flags_parser=parse)
+
+
+def log_to_stderr(name: str) -> None:
+    """Writes what the library logs to stderr, each line beginning with the command's name."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
+    log = logging.getLogger("rlhive")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False  # absl's handler would print it once more

@@ -95,10 +95,6 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
     directory = Path(run_dir) if run_dir else default_run_dir(config)
     directory.mkdir(parents=True, exist_ok=True)
     sys.stderr.write(f"rlhive.train: {config.env_name}, seeds {list(config.seeds)}, in {directory}\n")
-    if config.compiles:
-        sys.stderr.write(
-            "rlhive.train: the first update is compiled, about half a minute (train.compile=False: not)\n"
-        )
     finished = add_seeds(config, directory, before) if resume else None
     if finished is None:
         finished = train(config, directory, resume=resume)
@@ -149,15 +145,20 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     """Trains in `directory` and records the configuration there; whether the run came to its end."""
     import logging
 
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     from rlhive.config import config_text, operative_config_text
     from rlhive.core import loop
     from rlhive.core.files import write_text
     from rlhive.core.run import open_run, stopped_text
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar
-    leave_cores_to_workers(config)
+    sys.stderr.write(f"rlhive.train: {share_cores(config)}\n")
     started = time.monotonic()
-    with open_run(config, directory, resume=resume, joins=joins) as session:
+    with (
+        logging_redirect_tqdm([logging.getLogger("rlhive")]),
+        open_run(config, directory, resume=resume, joins=joins) as session,
+    ):
         write_text(directory / "config.gin", config_text())
         write_text(directory / "operative_config.gin", operative_config_text())
         finished = loop.train(session)
@@ -183,19 +184,25 @@ def record_usage(directory: Path, seconds: float, steps: int) -> None:
     write_text(path, json.dumps(usage, indent=2) + "\n")
 
 
-def leave_cores_to_workers(config: TrainConfig) -> None:
+def share_cores(config: TrainConfig) -> str:
     """Gives torch the cores that no worker steps environments on, unless OMP_NUM_THREADS says how many.
 
     OpenMP waits for its slowest thread: one whose core is taken by a worker makes each operation many times slower.
+
+    Returns:
+        Who gets which, for the log.
     """
     import torch
 
     from rlhive.envs.vector import default_workers
 
+    cores = len(os.sched_getaffinity(0))
+    wanted = default_workers() if config.num_workers is None else config.num_workers
+    workers = min(wanted, config.num_seeds * config.num_envs)
     if "OMP_NUM_THREADS" not in os.environ:
-        wanted = default_workers() if config.num_workers is None else config.num_workers
-        workers = min(wanted, config.num_seeds * config.num_envs)
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - workers))
+        torch.set_num_threads(max(1, cores - workers))
+    where = f"in {workers} worker(s)" if workers else "in this process"
+    return f"{cores} cores: environments step {where}, updates on {torch.get_num_threads()} thread(s)"
 
 
 def default_run_dir(config: TrainConfig) -> Path:

@@ -1,5 +1,10 @@
 """Traced functions equal the original bit for bit; compiled ones to rounding; neither is traced twice."""
 
+import logging
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -84,3 +89,41 @@ def test_leaves_are_taken_by_name_whatever_their_order():
         lambda tree: tree["a"] - tree["b"], TensorDict({"a": torch.ones(()), "b": torch.zeros(())})
     )
     assert traced(TensorDict({"b": torch.tensor(1.0), "a": torch.tensor(5.0)})).item() == 4.0
+
+
+def test_a_compiled_function_refuses_other_shapes_instead_of_compiling_again():
+    compiled = trace(lambda x: x.sin(), torch.zeros(4), compile=True)
+    assert compiled(torch.ones(4)).shape == (4,)
+    with pytest.raises(AssertionError, match="expected size"):
+        compiled(torch.ones(5))
+
+
+def test_compiling_is_logged_once_for_each_number_of_seeds(caplog):
+    doubled = traced_at_first_call(lambda x: 2 * x, compile=True)
+    with caplog.at_level(logging.INFO, logger="rlhive"):
+        for num_seeds in (2, 2, 1, 2):
+            doubled(torch.zeros(num_seeds, 3))
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.split(",")[0] for line in lines[::2]] == [
+        "compiling the update of 2 seed(s)",
+        "compiling the update of 1 seed(s)",
+    ]
+    assert all(line.startswith("compiled in ") for line in lines[1::2])
+
+
+def test_another_process_finds_what_was_compiled(tmp_path):
+    script = (
+        "import torch; from rlhive.core.compile import trace; "
+        "f = trace(lambda x: (x.sin() + 1).sum(-1), torch.zeros(3, 5), compile=True); "
+        "print(f(torch.ones(3, 5)).tolist())"
+    )
+    env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    outputs, kernels = [], []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True
+        )
+        outputs.append(done.stdout)
+        kernels.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.so")})
+    assert outputs[0] == outputs[1]
+    assert kernels[0] and kernels[0] == kernels[1]
