@@ -61,7 +61,10 @@ class RunSpec:
         """
         check_version(where, values.get("format_version"))
         if isinstance(values.get("env"), Mapping):
-            values = {**values, "env": {"pixels": None, **values["env"]}}  # runs older than images have no such key
+            values = {
+                **values,
+                "env": {"pixels": None, **values["env"]},
+            }  # runs older than images have no such key
         for kind, fields in (
             (cls, values),
             (EnvSpec, values.get("env")),
@@ -73,7 +76,7 @@ class RunSpec:
         try:
             env, network = EnvSpec.from_dict(values["env"]), ActorCritic(**values["network"])
             return cls(**{**values, "env": env, "network": network})
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             reason = str(error.args[0] if error.args else error).splitlines()[0]
             raise LoadError(f"{where}: a value does not fit: {reason}") from None
 
@@ -90,7 +93,7 @@ class RunSpec:
         """
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LoadError(f"{where}: is not JSON: {error}") from None
         if not isinstance(values, dict):
             raise LoadError(f"{where}: is not a JSON object")

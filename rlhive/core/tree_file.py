@@ -11,12 +11,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tensordict import TensorDict
 
+from rlhive.core.errors import LoadError
+
+__all__ = [
+    "FORMAT_VERSION",
+    "LoadError",
+    "check_names",
+    "check_version",
+    "flatten",
+    "flush",
+    "header_json",
+    "read_tree",
+    "write_tree",
+]
+
 FORMAT_VERSION = 1
 _JSON_START = b"{"  # byte 8 of every safetensors file, after the length of the header
-
-
-class LoadError(ValueError):
-    """A file or a tree is not what it has to be; the message is one line that says what and what to do."""
 
 
 def write_tree(path: str | os.PathLike[str], tree: TensorDict, header: Mapping[str, str]) -> None:
@@ -83,7 +93,7 @@ def header_json(path: object, header: Mapping[str, str], field: str) -> list | d
     """
     try:
         value = json.loads(header[field])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         value = None
     if not isinstance(value, list | dict):
         raise LoadError(

@@ -96,12 +96,14 @@ class ActorCritic:
     action_low: tuple[float, ...] = attrs.field(converter=_floats, validator=v.min_len(1))
     action_high: tuple[float, ...] = attrs.field(converter=_floats, validator=v.min_len(1))
     hidden_sizes: tuple[int, ...] = attrs.field(
-        default=(256, 256), converter=_sizes, validator=v.deep_iterable(v.and_(v.instance_of(int), v.ge(1)))
+        default=(256, 256),
+        converter=_sizes,
+        validator=[v.max_len(100), v.deep_iterable(v.and_(v.instance_of(int), v.ge(1)))],
     )
     activation: str = attrs.field(default="relu", validator=v.in_(tuple(ACTIVATIONS)))
     actor_layer_norm: bool = attrs.field(default=False, validator=v.instance_of(bool))
     critic_layer_norm: bool = attrs.field(default=True, validator=v.instance_of(bool))
-    num_critics: int = attrs.field(default=2, validator=v.and_(v.instance_of(int), v.ge(1)))
+    num_critics: int = attrs.field(default=2, validator=v.and_(v.instance_of(int), v.ge(1), v.le(100)))
     init_alpha: float = attrs.field(default=1.0, validator=v.gt(0.0))
 
     @property

@@ -1,0 +1,90 @@
+"""One observation as the checked vector that a policy reads. Free of torch: the ONNX policy reads by it, too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rlhive.core.env_spec import EnvSpec
+from rlhive.core.errors import NotFiniteError
+
+_NUMBERS = "fiub"  # kinds of dtypes: float, int, uint, bool
+
+
+def read_observation(env: EnvSpec, observation: Any) -> np.ndarray:
+    """The observation as float32 `[..., O]`, in a new array, every value finite.
+
+    Args:
+        env: names the parts of the observation.
+        observation: array `[..., O]`, or a mapping of arrays by the names in `env.observation_keys`, in any order,
+            `[..., size of the part]`; a part of one observation may have any shape of that size.
+
+    Raises:
+        NotFiniteError: naming each value that is not finite, or not so in float32.
+        ValueError: a type, shape or key that does not fit.
+    """
+    by_key = isinstance(observation, Mapping)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+        vector = _joined(env, observation) if by_key else _as_float32(observation, "observation")
+    if vector.shape[-1:] != (env.observation_dim,):
+        expected = [*vector.shape[:-1], env.observation_dim]
+        raise ValueError(f"observation must have shape {expected}, got {list(vector.shape)}")
+    check_finite(env, vector)
+    return vector
+
+
+def check_finite(env: EnvSpec, vector: np.ndarray) -> None:
+    """Refuses an observation `[..., O]` that is not finite.
+
+    Raises:
+        NotFiniteError: naming each value.
+    """
+    if is_finite(vector):
+        return
+    finite = np.isfinite(vector).reshape(-1, env.observation_dim).all(0)
+    names = [
+        f"{key}[{index}]"
+        for key, (start, stop) in zip(env.observation_keys, env.observation_slices, strict=True)
+        for index in np.flatnonzero(~finite[start:stop])
+    ]
+    raise NotFiniteError(f"the observation is not finite at {', '.join(names)}")
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether all of a float array is; in a fifth of the time of `np.isfinite(array).all()` for few numbers."""
+    flat = array.ravel()
+    # The sum of squares is finite only if every number is. It may overflow where they are, so then look at each.
+    return math.isfinite(flat @ flat) or bool(np.isfinite(flat).all())
+
+
+def _joined(env: EnvSpec, observation: Mapping[str, Any]) -> np.ndarray:
+    if observation.keys() != set(env.observation_keys):
+        missing = [key for key in env.observation_keys if key not in observation]
+        extra = [key for key in observation if key not in env.observation_keys]
+        raise ValueError(
+            f"the observation's keys must be {list(env.observation_keys)}; "
+            f"missing {missing}, unexpected {extra}"
+        )
+    parts: list[np.ndarray] = []
+    for key, (start, stop) in zip(env.observation_keys, env.observation_slices, strict=True):
+        part = _as_float32(observation[key], key)
+        if part.shape[-1:] != (stop - start,) and part.size == stop - start:
+            part = part.reshape(-1)  # RoboHive's own parts have any shape: a matrix, a single number
+        expected = (*(parts[0] if parts else part).shape[:-1], stop - start)
+        if part.shape != expected:
+            raise ValueError(f"{key} must have shape {list(expected)}, got {list(part.shape)}")
+        parts.append(part)
+    return np.concatenate(parts, axis=-1)
+
+
+def _as_float32(value: Any, name: str) -> np.ndarray:
+    if not isinstance(value, np.ndarray):
+        if not isinstance(value, np.number | float | int):
+            raise ValueError(f"{name} must be a tensor or an array, got {type(value).__name__}")
+        value = np.asarray(value)
+    if value.dtype.kind not in _NUMBERS:
+        raise ValueError(f"{name} must hold numbers, got an array of {value.dtype}")
+    return value.astype(np.float32)

@@ -1,0 +1,60 @@
+"""Whether trees are those that a policy needs: names, shapes, dtypes and finite values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from tensordict import TensorDict
+from torch import Generator, Tensor
+
+from rlhive.core.run_spec import RunSpec
+from rlhive.core.tree_file import LoadError, check_names, flatten
+from rlhive.core.types import EnvState, Params
+from rlhive.losses_fn import POLICY_KEYS
+
+
+def check_params(where: str, params: Params, spec: RunSpec) -> None:
+    """Refuses parameters that are not those of the policy; subtrees that only training reads may be there or not.
+
+    Raises:
+        LoadError: naming the first leaf that is missing, unexpected, of another shape or dtype, or not finite.
+    """
+    try:
+        with torch.device("meta"):  # shapes alone: a damaged description may be of any size
+            whole = spec.network.init(Generator())
+    except RuntimeError:
+        raise LoadError(f"{where}: the network's description has sizes that no network can have") from None
+    wanted = [name for name in whole.keys() if name in POLICY_KEYS[spec.algorithm] or name in params.keys()]  # noqa: SIM118
+    _check_leaves(where, params, flatten(whole.select(*wanted)))
+
+
+def check_env_state(where: str, env_state: EnvState, spec: RunSpec) -> None:
+    """Refuses constants that could not normalise the observation.
+
+    Raises:
+        LoadError: as in `check_params`, or the constants are of no observation.
+    """
+    vector = torch.zeros(spec.env.observation_dim)
+    names = {"observation/loc": vector, "observation/scale": vector, "observation/count": torch.zeros(())}
+    _check_leaves(where, env_state, names)
+    if not env_state["observation", "count"] > 0:
+        raise LoadError(
+            f"{where}: the normaliser has seen no observation (count 0), so it would not normalise"
+        )
+
+
+def _check_leaves(where: str, tree: TensorDict, expected: Mapping[str, Tensor]) -> None:
+    found = flatten(tree)
+    check_names(where, expected, found)
+    for name, like in expected.items():
+        leaf = found[name]
+        if leaf.shape != like.shape:
+            hint = "; of several seeds? take one, such as tree[0]" if leaf.shape[1:] == like.shape else ""
+            raise LoadError(
+                f"{where}: {name} has shape {list(leaf.shape)}, expected {list(like.shape)}{hint}"
+            )
+        if leaf.dtype != like.dtype:
+            raise LoadError(f"{where}: {name} is {leaf.dtype}, expected {like.dtype}")
+        if not leaf.isfinite().all():
+            raise LoadError(f"{where}: {name} holds values that are not finite")
