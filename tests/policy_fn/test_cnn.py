@@ -1,0 +1,81 @@
+"""The trained encoder: shapes, init, seeds under vmap, gradients."""
+
+import pytest
+import torch
+from torch.func import grad, vmap
+
+from rlhive.core.pixel_spec import PixelSpec
+from rlhive.core.tree_file import flatten
+from rlhive.policy_fn.cnn import CNN, make_cnn
+from tests.policy_fn.resnets import random_pixels
+
+TWO_CAMERAS = PixelSpec(cameras=("left", "right"), height=64, width=64, quality="fast")
+
+
+def trees(encoder, count):
+    return [encoder.init(torch.Generator().manual_seed(seed)) for seed in range(count)]
+
+
+@pytest.mark.parametrize(("height", "width", "frames"), [(64, 64, 1), (84, 84, 3), (48, 64, 2)])
+def test_features_of_each_camera_in_turn(height, width, frames):
+    encoder = CNN(height, width, frames)
+    (params,) = trees(encoder, 1)
+    pixels = random_pixels(5, 2, height, width, 3 * frames)
+    features = encoder.apply(params, pixels)
+    assert features.shape == (5, encoder.feature_dim(TWO_CAMERAS)) and features.dtype == torch.float32
+    assert features.abs().max() < 1.0 and features.std() > 0.1
+    torch.testing.assert_close(features[:, encoder.dim :], encoder.apply(params, pixels[:, 1:]))
+
+
+def test_init_is_orthogonal_and_repeatable():
+    encoder = CNN(64, 64)
+    one, again = trees(encoder, 1)[0], trees(encoder, 1)[0]
+    assert (one == again).all()
+    rows = one["conv_1", "weight"].flatten(1)
+    torch.testing.assert_close(rows @ rows.T, 2.0 * torch.eye(len(rows)), rtol=1e-4, atol=1e-4)
+    assert not (one == trees(encoder, 2)[1]).all()
+
+
+def test_seeds_under_vmap_equal_a_loop_over_them():
+    encoder = CNN(64, 64)
+    each = trees(encoder, 3)
+    pixels = random_pixels(3, 8, 1, 64, 64, 3)
+    together = vmap(encoder.apply)(torch.stack(each), pixels)
+    gradient = grad(lambda params, images: encoder.apply(params, images).square().mean())
+    gradients = vmap(gradient)(torch.stack(each), pixels)
+    for index, params in enumerate(each):
+        torch.testing.assert_close(together[index], encoder.apply(params, pixels[index]))
+        alone = flatten(gradient(params, pixels[index]))
+        for name, leaf in flatten(gradients[index]).items():
+            torch.testing.assert_close(leaf, alone[name], rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_equal_finite_differences():
+    encoder = CNN(16, 16, layers=((2, 4, 2), (2, 3, 1)), dim=3)
+    params = trees(encoder, 1)[0].double()
+    pixels = random_pixels(2, 1, 16, 16, 3)
+
+    def loss(tree):  # `apply` computes in float32, so the differences are wide
+        return encoder.apply(tree.float(), pixels).square().sum().double()
+
+    gradient = flatten(grad(loss)(params))
+    for name, leaf in flatten(params).items():
+        index = gradient[name].abs().flatten().argmax()
+        moved = [params.clone() for _ in range(2)]
+        for tree, sign in zip(moved, (1, -1), strict=True):
+            flatten(tree)[name].view(-1)[index] += sign * 1e-3
+        numeric = (loss(moved[0]) - loss(moved[1])) / 2e-3
+        torch.testing.assert_close(numeric, gradient[name].flatten()[index], rtol=0.02, atol=1e-3)
+        assert gradient[name].any() and leaf.isfinite().all()
+
+
+def test_what_is_in_the_spec_comes_back():
+    encoder = make_cnn(TWO_CAMERAS, frames=3, layers=[(16, 8, 4), (32, 4, 2)], dim=32)
+    assert CNN.from_dict(encoder.to_dict()) == encoder
+    assert encoder.name == "cnn" and not encoder.frozen
+
+
+@pytest.mark.parametrize("wrong", [{"height": 0}, {"layers": ((8, 3),)}, {"dim": 0}, {"height": 8}])
+def test_sizes_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValueError):
+        CNN(**{"height": 64, "width": 64, **wrong})
