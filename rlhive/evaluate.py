@@ -48,6 +48,11 @@ def define_flags() -> None:
     flags.DEFINE_bool("deterministic", None, "Act with the policy's mode; the default.")
     flags.DEFINE_bool("stochastic", False, "Act with samples from the policy.")
     flags.DEFINE_string("video", None, "Film the first episode of the first seed into this .mp4 file.")
+    flags.DEFINE_list(
+        "cameras",
+        [],
+        "Cameras of --video, side by side; by default those of the policy, or the model's first one.",
+    )
     flags.DEFINE_bool("json", False, "Print one JSON object, and nothing else, on stdout.")
     flags.mark_bool_flags_as_mutual_exclusive(["deterministic", "stochastic"])
 
@@ -58,26 +63,35 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) > 1:
         raise ValueError(f"unknown argument {argv[1]!r}; see --help")
     video = Path(FLAGS.video) if FLAGS.video else None
-    check_input(Path(FLAGS.run_dir), video)
+    check_input(Path(FLAGS.run_dir), video, FLAGS.cameras)
     import torch  # only now, and before anything that loads mujoco
 
     torch.set_num_threads(1)  # on a busy machine threads for one observation at a time cost 20 times as much
     stochastic = FLAGS.stochastic or FLAGS.deterministic is False
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the report alone
-        report = evaluate(FLAGS.run_dir, FLAGS.episodes, FLAGS.seed, stochastic=stochastic, video=video)
+        report = evaluate(
+            FLAGS.run_dir,
+            FLAGS.episodes,
+            FLAGS.seed,
+            stochastic=stochastic,
+            video=video,
+            cameras=FLAGS.cameras,
+        )
     sys.stdout.write((json.dumps(report, indent=2) if FLAGS.json else format_report(report)) + "\n")
     return 0
 
 
-def check_input(run_dir: Path, video: Path | None) -> None:
+def check_input(run_dir: Path, video: Path | None, cameras: Sequence[str] = ()) -> None:
     """Refuses what cannot work before anything slow is imported or started.
 
     Raises:
-        ValueError: no such run, or a video that could not be written.
+        ValueError: no such run, a video that could not be written, or cameras without one.
     """
     if not run_dir.is_dir():
         raise ValueError(f"--run_dir={run_dir}: there is no such directory")
     if video is None:
+        if cameras:
+            raise ValueError("--cameras needs --video: they are the cameras of the video")
         return
     if video.suffix != ".mp4" or not video.resolve().parent.is_dir():
         raise ValueError(f"--video={video}: must be a file ending in .mp4 in a directory that exists")
@@ -95,6 +109,7 @@ def evaluate(
     *,
     stochastic: bool = False,
     video: Path | None = None,
+    cameras: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluates every seed of a run's latest checkpoint on the same episodes.
 
@@ -104,13 +119,14 @@ def evaluate(
         seed: chooses the episodes, and the noise of a stochastic policy.
         stochastic: act with samples from the policy instead of its mode.
         video: an .mp4 file to film the first seed's first episode into, before anything else.
+        cameras: of the video; none for those of the policy, or the model's first one.
 
     Returns:
         A plain dict for JSON; "seeds" has each one's summary, "success" and "return_mean" are over them all, and
         "best_seed" is the one that the run's own last evaluations choose, None where they do not.
 
     Raises:
-        ValueError: no policy that can be loaded, or its environment is not the one installed here.
+        ValueError: no policy that can be loaded, its environment is not the one installed here, or no such camera.
         RuntimeError: the environment cannot be built or fails.
     """
     load_torch()  # before anything that loads mujoco
@@ -126,7 +142,8 @@ def evaluate(
     if video is not None:
         from rlhive.video import film
 
-        film(make_actor(first, seed, stochastic=stochastic), first.spec.env, episode_seeds[0], video)
+        act = make_actor(first, seed, stochastic=stochastic)
+        film(lambda seen: act(seen["observation"]), first.spec.env, episode_seeds[0], video, cameras)
     outcome = play(policies, seed, episode_seeds, stochastic=stochastic)
     by_seed = [
         {"seed": trained, **summarize_seed(outcome.returns[index], outcome.success[index], seed)}

@@ -1,85 +1,106 @@
-"""A video of one episode, rendered by MuJoCo."""
+"""A video of one episode, in real time, from one camera or several in a grid."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import imageio.v2 as imageio
+import numpy as np
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 from tqdm import tqdm
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.evaluation import check_same_environment
 from rlhive.core.files import replacing
+from rlhive.envs.render import Renderer, camera_id, choose_backend, rendering_errors, view_options
 from rlhive.envs.robohive import RoboHive
 
-WIDTH, HEIGHT = 640, 480  # fits into the offscreen buffer of every model
+WIDTH, HEIGHT = 640, 480  # of each camera's picture
 
 
-def film(act: Callable[[Tensor], Tensor], spec: EnvSpec, episode_seed: int, path: Path) -> None:
-    """Plays an episode in this process and renders each step with MuJoCo, from the model's first camera.
+def film(
+    act: Callable[[TensorDict], Tensor],
+    spec: EnvSpec,
+    episode_seed: int,
+    path: Path,
+    cameras: Sequence[str] = (),
+) -> None:
+    """Plays an episode in this process, with one picture of each camera per step and as many steps a second as it had.
+
+    The pictures are drawn like those of quality "fast", whatever the policy itself sees.
 
     Args:
-        act: `act(observation [1, O]) -> action [1, A]`.
+        act: `act(what VectorEnv.reset gives, batch size [1]) -> action [1, A]`.
         spec: the environment the policy was trained on.
         episode_seed: determines the episode.
         path: the .mp4 file, which is there only when it is whole.
+        cameras: names of cameras of the model; none for those of the policy, or else the model's first one.
 
     Raises:
         RuntimeError: rendering does not work here.
-        ValueError: the environment is not the one the policy was trained on.
+        ValueError: no such camera, or the environment is not the one the policy was trained on.
     """
-    os.environ.setdefault("MUJOCO_GL", "egl")  # read where mujoco is imported first
+    choose_backend()
     with rendering_errors():
         import mujoco  # noqa: F401 - loads the GL backend, before RoboHive would
-    env = RoboHive(spec.name)
+    env = RoboHive(spec.name, pixels=spec.pixels)
     try:
         check_same_environment(env.spec, spec)
-        model, data = env.env.sim.model.ptr, env.env.sim.data.ptr
+        studio = Studio(env, cameras or (spec.pixels.cameras if spec.pixels else ()))
         with (
-            open_renderer(model) as renderer,
             replacing(path) as beside,
             imageio.get_writer(beside, fps=1.0 / env.spec.dt) as writer,
             tqdm(total=env.spec.max_episode_steps, desc="video", unit="picture") as progress,
         ):
             observation, done = env.reset(episode_seed), False
             while not done:
-                renderer.update_scene(data, camera=0 if model.ncam else -1)
-                writer.append_data(renderer.render())  # type: ignore[attr-defined]
+                writer.append_data(studio.shoot())  # type: ignore[attr-defined]
                 progress.update()
-                action = act(torch.from_numpy(observation)[None])[0]
-                result = env.step(action.numpy())
+                result = env.step(act(_seen(env, observation))[0].numpy())
                 observation, done = result.observation, result.terminated or result.truncated
     finally:
         env.close()
 
 
-def open_renderer(model: Any) -> Any:
-    """A MuJoCo renderer without shadows, which are nine tenths of the time without a GPU; a context manager.
+class Studio:
+    """Cameras of an environment whose pictures lie side by side in one, row by row.
+
+    Args:
+        env: the environment.
+        cameras: names of its cameras; none for the model's first one, or a view from afar where it has none.
 
     Raises:
-        RuntimeError: there is none on this machine.
+        ValueError: no such camera.
     """
-    import mujoco
 
-    with rendering_errors():
-        renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
-    renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
-    return renderer
+    def __init__(self, env: RoboHive, cameras: Sequence[str]) -> None:
+        self._sim = env.env.sim_obsd
+        model = self._sim.model.ptr
+        self._cameras = [camera_id(env.spec.name, model, name) for name in cameras]
+        self._cameras = self._cameras or [0 if model.ncam else -1]
+        self._options = view_options(env.env)
+        self._columns = math.ceil(math.sqrt(len(self._cameras)))
+        rows = math.ceil(len(self._cameras) / self._columns)
+        self._picture = np.zeros((rows * HEIGHT, self._columns * WIDTH, 3), np.uint8)
+        with rendering_errors():
+            self._renderer = Renderer(model, HEIGHT, WIDTH, "fast")
+
+    def shoot(self) -> np.ndarray:
+        """The picture of the present state, u8 [H,W,3], which the next one overwrites."""
+        model, data = self._sim.model.ptr, self._sim.data.ptr
+        with rendering_errors():
+            self._renderer.prepare(model)
+            for index, camera in enumerate(self._cameras):
+                top, left = HEIGHT * (index // self._columns), WIDTH * (index % self._columns)
+                tile = self._picture[top : top + HEIGHT, left : left + WIDTH]
+                self._renderer.draw(model, data, self._options, camera, tile)
+        return self._picture
 
 
-@contextlib.contextmanager
-def rendering_errors() -> Iterator[None]:
-    """Turns whatever a GL backend raises, each has errors of its own, into one line with the fix."""
-    try:
-        yield
-    except Exception as error:
-        raise RuntimeError(
-            f"--video: MUJOCO_GL={os.environ['MUJOCO_GL']} cannot render here ({error}); "
-            "`python -m rlhive.doctor` says what to do"
-        ) from error
+def _seen(env: RoboHive, observation: np.ndarray) -> TensorDict:
+    parts = {"observation": observation, **env.images()}
+    return TensorDict({key: torch.from_numpy(part)[None] for key, part in parts.items()}, batch_size=[1])

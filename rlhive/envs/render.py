@@ -86,13 +86,10 @@ class View:
     """
 
     def __init__(self, name: str, env: Any, spec: PixelSpec) -> None:
-        import mujoco
-
         self.name, self.spec = name, spec
         self.model, self.data = env.sim_obsd.model.ptr, env.sim_obsd.data.ptr
-        self.cameras = [_camera_id(name, self.model, camera) for camera in spec.cameras]
-        self.options = mujoco.MjvOption()
-        env.sim_obsd.renderer._update_renderer_settings(self.options)  # some ids show their muscles' activity
+        self.cameras = [camera_id(name, self.model, camera) for camera in spec.cameras]
+        self.options = view_options(env)
         self._renderer: Renderer | None = None
 
     def draw(self, pixels: np.ndarray, depth: np.ndarray | None = None) -> None:
@@ -129,7 +126,6 @@ class Renderer:
             for flag in ("mjRND_SHADOW", "mjRND_REFLECTION", "mjRND_SKYBOX"):
                 self._scene.flags[getattr(mujoco.mjtRndFlag, flag)] = False
         self._camera = mujoco.MjvCamera()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._frame = mujoco.MjrRect(0, 0, width, height)
         self._pixels = np.empty((height, width, 3), np.uint8)
         self._depth = np.empty((height, width), np.float32)
@@ -148,7 +144,7 @@ class Renderer:
                 mujoco.mjr_uploadHField(model, self._context, index)
 
     def draw(self, model: Any, data: Any, options: Any, camera: int, out: np.ndarray) -> None:
-        """Write what `camera` sees into `out` u8 [H,W,3]."""
+        """Write what `camera` sees, -1 is one from afar, into `out` u8 [H,W,3]."""
         import mujoco
 
         self._render(model, data, options, camera)
@@ -171,10 +167,39 @@ class Renderer:
     def _render(self, model: Any, data: Any, options: Any, camera: int) -> None:
         import mujoco
 
-        self._camera.fixedcamid = camera
+        if camera < 0:
+            mujoco.mjv_defaultFreeCamera(model, self._camera)
+        else:
+            self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, camera
         every = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(model, data, options, None, self._camera, every, self._scene)
         mujoco.mjr_render(self._frame, self._scene, self._context)
+
+
+def camera_id(name: str, model: Any, camera: str) -> int:
+    """The number of the model's camera of that name.
+
+    Raises:
+        ValueError: there is none; the message has the names of all.
+    """
+    import mujoco
+
+    kind = mujoco.mjtObj.mjOBJ_CAMERA
+    number = mujoco.mj_name2id(model, kind, camera)
+    if number < 0:
+        names = [mujoco.mj_id2name(model, kind, index) for index in range(model.ncam)]
+        known = ", ".join(filter(None, names)) or "none with a name"
+        raise ValueError(f"{name} has no camera {camera!r}; it has {known}")
+    return number
+
+
+def view_options(env: Any) -> Any:
+    """What RoboHive's own images of `env` show: the activity of muscles, for some ids."""
+    import mujoco
+
+    options = mujoco.MjvOption()
+    env.sim_obsd.renderer._update_renderer_settings(options)
+    return options
 
 
 _renderers: weakref.WeakValueDictionary[tuple[str, int, int, str], Renderer] = weakref.WeakValueDictionary()
@@ -218,18 +243,6 @@ def _upload(model: Any, height: int, width: int, quality: str) -> Any:
 def _free(gl: Any, context: Any) -> None:
     gl.make_current()
     context.free()
-
-
-def _camera_id(name: str, model: Any, camera: str) -> int:
-    import mujoco
-
-    kind = mujoco.mjtObj.mjOBJ_CAMERA
-    number = mujoco.mj_name2id(model, kind, camera)
-    if number < 0:
-        names = [mujoco.mj_id2name(model, kind, index) for index in range(model.ncam)]
-        known = ", ".join(filter(None, names)) or "none with a name"
-        raise ValueError(f"{name} has no camera {camera!r}; it has {known}")
-    return number
 
 
 def _metres(depth: np.ndarray, model: Any) -> np.ndarray:

@@ -132,6 +132,16 @@ class RoboHive:
         self._view.draw(out, depth)
         return out
 
+    def images(self) -> dict[str, np.ndarray]:
+        """What `render` draws in new arrays: "pixels" and, where the spec has it, "depth"; nothing without images."""
+        pixels = self.spec.pixels
+        if pixels is None:
+            return {}
+        if not pixels.depth:
+            return {"pixels": self.render()}
+        depth = np.empty(pixels.shape[:3], np.float32)
+        return {"pixels": self.render(depth=depth), "depth": depth}
+
     def close(self) -> None:
         """Free the simulator; may be called twice."""
         self._view = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
@@ -68,14 +67,7 @@ class RoboHiveEnv(EnvBase):
         return TensorDict(state | self._images(), [], device=self.device)
 
     def _images(self) -> dict[str, torch.Tensor]:
-        spec = self.env_spec.pixels
-        if spec is None:
-            return {}
-        depth = np.empty(spec.shape[:3], np.float32) if spec.depth else None
-        images = {"pixels": self._env.render(depth=depth)}
-        if depth is not None:
-            images["depth"] = depth
-        return {key: torch.from_numpy(image) for key, image in images.items()}
+        return {key: torch.from_numpy(image) for key, image in self._env.images().items()}
 
     def _set_seed(self, seed: int | None) -> None:
         self._seed_of_next_reset = seed
