@@ -46,16 +46,25 @@ environment.step(environment.env.action_space.sample())
 """
 _RENDER = """
 import sys, time, mujoco
+from OpenGL import GL
 path = sys.argv[1]
 model = mujoco.MjModel.from_xml_path(path) if path else mujoco.MjModel.from_xml_string("<mujoco/>")
 data = mujoco.MjData(model)
 mujoco.mj_forward(model, data)
-renderer = mujoco.Renderer(model, 240, 320)
-for _ in range(2):
-    start = time.perf_counter()
-    renderer.update_scene(data)
-    renderer.render()
-print(f"{1000 * (time.perf_counter() - start):.0f}")
+took = []
+for quality in ("full", "fast"):
+    if quality == "fast":
+        model.vis.quality.offsamples = 0
+    with mujoco.Renderer(model, 240, 320) as renderer:
+        for flag in ("SHADOW", "REFLECTION", "SKYBOX") if quality == "fast" else ():
+            renderer.scene.flags[getattr(mujoco.mjtRndFlag, "mjRND_" + flag)] = False
+        for _ in range(2):
+            start = time.perf_counter()
+            renderer.update_scene(data)
+            renderer.render()
+        took.append(f"{1000 * (time.perf_counter() - start):.0f} ms ({quality})")
+        device = GL.glGetString(GL.GL_RENDERER).decode().partition(" (")[0]
+print(f"a frame of 320x240 takes {' or '.join(took)} on {device}")
 """
 
 
@@ -163,15 +172,29 @@ def check_environment() -> Iterator[Finding]:
 
 
 def check_rendering() -> Iterator[Finding]:
-    """Both headless GL backends, in the scene of the Franka arm where its models are there."""
+    """Both headless GL backends, in the scene of the Franka arm where its models are there, and which one draws."""
     scene = "envs/arms/franka/assets/franka_reach_v0.xml"
     path = str(simhive.robohive_directory() / scene) if _models_found() else ""
-    yield Finding(OK, "MUJOCO_GL", os.environ.get("MUJOCO_GL", "not set"))
+    working = []
     for backend, package in (("egl", "libegl1 libgl1-mesa-dri"), ("osmesa", "libosmesa6")):
         good, answer = _probe(_RENDER, path, MUJOCO_GL=backend)
-        text = f"a frame of 320x240 takes {answer} ms" if good else f"does not render: {answer}"
+        working += [backend] * good
         fix = "" if good else f"only images and videos need it: `apt-get install {package}`"
-        yield Finding(OK if good else NOTE, f"GL {backend}", text, fix)
+        yield Finding(
+            OK if good else NOTE, f"GL {backend}", answer if good else f"does not render: {answer}", fix
+        )
+    yield _check_backend(os.environ.get("MUJOCO_GL", ""), working)
+
+
+def _check_backend(chosen: str, working: list[str]) -> Finding:
+    if chosen:
+        good = chosen in working
+        fix = "" if good else "`unset MUJOCO_GL`, and the first backend that works is taken"
+        text = f"{chosen} draws images" if good else f"{chosen}, which is not known to draw images here"
+        return Finding(OK if good else NOTE, "MUJOCO_GL", text, fix)
+    if not working:
+        return Finding(NOTE, "MUJOCO_GL", "not set, and nothing draws images", "see the lines above")
+    return Finding(OK, "MUJOCO_GL", f"not set: {working[0]} draws images")
 
 
 def check_ffmpeg() -> Iterator[Finding]:

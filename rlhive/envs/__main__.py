@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes.util
 import io
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -74,8 +72,11 @@ def _list(pattern: str) -> int:
 
 
 def _check(name: str, policy: str, steps: int, seed: int) -> None:
-    _choose_gl_backend()
+    from rlhive.envs.render import choose_backend
     from rlhive.envs.robohive import RoboHive
+
+    with contextlib.suppress(RuntimeError):  # then there is no picture, which is said where it would be drawn
+        choose_backend()
 
     env = RoboHive(name)
     sys.stdout.write(_describe(env.spec))
@@ -98,6 +99,8 @@ def _describe(spec: EnvSpec) -> str:
     lines = [f"{spec.name}: {spec.dt:g} s per step, {spec.max_episode_steps} steps per episode"]
     lines += [f"observation: float32 [{spec.observation_dim}]"]
     lines += [f"  {key:<24}[{start}:{stop}]" for key, (start, stop) in parts]
+    if spec.pixels is not None:
+        lines += [f"pixels: uint8 {list(spec.pixels.shape)} from {', '.join(spec.pixels.cameras)}"]
     lines += [f"action: float32 [{spec.action_dim}]"]
     bounds = zip(spec.action_names, spec.action_low, spec.action_high, strict=True)
     lines += [f"  {label:<24}{low:g} .. {high:g}" for label, low, high in bounds]
@@ -129,12 +132,6 @@ def _summarise(results: list[StepResult]) -> str:
         f"{len(episodes)} episodes: mean return {mean_return:.2f}, "
         f"{successes} successful (solved on more than {_SUCCESS_STEPS} steps)\n"
     )
-
-
-def _choose_gl_backend() -> None:
-    # MuJoCo picks its renderer while it is imported, and without a display its own choice cannot work.
-    if "DISPLAY" not in os.environ and ctypes.util.find_library("EGL"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def _picture(env: RoboHive) -> str:

@@ -20,12 +20,13 @@ def test_list_prints_suite_and_name(capsys):
     assert [line.split() for line in lines] == [
         ["quadrupeds", "DKittyWalkFixed-v0"],
         ["quadrupeds", "DKittyWalkRandom-v0"],
+        ["quadrupeds", "DKittyWalkRandom_v2d-v0"],
     ]
 
 
 def test_list_without_a_pattern_prints_all(capsys):
     assert main(["--list"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 438
+    assert len(capsys.readouterr().out.splitlines()) == 521
 
 
 def test_list_without_a_match_fails_in_one_line(capsys):

@@ -9,6 +9,7 @@ from torchrl.envs.utils import check_env_specs
 
 from rlhive.envs import RoboHive, env_spec, list_names, make
 from rlhive.envs.names import nearest, suites
+from rlhive.envs.pixels import own_pixels
 from rlhive.envs.robohive import quiet
 
 # One environment of each suite, the kitchen's appliances and the three myo suites counted apart.
@@ -81,7 +82,7 @@ def test_rollout_is_robohives_own_bit_for_bit(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list_names())
+@pytest.mark.parametrize("name", [name for name in list_names() if own_pixels(name) is None])
 def test_long_rollout_is_robohives_own_bit_for_bit(name):
     assert_equals_reference(name, 300)
 
@@ -154,12 +155,6 @@ def test_spec_names_the_parts_of_the_observation():
     assert spec.dt == pytest.approx(0.08)
 
 
-def test_key_that_appears_twice_has_two_slices():
-    spec = env_spec("FrankaReachRandom_v2d-v0")
-    assert spec.observation_keys == ("time", "time")
-    assert spec.observation_slices == ((0, 1), (1, 2))
-
-
 def test_action_that_is_not_finite_is_refused_before_the_step():
     env = RoboHive("FrankaReachRandom-v0", seed=0)
     env.reset()
@@ -175,9 +170,10 @@ def test_names_are_those_that_robohive_registers():
     assert sorted(name for names in suites().values() for name in names) == robohive.robohive_env_suite
 
 
-def test_list_names_filters_and_leaves_out_images():
-    assert list_names("frankareach") == ["FrankaReachFixed-v0", "FrankaReachRandom-v0"]
-    assert len(list_names()) == 438
+def test_list_names_filters():
+    assert list_names("FRANKAreachf") == ["FrankaReachFixed-v0"]
+    assert "FrankaReachRandom_vr3m18-v0" in list_names("frankareach")
+    assert len(list_names()) == 521
     assert list_names("no such thing") == []
 
 
