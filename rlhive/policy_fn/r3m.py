@@ -163,7 +163,8 @@ def preprocess(images: Tensor) -> Tensor:
     return (x - mean) / std
 
 
-def _main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
+    """`convert IN OUT`: reads the published file IN and writes OUT; returns the exit code."""
     if len(argv) != 4 or argv[1] != "convert":
         raise ValueError("usage: python -m rlhive.policy_fn.r3m convert IN OUT")
     source, target = Path(argv[2]), Path(argv[3])
@@ -178,4 +179,4 @@ def _main(argv: Sequence[str]) -> int:
 if __name__ == "__main__":
     from rlhive import command
 
-    command.start("rlhive.policy_fn.r3m", _main, lambda: None, sys.argv)
+    command.start("rlhive.policy_fn.r3m", main, lambda: None, sys.argv)

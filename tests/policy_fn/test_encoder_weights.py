@@ -1,0 +1,169 @@
+"""Published formats of weights, downloads and the cache: real files, a real server."""
+
+import functools
+import http.server
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from rlhive.core.tree_file import LoadError
+from rlhive.policy_fn import r3m
+from rlhive.policy_fn import weights as files
+from rlhive.policy_fn.r3m import R3M, load_r3m
+from tests.policy_fn.resnets import r3m_module, torchvision_resnet
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHIVE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def r3m_file(tmp_path):
+    """As the authors publish theirs."""
+    state = {**r3m_module(18).state_dict(), "module.lang_enc.model.weight": torch.zeros(3)}
+    torch.save({"r3m": state, "global_step": 7}, tmp_path / "r3m_18.pt")
+    return tmp_path / "r3m_18.pt"
+
+
+@pytest.fixture
+def torchvision_file(tmp_path):
+    """As torchvision publishes its, with a head."""
+    state = {
+        **torchvision_resnet(18).state_dict(),
+        "fc.weight": torch.zeros(9, 512),
+        "fc.bias": torch.zeros(9),
+    }
+    torch.save(state, tmp_path / "resnet18.pth")
+    return tmp_path / "resnet18.pth"
+
+
+def test_both_published_formats_and_the_module_are_the_same_weights(r3m_file, torchvision_file, tmp_path):
+    expected = files.module_weights(torchvision_resnet(18))
+    sha256 = files.weights_sha256(expected)
+    for path in (r3m_file, torchvision_file):
+        params = files.load_weights(path)
+        assert (params == expected).all() and files.weights_sha256(params) == sha256
+    assert files.write_weights(tmp_path / "out.safetensors", expected, "a test") == sha256
+    again = files.load_weights(tmp_path / "out.safetensors")
+    assert list(again.keys()) == list(expected.keys()) and (again == expected).all()
+    again["conv1", "weight"][0, 0, 0, 0] += 1.0
+    assert files.weights_sha256(again) != sha256
+    assert files.depth_of(again) == 18
+
+
+def test_the_command_converts_a_file_that_the_name_then_finds(r3m_file, cache):
+    target = cache / "encoders" / "r3m18.safetensors"
+    command = [sys.executable, "-m", "rlhive.policy_fn.r3m", "convert", str(r3m_file), str(target)]
+    output = subprocess.check_output(command, text=True)
+    encoder = load_r3m("r3m18")
+    assert encoder.weights in output and "ResNet-18" in output
+    assert (encoder.init(torch.Generator()) == encoder.network.fold(files.load_weights(r3m_file))).all()
+    with safe_open(target, framework="pt") as file:
+        assert file.metadata()["sha256"] == encoder.weights
+        assert files.file_sha256(r3m_file) in file.metadata()["source"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["convert"], "usage: python -m rlhive.policy_fn.r3m convert IN OUT"),
+        (["convert", "missing.pt", "out.safetensors"], "missing.pt: there is no such file"),
+        (["convert", "missing.pt", "out.pt"], "out.pt: the name of what is written must end in .safetensors"),
+    ],
+)
+def test_the_command_says_in_one_line_what_is_wrong(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as refused:
+        r3m.main(["r3m.py", *arguments])
+    assert str(refused.value) == message
+
+
+def test_given_weights_are_kept_for_those_who_have_only_their_hash(r3m_file):
+    encoder = load_r3m("r3m18", weights=str(r3m_file))
+    r3m_file.unlink()
+    params = R3M("r3m18", encoder.weights, frozen=False).init(torch.Generator())
+    assert (params == files.module_weights(torchvision_resnet(18))).all()
+
+
+def test_a_pickle_is_not_run(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"r3m": Attack()}, tmp_path / "attack.pt")
+    with pytest.raises(LoadError, match="cannot be read as plain tensors") as refused:
+        files.load_weights(tmp_path / "attack.pt")
+    assert "\n" not in str(refused.value) and not (tmp_path / "ran").exists()
+
+
+def test_other_files_are_refused_in_one_line(tmp_path, r3m_file):
+    path = tmp_path / "weights.pt"
+    for content, message in (
+        ({"r3m": 3}, "neither a checkpoint of R3M nor a state_dict"),
+        (torch.zeros(3), "neither a checkpoint of R3M nor a state_dict"),
+        ({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "keys do not fit: missing"),
+        ({**torchvision_resnet(18).state_dict(), "conv1.weight": torch.zeros(1)}, "conv1/weight has shape"),
+        ({**torchvision_resnet(18).state_dict(), "bn1.bias": torch.full((64,), torch.nan)}, "not finite"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(LoadError, match=message):
+            files.load_weights(path)
+    path.write_bytes(r3m_file.read_bytes()[:1000])
+    with pytest.raises(LoadError, match="cannot be read"):
+        files.load_weights(path)
+
+
+def test_a_damaged_file_in_the_cache_is_not_taken_for_the_weights(r3m_file, cache):
+    encoder = load_r3m("r3m18", weights=str(r3m_file))
+    (kept,) = (cache / "encoders").glob("*.safetensors")
+    other = files.load_weights(kept)
+    other["bn1", "bias"][0] += 1.0
+    files.write_weights(kept, other, "a test")
+    with pytest.raises(LoadError, match=encoder.weights):
+        encoder.init(torch.Generator())
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server of `tmp_path`; its address."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def test_a_download_counts_once_its_checksum_is_right(server, torchvision_file, tmp_path):
+    target = tmp_path / "cache" / "file.pth"
+    published = files.Published(f"{server}/{torchvision_file.name}", files.file_sha256(torchvision_file))
+    with pytest.raises(LoadError, match=f"has sha256 {published.sha256}, expected 00"):
+        files.download(files.Published(published.url, "00"), target)
+    assert not any(target.parent.iterdir())
+    files.download(published, target)
+    assert target.read_bytes() == torchvision_file.read_bytes()
+
+
+def test_published_weights_are_downloaded_and_converted_once(server, torchvision_file, monkeypatch, cache):
+    published = files.Published(f"{server}/{torchvision_file.name}", files.file_sha256(torchvision_file))
+    monkeypatch.setitem(files.PUBLISHED, "rrl18", published)
+    encoder = load_r3m("rrl18")
+    assert [path.name for path in (cache / "encoders").iterdir()] == ["rrl18.safetensors"]
+    torchvision_file.unlink()
+    assert load_r3m("rrl18") == encoder
+    encoder.init(torch.Generator())
+
+
+def test_no_network_is_one_line_that_says_where_to_put_the_file(monkeypatch, cache):
+    monkeypatch.setitem(files.PUBLISHED, "rrl18", files.Published("http://127.0.0.1:9/resnet18.pth", "00"))
+    with pytest.raises(
+        LoadError, match=r"rrl18: cannot be downloaded .* convert FILE .*rrl18\.safetensors"
+    ) as no:
+        load_r3m("rrl18")
+    assert "\n" not in str(no.value)
