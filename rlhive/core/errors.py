@@ -6,4 +6,8 @@ class LoadError(ValueError):
 
 
 class NotFiniteError(ValueError):
-    """An observation or an action holds a NaN or an infinity; the message names where."""
+    """An observation holds a NaN or an infinity; the message names where."""
+
+
+class NotFiniteActionError(NotFiniteError):
+    """An action does, though the observation does not."""

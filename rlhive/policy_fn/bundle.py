@@ -7,11 +7,10 @@ spec.json               what the policy is of, in words that other programs can 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +20,10 @@ from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree_file import check_names, flush, read_tree, write_tree
 from rlhive.core.types import EnvState, Params
 from rlhive.losses_fn import POLICY_KEYS
+from rlhive.policy_fn.bundle_files import BUNDLE_VERSION, SPEC, check_file, file_record, read_spec, spec_text
 from rlhive.policy_fn.tree_checks import check_env_state, check_params
 
-BUNDLE_VERSION = 1
-SPEC = "spec.json"
 TREES = {"params.safetensors": "bundle_params", "env_state.safetensors": "bundle_env_state"}
-MAX_SPEC_BYTES, MAX_TREE_BYTES = 1 << 20, 1 << 28
 PathLike = str | os.PathLike[str]
 
 
@@ -59,8 +56,7 @@ def write_bundle(folder: PathLike, bundle: Bundle, extras: Sequence[Path] = ()) 
         LoadError: `folder` exists.
     """
     folder = Path(folder)
-    if folder.exists():
-        raise LoadError(f"{folder}: is there already; name another directory")
+    check_new(folder)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     beside.mkdir(parents=True)
     try:
@@ -75,13 +71,24 @@ def write_bundle(folder: PathLike, bundle: Bundle, extras: Sequence[Path] = ()) 
         for extra in extras:
             shutil.copyfile(extra, beside / extra.name)
         files = {name: file_record(beside / name) for name in [*TREES, *(path.name for path in extras)]}
-        (beside / SPEC).write_text(spec_text(describe(bundle.spec, bundle.seed, bundle.step, files)))
+        values = describe(bundle.spec, bundle.seed, bundle.step) | {"files": files}
+        (beside / SPEC).write_text(spec_text(values))
         for name in [*files, SPEC, "."]:
             flush(beside / name)
         beside.rename(folder)
         flush(folder.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_new(folder: PathLike) -> None:
+    """Refuses a directory that is there.
+
+    Raises:
+        LoadError: naming it.
+    """
+    if os.path.lexists(folder):
+        raise LoadError(f"{folder}: is there already; name another directory")
 
 
 def read_bundle(folder: PathLike) -> Bundle:
@@ -92,10 +99,9 @@ def read_bundle(folder: PathLike) -> Bundle:
             name and the reason.
     """
     folder = Path(folder)
-    values = read_spec(folder / SPEC)
+    values, spec = _read_spec(folder / SPEC)
     for name in TREES:
-        _check_file(folder / name, values["files"][name])
-    spec = RunSpec.from_dict(values["run"], folder / SPEC)
+        check_file(folder / name, values["files"][name])
     trees = []
     for name, kind in TREES.items():
         tree, header = read_tree(folder / name)
@@ -115,8 +121,8 @@ def read_bundle(folder: PathLike) -> Bundle:
     return Bundle(spec, trees[0], trees[1], values["seed"], values["step"])
 
 
-def describe(spec: RunSpec, seed: int, step: int, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The content of spec.json, but for its own hash; `docs/deployment.md` explains each field."""
+def describe(spec: RunSpec, seed: int, step: int) -> dict[str, Any]:
+    """The content of spec.json, but for "files" and its own hash; `docs/deployment.md` explains each field."""
     env = spec.env
     parts = zip(env.observation_keys, env.observation_slices, strict=True)
     actions = zip(env.action_names, env.action_low, env.action_high, strict=True)
@@ -141,79 +147,20 @@ def describe(spec: RunSpec, seed: int, step: int, files: Mapping[str, Mapping[st
         "seed": seed,
         "step": step,
         "run": spec.to_dict(),
-        "files": dict(files),
     }
 
 
-def spec_text(values: Mapping[str, Any]) -> str:
-    """The text of spec.json: `describe`'s values and the hash of their text."""
-    text = json.dumps(values)
-    return json.dumps({**values, "sha256": hashlib.sha256(text.encode()).hexdigest()}, indent=2) + "\n"
-
-
-def read_spec(path: Path) -> dict[str, Any]:
-    """The values of a spec.json, which say nothing but what its run says.
-
-    Raises:
-        LoadError: it is missing, damaged, changed, or of another version.
-    """
-    _check_size(path, MAX_SPEC_BYTES)
-    try:
-        text = path.read_bytes().decode()
-        values = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise LoadError(f"{path}: is not a bundle's description: {error}") from None
-    if not isinstance(values, dict) or values.get("bundle_version") != BUNDLE_VERSION:
-        version = values.get("bundle_version") if isinstance(values, dict) else None
-        raise LoadError(
-            f"{path}: unknown bundle version {version!r}, this version of rlhive reads {BUNDLE_VERSION}"
-        )
-    return _checked(path, values, text)
-
-
-def _checked(path: Path, values: dict[str, Any], text: str) -> dict[str, Any]:
-    stored = {key: value for key, value in values.items() if key != "sha256"}
-    if spec_text(stored) != text:
-        raise LoadError(f"{path}: was changed or damaged (its sha256 does not fit); copy or export it again")
-    run, files = stored.get("run"), stored.get("files")
-    if not isinstance(run, dict) or not isinstance(files, dict):
-        raise LoadError(f"{path}: has no run or no files; export it again")
-    check_names(f"{path}, files", TREES, set(files) & set(TREES))
-    spec, seed, step = RunSpec.from_dict(run, path), stored.get("seed"), stored.get("step")
+def _read_spec(path: Path) -> tuple[dict[str, Any], RunSpec]:
+    """The values of a spec.json, which say nothing but what its run says, and the run."""
+    values = read_spec(path)
+    check_names(f"{path}, files", TREES, set(values["files"]) & set(TREES))
+    spec, seed, step = RunSpec.from_dict(values["run"], path), values.get("seed"), values.get("step")
     if type(seed) is not int or type(step) is not int:
         raise LoadError(f"{path}: seed and step must be whole numbers, got {seed!r} and {step!r}")
-    expected = describe(spec, seed, step, files)
-    check_names(path, expected, stored)
-    expected["exported_by"] = stored["exported_by"]
+    expected = describe(spec, seed, step) | {"files": values["files"]}
+    check_names(path, expected, values)
+    expected["exported_by"] = values["exported_by"]
     for key, value in expected.items():
-        if json.dumps(stored[key]) != json.dumps(value):
+        if json.dumps(values[key]) != json.dumps(value):
             raise LoadError(f"{path}: {key!r} does not fit the run it describes; export it again")
-    return stored
-
-
-def file_record(path: Path) -> dict[str, Any]:
-    """What spec.json says of a file: its size and hash."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _check_file(path: Path, record: Any) -> None:
-    if not isinstance(record, dict) or set(record) != {"bytes", "sha256"}:
-        raise LoadError(f"{path}: {SPEC} does not say its size and hash; export it again")
-    _check_size(path, MAX_TREE_BYTES)
-    size = path.stat().st_size
-    if size != record["bytes"]:
-        raise LoadError(
-            f"{path}: has {size} bytes instead of {record['bytes']}: damaged, or of another bundle"
-        )
-    if file_record(path) != record:
-        raise LoadError(
-            f"{path}: its content is not what was exported (sha256 differs): damaged, or of another bundle"
-        )
-
-
-def _check_size(path: Path, most: int) -> None:
-    if not path.is_file():
-        raise LoadError(f"{path}: there is no such file")
-    if (size := path.stat().st_size) > most:
-        raise LoadError(f"{path}: has {size} bytes, more than the {most} that such a file may have")
+    return values, spec

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlhive.core.errors import NotFiniteError
+from rlhive.core.errors import NotFiniteActionError
 from rlhive.core.normalizer import normalize
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.types import EnvState, Params
+from rlhive.policy_fn.compare import differences
 from rlhive.policy_fn.flat import make_flat_apply
 from rlhive.policy_fn.observation import is_finite, read_observation
 
@@ -62,7 +63,7 @@ class Policy:
                 action is the deterministic one.
 
         Raises:
-            NotFiniteError: a value of the observation or of the action is not finite.
+            NotFiniteError: a value of the observation is not finite; `NotFiniteActionError`: of the action.
             ValueError: a shape or key that does not fit, or noise that is not finite.
         """
         arrays, device = _as_arrays(observation)
@@ -76,7 +77,7 @@ class Policy:
             action = torch.clamp(action, *self.spec.network.limits(action))
         array = action.cpu().numpy()
         if not is_finite(array):
-            raise NotFiniteError(f"the action is not finite: {array.tolist()}")
+            raise NotFiniteActionError(f"the action is not finite: {array.tolist()}")
         return array if device is None else action.to(device)
 
     def apply(
@@ -97,6 +98,17 @@ class Policy:
         if noise is None:
             return self.spec.network.mode(params["actor"], normalized)
         return self.spec.network.sample(params["actor"], normalized, noise)[0]
+
+    def __reduce__(self) -> tuple[type[Policy], tuple[RunSpec, Params, EnvState]]:
+        return Policy, (
+            self.spec,
+            self.params,
+            self.env_state,
+        )  # worker processes make the bound functions anew
+
+    def check(self, env_or_robot: Any) -> list[str]:
+        """Every difference between what the policy was trained on and a robot; see `compare.differences`."""
+        return differences(self.spec.env, env_or_robot)
 
     def _act_on_many(self, vector: np.ndarray, noise: Any) -> Tensor:
         env = self.spec.env

@@ -1,0 +1,132 @@
+"""Runs an exported policy on a RoboHive robot, or on its simulation.
+
+    python -m rlhive.deploy --bundle=policies/reach --out=runs/first                      # simulation, in real time
+    python -m rlhive.deploy --bundle=policies/reach --out=runs/real --hardware=franka.config --max_delta=0.1
+    python -m rlhive.deploy --recover=runs/real                                           # after a crash
+
+Ctrl-C stops safely. The exit code says why it stopped; docs/deployment.md lists them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags, logging
+
+from rlhive.command import start
+
+if TYPE_CHECKING:
+    from rlhive.deploy.loop import Report
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string("bundle", None, "Directory written by rlhive.export.")
+    flags.DEFINE_string(
+        "out", None, "Directory for journal, trace, report and picture; it must hold none yet."
+    )
+    flags.DEFINE_string(
+        "env", None, "RoboHive's id; by default the environment that the policy was trained on."
+    )
+    flags.DEFINE_string(
+        "hardware", None, "RoboHive's robot configuration; without it the robot is simulated."
+    )
+    flags.DEFINE_integer(
+        "max_steps",
+        None,
+        "Stop after so many steps; by default the episode's length in training.",
+        lower_bound=1,
+    )
+    flags.DEFINE_float("max_seconds", None, "Stop after so many seconds.", lower_bound=0.0)
+    flags.DEFINE_float("max_delta", None, "The most an action may change per step; hardware needs it.")
+    flags.DEFINE_list(
+        "safe_action", None, "Where to go on a fault, comma-separated; by default the last action."
+    )
+    flags.DEFINE_float("staleness", None, "Seconds a measurement may be old; by default two control periods.")
+    flags.DEFINE_float("frozen", 1.0, "Seconds for which a device's values may all stay the same.")
+    flags.DEFINE_bool("dry_run", False, "Compute and log, but send nothing.")
+    flags.DEFINE_integer("seed", 0, "Of the simulated episode.", lower_bound=0)
+    flags.DEFINE_string(
+        "recover", None, "Make trace.h5 from the journal in this directory, and nothing else."
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command."""
+    if len(argv) > 1:
+        raise ValueError(f"unknown argument {argv[1]!r}; see --help")
+    if FLAGS.recover is not None:
+        return _recover(Path(FLAGS.recover))
+    settings = _settings()
+    with contextlib.redirect_stdout(sys.stderr):  # RoboHive's drivers print; stdout is for the report alone
+        report = _deploy(settings)
+    sys.stdout.write(format_report(report) + "\n")
+    return report.exit_code
+
+
+def _settings() -> dict[str, Any]:
+    """The flags that are the loop's, after what is wrong is refused before anything slow is imported."""
+    for name in ("bundle", "out"):
+        if getattr(FLAGS, name) is None:
+            raise ValueError(f"--{name} must be given; see --help")
+    if not Path(FLAGS.bundle).is_dir():
+        raise ValueError(f"--bundle={FLAGS.bundle}: there is no such directory")
+    if FLAGS.hardware is not None and not Path(FLAGS.hardware).is_file():
+        raise ValueError(f"--hardware={FLAGS.hardware}: there is no such file")
+    if FLAGS.hardware is not None and FLAGS.max_delta is None:
+        raise ValueError("--hardware needs --max_delta, the most that an action may change per step")
+    try:
+        safe_action = None if FLAGS.safe_action is None else tuple(map(float, FLAGS.safe_action))
+    except ValueError:
+        raise ValueError(f"--safe_action={','.join(FLAGS.safe_action)}: must be numbers") from None
+    names = ("max_steps", "max_seconds", "max_delta", "staleness", "frozen", "dry_run")
+    return {name: getattr(FLAGS, name) for name in names} | {"safe_action": safe_action}
+
+
+def _deploy(settings: dict[str, Any]) -> Report:
+    os.environ.setdefault("ROBOHIVE_VERBOSITY", "WARN" if FLAGS.hardware else "SILENT")
+    logging.set_verbosity(logging.WARNING)  # the GL libraries report each step of theirs
+    import torch  # only now, and before anything that loads mujoco
+
+    torch.set_num_threads(1)
+    from rlhive.deploy.loop import run
+    from rlhive.deploy.robot import connect, simulate
+    from rlhive.policy_fn.loading import load
+
+    policy = load(FLAGS.bundle)
+    name = FLAGS.env or policy.spec.env.name
+    if settings["max_steps"] is None and settings["max_seconds"] is None:
+        settings = {**settings, "max_steps": policy.spec.env.max_episode_steps}
+    env = simulate(name, FLAGS.seed) if FLAGS.hardware is None else connect(name, FLAGS.hardware)
+    return run(policy, env, FLAGS.out, **settings)
+
+
+def _recover(folder: Path) -> int:
+    from rlhive.deploy.trace import JOURNAL, TRACE, write_trace
+
+    steps = write_trace(folder / JOURNAL, folder / TRACE)
+    sys.stdout.write(f"{folder / TRACE}: {steps} steps\n")
+    return 0
+
+
+def format_report(report: Report) -> str:
+    """The report as lines for people."""
+    lines = [f"{report.reason}: {report.message}; left holding: {report.held}"]
+    lines.append(f"  {report.steps} steps, {report.solved} of them solved, return {report.total_reward:.1f}")
+    if report.steps:
+        for name in ("latency", "jitter"):
+            p50, p99, most = (1e3 * report.timing[f"{name}_{which}"] for which in ("p50", "p99", "max"))
+            lines.append(f"  {name}: p50 {p50:.2f} ms, p99 {p99:.2f} ms, max {most:.2f} ms")
+        lines.append(f"  overruns: {report.timing['overruns']}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    start("rlhive.deploy", main, define_flags, sys.argv)

@@ -1,0 +1,272 @@
+"""The control loop: observe, check, act, check, send, wait; and a safe stop whatever happens."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from rlhive.core.errors import NotFiniteActionError, NotFiniteError
+from rlhive.core.files import write_text
+from rlhive.core.interrupt import catch_signals
+from rlhive.deploy.latency import plot, summarize
+from rlhive.deploy.robot import Reading, Robot
+from rlhive.deploy.safety import EXIT_CODES, FaultError, SensorWatch, limit_action
+from rlhive.deploy.trace import JOURNAL, TRACE, Journal, read_journal, record_dtype, write_trace
+from rlhive.policy_fn.policy import Policy
+
+LOG = logging.getLogger("rlhive.deploy")
+REPORT, PICTURE = "report.json", "latency.png"
+
+
+@attrs.frozen
+class Settings:
+    """How a loop runs and when it stops.
+
+    Attributes:
+        max_steps: steps after which it has finished; None for any.
+        max_seconds: seconds after which it has; None for any.
+        safe_action: where to go on a fault, `[A]`; None holds the last action.
+        max_delta: the most that an action changes per step, in the action's units; None for any.
+        staleness: seconds that a measurement may be old; None for two control periods.
+        frozen: seconds for which a device's values may stay the same in every bit.
+        dry_run: everything but sending, resets included.
+    """
+
+    max_steps: int | None = None
+    max_seconds: float | None = None
+    safe_action: tuple[float, ...] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(tuple)
+    )
+    max_delta: float | None = None
+    staleness: float | None = None
+    frozen: float = 1.0
+    dry_run: bool = False
+
+
+@attrs.frozen
+class Report:
+    """How a loop ended.
+
+    Attributes:
+        reason: one of `safety.EXIT_CODES`.
+        message: what happened, in one line.
+        steps: actions sent; in a dry run, computed.
+        solved: steps on which RoboHive called the task solved.
+        total_reward: sum of RoboHive's dense reward.
+        held: how it was left: "last action", "safe action", or why neither could be sent.
+        stop_seconds: from the detection of the reason to the first action sent for safety.
+        timing: as in `latency.summarize`.
+    """
+
+    reason: str
+    message: str
+    steps: int
+    solved: int
+    total_reward: float
+    held: str
+    stop_seconds: float
+    timing: dict[str, Any]
+
+    @property
+    def exit_code(self) -> int:
+        """What the command ends with."""
+        return EXIT_CODES[self.reason]
+
+
+def run(policy: Policy, env: Any, folder: str | Path, **settings: Any) -> Report:
+    """Runs a policy on a robot until it has finished, fails, or Ctrl-C or SIGTERM arrives; then holds it.
+
+    Writes into `folder`: `journal.bin` step by step, and at the end `trace.h5` (RoboHive's Trace), `report.json` and
+    `latency.png`. Main thread only, because a watchdog's signal ends what does not answer. Hardware is left where it
+    is, engaged, and `env` is of no use afterwards.
+
+    Args:
+        policy: the policy.
+        env: a live RoboHive environment, simulated or of `deploy.connect`.
+        folder: where to write; made if it is not there.
+        **settings: as in `Settings`.
+
+    Raises:
+        ValueError: the environment is not the one trained on (every difference is named), or a setting makes no sense.
+        FileExistsError: `folder` has a journal.
+    """
+    chosen = Settings(**settings)
+    if lines := policy.check(env):
+        raise ValueError(f"the policy does not fit the robot: {'; '.join(lines)}")
+    robot = Robot(env, policy.spec.env, dry_run=chosen.dry_run)
+    _check_settings(chosen, policy, robot)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    journal = Journal(Path(folder) / JOURNAL, record_dtype(policy.spec.env))
+    loop = _Loop(policy, robot, chosen, journal)
+    try:
+        with catch_signals() as received:
+            reason, message = _guarded(loop, received)
+            detected = time.monotonic()
+            held = loop.hold(reason)
+    finally:
+        robot.release()
+        journal.close()
+    stop_seconds = (loop.held_at or detected) - detected
+    return _finish(Path(folder), policy.spec.env.dt, (reason, message, held, stop_seconds))
+
+
+class _Loop:
+    def __init__(self, policy: Policy, robot: Robot, settings: Settings, journal: Journal) -> None:
+        env = policy.spec.env
+        self._policy, self._robot, self._settings, self._journal = policy, robot, settings, journal
+        self._dt = env.dt
+        self._low, self._high = (
+            np.asarray(env.action_low, np.float32),
+            np.asarray(env.action_high, np.float32),
+        )
+        self._staleness = 2 * env.dt if settings.staleness is None else settings.staleness
+        self._watch = SensorWatch(self._staleness, settings.frozen)
+        self._reference: np.ndarray | None = None
+        self._last: np.ndarray | None = None
+        self.held_at: float | None = None
+
+    def run(self, received: Sequence[int]) -> tuple[str, str]:
+        """Steps until there is a reason to stop, which it returns."""
+        settings = self._settings
+        reading = self._robot.reset()
+        self._reference = self._robot.position()
+        started = time.monotonic()
+        deadline, step = reading.time, 0
+        while True:
+            if received:
+                return "interrupted", f"signal {received[0]} after {step} steps"
+            if settings.max_steps is not None and step >= settings.max_steps:
+                return "finished", f"{step} steps"
+            if settings.max_seconds is not None and time.monotonic() - started >= settings.max_seconds:
+                return "finished", f"{settings.max_seconds} s, {step} steps"
+            deadline = max(deadline, time.monotonic() - self._dt) + self._dt  # after an overrun, from now on
+            reading = self._step(reading, deadline, started)
+            step += 1
+            if reading.done:
+                return "terminated", f"the environment ended the episode after {step} steps"
+
+    def hold(self, reason: str) -> str:
+        """Brings the robot to the safe state; returns what that was, or why it could not be reached."""
+        if self._last is None:
+            return "nothing had been sent"
+        try:
+            safe = self._settings.safe_action
+            if safe is None or EXIT_CODES[reason] == 0:
+                self._robot.hold(self._last, again=True)
+                self.held_at = time.monotonic()
+                return "last action"
+            target = np.asarray(safe, np.float32)
+            while not np.array_equal(self._last, target):
+                self._last = limit_action(target, self._last, self._low, self._high, self._settings.max_delta)
+                self._robot.hold(self._last, again=False)
+                self.held_at = self.held_at or time.monotonic()
+                time.sleep(self._dt)
+            return "safe action"
+        except FaultError as fault:
+            return f"nothing could be sent: {fault}"
+
+    def _step(self, reading: Reading, deadline: float, started: float) -> Reading:
+        self._watch.check(reading.time, reading.sensors)
+        wanted = _act(self._policy, reading.observation)
+        last = self._reference if self._last is None else self._last
+        action = limit_action(wanted, last, self._low, self._high, self._settings.max_delta)
+        latency = time.monotonic() - reading.time
+        self._last = action
+        limit = max(0.0, deadline - time.monotonic()) + self._staleness
+        following = self._robot.step(action, deadline, limit)
+        env = self._policy.spec.env
+        self._journal.append(
+            {
+                "time": reading.time - started,
+                "observations": np.concatenate(
+                    [reading.observation[key].ravel() for key in env.observation_keys]
+                ),
+                "policy_actions": wanted,
+                "actions": action,
+                "rewards": following.reward,
+                "done": following.done,
+                "solved": following.solved,
+                "sensor_age": max((own.age for own in reading.sensors.values()), default=np.nan),
+                "latency": latency,
+                "period": following.time - reading.time,
+            }
+        )
+        return following
+
+
+def _act(policy: Policy, observation: dict[str, np.ndarray]) -> np.ndarray:
+    try:
+        return policy(observation)
+    except NotFiniteActionError as error:
+        raise FaultError("action_not_finite", str(error)) from None
+    except NotFiniteError as error:
+        raise FaultError("observation_not_finite", str(error)) from None
+    except ValueError as error:
+        raise FaultError("observation_wrong", str(error)) from None
+
+
+def _guarded(loop: _Loop, received: Sequence[int]) -> tuple[str, str]:
+    """Runs the loop; the reason why it stopped, and what happened, in one line."""
+    try:
+        reason, message = loop.run(received)
+    except FaultError as fault:
+        reason, message = fault.reason, str(fault)
+    except KeyboardInterrupt:
+        reason, message = "interrupted", "Ctrl-C, twice"
+    LOG.log(logging.WARNING if EXIT_CODES[reason] else logging.INFO, "stopped, %s: %s", reason, message)
+    return reason, message
+
+
+def _check_settings(settings: Settings, policy: Policy, robot: Robot) -> None:
+    """Refuses settings that make no sense before anything is sent."""
+    env = policy.spec.env
+    for name in ("max_steps", "max_seconds", "max_delta", "staleness", "frozen"):
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+    if robot.is_hardware and settings.max_delta is None:
+        raise ValueError("hardware needs max_delta, the most that an action may change per step")
+    if settings.max_delta is not None and settings.max_delta < 1e-4:
+        raise ValueError(
+            f"max_delta is {settings.max_delta}: with less than 1e-4 no action would ever be reached"
+        )
+    if settings.safe_action is not None:
+        safe = np.asarray(settings.safe_action, np.float32)
+        if safe.shape != (env.action_dim,) or not np.isfinite(safe).all():
+            raise ValueError(
+                f"safe_action must be {env.action_dim} finite numbers, got {list(settings.safe_action)}"
+            )
+        if (safe < np.asarray(env.action_low, np.float32)).any() or (
+            safe > np.asarray(env.action_high, np.float32)
+        ).any():
+            raise ValueError(f"safe_action is outside of the action's limits: {list(settings.safe_action)}")
+
+
+def _finish(folder: Path, dt: float, end: tuple[str, str, str, float]) -> Report:
+    records = read_journal(folder / JOURNAL)
+    reason, message, held, stop_seconds = end
+    report = Report(
+        reason=reason,
+        message=message,
+        steps=len(records),
+        solved=int(records["solved"].sum()),
+        total_reward=float(records["rewards"].sum()),
+        held=held,
+        stop_seconds=stop_seconds,
+        timing=summarize(records["latency"], records["period"], dt),
+    )
+    write_text(
+        folder / REPORT, json.dumps(attrs.asdict(report) | {"exit_code": report.exit_code}, indent=2) + "\n"
+    )
+    if len(records):
+        write_trace(folder / JOURNAL, folder / TRACE)
+        plot(records["latency"], records["period"], dt, folder / PICTURE)
+    return report

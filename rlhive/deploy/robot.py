@@ -1,0 +1,286 @@
+"""A RoboHive environment as a robot in a control loop: simulated, or hardware behind RoboHive's drivers."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlhive.core.env_spec import EnvSpec
+from rlhive.deploy.safety import FaultError, Sensors, watchdog
+
+RESET_SECONDS = 30.0  # RoboHive's drivers take five seconds to go to the start
+
+
+class Reading(NamedTuple):
+    """What the robot shows at one time.
+
+    Attributes:
+        time: when it was read, seconds of `time.monotonic`.
+        observation: the parts by name, each as RoboHive has it.
+        sensors: of each device; empty in simulation, where nothing can be old.
+        reward: RoboHive's dense reward.
+        done: the episode has ended.
+        solved: RoboHive's word on the task.
+    """
+
+    time: float
+    observation: dict[str, np.ndarray]
+    sensors: dict[str, Sensors]
+    reward: float
+    done: bool
+    solved: bool
+
+
+class Robot:
+    """A live RoboHive environment that sends nothing that is not finite and within the actuators' limits.
+
+    Args:
+        env: made by `gymnasium.make` or `connect`; wrapped or not.
+        spec: what the policy reads and sends.
+        dry_run: nothing is sent at all, nor is the robot reset.
+    """
+
+    def __init__(self, env: Any, spec: EnvSpec, *, dry_run: bool) -> None:
+        self.env = env.unwrapped
+        self.is_hardware = bool(self.env.robot.is_hardware)
+        self._spec, self._dry_run = spec, dry_run
+        self._last_control: np.ndarray | None = None
+        if self.is_hardware:
+            self._guard()
+
+    def reset(self) -> Reading:
+        """Goes to the start of an episode, as RoboHive does it but without waiting for a key.
+
+        Raises:
+            FaultError: the robot fails or does not answer.
+        """
+        with _as_fault(RESET_SECONDS, "the reset"):
+            if not self._dry_run:
+                self.env.reset(**({"blocking": False} if self.is_hardware else {}))
+            return self._read(self.env.forward())
+
+    def step(self, action: np.ndarray, deadline: float, limit: float) -> Reading:
+        """Sends the action, waits until `deadline` (of `time.monotonic`) and reads.
+
+        Args:
+            action: `[A]`, finite and within its limits.
+            deadline: when to read; hardware reads then, a simulation is at rest from its step until then.
+            limit: seconds from now within which all that must have happened.
+
+        Raises:
+            FaultError: the robot fails or does not answer.
+        """
+        with _as_fault(limit, "the step"):
+            if self._dry_run:
+                _sleep_until(deadline)
+                return self._read(self.env.forward())
+            if not self.is_hardware:
+                result = self.env.step(action)
+                _sleep_until(deadline)
+                return self._read(result)
+            # RoboHive sleeps for dt since its last reading, which would add the time of each reading to each step.
+            robot = self.env.robot
+            robot.time_wall = time.time() - robot.time_start + (deadline - time.monotonic()) - self.env.dt
+            return self._read(self.env.step(action))
+
+    def hold(self, action: np.ndarray, *, again: bool) -> None:
+        """Sends an action without looking at sensors, which may be broken.
+
+        Args:
+            action: `[A]`, finite and within its limits.
+            again: it is the one sent last; what the actuators were told then is told them again.
+
+        Raises:
+            FaultError: the robot fails or does not answer.
+        """
+        if self._dry_run:
+            return
+        with _as_fault(self._spec.dt, "sending the safe action"):
+            robot = self.env.robot
+            if not self.is_hardware:
+                self.env.step(action)
+            elif not again:
+                control = robot.process_actuator(
+                    controls=action.astype(np.float64),
+                    step_duration=self.env.dt,
+                    normalized=self.env.normalize_act,
+                    velocity_limits=False,
+                    out_space="hdr",
+                )
+                robot.hardware_apply_controls(control)
+            elif self._last_control is not None:
+                robot.hardware_apply_controls(self._last_control)
+
+    def release(self) -> None:
+        """Lets hardware go as it is: RoboHive's own closing, also at exit, would first move it home."""
+        if not self.is_hardware:
+            return
+        robot = self.env.robot
+        for device in robot.robot_config.values():
+            if hasattr(device.get("robot"), "robot"):
+                device["robot"].robot = None
+        robot.robot_config = None
+
+    def position(self) -> np.ndarray | None:
+        """The action `[A]` that would keep each actuator where it is, NaN where that is not known."""
+        robot = self.env.robot
+        if not self.env.normalize_act or robot._act_mode != "pos" or "default_robot" in robot.robot_config:
+            return None
+        action = np.full(self._spec.action_dim, np.nan)
+        for actuator in _actuators(robot.robot_config):
+            low, high = actuator["pos_range"]
+            position = getattr(robot.sim.data, actuator["data_type"])[actuator["data_id"]]
+            action[actuator["sim_id"]] = np.clip((2 * position - high - low) / (high - low), -1, 1)
+        return action
+
+    def _read(self, result: tuple[Any, ...]) -> Reading:
+        _, reward, done, *_, info = result
+        env = self.env
+        observation = {key: np.array(env.obs_dict[key]) for key in self._spec.observation_keys}
+        sensors = self._sensors() if self.is_hardware else {}
+        return Reading(
+            time.monotonic(), observation, sensors, float(reward), bool(done), bool(info.get("solved", False))
+        )
+
+    def _sensors(self) -> dict[str, Sensors]:
+        devices = self.env.robot.robot_config.items()
+        return {
+            name: Sensors(np.array(device["sensor_data"], np.float64), _age(device["robot"]))
+            for name, device in devices
+            if device["sensor"]
+        }
+
+    def _guard(self) -> None:
+        """The last place before the drivers: what reaches them is finite and within the actuators' limits."""
+        robot = self.env.robot
+        send = robot.hardware_apply_controls
+        actuators = _actuators(robot.robot_config)
+        ids = [actuator["sim_id"] for actuator in actuators]
+        low, high = np.array([actuator["pos_range"] for actuator in actuators], float).T
+
+        def guarded(control: Any, is_reset: bool = False) -> None:
+            values = np.asarray(control, float)[ids]
+            if self._dry_run:
+                raise FaultError("robot_failed", "a dry run sends nothing")
+            if not (np.isfinite(values).all() and (values >= low).all() and (values <= high).all()):
+                message = (
+                    f"actuators were to be sent {values.tolist()}, not finite or outside of their limits"
+                )
+                raise FaultError("action_not_finite", message)
+            send(control, is_reset=is_reset)
+            if not is_reset:
+                self._last_control = np.array(control, float)
+
+        robot.hardware_apply_controls = guarded
+        for device in robot.robot_config.values():
+            _refuse_reconnecting(device.get("robot"))
+
+
+def simulate(name: str, seed: int) -> Any:
+    """The environment `name` simulated; `seed` decides its episodes.
+
+    Raises:
+        ValueError: no such environment.
+    """
+    from rlhive.envs.robohive import RoboHive
+
+    return RoboHive(name, seed=seed).env
+
+
+def connect(name: str, config_path: str | os.PathLike[str], *, timeout: float = RESET_SECONDS) -> Any:
+    """The environment `name` on hardware, connected, with nothing sent to it but what the drivers do to connect.
+
+    Args:
+        name: id of RoboHive's suites.
+        config_path: RoboHive's configuration of the robot: devices, sensors, actuators. It is Python that RoboHive
+            evaluates: trust it as you trust code.
+        timeout: seconds after which a device that does not answer is given up.
+
+    Raises:
+        ValueError: no such environment or file.
+        RuntimeError: a driver is not installed, or a device does not answer.
+    """
+    from rlhive.envs.names import check_name
+    from rlhive.envs.robohive import quiet
+    from rlhive.envs.simhive import ensure
+
+    check_name(name)
+    if not os.path.isfile(config_path):
+        raise ValueError(f"{config_path}: there is no such robot configuration")
+    ensure()
+    try:
+        with quiet(), watchdog(timeout, "connecting"):
+            import gymnasium
+            import robohive  # noqa: F401
+
+            with _nothing_sent():
+                env: Any = gymnasium.make(
+                    name, is_hardware=True, config_path=str(config_path), disable_env_checker=True
+                ).unwrapped
+            devices = env.robot.robot_config.items()
+            silent = [device for device, own in devices if not own["robot"].okay()]
+    except ImportError as error:
+        raise RuntimeError(f"a driver of the robot is not installed: {error}") from None
+    if silent:
+        raise RuntimeError(f"these devices do not answer: {', '.join(silent)}")
+    return env
+
+
+@contextlib.contextmanager
+def _nothing_sent() -> Iterator[None]:
+    """RoboHive's constructor makes a step of zeros before any reset: on hardware a jump, so it is not sent."""
+    from robohive.robot.robot import Robot as RoboHiveRobot
+
+    send = RoboHiveRobot.hardware_apply_controls
+    RoboHiveRobot.hardware_apply_controls = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        RoboHiveRobot.hardware_apply_controls = send
+
+
+@contextlib.contextmanager
+def _as_fault(seconds: float, what: str) -> Iterator[None]:
+    """A watchdog; whatever RoboHive raises is a fault of the robot."""
+    try:
+        with watchdog(seconds, what):
+            yield
+    except FaultError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise FaultError("robot_failed", f"{what} failed: {type(error).__name__}: {text}") from error
+
+
+def _refuse_reconnecting(driver: Any) -> None:
+    def refuse() -> None:
+        raise FaultError(
+            "robot_failed", "the connection is lost; RoboHive would move the robot home to reconnect"
+        )
+
+    if hasattr(driver, "reconnect"):
+        driver.reconnect = refuse
+
+
+def _actuators(config: dict[str, Any]) -> list[dict[str, Any]]:
+    return [actuator for device in config.values() for actuator in device["actuator"]]
+
+
+def _age(driver: Any) -> float:
+    """Seconds since a device measured, by its own time stamp; NaN where it has none."""
+    robot = getattr(driver, "robot", None)
+    read = getattr(robot, "get_robot_state", None) or getattr(robot, "get_state", None)
+    if read is None:
+        return math.nan
+    stamp = read().timestamp
+    return time.time() - (stamp.seconds + 1e-9 * stamp.nanos)
+
+
+def _sleep_until(deadline: float) -> None:
+    time.sleep(max(0.0, deadline - time.monotonic()))

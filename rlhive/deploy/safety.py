@@ -1,0 +1,120 @@
+"""What stops a policy: the faults and their exit codes, limits on actions, sensors that are too old, a watchdog."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Exit codes of `python -m rlhive.deploy` by the reason why it stopped; docs/deployment.md explains each.
+EXIT_CODES = {
+    "finished": 0,
+    "terminated": 0,
+    "observation_not_finite": 10,
+    "observation_wrong": 11,
+    "action_not_finite": 12,
+    "sensors_stale": 13,
+    "sensors_frozen": 14,
+    "robot_stalled": 15,
+    "robot_failed": 16,
+    "interrupted": 130,
+}
+
+
+class FaultError(RuntimeError):
+    """The policy must not go on; `reason` is one of `EXIT_CODES`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Sensors(NamedTuple):
+    """What one device measured: `values` `[n]`, and their `age` in seconds where the device says it, else NaN."""
+
+    values: np.ndarray
+    age: float
+
+
+class SensorWatch:
+    """Finds sensors that are not finite, of another size, too old, or that stand still bit for bit.
+
+    Args:
+        staleness: seconds that a measurement may be old, for devices that say when they measured.
+        frozen: seconds for which all values of a device with several sensors may stay the same in every bit.
+    """
+
+    def __init__(self, staleness: float, frozen: float) -> None:
+        self._staleness, self._frozen = staleness, frozen
+        self._before: dict[str, np.ndarray] = {}
+        self._changed: dict[str, float] = {}
+
+    def check(self, now: float, sensors: Mapping[str, Sensors]) -> None:
+        """Looks at one reading of all devices, at `now` seconds of a clock that never goes back.
+
+        Raises:
+            FaultError: naming the device.
+        """
+        for name, (values, age) in sensors.items():
+            before = self._before.get(name, values)
+            if values.shape != before.shape:
+                message = f"{name} sends {values.size} values, but {before.size} before"
+                raise FaultError("observation_wrong", message)
+            if not np.isfinite(values).all():
+                broken = ", ".join(map(str, np.flatnonzero(~np.isfinite(values))))
+                raise FaultError("observation_not_finite", f"sensors {broken} of {name} are not finite")
+            if age > self._staleness:
+                message = f"{name} measured {age:.3f} s ago, more than {self._staleness:.3f} s"
+                raise FaultError("sensors_stale", message)
+            if name not in self._before or not np.array_equal(values, before):
+                self._changed[name] = now
+            elif values.size > 1 and now - self._changed[name] > self._frozen:
+                message = f"no value of {name} changed in any bit for {self._frozen:.3f} s"
+                raise FaultError("sensors_frozen", message)
+            self._before[name] = values
+
+
+def limit_action(
+    action: np.ndarray, last: np.ndarray | None, low: np.ndarray, high: np.ndarray, max_delta: float | None
+) -> np.ndarray:
+    """The action `[A]` within its limits and no further than `max_delta` from the last one, in a new array.
+
+    Args:
+        action: what the policy wants.
+        last: the action before it; None or NaN where there is none.
+        low: lower limits, `[A]`.
+        high: upper limits, `[A]`.
+        max_delta: the most that an action may change per step, in its units; None for any.
+
+    Raises:
+        FaultError: the action is not finite; clipping would hide that.
+    """
+    if not np.isfinite(action).all():
+        raise FaultError("action_not_finite", f"the action is not finite: {action.tolist()}")
+    if last is not None and max_delta is not None:
+        reference = np.where(np.isfinite(last), last, action)
+        action = np.clip(action, reference - max_delta, reference + max_delta)
+    return np.clip(action, low, high)
+
+
+@contextlib.contextmanager
+def watchdog(seconds: float, what: str) -> Iterator[None]:
+    """Ends the block with a `FaultError` when it takes longer; main thread only.
+
+    Goes on raising every tenth of the time until the block is left: RoboHive's drivers catch every exception and try
+    again, for ever.
+    """
+
+    def stop(number: int, frame: Any) -> None:
+        raise FaultError("robot_stalled", f"{what} did not end within {seconds:.3f} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, max(seconds / 10, 0.001))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,106 @@
+"""Writes a trained policy as one directory for the robot.
+
+python -m rlhive.export --run_dir=runs/reach policies/reach
+python -m rlhive.export --run_dir=runs/reach --seed=2 --onnx --torch_export policies/reach
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+from absl import flags, logging
+
+from rlhive import load_torch
+from rlhive.command import start
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string("run_dir", None, "Directory of the run, or of one of its checkpoints.", required=True)
+    flags.DEFINE_integer("seed", None, "Which seed; needed where the run has several.", lower_bound=0)
+    flags.DEFINE_integer("step", None, "Which checkpoint; by default the latest.", lower_bound=0)
+    flags.DEFINE_bool("onnx", False, "Write policy.onnx as well, and compare it with the policy.")
+    flags.DEFINE_bool("torch_export", False, "Write policy.pt2 as well, and compare it with the policy.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command."""
+    logging.set_verbosity(logging.WARNING)
+    if len(argv) != 2:
+        raise ValueError("name one directory to write, such as `--run_dir=runs/reach policies/reach`")
+    if not Path(FLAGS.run_dir).is_dir():
+        raise ValueError(f"--run_dir={FLAGS.run_dir}: there is no such directory")
+    if FLAGS.onnx and not all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime"))):
+        raise ValueError(
+            "--onnx needs its packages: `uv sync --extra onnx` or `pip install 'rlhive-torch[onnx]'`"
+        )
+    with contextlib.redirect_stdout(sys.stderr):  # the exporters print
+        export(
+            FLAGS.run_dir,
+            argv[1],
+            seed=FLAGS.seed,
+            step=FLAGS.step,
+            onnx=FLAGS.onnx,
+            torch_export=FLAGS.torch_export,
+        )
+    sys.stdout.write(f"{argv[1]}\n")
+    return 0
+
+
+def export(
+    run_dir: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    seed: int | None = None,
+    step: int | None = None,
+    onnx: bool = False,
+    torch_export: bool = False,
+) -> None:
+    """Writes the bundle of one seed of a run; it is there as a whole or not at all.
+
+    Args:
+        run_dir: the directory of a run or checkpoint.
+        out: the directory to make.
+        seed: which seed; needed where there are several.
+        step: which checkpoint; the latest by default.
+        onnx: write `policy.onnx`, too.
+        torch_export: write `policy.pt2`, too.
+
+    Raises:
+        LoadError: no such policy, or `out` exists.
+        RuntimeError: what was exported computes other actions than the policy.
+    """
+    load_torch()
+
+    from rlhive.core.checkpoint import read_part
+    from rlhive.policy_fn import exporting
+    from rlhive.policy_fn.bundle import Bundle, check_new, describe, write_bundle
+    from rlhive.policy_fn.loading import load, seed_dir
+
+    check_new(out)
+    folder = seed_dir(run_dir, seed, step)
+    policy = load(folder)
+    header = read_part(folder / "params.safetensors", "params")[1]
+    bundle = Bundle(policy.spec, policy.params, policy.env_state, header.seed, header.step)
+    with tempfile.TemporaryDirectory() as scratch:
+        extras = []
+        if onnx:
+            description = describe(policy.spec, header.seed, header.step)
+            extras.append(Path(scratch) / exporting.ONNX)
+            exporting.write_onnx(policy, extras[-1], exporting.sample_observations(policy), description)
+        if torch_export:
+            extras.append(Path(scratch) / exporting.TORCH_EXPORT)
+            exporting.write_torch_export(policy, extras[-1], exporting.sample_observations(policy))
+        write_bundle(out, bundle, extras)
+
+
+if __name__ == "__main__":
+    start("rlhive.export", main, define_flags, sys.argv)

@@ -1,0 +1,79 @@
+"""The files of a bundle, their sizes and hashes. Free of torch: the ONNX policy reads by it, too."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhive.core.errors import LoadError
+
+BUNDLE_VERSION = 1
+SPEC = "spec.json"
+MAX_SPEC_BYTES, MAX_FILE_BYTES = 1 << 20, 1 << 28
+
+
+def spec_text(values: Mapping[str, Any]) -> str:
+    """The text of spec.json: `describe`'s values and the hash of their text."""
+    text = json.dumps(values)
+    return json.dumps({**values, "sha256": hashlib.sha256(text.encode()).hexdigest()}, indent=2) + "\n"
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """The values of a spec.json but for its own hash, which is right; "run" and "files" are dicts.
+
+    Raises:
+        LoadError: it is missing, damaged, changed, or of another version.
+    """
+    _check_size(path, MAX_SPEC_BYTES)
+    try:
+        text = path.read_bytes().decode()
+        values = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoadError(f"{path}: is not a bundle's description: {error}") from None
+    version = values.get("bundle_version") if isinstance(values, dict) else None
+    if type(version) is not int or version != BUNDLE_VERSION:
+        raise LoadError(
+            f"{path}: unknown bundle version {version!r}, this version of rlhive reads {BUNDLE_VERSION}"
+        )
+    values.pop("sha256", None)
+    if spec_text(values) != text:
+        raise LoadError(f"{path}: was changed or damaged (its sha256 does not fit); copy or export it again")
+    if not isinstance(values.get("run"), dict) or not isinstance(values.get("files"), dict):
+        raise LoadError(f"{path}: has no run or no files; export it again")
+    return values
+
+
+def file_record(path: Path) -> dict[str, Any]:
+    """What spec.json says of a file: its size and hash."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def check_file(path: Path, record: Any) -> None:
+    """Refuses a file that is not byte for byte the one that was exported.
+
+    Raises:
+        LoadError: naming it.
+    """
+    if not isinstance(record, dict) or set(record) != {"bytes", "sha256"}:
+        raise LoadError(f"{path}: {SPEC} does not say its size and hash; export it again")
+    _check_size(path, MAX_FILE_BYTES)
+    size = path.stat().st_size
+    if size != record["bytes"]:
+        raise LoadError(
+            f"{path}: has {size} bytes instead of {record['bytes']}: damaged, or of another bundle"
+        )
+    if file_record(path) != record:
+        raise LoadError(
+            f"{path}: its content is not what was exported (sha256 differs): damaged, or of another bundle"
+        )
+
+
+def _check_size(path: Path, most: int) -> None:
+    if not path.is_file():
+        raise LoadError(f"{path}: there is no such file")
+    if (size := path.stat().st_size) > most:
+        raise LoadError(f"{path}: has {size} bytes, more than the {most} that such a file may have")

@@ -1,0 +1,102 @@
+"""Whether a robot or environment is what a policy was trained on: names, order, sizes, limits and control period."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlhive.core.env_spec import EnvSpec
+
+
+class Interface(NamedTuple):
+    """What policy and robot have to agree on.
+
+    Attributes:
+        observation: size of each part by its name, in order; None where it is not known.
+        action: limits of each action by its name, in order; None where its units are others.
+        dt: control period in seconds; None where it is not known.
+    """
+
+    observation: dict[str, int] | None
+    action: dict[str, tuple[float, float] | None]
+    dt: float | None
+
+
+def differences(trained_on: EnvSpec, robot: Any) -> list[str]:
+    """Every difference between what a policy was trained on and a robot, one line each; none if they fit.
+
+    Args:
+        trained_on: `policy.spec.env`.
+        robot: a live environment of RoboHive or of `rlhive.envs`, an `EnvSpec`, or RoboHive's `Robot` or its
+            configuration, which says the names of the actuators alone.
+
+    Raises:
+        ValueError: `robot` is none of these.
+    """
+    expected, found = interface(trained_on), interface(robot)
+    lines = _compare_names("action", list(expected.action), list(found.action))
+    for name, limits in expected.action.items():
+        others = found.action.get(name)
+        if others is not None and limits != others:
+            lines.append(f"action {name}: limits {list(others)}, but {list(limits or ())} in training")
+    if expected.observation is not None and found.observation is not None:
+        lines += _compare_names("observation", list(expected.observation), list(found.observation))
+        for name, size in expected.observation.items():
+            if found.observation.get(name, size) != size:
+                lines.append(f"observation {name}: size {found.observation[name]}, but {size} in training")
+    if expected.dt and found.dt and not math.isclose(expected.dt, found.dt, rel_tol=1e-9):
+        lines.append(f"dt: {found.dt} s, but {expected.dt} s in training")
+    return lines
+
+
+def interface(robot: Any) -> Interface:
+    """The interface of a spec, environment, `Robot` or robot configuration.
+
+    Raises:
+        ValueError: `robot` is none of these.
+    """
+    robot = getattr(robot, "unwrapped", robot)
+    spec = robot if isinstance(robot, EnvSpec) else getattr(robot, "spec", None)
+    if isinstance(spec, EnvSpec):
+        sizes = [stop - start for start, stop in spec.observation_slices]
+        limits = zip(spec.action_low, spec.action_high, strict=True)
+        return Interface(
+            dict(zip(spec.observation_keys, sizes, strict=True)),
+            dict(zip(spec.action_names, limits, strict=True)),
+            spec.dt,
+        )
+    config = robot if isinstance(robot, Mapping) else getattr(robot, "robot_config", None)
+    if isinstance(config, Mapping):
+        return Interface(None, dict.fromkeys(_actuators(config)), None)
+    if hasattr(robot, "obs_dict") and hasattr(robot, "sim"):
+        return _of_robohive(robot)
+    raise ValueError(
+        "expected an environment of RoboHive or rlhive.envs, an EnvSpec, or RoboHive's Robot or its configuration, "
+        f"got {type(robot).__name__}"
+    )
+
+
+def _of_robohive(env: Any) -> Interface:
+    model = env.sim.model
+    names = [model.actuator(index).name or f"actuator{index}" for index in range(model.nu)]
+    limits = zip(env.action_space.low.tolist(), env.action_space.high.tolist(), strict=True)
+    sizes = {key: int(np.size(env.obs_dict[key])) for key in env.obs_keys}
+    return Interface(sizes, dict(zip(names, limits, strict=True)), float(env.dt))
+
+
+def _actuators(config: Mapping[str, Any]) -> list[str]:
+    devices = [device.get("actuator", []) for device in config.values() if isinstance(device, Mapping)]
+    actuators = [actuator for device in devices if isinstance(device, list) for actuator in device]
+    # A configured robot knows the simulator's order, which is the order of the actions.
+    return [one["name"] for one in sorted(actuators, key=lambda one: one.get("sim_id", 0))]
+
+
+def _compare_names(what: str, expected: Sequence[str], found: Sequence[str]) -> list[str]:
+    lines = [f"{what} {name}: missing" for name in expected if name not in found]
+    lines += [f"{what} {name}: not known to the policy" for name in found if name not in expected]
+    if not lines and list(expected) != list(found):
+        lines.append(f"{what}s are in the order {', '.join(found)}, but {', '.join(expected)} in training")
+    return lines

@@ -1,0 +1,56 @@
+"""A fake Franka in another process, and RoboHive's own driver and environment connected to it."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+DRIVERS = HERE / "drivers"
+
+
+class FakeFranka:
+    """`config` is RoboHive's configuration for it; `entries` what it wrote down."""
+
+    def __init__(self, folder, fault, after):
+        self.log, self.config = folder / "robot.jsonl", folder / "robot.config"
+        command = [sys.executable, HERE / "fake_robot.py", self.log, fault, str(after)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        port = int(self.process.stdout.readline())
+        self.actuators = self._write_config(f"127.0.0.1:{port}")
+
+    def _write_config(self, address):
+        import robohive
+
+        shipped = Path(robohive.__file__).parent / "envs/arms/franka/assets/franka_reach_v0.config"
+        config = {"franka": eval(shipped.read_text(), {"np": np})["franka"]}
+        config["franka"]["interface"]["ip_address"] = address
+        self.config.write_text(repr(config))
+        return config["franka"]["actuator"]
+
+    def entries(self, kind):
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [(line["time"], line[kind]) for line in lines if kind in line]
+
+    def commands(self):
+        """What the policy's side sent, `[n, 7]`, in the simulator's units, and when."""
+        times, sent = zip(*self.entries("command"), strict=True)
+        offsets = np.array([actuator["offset"] for actuator in self.actuators])
+        return np.array(times), np.array(sent) - offsets
+
+    def limits(self):
+        return np.array([actuator["pos_range"] for actuator in self.actuators]).T
+
+
+@contextlib.contextmanager
+def fake_franka(folder, fault="none", after=0):
+    robot = FakeFranka(folder, fault, after)
+    try:
+        yield robot
+    finally:
+        robot.process.kill()
+        robot.process.wait()
+        robot.process.stdout.close()
