@@ -64,6 +64,11 @@ def franka_spec() -> EnvSpec:
     return FRANKA
 
 
+def make_rollout(seeds: Sequence[int]) -> TensorDict:
+    """Where the environments `[S]` might be."""
+    return TensorDict({"episodes": {"number": torch.tensor(seeds)}}, batch_size=[len(seeds)])
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Run]:
     """`make_run(name="run", seeds=(1,), env=FRANKA)`: a run with a checkpoint at step 100, two updates old."""
@@ -79,6 +84,7 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
             state,
             spec,
             seeds=seeds,
+            rollout=make_rollout(seeds),
             generators=generators,
             counters=[{"episodes": 7}] * len(seeds),
         )

@@ -53,6 +53,7 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         state: the train state `[S]`.
+        rollout: where the training environments are, `[S]`.
         generators: for each name the generators' states, uint8, one per seed: `generator.set_state(...)`.
         counters: as they were saved, one mapping per seed.
         step: environment steps per seed.
@@ -60,6 +61,7 @@ class Checkpoint(NamedTuple):
     """
 
     state: TrainState
+    rollout: TensorDict
     generators: dict[str, list[Tensor]]
     counters: list[dict[str, Any]]
     step: int
@@ -73,6 +75,7 @@ def save_checkpoint(
     spec: RunSpec,
     *,
     seeds: Sequence[int],
+    rollout: TensorDict,
     generators: Mapping[str, Sequence[Generator]],
     counters: Sequence[Mapping[str, Any]],
 ) -> Path:
@@ -84,6 +87,7 @@ def save_checkpoint(
         state: the train state `[S]`.
         spec: the run it is of.
         seeds: the S seeds, each once.
+        rollout: where the training environments are, `[S]`.
         generators: by name, one generator per seed.
         counters: plain JSON values, a mapping per seed.
 
@@ -104,9 +108,11 @@ def save_checkpoint(
     beside, final = root / f".tmp-{step}", root / str(step)
     try:
         for index, seed in enumerate(seeds):
-            own = TensorDict({name: of_seed[index].get_state() for name, of_seed in generators.items()})
+            own = {name: of_seed[index].get_state() for name, of_seed in generators.items()}
+            rest = TensorDict({key: state[index][key] for key in _TRAINING}, batch_size=[])
+            rest.update({"rollout": rollout[index], "generators": TensorDict(own)})
             folder = beside / f"seed_{seed}" if len(seeds) > 1 else beside
-            _write_seed(folder, state[index], own, Header("", spec, seed, step, counters[index]))
+            _write_seed(folder, state[index], rest, Header("", spec, seed, step, counters[index]))
         flush(beside)
         _replace_directory(beside, final)
     except BaseException:
@@ -138,6 +144,7 @@ def load_checkpoint(run_dir: PathLike, seeds: Sequence[int], *, step: int | None
     names = parts[0].generators
     return Checkpoint(
         state=stack_seeds([part.state for part in parts]),
+        rollout=stack_seeds([part.rollout for part in parts]),
         generators={name: [part.generators[name] for part in parts] for name in names},
         counters=[dict(part.header.counters) for part in parts],
         step=header.step,
@@ -219,13 +226,13 @@ def seed_dirs(checkpoint: PathLike) -> dict[int, Path]:
 
 class _Seed(NamedTuple):
     state: TrainState
+    rollout: TensorDict
     generators: dict[str, Tensor]
     header: Header
 
 
-def _write_seed(folder: Path, state: TrainState, generators: TensorDict, header: Header) -> None:
+def _write_seed(folder: Path, state: TrainState, rest: TensorDict, header: Header) -> None:
     folder.mkdir(parents=True)
-    rest = TensorDict({key: state[key] for key in _TRAINING}, batch_size=[]).set("generators", generators)
     for kind, tree in zip(PARTS, (state["params"], state["env_state"], rest), strict=True):
         fields = {
             "kind": kind,
@@ -247,7 +254,7 @@ def _read_seed(folder: Path) -> _Seed:
             f"{folder}: its files are of different runs, seeds or steps; copy the checkpoint again"
         )
     rest = read["train_state"][0]
-    check_names(folder / "train_state.safetensors", {*_TRAINING, "generators"}, rest.keys())
+    check_names(folder / "train_state.safetensors", {*_TRAINING, "rollout", "generators"}, rest.keys())
     state = {
         "params": read["params"][0],
         "target_params": rest["target_params"],
@@ -255,7 +262,8 @@ def _read_seed(folder: Path) -> _Seed:
         "env_state": read["env_state"][0],
         "step": rest["step"],
     }
-    return _Seed(TensorDict(state, batch_size=[]), dict(rest["generators"].items()), header)
+    rollout = TensorDict({"explore": {}}).update(rest["rollout"])  # without leaves it is not in the file
+    return _Seed(TensorDict(state, batch_size=[]), rollout, dict(rest["generators"].items()), header)
 
 
 def _origin(header: Header) -> tuple[str, int]:

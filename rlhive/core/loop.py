@@ -12,6 +12,7 @@ from torch import Tensor
 from rlhive.core.evaluation import evaluation_seeds, run_episodes
 from rlhive.core.interrupt import catch_signals
 from rlhive.core.learner import last_metrics, observe
+from rlhive.core.rollout import count_step, episode_summary, latest_episodes
 from rlhive.core.run import NOT_FINITE, TARGET_MET, Run, save_run, stop_seeds, stopped_text
 from rlhive.core.types import TrainState
 from rlhive.curves import plot_curves
@@ -36,7 +37,7 @@ def train(run: Run) -> bool:
         while run.step < config.total_steps and run.seeds and not stopped:
             metrics, episode_ended = _step(run, metrics, progress)
             if episode_ended:
-                progress.update(run.step, *run.episodes.latest())
+                progress.update(run.step, *latest_episodes(run.rollout["episodes"]))
             if _due(run, config.log_every) and metrics is not None:
                 _log(run, metrics)
             if _due(run, config.evaluate_every):
@@ -80,7 +81,7 @@ def _step(run: Run, metrics: TensorDict | None, progress: Progress) -> tuple[Ten
         metrics = None if metrics is None else metrics[kept]
     _store(run, action, transition)
     run.step += run.config.num_envs
-    return metrics, run.episodes.add(transition["next"])
+    return metrics, bool(transition["next", "done"].any())
 
 
 def _choose_action(run: Run) -> Tensor:
@@ -128,13 +129,14 @@ def _update(run: Run, metrics: TensorDict | None) -> tuple[TensorDict | None, di
 
 def _store(run: Run, action: Tensor, transition: TensorDict) -> None:
     """Stores the raw transition, takes what the policy saw into the normaliser, and moves on."""
-    observation = run.rollout["observation"]
+    rollout, observation = run.rollout, run.rollout["observation"]
     following = transition["next"].select("observation", "reward", "terminated", "done")
     run.replay.extend(
         TensorDict({"observation": observation, "action": action, "next": following}, transition.batch_size)
     )
     run.state = observe(run.state, observation.to(run.config.device))
-    run.rollout["observation"], run.rollout["is_init"] = transition["observation"], following["done"]
+    rollout["observation"], rollout["is_init"] = transition["observation"], following["done"]
+    rollout["episodes"] = count_step(rollout["episodes"], transition["next"])
 
 
 def _freeze(
@@ -152,9 +154,8 @@ def _log(run: Run, metrics: TensorDict) -> None:
     values = last_metrics(metrics)
     rows = {}
     for index, seed in enumerate(run.seeds):
-        rows[seed] = {name: value[index].item() for name, value in values.items()} | run.episodes.summary(
-            index
-        )
+        own = {name: value[index].item() for name, value in values.items()}
+        rows[seed] = own | episode_summary(run.rollout["episodes"][index])
     run.recorder.write_seeds(run.step, rows)
 
 

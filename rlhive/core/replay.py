@@ -71,6 +71,7 @@ class ReplayBuffer:
             raise ValueError(
                 f"n_step > 1 needs the loss's gamma in [0, 1], got n_step={n_step}, gamma={gamma}"
             )
+        self.capacity, self.num_envs = capacity, num_envs
         self._max_rows = capacity // num_envs
         self._batch_size = torch.Size((num_seeds, num_envs))
         self._columns = torch.arange(num_seeds)  # of the storage, where each seed's transitions are
@@ -157,6 +158,17 @@ class ReplayBuffer:
         batch = self._gather(index)
         return batch.update({"index": index.to(self._device), "_weight": weight.to(self._device)})
 
+    def latest(self, key: Key, num_rows: int) -> Tensor:
+        """The last rows of one key, oldest first, `[num_rows, S, E, ...]`.
+
+        Raises:
+            ValueError: fewer rows are stored.
+        """
+        if num_rows > self._num_rows:
+            raise ValueError(f"{num_rows} rows are asked for, the replay buffer has {self._num_rows}")
+        index = torch.arange(self._cursor - num_rows, self._cursor) % self._max_rows
+        return self._rows[key][index.to(self._device)].index_select(1, self._columns.to(self._device)).cpu()
+
     def update_priority(self, index: Tensor, td_error: Tensor) -> None:
         """Sets the priorities of sampled transitions to the size of their TD errors.
 
@@ -199,7 +211,7 @@ class ReplayBuffer:
             save_file(tensors, beside, metadata=header)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Takes over what `save` wrote; episodes that were under way there end here, as truncated (done).
+        """Takes over what `save` wrote.
 
         Raises:
             ValueError: not such a file, or one of another capacity, S, E, or kind of sampling.
@@ -227,8 +239,6 @@ class ReplayBuffer:
             self._allocate(first.unflatten_keys("."))
         for key, rows in self._rows.items():
             rows[: self._num_rows] = tensors[_name(key)]
-        # The environments start anew: an n-step window must not run from the stored episode into a new one.
-        self._rows[DONE][(self._cursor - 1) % self._max_rows] = True
 
     def _allocate(self, transition: TensorDict) -> None:
         missing = [key for key in KEYS if transition.get(key, None) is None]

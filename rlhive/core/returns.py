@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, arange
+from torch import Tensor, arange, where
 
 
 def n_step_return(reward: Tensor, done: Tensor, newer: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
@@ -21,4 +21,5 @@ def n_step_return(reward: Tensor, done: Tensor, newer: Tensor, gamma: float) -> 
     ended_before = done.long().cumsum(-1) - done.long() > 0
     counts = ~ended_before & (ahead <= newer.unsqueeze(-1))
     discount = gamma ** ahead.to(reward.dtype)
-    return (reward * discount * counts).sum(-1), counts.sum(-1)
+    # Not a product with the mask: rows that were never written may hold NaN.
+    return where(counts, reward * discount, 0.0).sum(-1), counts.sum(-1)

@@ -13,11 +13,12 @@ import torch
 from tensordict import TensorDict
 
 from rlhive.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from rlhive.core.episode_tracker import EpisodeTracker
+from rlhive.core.env_spec import EnvSpec
 from rlhive.core.files import write_text
 from rlhive.core.keys import make_generators
 from rlhive.core.learner import Learner, make_learner
 from rlhive.core.replay import ReplayBuffer
+from rlhive.core.rollout import first_rollout, resume_rollout
 from rlhive.core.run_spec import RunSpec, new_run_spec
 from rlhive.core.tree import stack_seeds
 from rlhive.core.tree_file import LoadError
@@ -34,9 +35,10 @@ NOT_FINITE, TARGET_MET = "not finite", "target met"  # why a seed stopped before
 
 
 class Stopped(NamedTuple):
-    """A seed that no longer trains: its last good state `[]`, its generators, when it stopped, and why."""
+    """A seed that no longer trains: its last good state, rollout and generators, when it stopped, and why."""
 
     state: TrainState
+    rollout: TensorDict
     generators: Mapping[str, torch.Generator]
     step: int
     reason: str
@@ -59,8 +61,7 @@ class Run:
         seeds: the S seeds that train.
         generators: one dict of streams for each of them.
         state: their train state `[S]`.
-        rollout: `[S]`, where their environments are: "observation" `[S, E, O]`, "is_init" `[S, E, 1]`, "explore".
-        episodes: return and success of their training episodes.
+        rollout: where their environments are, `[S]`, see `rlhive.core.rollout`.
         stopped: the seeds that no longer train.
         step: environment steps per seed so far.
     """
@@ -78,7 +79,6 @@ class Run:
     generators: list[dict[str, torch.Generator]]
     state: TrainState
     rollout: TensorDict
-    episodes: EpisodeTracker
     stopped: dict[int, Stopped]
     step: int
 
@@ -92,7 +92,7 @@ def open_run(
     Args:
         config: the resolved configuration.
         run_dir: an existing directory; that of the run to resume.
-        resume: continue from the latest checkpoint. Environments begin new episodes there.
+        resume: continue from the latest checkpoint, as if the run had never stopped.
         joins: the spec of the run that this one is to become a part of.
 
     Raises:
@@ -113,15 +113,20 @@ def open_run(
         if origin := checkpoint.spec if checkpoint else joins:
             spec = _check_same(run_dir, origin, spec)
         if checkpoint:
-            state = checkpoint.state[[config.seeds.index(seed) for seed in seeds]].to(config.device)
+            training = [config.seeds.index(seed) for seed in seeds]
+            state = checkpoint.state[training].to(config.device)
         else:
             state = learner.init(generators)
             write_text(run_dir / "spec.json", spec.to_json())
         step = checkpoint.step if checkpoint else 0
         replay = config.make_replay(num_seeds=len(seeds), num_envs=config.num_envs, device=config.device)
+        _check_capacity(replay, envs.spec)
+        explore = config.exploration(envs.spec.action_low, envs.spec.action_high)
         if checkpoint:
             _load_replay(replay, run_dir, step)
-        explore = config.exploration(envs.spec.action_low, envs.spec.action_high)
+            rollout = resume_rollout(envs, replay, checkpoint.rollout[training])
+        else:
+            rollout = first_rollout(envs, explore)
         recorder = Recorder(
             run_dir, loggers=config.loggers, wandb=config.wandb, resume_step=step if resume else None
         )
@@ -138,8 +143,7 @@ def open_run(
             seeds=seeds,
             generators=generators,
             state=state,
-            rollout=_first_rollout(envs, explore),
-            episodes=EpisodeTracker(envs.shape),
+            rollout=rollout,
             stopped=stopped,
             step=step,
         )
@@ -159,13 +163,13 @@ def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainS
     for seed, reason in reasons.items():
         index = run.seeds.index(seed)
         state = states.get(seed, run.state[index])
-        run.stopped[seed] = Stopped(state, run.generators[index], run.step, reason)
+        run.stopped[seed] = Stopped(state, run.rollout[index], run.generators[index], run.step, reason)
     kept = [index for index, seed in enumerate(run.seeds) if seed not in reasons]
     run.seeds = tuple(run.seeds[index] for index in kept)
     run.generators = [run.generators[index] for index in kept]
     if kept:
         run.state, run.rollout = run.state[kept], run.rollout[kept]
-        for part in (run.envs, run.evaluation_envs, run.replay, run.episodes):
+        for part in (run.envs, run.evaluation_envs, run.replay):
             part.keep(kept)
     return kept
 
@@ -180,15 +184,20 @@ def save_run(run: Run) -> None:
     folder = run.run_dir / "replay"
     folder.mkdir(exist_ok=True)
     run.replay.save(_replay_path(run.run_dir, run.step))
-    training = {seed: (run.state[index], run.generators[index]) for index, seed in enumerate(run.seeds)}
-    parts = [training.get(seed) or run.stopped[seed][:2] for seed in run.config.seeds]
+    training = {
+        seed: (run.state[index], run.rollout[index], run.generators[index])
+        for index, seed in enumerate(run.seeds)
+    }
+    parts = [training.get(seed) or run.stopped[seed][:3] for seed in run.config.seeds]
+    states, rollouts, generators = zip(*parts, strict=True)
     save_checkpoint(
         run.run_dir,
         run.step,
-        stack_seeds([state.cpu() for state, _ in parts]),
+        stack_seeds([state.cpu() for state in states]),
         run.spec,
         seeds=run.config.seeds,
-        generators={name: [own[name] for _, own in parts] for name in parts[0][1]},
+        rollout=stack_seeds([rollout.select("explore", "episodes") for rollout in rollouts]),
+        generators={name: [own[name] for own in generators] for name in generators[0]},
         counters=[_counters(run.stopped.get(seed)) for seed in run.config.seeds],
     )
     for path in folder.glob("*.safetensors"):
@@ -214,13 +223,12 @@ def _start_envs(config: TrainConfig, seeds: Sequence[int]) -> tuple[VectorEnv, V
     return training, evaluation
 
 
-def _first_rollout(envs: VectorEnv, explore: Exploration) -> TensorDict:
-    parts = {
-        "observation": envs.reset()["observation"],
-        "is_init": torch.ones(*envs.shape, 1, dtype=torch.bool),
-        "explore": explore.init(envs.shape, envs.spec.action_dim),
-    }
-    return TensorDict(parts, batch_size=envs.shape[:1])
+def _check_capacity(replay: ReplayBuffer, env: EnvSpec) -> None:
+    needed = (env.max_episode_steps or 0) * replay.num_envs
+    if replay.capacity < needed:
+        raise ValueError(
+            f"replay.capacity must be at least {needed}, an episode of each environment, got {replay.capacity}"
+        )
 
 
 def _counters(stopped: Stopped | None) -> dict[str, Any]:
@@ -237,7 +245,11 @@ def _restore_stopped(
             generators[index][name].set_state(states[index])
         if "stopped_at" in counters:
             stopped[seed] = Stopped(
-                checkpoint.state[index], generators[index], counters["stopped_at"], counters["reason"]
+                checkpoint.state[index],
+                checkpoint.rollout[index],
+                generators[index],
+                counters["stopped_at"],
+                counters["reason"],
             )
     return stopped
 

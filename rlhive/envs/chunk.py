@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
+from rlhive.envs.rewind import keeps_hidden_state
 from rlhive.envs.robohive import NumpyEnv
 
 Factory = Callable[[], NumpyEnv]
@@ -82,17 +83,20 @@ class Chunk:
             except Exception as error:
                 raise _named(error, name, place) from error
         self.spec = self.envs[0].spec
-        self.started = False
+        self.episodes = [-1] * len(places)  # number of the episode under way in each environment's own stream
 
     def attach(self, arrays: Arrays, first_row: int) -> None:
         """Read and write the rows of `arrays` from `first_row` on."""
         rows = slice(first_row, first_row + len(self.places))
         self.arrays = Arrays(*(array[rows] for array in arrays))
 
-    def obey(self, command: str, values: Sequence[int] | None) -> None:
-        """Do "reset" (with a seed for each environment, or none), "step", or "keep" (with a 0 or 1 for each)."""
+    def obey(self, command: str, values: Sequence[Any] | None) -> None:
+        """Do "reset" (with a seed for each environment, or none), "resume" (with the number of the episode and the
+        actions so far), "keep" (with a 0 or 1 for each), or "step"."""
         if command == "reset":
             self.reset(values)
+        elif command == "resume":
+            self.resume(values or ())
         elif command == "keep":
             self.keep(values or ())
         else:
@@ -104,16 +108,28 @@ class Chunk:
             self.envs.pop(row).close()
 
     def reset(self, seeds: Sequence[int] | None) -> None:
-        """Start an episode everywhere; without seeds the first reset seeds each environment by its place."""
+        """Start an episode everywhere, without seeds the next one of each environment's own stream."""
         for row, env in self.envs.items():
-            place = self.places[row]
-            seed = seeds[row] if seeds is not None else None if self.started else stream_seed(place)
             try:
-                self.arrays.observation[row] = env.reset(seed)
+                self.arrays.observation[row] = (
+                    self._next_episode(row) if seeds is None else env.reset(seeds[row])
+                )
                 self._draw(row, env, self.arrays.pixels, self.arrays.depth)
             except Exception as error:
-                raise _named(error, self.name, place) from error
-        self.started = True
+                raise _named(error, self.name, self.places[row]) from error
+
+    def resume(self, values: Sequence[tuple[int, np.ndarray]]) -> None:
+        """Take every environment into its episode of this number, by the actions `[elapsed, A]` taken there so far."""
+        for row, env in self.envs.items():
+            self.episodes[row], actions = values[row]
+            try:
+                observation = env.reset(episode_seed(self.places[row], self.episodes[row]))
+                for action in actions:
+                    observation = env.step(action).observation
+                self.arrays.observation[row] = observation
+                self._draw(row, env, self.arrays.pixels, self.arrays.depth)
+            except Exception as error:
+                raise _named(error, self.name, self.places[row]) from error
 
     def step(self) -> None:
         """Step every environment with its row of `action`; where the episode is done, start the next one."""
@@ -124,7 +140,7 @@ class Chunk:
                 arrays.next_observation[row] = result.observation
                 if result.terminated or result.truncated:
                     self._draw(row, env, arrays.next_pixels, arrays.next_depth)
-                    arrays.observation[row] = env.reset()
+                    arrays.observation[row] = self._next_episode(row)
                 else:
                     arrays.observation[row] = result.observation
                 self._draw(row, env, arrays.pixels, arrays.depth)
@@ -133,6 +149,16 @@ class Chunk:
             arrays.reward[row], arrays.rwd_sparse[row] = result.reward, result.rwd_sparse
             arrays.terminated[row], arrays.truncated[row] = result.terminated, result.truncated
             arrays.solved[row] = result.solved
+
+    def _next_episode(self, row: int) -> np.ndarray:
+        """The first observation of the next episode of an environment's own stream, from a seed of its own.
+
+        What is built again at each seed goes on without one, as it is: muscles, say, that stay tired between episodes.
+        """
+        self.episodes[row] += 1
+        goes_on = self.episodes[row] > 0 and keeps_hidden_state(self.name)
+        seed = None if goes_on else episode_seed(self.places[row], self.episodes[row])
+        return self.envs[row].reset(seed)
 
     def _draw(self, row: int, env: NumpyEnv, pixels: np.ndarray, depth: np.ndarray) -> None:
         if self.spec.pixels is not None:
@@ -144,9 +170,9 @@ class Chunk:
             env.close()
 
 
-def stream_seed(place: Place) -> int:
-    """The seed of the environment at `place`, of its first episode and all that follow."""
-    return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0])
+def episode_seed(place: Place, number: int) -> int:
+    """The seed of one episode, counted from 0, of the environment at `place`."""
+    return int(np.random.SeedSequence((*place, number)).generate_state(1, np.uint64)[0])
 
 
 def _named(error: Exception, name: str, place: Place) -> RuntimeError:

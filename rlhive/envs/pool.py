@@ -24,7 +24,7 @@ class Pool(Protocol):
     spec: EnvSpec
     arrays: Arrays
 
-    def start(self, command: str, values: Sequence[int] | None = None) -> None: ...
+    def start(self, command: str, values: Sequence[Any] | None = None) -> None: ...
 
     def wait(self) -> None: ...
 
@@ -41,7 +41,7 @@ class LocalPool:
         self.chunk.attach(self.arrays, 0)
         self.closed = False
 
-    def start(self, command: str, values: Sequence[int] | None = None) -> None:
+    def start(self, command: str, values: Sequence[Any] | None = None) -> None:
         """Note a command of `Chunk.obey`.
 
         Raises:
@@ -100,7 +100,7 @@ class ProcessPool:
                 reduction.send_handle(worker.connection, file.fileno(), worker.process.pid)
                 self._answer(worker)
 
-    def start(self, command: str, values: Sequence[int] | None = None) -> None:
+    def start(self, command: str, values: Sequence[Any] | None = None) -> None:
         """Give a command of `Chunk.obey` to every worker and return at once; `values`: one a row.
 
         Raises:

@@ -28,8 +28,8 @@ TIMEOUT = 120.0  # seconds: a slow machine draws a hundred large images in that 
 class VectorEnv:
     """S seeds x E environments, stepped while the caller does something else; episodes restart by themselves.
 
-    Environment e of seed k draws from `np.random.SeedSequence((seeds[k], e))` alone: neither the other seeds
-    nor the number of workers matter to it.
+    Episode n of environment e of seed k draws from `np.random.SeedSequence((seeds[k], e, n))` alone: neither the other
+    seeds nor the number of workers matter to it.
 
     Args:
         name_or_factory: RoboHive id, or a picklable callable without arguments that builds a `NumpyEnv`.
@@ -98,6 +98,28 @@ class VectorEnv:
                 raise ValueError(f"episode_seeds must have shape {self.shape}, got {episode_seeds}")
             values = self._to_rows([int(seed) for row in episode_seeds for seed in row])
         self._pool.start("reset", values)
+        return self._first()
+
+    def resume(self, numbers: Tensor, actions: Sequence[Sequence[Tensor]]) -> TensorDict:
+        """Take every environment back into an episode of its stream and return what the policies see there.
+
+        It begins that episode anew and takes the same actions. Only environments that carry something from one episode
+        to the next, the tired muscles of Myo's, say, do not come out exactly where they were.
+
+        Args:
+            numbers: the episode of each environment, counted from 0, int64 [S,E].
+            actions: those taken there so far, f32 [S][E][T,A], T for each its own.
+
+        Raises:
+            RuntimeError: steps sent are not yet received, or an environment or its process fails.
+        """
+        if self._pending:
+            raise RuntimeError("resume() between send() and recv(): receive the steps first")
+        taken = [own.numpy() for of_seed in actions for own in of_seed]
+        self._pool.start("resume", self._to_rows(list(zip(numbers.flatten().tolist(), taken, strict=True))))
+        return self._first()
+
+    def _first(self) -> TensorDict:
         self._pool.wait()
         first = {"observation": self._fresh(self._pool.arrays.observation)}
         images = {key: self._fresh(now) for key, now, _ in self._images(self._pool.arrays)}
@@ -204,9 +226,9 @@ class VectorEnv:
         successor.flatten(0, 1)[ended] = torch.from_numpy(last[rows])
         return successor
 
-    def _to_rows(self, values: Sequence[int]) -> list[int]:
+    def _to_rows(self, values: Sequence[Any]) -> list[Any]:
         """A value for each environment `[S * E]`, in the order of the pool's rows, 0 for those that are closed."""
-        rows = [0] * len(self._pool.arrays.action)
+        rows: list[Any] = [0] * len(self._pool.arrays.action)
         for row, value in zip(self._rows, values, strict=True):
             rows[row] = value
         return rows

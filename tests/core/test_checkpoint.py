@@ -9,6 +9,7 @@ from safetensors import safe_open
 from rlhive.core.checkpoint import checkpoint_dir, load_checkpoint, save_checkpoint, seed_dirs
 from rlhive.core.run_spec import RunSpec, new_run_spec
 from rlhive.core.tree_file import LoadError, flatten, read_tree
+from tests.conftest import make_rollout
 
 PARTS = ("params", "env_state", "train_state")
 
@@ -16,6 +17,7 @@ PARTS = ("params", "env_state", "train_state")
 def save(run, step, **changes):
     arguments = {
         "seeds": run.seeds,
+        "rollout": make_rollout(run.seeds),
         "generators": run.generators,
         "counters": [{}] * len(run.seeds),
         **changes,
@@ -39,6 +41,7 @@ def test_restored_state_equals_saved_one_bit_for_bit(make_run, seeds):
     assert checkpoint.state["opt_state", "count"].dtype == torch.int64
     assert checkpoint.state.batch_size == run.state.batch_size
     assert checkpoint.spec == run.spec
+    assert checkpoint.rollout["episodes", "number"].tolist() == list(seeds)
     assert (checkpoint.step, checkpoint.counters) == (100, [{"episodes": 7}] * len(seeds))
 
 
@@ -73,6 +76,7 @@ def test_files_of_a_seed_among_several_equal_those_of_its_own_run(make_run):
         several.state[1:],
         several.spec,
         seeds=(7,),
+        rollout=make_rollout((7,)),
         generators={"replay": several.generators["replay"][1:]},
         counters=[{"episodes": 7}],
     )

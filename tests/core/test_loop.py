@@ -13,7 +13,7 @@ import gin
 from rlhive.config import load_config
 from rlhive.core import loop
 from rlhive.core.checkpoint import load_checkpoint
-from rlhive.core.episode_tracker import EpisodeTracker
+from rlhive.core.rollout import count_step, episode_summary, init_episodes, latest_episodes
 from rlhive.core.run import open_run
 from rlhive.core.tree_file import LoadError
 from rlhive.envs.toy import ConstantReward, MatchSign, ReachPoint
@@ -194,6 +194,42 @@ def test_resuming_goes_on_where_the_checkpoint_was(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "bindings",
+    [
+        (),
+        ("NUM_SEEDS=3", "NUM_ENVS=2", "train.log_every=4", "train.target_success=0.3"),
+        ("train.exploration=@ornstein_uhlenbeck", "train.log_every=7"),
+        ("replay.prioritized=True", "replay.n_step=3", "GAMMA=0.95"),
+    ],
+)
+def test_a_resumed_run_equals_one_that_was_never_interrupted(tmp_path, bindings):
+    bindings = (*bindings, "train.evaluate_every=20", "train.evaluation_episodes=4")
+    whole = train(ReachPoint, tmp_path / "whole", *bindings)
+    for steps in (26, 42, 60):  # in the middle of an episode
+        resumed = train(
+            ReachPoint, tmp_path / "resumed", *bindings, f"TOTAL_STEPS={steps}", resume=steps > 26
+        )
+    for name, value in stored(whole).items():
+        assert torch.equal(stored(resumed)[name], value), name
+    assert bool((resumed.state == whole.state).all()) and resumed.seeds == whole.seeds
+    for name, value in whole.rollout.flatten_keys(".").items():
+        torch.testing.assert_close(
+            resumed.rollout.flatten_keys(".")[name], value, rtol=0, atol=0, equal_nan=True
+        )
+    ends = ("26", "42")  # a run that ends is evaluated
+    assert [row for row in rows(resumed.run_dir) if row["step"] not in ends] == [
+        row for row in rows(whole.run_dir) if row["step"] not in ends
+    ]
+
+
+def test_a_replay_smaller_than_an_episode_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"replay\.capacity must be at least 40, an episode of each environment, got 5"
+    ):
+        train(ReachPoint, tmp_path, "replay.capacity=5", "NUM_ENVS=2")
+
+
+@pytest.mark.parametrize(
     ("binding", "words"),
     [
         (
@@ -336,32 +372,33 @@ def step(reward, solved, done) -> TensorDict:
 
 
 def test_episodes_are_counted_by_hand():
-    tracker = EpisodeTracker((2, 1))
+    episodes = init_episodes((2, 1))
     for _ in range(5):
-        assert not tracker.add(step([[1.0], [2.0]], [[True], [True]], [[False], [False]]))
-    assert tracker.summary(0) == {}
-    assert tracker.add(step([[1.0], [2.0]], [[True], [False]], [[True], [True]]))
+        episodes = count_step(episodes, step([[1.0], [2.0]], [[True], [True]], [[False], [False]])).lock_()
+    assert episode_summary(episodes[0]) == {}
+    assert episodes["elapsed"].tolist() == [[5], [5]]
+    episodes = count_step(episodes, step([[1.0], [2.0]], [[True], [False]], [[True], [True]]))
     # Six solved steps are a success, five are not.
-    assert tracker.summary(0) == {"train/return": 6.0, "train/success": 1.0}
-    assert tracker.summary(1) == {"train/return": 12.0, "train/success": 0.0}
-    assert tracker.latest() == ([6.0, 12.0], 0.5)
-    assert tracker.add(step([[-3.0], [7.0]], [[False], [False]], [[True], [False]]))
-    assert tracker.summary(0) == {"train/return": -3.0, "train/success": 0.0}
-    assert tracker.summary(1) == {"train/return": 12.0, "train/success": 0.0}
+    assert episode_summary(episodes[0]) == {"train/return": 6.0, "train/success": 1.0}
+    assert episode_summary(episodes[1]) == {"train/return": 12.0, "train/success": 0.0}
+    assert latest_episodes(episodes) == ([6.0, 12.0], 0.5)
+    episodes = count_step(episodes, step([[-3.0], [7.0]], [[False], [False]], [[True], [False]]))
+    assert episode_summary(episodes[0]) == {"train/return": -3.0, "train/success": 0.0}
+    assert episode_summary(episodes[1]) == {"train/return": 12.0, "train/success": 0.0}
+    assert episodes["number"].tolist() == [[2], [1]] and episodes["elapsed"].tolist() == [[0], [1]]
 
 
 def test_a_seed_is_summed_up_once_all_its_environments_ended_an_episode():
-    tracker = EpisodeTracker((1, 2))
-    tracker.add(step([[1.0, 5.0]], [[False, False]], [[True, False]]))
-    assert tracker.summary(0) == {}
-    assert tracker.latest() == ([1.0], 0.0)
-    tracker.add(step([[2.0, 5.0]], [[False, False]], [[False, True]]))
-    assert tracker.summary(0) == {"train/return": 5.5, "train/success": 0.0}
+    episodes = count_step(init_episodes((1, 2)), step([[1.0, 5.0]], [[False, False]], [[True, False]]))
+    assert episode_summary(episodes[0]) == {}
+    assert latest_episodes(episodes) == ([1.0], 0.0)
+    episodes = count_step(episodes, step([[2.0, 5.0]], [[False, False]], [[False, True]]))
+    assert episode_summary(episodes[0]) == {"train/return": 5.5, "train/success": 0.0}
 
 
 def test_a_toy_with_one_right_answer_is_learned(tmp_path):
     bindings = (
-        "TOTAL_STEPS=300",
+        "TOTAL_STEPS=400",
         "train.batch_size=32",
         "train.evaluation_episodes=20",
         "adam.learning_rate=1e-2",

@@ -224,15 +224,23 @@ def test_only_the_filled_part_is_saved(tmp_path):
     assert (tmp_path / "replay.safetensors").stat().st_size < 2000
 
 
-def test_episodes_under_way_end_at_loading(tmp_path):
+def test_a_window_goes_on_over_a_save_and_load(tmp_path):
     filled(5, n_step=3, gamma=1.0).save(tmp_path / "replay.safetensors")
     buffer = ReplayBuffer(100, n_step=3, gamma=1.0)
     buffer.load(tmp_path / "replay.safetensors")
-    for step in range(50, 55):
+    for step in range(5, 8):
         buffer.extend(transition(step))
-    found = by_step(buffer)
-    assert (found[3][REWARD].item(), found[3][NEXT_OBS][0].item()) == (3 + 4, 5)
-    assert (found[4][DONE].item(), found[4][TERMINATED].item()) == (True, False)
+    found, whole = by_step(buffer), by_step(filled(8, n_step=3, gamma=1.0))
+    assert all(found[step][key].equal(whole[step][key]) for step in whole for key in (REWARD, NEXT_OBS, DONE))
+
+
+def test_the_latest_rows_come_oldest_first_over_the_end_of_the_ring():
+    buffer = filled(13, 10)
+    whole = filled(13, 100).latest("observation", 13)
+    assert torch.equal(buffer.latest("observation", 10), whole[3:])
+    assert buffer.latest("observation", 0).shape[0] == 0
+    with pytest.raises(ValueError, match="11 rows are asked for, the replay buffer has 10"):
+        buffer.latest("observation", 11)
 
 
 def test_load_refuses_another_buffer(tmp_path):
