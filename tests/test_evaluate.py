@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from rlhive.core.evaluation import evaluation_seeds, run_episodes
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.stats import summarize
-from rlhive.envs.robohive import env_spec
+from rlhive.envs.robohive import RoboHive, env_spec
 from rlhive.envs.vector import VectorEnv
 from rlhive.evaluate import _describe_best, best_seed, check_input, evaluate, format_report
 from rlhive.policy_fn import load
 from rlhive.record import EVALUATION_SEED, Recorder
+from rlhive.video import HEIGHT, WIDTH, Studio
 
 
 def command(*arguments, **environment):
@@ -40,6 +42,7 @@ def installed():
         (("--run_dir=.", "--seed=-1"), "-1 is not a non-negative integer"),
         (("--run_dir=.", "--deterministic", "--stochastic"), "At most one of"),
         (("--run_dir=.", "--video=film.gif"), "must be a file ending in .mp4"),
+        (("--run_dir=.", "--cameras=left_cam"), "--cameras needs --video"),
         (("--run_dir=.", "more"), "unknown argument 'more'"),
     ],
 )
@@ -79,20 +82,37 @@ def test_command_prints_json_alone_and_the_same_in_every_process(make_run, insta
 
 
 @pytest.mark.slow
-def test_video_shows_an_episode(make_run, installed, tmp_path):
+@pytest.mark.parametrize(
+    ("cameras", "shape"), [("", (480, 640)), ("left_cam,top_cam,right_cam", (960, 1280))]
+)
+def test_video_shows_an_episode_in_real_time(make_run, installed, tmp_path, cameras, shape):
     run_dir = make_run(env=installed).run_dir
     film = tmp_path / "film.mp4"
-    result = command(f"--run_dir={run_dir}", "--episodes=1", f"--video={film}")
+    result = command(f"--run_dir={run_dir}", "--episodes=1", f"--video={film}", f"--cameras={cameras}")
     assert result.returncode == 0, result.stderr
     assert str(film) in result.stdout
 
     import imageio.v3 as imageio
 
     pictures = imageio.imread(film)
-    assert pictures.shape == (installed.max_episode_steps, 480, 640, 3)
-    assert pictures[0].std() > 10.0  # something is to be seen
+    assert pictures.shape == (installed.max_episode_steps, *shape, 3)
+    assert pictures[0, :480, :640].std() > 10.0  # something is to be seen
     assert np.abs(pictures[0].astype(float) - pictures[-1]).max() > 50.0  # and it moves
-    assert imageio.immeta(film)["fps"] == pytest.approx(1.0 / installed.dt)
+    meta = imageio.immeta(film)
+    assert meta["fps"] == pytest.approx(1.0 / installed.dt)
+    assert meta["duration"] == pytest.approx(installed.max_episode_steps * installed.dt, abs=installed.dt)
+
+
+def test_pictures_of_a_video_lie_side_by_side():
+    cameras = ("left_cam", "top_cam", "right_cam")
+    env = RoboHive("FrankaReachRandom-v0", seed=1, pixels=PixelSpec(cameras, HEIGHT, WIDTH, "fast"))
+    env.reset()
+    picture, (left, top, right) = Studio(env, cameras).shoot(), env.render()
+    assert np.array_equal(picture[:HEIGHT], np.concatenate([left, top], axis=1))
+    assert np.array_equal(picture[HEIGHT:, :WIDTH], right) and not picture[HEIGHT:, WIDTH:].any()
+    assert Studio(env, ()).shoot().shape == (HEIGHT, WIDTH, 3)
+    with pytest.raises(ValueError, match="has no camera 'front'; it has left_cam"):
+        Studio(env, ["front"])
 
 
 def test_every_seed_plays_its_own_policy_on_the_same_episodes(make_run, installed):
