@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import importlib
@@ -130,7 +131,8 @@ class Renderer:
         self._pixels = np.empty((height, width, 3), np.uint8)
         self._depth = np.empty((height, width), np.float32)
         self._terrain = model.hfield_data.copy()
-        weakref.finalize(self, _free, self._gl, self._context)
+        self._free = weakref.finalize(self, _free, self._gl, self._context)
+        _open.add(self)
 
     def prepare(self, model: Any) -> None:
         """Take the GL context, and send the terrain of `model` where the last one was another."""
@@ -163,6 +165,11 @@ class Renderer:
         self._scene.flags[:] = flags
         mujoco.mjr_readPixels(None, self._depth, self._frame, self._context)
         out[...] = _metres(self._depth[::-1], model)
+
+    def close(self) -> None:
+        """Free the driver's memory; else the garbage collector does."""
+        self._free()
+        self._gl = None
 
     def _render(self, model: Any, data: Any, options: Any, camera: int) -> None:
         import mujoco
@@ -202,6 +209,7 @@ def view_options(env: Any) -> Any:
     return options
 
 
+_open: weakref.WeakSet[Renderer] = weakref.WeakSet()
 _renderers: weakref.WeakValueDictionary[tuple[str, int, int, str], Renderer] = weakref.WeakValueDictionary()
 
 
@@ -217,7 +225,16 @@ def _shared_renderer(name: str, model: Any, spec: PixelSpec) -> Renderer:
 @functools.cache
 def _gl_context() -> Any:
     """The one of this process; images are drawn into buffers beside its own, so that its size does not matter."""
-    return importlib.import_module(f"mujoco.{choose_backend()}").GLContext(1, 1)
+    module = importlib.import_module(f"mujoco.{choose_backend()}")
+    atexit.register(_leave)  # runs before what the module itself registered
+    return module.GLContext(1, 1)
+
+
+def _leave() -> None:
+    """Frees all in order at the end of the process: when the driver's modules are gone, they would complain."""
+    for renderer in list(_open):
+        renderer.close()
+    _gl_context.cache_clear()
 
 
 def _upload(model: Any, height: int, width: int, quality: str) -> Any:

@@ -57,6 +57,7 @@ def run(code, *arguments, gl=""):
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,8 @@ def test_backend_is_the_first_that_works(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_images_after_mujoco_was_imported_for_a_state_environment():
+@pytest.mark.parametrize("backend", ["", "osmesa"])
+def test_images_after_mujoco_was_imported_for_a_state_environment(backend):
     code = """
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs import RoboHive
@@ -195,4 +197,4 @@ env = RoboHive("FrankaReachRandom-v0", pixels=PixelSpec(("left_cam",), 32, 32, "
 env.reset()
 assert env.render().std() > 10
 """
-    run(code)
+    assert run(code, gl=backend) == ""  # nothing complains at the end, either, where all is open still
