@@ -1,4 +1,4 @@
-"""A seed of a real run among others is what it is alone, bit for bit: parameters, optimizer, normaliser, metrics."""
+"""A seed of a real run is the same alone, among others, and resumed: parameters, optimizer, normaliser, metrics."""
 
 import csv
 
@@ -18,9 +18,10 @@ BINDINGS = [
 ]
 
 
-def train(run_dir, *bindings):
-    run_dir.mkdir()
-    with open_run(load_config(["sac_gaussian.gin"], [*BINDINGS, *bindings]), run_dir) as run:
+def train(run_dir, *bindings, resume=False):
+    run_dir.mkdir(exist_ok=True)
+    config = load_config(["sac_gaussian.gin"], [*BINDINGS, *bindings])
+    with open_run(config, run_dir, resume=resume) as run:
         assert loop.train(run)
     gin.clear_config()
     return run
@@ -39,3 +40,12 @@ def test_2000_steps_of_franka_reach(tmp_path):
     assert bool((both.state[1:] == alone.state).all())
     assert rows(tmp_path / "both", 3) == rows(tmp_path / "alone", 3)
     assert rows(tmp_path / "both", 11) != rows(tmp_path / "alone", 3)
+
+    train(tmp_path / "resumed", "SEEDS=(11, 3)", "TOTAL_STEPS=1520")  # 20 steps into an episode
+    resumed = train(tmp_path / "resumed", "SEEDS=(11, 3)", resume=True)
+    assert bool((resumed.state == both.state).all())
+    for seed in (11, 3):
+        going_on = [
+            row for row in rows(tmp_path / "resumed", seed) if row["step"] != "1520"
+        ]  # its end, evaluated
+        assert going_on == rows(tmp_path / "both", seed)
