@@ -35,7 +35,10 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the command's flags."""
     flags.DEFINE_string(
-        "run_dir", None, "Directory of the run; its latest checkpoint is taken.", required=True
+        "run_dir",
+        None,
+        "Directory of a run, whose latest checkpoint is taken, or of a bundle.",
+        required=True,
     )
     flags.DEFINE_integer("episodes", 20, "How many episodes for each trained seed.", lower_bound=1)
     flags.DEFINE_integer(
@@ -111,10 +114,10 @@ def evaluate(
     video: Path | None = None,
     cameras: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Evaluates every seed of a run's latest checkpoint on the same episodes.
+    """Evaluates every seed of a run's latest checkpoint, or a bundle, on the same episodes.
 
     Args:
-        run_dir: the run's directory.
+        run_dir: the directory of the run or bundle.
         episodes: for each trained seed.
         seed: chooses the episodes, and the noise of a stochastic policy.
         stochastic: act with samples from the policy instead of its mode.
@@ -131,19 +134,16 @@ def evaluate(
     """
     load_torch()  # before anything that loads mujoco
 
-    from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
     from rlhive.core.evaluation import evaluation_seeds
-    from rlhive.policy_fn.loading import load
 
-    folder = checkpoint_dir(run_dir)
-    policies = {trained: load(path) for trained, path in seed_dirs(folder).items()}
+    policies, step = load_policies(run_dir)
     first = next(iter(policies.values()))
     episode_seeds = evaluation_seeds(seed, episodes)
     if video is not None:
         from rlhive.video import film
 
         act = make_actor(first, seed, stochastic=stochastic)
-        film(lambda seen: act(seen["observation"]), first.spec.env, episode_seeds[0], video, cameras)
+        film(act, first.spec.env, episode_seeds[0], video, cameras)
     outcome = play(policies, seed, episode_seeds, stochastic=stochastic)
     by_seed = [
         {"seed": trained, **summarize_seed(outcome.returns[index], outcome.success[index], seed)}
@@ -152,7 +152,7 @@ def evaluate(
     return {
         "run_dir": str(run_dir),
         "environment": first.spec.env.name,
-        "step": int(folder.name),
+        "step": step,
         "episodes": episodes,
         "seed": seed,
         "deterministic": not stochastic,
@@ -162,6 +162,19 @@ def evaluate(
         "best_seed": best_seed(run_dir, list(policies), seed),
         "video": None if video is None else str(video),
     }
+
+
+def load_policies(run_dir: str | os.PathLike[str]) -> tuple[dict[int, Policy], int]:
+    """The policies of a run's latest checkpoint, or that of a bundle, by their seeds, and their step."""
+    from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
+    from rlhive.policy_fn.bundle import is_bundle, read_bundle
+    from rlhive.policy_fn.loading import load
+
+    if is_bundle(run_dir):
+        bundle = read_bundle(run_dir)
+        return {bundle.seed: load(run_dir)}, bundle.step
+    folder = checkpoint_dir(run_dir)
+    return {trained: load(path) for trained, path in seed_dirs(folder).items()}, int(folder.name)
 
 
 def play(
@@ -180,11 +193,11 @@ def play(
     actors = [make_actor(policy, seed, stochastic=stochastic) for policy in policies.values()]
     trained_on = next(iter(policies.values())).spec.env
 
-    def act(observation: Tensor) -> Tensor:
-        return torch.stack([own(part) for own, part in zip(actors, observation, strict=True)])
+    def act(seen: TensorDict) -> Tensor:
+        return torch.stack([own(part) for own, part in zip(actors, seen, strict=True)])
 
     # A worker process would pay more to start than it saves on this few steps.
-    with VectorEnv(trained_on.name, seeds=list(policies), num_workers=0) as envs:
+    with VectorEnv(trained_on.name, seeds=list(policies), num_workers=0, pixels=trained_on.pixels) as envs:
         check_same_environment(envs.spec, trained_on)
         return run_episodes(envs, act, episode_seeds)
 
@@ -229,15 +242,16 @@ def best_seed(run_dir: str | os.PathLike[str], seeds: Sequence[int], evaluation_
     return max((seed for seed in seeds if seed in last), key=lambda seed: last[seed], default=None)
 
 
-def make_actor(policy: Policy, seed: int, *, stochastic: bool) -> Callable[[Tensor], Tensor]:
-    """The policy as a function of the observation `[E, O]`; a stochastic one draws noise from `seed`."""
+def make_actor(policy: Policy, seed: int, *, stochastic: bool) -> Callable[[TensorDict], Tensor]:
+    """The policy as a function of what `VectorEnv` shows, batch `[E]`; a stochastic one draws noise from `seed`."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
+    env = policy.spec.env
 
-    def act(observation: Tensor) -> Tensor:
-        shape = (*observation.shape[:-1], policy.spec.env.action_dim)
-        return policy(observation, torch.randn(shape, generator=generator) if stochastic else None)
+    def act(seen: TensorDict) -> Tensor:
+        noise = torch.randn(*seen.shape, env.action_dim, generator=generator) if stochastic else None
+        return policy(dict(seen.items()) if env.pixels else seen["observation"], noise)
 
     return act
 

@@ -20,7 +20,15 @@ from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree_file import check_names, flush, read_tree, write_tree
 from rlhive.core.types import EnvState, Params
 from rlhive.losses_fn import POLICY_KEYS
-from rlhive.policy_fn.bundle_files import BUNDLE_VERSION, SPEC, check_file, file_record, read_spec, spec_text
+from rlhive.policy_fn.bundle_files import (
+    BUNDLE_VERSION,
+    SPEC,
+    check_file,
+    file_record,
+    read_spec,
+    spec_text,
+    text_hash,
+)
 from rlhive.policy_fn.tree_checks import check_env_state, check_params
 
 TREES = {"params.safetensors": "bundle_params", "env_state.safetensors": "bundle_env_state"}
@@ -60,19 +68,14 @@ def write_bundle(folder: PathLike, bundle: Bundle, extras: Sequence[Path] = ()) 
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     beside.mkdir(parents=True)
     try:
-        header = {
-            "run_id": bundle.spec.run_id,
-            "seed": str(bundle.seed),
-            "step": str(bundle.step),
-        }
-        trees = (bundle.params.select(*POLICY_KEYS[bundle.spec.algorithm]), bundle.env_state)
+        description = describe(bundle.spec, bundle.seed, bundle.step)
+        trees = (bundle.params.select(*POLICY_KEYS[bundle.spec.algorithm], strict=False), bundle.env_state)
         for (name, kind), tree in zip(TREES.items(), trees, strict=True):
-            write_tree(beside / name, tree, {**header, "kind": kind})
+            write_tree(beside / name, tree, {"kind": kind, "description_sha256": text_hash(description)})
         for extra in extras:
             shutil.copyfile(extra, beside / extra.name)
         files = {name: file_record(beside / name) for name in [*TREES, *(path.name for path in extras)]}
-        values = describe(bundle.spec, bundle.seed, bundle.step) | {"files": files}
-        (beside / SPEC).write_text(spec_text(values))
+        (beside / SPEC).write_text(spec_text({**description, "files": files}))
         for name in [*files, SPEC, "."]:
             flush(beside / name)
         beside.rename(folder)
@@ -102,19 +105,14 @@ def read_bundle(folder: PathLike) -> Bundle:
     values, spec = _read_spec(folder / SPEC)
     for name in TREES:
         check_file(folder / name, values["files"][name])
+    description = {key: value for key, value in values.items() if key != "files"}
     trees = []
     for name, kind in TREES.items():
         tree, header = read_tree(folder / name)
-        expected = {
-            "kind": kind,
-            "run_id": spec.run_id,
-            **{key: str(values[key]) for key in ("seed", "step")},
-        }
-        for key, value in expected.items():
-            if header.get(key) != value:
-                raise LoadError(
-                    f"{folder / name}: its {key} is {header.get(key)!r}, but {value!r} in {SPEC}; export again"
-                )
+        if header.get("kind") != kind or header.get("description_sha256") != text_hash(description):
+            raise LoadError(
+                f"{folder / name}: is not {kind} of the policy that {SPEC} describes; export it again"
+            )
         trees.append(tree)
     check_params(str(folder / "params.safetensors"), trees[0], spec)
     check_env_state(str(folder / "env_state.safetensors"), trees[1], spec)

@@ -17,8 +17,12 @@ MAX_SPEC_BYTES, MAX_FILE_BYTES = 1 << 20, 1 << 28
 
 def spec_text(values: Mapping[str, Any]) -> str:
     """The text of spec.json: `describe`'s values and the hash of their text."""
-    text = json.dumps(values)
-    return json.dumps({**values, "sha256": hashlib.sha256(text.encode()).hexdigest()}, indent=2) + "\n"
+    return json.dumps({**values, "sha256": text_hash(values)}, indent=2) + "\n"
+
+
+def text_hash(values: Mapping[str, Any]) -> str:
+    """sha256 in hex of the values as JSON."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def read_spec(path: Path) -> dict[str, Any]:

@@ -1,0 +1,233 @@
+"""The loop in simulation: time, limits, traces that survive a crash, and the command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium
+import h5py
+import numpy as np
+import pytest
+
+from rlhive.deploy import run
+from rlhive.deploy.robot import simulate
+from rlhive.deploy.safety import EXIT_CODES, FaultError, Sensors, SensorWatch, limit_action, watchdog
+from rlhive.deploy.trace import read_journal, write_trace
+from rlhive.envs.robohive import env_spec, quiet
+from rlhive.export import export
+from rlhive.policy_fn import LoadError, load
+
+NAME = "FrankaReachRandom-v0"
+
+
+@pytest.fixture(scope="module")
+def installed():
+    return env_spec(NAME)
+
+
+@pytest.fixture
+def policy(make_run, installed):
+    return load(make_run(env=installed).run_dir)
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "rlhive.deploy", *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+def test_simulation_keeps_time_and_records_what_it_did(policy, tmp_path):
+    started = time.monotonic()
+    report = run(policy, simulate(NAME, 0), tmp_path, max_steps=15)
+    assert time.monotonic() - started >= 15 * 0.08
+    assert (report.reason, report.exit_code, report.steps, report.held) == ("finished", 0, 15, "last action")
+    assert report.timing["latency_p50"] < 0.01
+    records = read_journal(tmp_path / "journal.bin")
+    assert np.median(records["period"]) == pytest.approx(0.08, rel=0.05)
+    for record in records:
+        assert np.array_equal(policy(record["observations"]), record["policy_actions"])
+    assert np.array_equal(records["actions"], records["policy_actions"])
+    assert (tmp_path / "latency.png").stat().st_size > 1000
+    assert json.loads((tmp_path / "report.json").read_text())["exit_code"] == 0
+
+
+def test_trace_is_robohives(policy, tmp_path):
+    run(policy, simulate(NAME, 0), tmp_path, max_steps=4)
+    with quiet():
+        from robohive.logger.grouped_datasets import Trace
+
+        trace = Trace.load(str(tmp_path / "trace.h5"))
+    trial = trace["Trial0"]
+    records = read_journal(tmp_path / "journal.bin")
+    for name in ("time", "observations", "actions", "rewards", "done"):
+        assert np.array_equal(trial[name][:], records[name]), name
+    assert np.array_equal(trial["env_infos"]["solved"][:], records["solved"])
+    assert np.array_equal(trial["deploy"]["latency"][:], records["latency"])
+    env = gymnasium.make(NAME).unwrapped
+    assert env.evaluate_success(trace) == 0.0
+    trace.trace.close()
+
+
+def test_actions_change_no_more_than_they_may(policy, tmp_path):
+    run(policy, simulate(NAME, 0), tmp_path, max_steps=8, max_delta=0.01)
+    actions = read_journal(tmp_path / "journal.bin")["actions"]
+    assert np.abs(np.diff(actions, axis=0)).max() <= 0.01 + 1e-6
+
+
+def test_dry_run_moves_nothing(policy, tmp_path):
+    env = simulate(NAME, 0)
+    before = env.sim.data.qpos.copy()
+    report = run(policy, env, tmp_path, max_steps=3, dry_run=True)
+    assert report.steps == 3
+    assert np.array_equal(env.sim.data.qpos, before)
+
+
+def test_fault_in_simulation_goes_to_the_safe_action(policy, tmp_path):
+    env = simulate(NAME, 0)
+    sent, step = [], env.step
+
+    def failing(action):
+        sent.append(np.array(action))
+        result = step(action)
+        if len(sent) == 3:
+            env.obs_dict["reach_err"] = np.array([0.0, np.nan, 0.0])
+        return result
+
+    env.step = failing
+    report = run(policy, env, tmp_path, max_steps=10, safe_action=(0.5,) * 9)
+    assert (report.reason, report.exit_code) == ("observation_not_finite", 10)
+    assert report.message == "the observation is not finite at reach_err[1]"
+    assert report.held == "safe action"
+    assert np.array_equal(sent[-1], np.full(9, 0.5, np.float32))
+    assert report.stop_seconds <= 0.08
+
+
+def test_robot_that_stalls_is_left(policy, tmp_path):
+    env = simulate(NAME, 0)
+    env.step = lambda action: time.sleep(5.0)
+    started = time.monotonic()
+    report = run(policy, env, tmp_path, max_steps=10)
+    assert time.monotonic() - started < 2.0
+    assert report.reason == "robot_stalled"
+    assert report.held.startswith("nothing could be sent: ")
+    assert report.steps == 0
+
+
+def test_watchdog_gets_out_of_drivers_that_catch_everything():
+    with (
+        pytest.raises(FaultError, match=r"the driver did not end within 0.100 s"),
+        watchdog(0.1, "the driver"),
+    ):
+        for _ in range(2):
+            try:
+                time.sleep(5.0)
+            except BaseException:
+                continue
+        time.sleep(5.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_steps": 0}, "max_steps must be positive"),
+        ({"max_delta": float("nan")}, "max_delta must be positive"),
+        ({"max_delta": 1e-9}, "no action would ever be reached"),
+        ({"safe_action": (0.0,) * 8}, "safe_action must be 9 finite numbers"),
+        ({"safe_action": (2.0,) * 9}, "outside of the action's limits"),
+    ],
+)
+def test_settings_that_make_no_sense(policy, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        run(policy, simulate(NAME, 0), tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_limit_action_checks_before_it_clips():
+    low, high = np.float32([-1, 0]), np.float32([1, 4])
+    assert limit_action(np.float32([-3, 9]), None, low, high, None).tolist() == [-1, 4]
+    assert limit_action(np.float32([1, 4]), np.float32([0, 0]), low, high, 0.5).tolist() == [0.5, 0.5]
+    assert limit_action(np.float32([1, 4]), np.float32([np.nan, 0]), low, high, 0.5).tolist() == [1, 0.5]
+    for value in (np.nan, np.inf):
+        with pytest.raises(FaultError, match="the action is not finite"):
+            limit_action(np.float32([value, 0]), None, low, high, None)
+
+
+def test_sensor_watch_knows_devices_apart():
+    watch = SensorWatch(staleness=0.1, frozen=1.0)
+    for step in range(30):
+        now = 0.1 * step
+        moving = Sensors(np.array([now, 0.0]), 0.05)
+        watch.check(
+            now, {"arm": moving, "gripper": Sensors(np.array([0.08]), np.nan)}
+        )  # one value may stand still
+    with pytest.raises(FaultError, match="no value of arm changed"):
+        watch.check(now + 1.1, {"arm": moving})
+    with pytest.raises(FaultError, match=r"arm measured 0\.200 s ago"):
+        watch.check(now, {"arm": Sensors(np.array([9.0, 0.0]), 0.2)})
+
+
+def test_journal_of_a_killed_process_becomes_a_trace(make_run, installed, tmp_path):
+    export(make_run(env=installed).run_dir, tmp_path / "bundle")
+    out = tmp_path / "out"
+    arguments = [f"--bundle={tmp_path / 'bundle'}", f"--out={out}", "--max_seconds=100"]
+    process = subprocess.Popen([sys.executable, "-m", "rlhive.deploy", *arguments], stderr=subprocess.DEVNULL)
+    journal = out / "journal.bin"
+    deadline = time.monotonic() + 60.0
+    while not (journal.exists() and len(read_journal(journal)) >= 5) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    steps = len(read_journal(journal))
+    assert steps >= 5
+    with journal.open("ab") as file:
+        file.write(b"half of a record")
+    result = command(f"--recover={out}")
+    assert result.stdout == f"{out / 'trace.h5'}: {steps} steps\n", result.stderr
+    with h5py.File(out / "trace.h5") as file:
+        assert len(file["Trial0/actions"]) == steps
+
+
+def test_what_is_no_journal_is_refused(tmp_path):
+    for content in (b"", b"\x80\x04pickle", b'{"format": "other"}\n', b"[" * 100_000):
+        (tmp_path / "journal.bin").write_bytes(content)
+        with pytest.raises(LoadError, match="is not a journal"):
+            write_trace(tmp_path / "journal.bin", tmp_path / "trace.h5")
+
+
+def test_command_stops_safely_on_ctrl_c(make_run, installed, tmp_path):
+    export(make_run(env=installed).run_dir, tmp_path / "bundle")
+    arguments = [f"--bundle={tmp_path / 'bundle'}", f"--out={tmp_path / 'out'}", "--max_seconds=100"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlhive.deploy", *arguments], stdout=subprocess.PIPE, text=True
+    )
+    journal = tmp_path / "out/journal.bin"
+    deadline = time.monotonic() + 60.0
+    while not (journal.exists() and len(read_journal(journal)) >= 3) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == EXIT_CODES["interrupted"] == 130
+    assert output.startswith("interrupted: signal 2 after ")
+    assert "left holding: last action" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--bundle must be given"),
+        (("--bundle=nowhere", "--out=x"), "--bundle=nowhere: there is no such directory"),
+        (("--bundle=.", "--out=x", "--hardware=nowhere"), "--hardware=nowhere: there is no such file"),
+        (("--bundle=.", "--out=x", f"--hardware={__file__}"), "--hardware needs --max_delta"),
+        (("--bundle=.", "--out=x", "--safe_action=0,a"), "--safe_action=0,a: must be numbers"),
+        (("--bundle=.", "--out=x", "more"), "unknown argument 'more'"),
+    ],
+)
+def test_wrong_input_is_refused_in_one_line(arguments, message):
+    result = command(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not result.stdout

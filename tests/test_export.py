@@ -1,0 +1,56 @@
+"""The command that writes a bundle."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rlhive.policy_fn import load
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "rlhive.export", *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("out",), "--run_dir must have a value"),
+        (("--run_dir=nowhere", "out"), "--run_dir=nowhere: there is no such directory"),
+        (("--run_dir=.",), "name one directory to write"),
+        (("--run_dir=.", "a", "b"), "name one directory to write"),
+    ],
+)
+def test_wrong_input_is_refused_in_one_line(arguments, message):
+    result = command(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_command_exports_one_seed(make_run, tmp_path):
+    run = make_run(seeds=(1, 2))
+    out = tmp_path / "policies/reach"
+    result = command(f"--run_dir={run.run_dir}", "--seed=2", out)
+    assert (result.returncode, result.stdout) == (0, f"{out}\n"), result.stderr
+    observation = np.ones(21)
+    assert np.array_equal(load(out)(observation), load(run.run_dir, seed=2)(observation))
+    again = command(f"--run_dir={run.run_dir}", "--seed=2", out)
+    assert again.returncode == 2
+    assert again.stderr == f"rlhive.export: {out}: is there already; name another directory\n"
+
+
+def test_command_writes_both_graphs(make_run, tmp_path):
+    from rlhive.envs.robohive import env_spec
+    from rlhive.policy_fn.onnx_policy import load_onnx
+
+    run = make_run(env=env_spec("FrankaReachRandom-v0"))
+    result = command(f"--run_dir={run.run_dir}", "--onnx", "--torch_export", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert {"policy.onnx", "policy.pt2"} < {path.name for path in (tmp_path / "out").iterdir()}
+    observation = np.ones(21)
+    action = load(tmp_path / "out")(observation)
+    np.testing.assert_allclose(load_onnx(tmp_path / "out")(observation), action, atol=1e-5)
