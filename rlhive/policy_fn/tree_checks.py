@@ -23,7 +23,7 @@ def check_params(where: str, params: Params, spec: RunSpec) -> None:
     try:
         with torch.device("meta"):  # shapes alone: a damaged description may be of any size
             whole = spec.network.init(Generator())
-    except RuntimeError:
+    except (RuntimeError, TypeError, OverflowError):
         raise LoadError(f"{where}: the network's description has sizes that no network can have") from None
     wanted = [name for name in whole.keys() if name in POLICY_KEYS[spec.algorithm] or name in params.keys()]  # noqa: SIM118
     _check_leaves(where, params, flatten(whole.select(*wanted)))
