@@ -97,6 +97,17 @@ def test_seeds_that_are_kept_keep_their_images(here):
             assert (step == (here[index + 1] if index < 2 else here[index + 1][[1]])).all()
 
 
+def test_resumed_environments_show_what_they_showed():
+    with VectorEnv(short_franka, seeds=[1, 2], num_workers=0) as env:
+        env.reset()
+        for action in ACTIONS[:2]:
+            env.send(action)
+            step = env.recv()
+        env.reset()
+        again = env.resume(torch.zeros(2, 1, dtype=torch.int64), [[ACTIONS[:2, row, 0]] for row in range(2)])
+        assert all((again[key] == step[key]).all() for key in ("observation", "pixels", "depth"))
+
+
 def allocated(function):
     """Bytes that lay about at once, at most, while `function` ran; numpy's arrays count."""
     tracemalloc.start()
