@@ -19,7 +19,7 @@ from rlhive.core.interrupt import catch_signals
 from rlhive.deploy.latency import plot, summarize
 from rlhive.deploy.robot import Reading, Robot
 from rlhive.deploy.safety import EXIT_CODES, FaultError, SensorWatch, limit_action
-from rlhive.deploy.trace import JOURNAL, TRACE, Journal, read_journal, record_dtype, write_trace
+from rlhive.deploy.trace import JOURNAL, TRACE, Journal, read_journal, write_trace
 from rlhive.policy_fn.policy import Policy
 
 LOG = logging.getLogger("rlhive.deploy")
@@ -104,7 +104,7 @@ def run(policy: Policy, env: Any, folder: str | Path, **settings: Any) -> Report
     robot = Robot(env, policy.spec.env, dry_run=chosen.dry_run)
     _check_settings(chosen, policy, robot)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    journal = Journal(Path(folder) / JOURNAL, record_dtype(policy.spec.env))
+    journal = Journal(Path(folder) / JOURNAL, policy.spec.env)
     loop = _Loop(policy, robot, chosen, journal)
     try:
         with catch_signals() as received:

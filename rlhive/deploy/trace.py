@@ -1,13 +1,12 @@
 """Every step of a deployment on disk: a journal that survives a crash, and RoboHive's Trace made from it.
 
-The journal is one line of JSON that names the columns, then one record of fixed size per step, each handed to the
-operating system before the next step begins. What was written before the process died is there; a record cut short is
-left out.
+The journal is one line of JSON with the sizes of observation and action, then one record of fixed size per step, each
+handed to the operating system before the next step begins. What was written before the process died is there; a record
+cut short is left out.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 from collections.abc import Mapping
@@ -25,14 +24,14 @@ _FORMAT = "rlhive-journal-1"
 _MAX_HEADER = 1 << 16
 
 
-def record_dtype(env: EnvSpec) -> np.dtype:
+def record_dtype(observation_dim: int, action_dim: int) -> np.dtype:
     """The columns of a journal; docs/deployment.md explains each."""
     return np.dtype(
         [
             ("time", "<f8"),
-            ("observations", "<f4", (env.observation_dim,)),
-            ("policy_actions", "<f4", (env.action_dim,)),
-            ("actions", "<f4", (env.action_dim,)),
+            ("observations", "<f4", (observation_dim,)),
+            ("policy_actions", "<f4", (action_dim,)),
+            ("actions", "<f4", (action_dim,)),
             ("rewards", "<f8"),
             ("done", "?"),
             ("solved", "?"),
@@ -48,16 +47,17 @@ class Journal:
 
     Args:
         path: the file; nothing may be there yet.
-        dtype: of `record_dtype`.
+        env: what is observed and done.
 
     Raises:
         FileExistsError: the file is there.
     """
 
-    def __init__(self, path: Path, dtype: np.dtype) -> None:
-        self._dtype = dtype
+    def __init__(self, path: Path, env: EnvSpec) -> None:
+        self._dtype = record_dtype(env.observation_dim, env.action_dim)
         self._file = path.open("xb", buffering=0)
-        self._file.write((json.dumps({"format": _FORMAT, "dtype": repr(dtype.descr)}) + "\n").encode())
+        header = {"format": _FORMAT, "observation_dim": env.observation_dim, "action_dim": env.action_dim}
+        self._file.write((json.dumps(header) + "\n").encode())
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Writes one step, a value for each column."""
@@ -84,8 +84,8 @@ def read_journal(path: str | os.PathLike[str]) -> np.ndarray:
             values = json.loads(header)
             if values["format"] != _FORMAT:
                 raise ValueError(values["format"])
-            dtype = np.dtype(ast.literal_eval(values["dtype"]))
-        except (ValueError, KeyError, TypeError, SyntaxError):
+            dtype = record_dtype(values["observation_dim"], values["action_dim"])
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise LoadError(f"{path}: is not a journal of rlhive.deploy") from None
         data = file.read()
     return np.frombuffer(data[: len(data) - len(data) % dtype.itemsize], dtype)

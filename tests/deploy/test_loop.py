@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 
-import gymnasium
 import h5py
 import numpy as np
 import pytest
@@ -66,8 +65,6 @@ def test_trace_is_robohives(policy, tmp_path):
         assert np.array_equal(trial[name][:], records[name]), name
     assert np.array_equal(trial["env_infos"]["solved"][:], records["solved"])
     assert np.array_equal(trial["deploy"]["latency"][:], records["latency"])
-    env = gymnasium.make(NAME).unwrapped
-    assert env.evaluate_success(trace) == 0.0
     trace.trace.close()
 
 
