@@ -20,7 +20,7 @@ def make_flat_apply(network: ActorCritic, params: Params, env_state: EnvState) -
     """`act(observation [1, O]) -> action [1, A]`: `Policy.apply` with its trees looked up and constants computed once.
 
     The operations are those of `normalize`, `apply_mlp` and `tanh_normal_mode`, in their order, so that the bits
-    are the same.
+    are the same; only clipping is done by `maximum` and `minimum`, which cost a third of `clamp` on few numbers.
 
     Args:
         network: the networks.
@@ -32,15 +32,20 @@ def make_flat_apply(network: ActorCritic, params: Params, env_state: EnvState) -
     steps = _mlp_steps(params["actor"].detach(), ACTIVATIONS[network.activation])
     low, high = network.limits(loc)
     center, half_range = 0.5 * (high + low), 0.5 * (high - low)
-    size = network.action_dim
+    size, most = network.action_dim, loc.new_tensor(CLIP)
+    least = -most
 
     def act(observation: Tensor) -> Tensor:
-        x = ((observation - loc) / scale).clamp(-CLIP, CLIP)
+        x = _clip((observation - loc) / scale, least, most)
         for step in steps:
             x = step(x)
-        return torch.clamp(center + half_range * torch.tanh(x[:, :size]), low, high)
+        return _clip(center + half_range * torch.tanh(x.narrow(1, 0, size)), low, high)
 
     return act
+
+
+def _clip(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(x, low), high)
 
 
 def _mlp_steps(params: Params, activate: Step) -> list[Step]:

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from rlhive.core.types import Params
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
+    "relu": torch.relu,
     "elu": F.elu,
     "silu": F.silu,
     "tanh": torch.tanh,
