@@ -1,0 +1,158 @@
+"""A data set of transitions on disk, mapped into memory: larger than memory is no slower to draw from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from tensordict import MemoryMappedTensor, TensorDict
+from torch import Generator, Tensor
+
+from rlhive.core.errors import LoadError
+from rlhive.core.normalizer import init_normalizer, update_normalizer
+from rlhive.core.types import Batch
+
+SPEC_FILE, FORMAT_VERSION = "dataset.json", 1
+_BLOCK = 65536  # rows that the normaliser sees at a time
+
+
+def _strings(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
+
+
+def _integers(values: Iterable[int]) -> tuple[int, ...]:
+    return tuple(values)
+
+
+@attrs.frozen
+class DatasetSpec:
+    """What a data set is; plain values, JSON as it stands.
+
+    Attributes:
+        source: the path it was read from.
+        sha256: of what lay there.
+        format: a name of `rlhive.data.formats.FORMATS`.
+        environment: RoboHive's id of where it is from; None where the source does not say.
+        observation_dim: O.
+        action_dim: A.
+        has_rewards: whether each step has a reward.
+        trials: names of the trials.
+        lengths: steps of each.
+        damaged: the trials that were left out, each with the reason.
+    """
+
+    source: str
+    sha256: str
+    format: str
+    environment: str | None
+    observation_dim: int
+    action_dim: int
+    has_rewards: bool
+    trials: tuple[str, ...] = attrs.field(converter=_strings)
+    lengths: tuple[int, ...] = attrs.field(converter=_integers)
+    damaged: tuple[str, ...] = attrs.field(converter=_strings)
+
+    @property
+    def steps(self) -> int:
+        """N, transitions of all trials."""
+        return sum(self.lengths)
+
+    def columns(self) -> dict[tuple[str, ...], tuple[torch.dtype, tuple[int, ...]]]:
+        """Keys of the transitions with dtype and shape `[N, ...]`; those of `rlhive.core.replay`."""
+        numbers = {"observation": self.observation_dim, "action": self.action_dim}
+        following = {"observation": self.observation_dim} | ({"reward": 1} if self.has_rewards else {})
+        flag = (torch.bool, (self.steps, 1))
+        return {
+            **{(key,): (torch.float32, (self.steps, width)) for key, width in numbers.items()},
+            **{("next", key): (torch.float32, (self.steps, width)) for key, width in following.items()},
+            ("next", "terminated"): flag,
+            ("next", "done"): flag,
+        }
+
+
+@attrs.frozen(eq=False)
+class Dataset:
+    """Transitions of recorded episodes.
+
+    Attributes:
+        spec: what they are.
+        transitions: batch `[N]` on disk: "observation", "action", ("next", "observation"), ("next", "reward") where
+            there are any, ("next", "terminated") and ("next", "done"), as in `rlhive.core.replay`. Read-only.
+    """
+
+    spec: DatasetSpec
+    transitions: TensorDict = attrs.field(repr=False)
+
+    def __len__(self) -> int:
+        """N."""
+        return self.spec.steps
+
+    def sample(self, generators: Sequence[Generator], batch_size: int) -> Batch:
+        """A minibatch per seed, each drawn with replacement and with its own CPU generator.
+
+        Args:
+            generators: S generators, advanced by the call.
+            batch_size: B, transitions per seed.
+
+        Returns:
+            Fresh tensors of batch `[S, B]`, raw, on the CPU.
+
+        Raises:
+            ValueError: no generator, or an empty minibatch.
+        """
+        if not generators or batch_size < 1:
+            raise ValueError(
+                f"expected a generator per seed and batch_size >= 1, got {len(generators)}, {batch_size}"
+            )
+        index = torch.stack([torch.randint(len(self), (batch_size,), generator=g) for g in generators])
+        return self.take(index)
+
+    def take(self, index: Tensor) -> Batch:
+        """The transitions at `index`, int64 `[...]` in [0, N): fresh tensors of batch `[...]`."""
+        flat = index.flatten()
+        parts = {}
+        for key, rows in self.transitions.items(include_nested=True, leaves_only=True):
+            taken = rows.as_subclass(Tensor).index_select(0, flat)
+            parts[key] = taken.view(*index.shape, *taken.shape[1:])
+        return TensorDict(parts, batch_size=index.shape)
+
+    def normalizer(self) -> TensorDict:
+        """Mean and deviation of all observations, as a run keeps them: `{"loc" [O], "scale" [O], "count" []}`."""
+        rows = self.transitions["observation"].as_subclass(Tensor)
+        normalizer = init_normalizer(self.spec.observation_dim).double()
+        for block in rows.split(_BLOCK):
+            normalizer = update_normalizer(normalizer, block.double())
+        return normalizer.float()
+
+
+def open_folder(folder: Path) -> Dataset:
+    """The data set that `rlhive.data.cache` built in a folder.
+
+    Raises:
+        LoadError: it is not whole.
+    """
+    try:
+        values: dict[str, Any] = json.loads((folder / SPEC_FILE).read_text())
+        if values.pop("format_version") != FORMAT_VERSION:
+            raise ValueError("another format version")
+        spec = DatasetSpec(**values)
+        parts = {key: _map(column_file(folder, key), *column) for key, column in spec.columns().items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LoadError(f"{folder}: is no whole data set ({error}); delete it, it is made anew") from None
+    return Dataset(spec, TensorDict(parts, batch_size=[spec.steps]).lock_())
+
+
+def column_file(folder: Path, key: tuple[str, ...]) -> Path:
+    """Where the rows of a key lie, plain numbers one after another."""
+    return folder / f"{'.'.join(key)}.bin"
+
+
+def _map(path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> MemoryMappedTensor:
+    if path.stat().st_size != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{path.name} has another size")
+    return MemoryMappedTensor.from_filename(path, dtype, torch.Size(shape))

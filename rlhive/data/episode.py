@@ -1,0 +1,90 @@
+"""One episode as every format gives it, and the checks that all of them pass."""
+
+from __future__ import annotations
+
+import attrs
+import numpy as np
+
+from rlhive.core.errors import LoadError
+
+_SOLVED_STEPS = 5  # RoboHive counts an episode as a success when it is solved on more steps than this
+
+
+@attrs.frozen(eq=False)
+class Episode:
+    """What happened in one episode of T steps.
+
+    Attributes:
+        name: the trial's.
+        observations: float32 `[T + 1, O]`, the last one is where the last action led.
+        actions: float32 `[T, A]`.
+        rewards: of each action, float32 `[T]`; None where none were logged.
+        terminated: whether the step ended the episode for good, bool `[T]`.
+        solved: whether the task was solved after the step, bool `[T]`; None where it was not logged.
+        times: seconds, float64 `[T + 1]`; None where they were not logged.
+    """
+
+    name: str
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray | None
+    terminated: np.ndarray
+    solved: np.ndarray | None = None
+    times: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """T."""
+        return len(self.actions)
+
+    @property
+    def total_reward(self) -> float | None:
+        """The sum of rewards, unscaled."""
+        return None if self.rewards is None else float(self.rewards.sum(dtype=np.float64))
+
+    @property
+    def success(self) -> bool | None:
+        """Whether the task was solved on more than 5 steps, as RoboHive counts it."""
+        return None if self.solved is None else int(self.solved.sum()) > _SOLVED_STEPS
+
+
+def as_rows(values: np.ndarray, where: str) -> np.ndarray:
+    """Finite numbers as float32 `[rows, width]`.
+
+    Raises:
+        LoadError: another number of dimensions, no column, or a number that is not finite.
+    """
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise LoadError(f"{where}: must have a row per step and at least one column, is {list(values.shape)}")
+    return _finite(values, where)
+
+
+def as_column(values: np.ndarray, rows: int, where: str) -> np.ndarray:
+    """Finite numbers, one per row, as float32 `[rows]`.
+
+    Raises:
+        LoadError: another shape, or a number that is not finite.
+    """
+    if values.shape not in ((rows,), (rows, 1)):
+        raise LoadError(f"{where}: must have one number for each of {rows} rows, is {list(values.shape)}")
+    return _finite(values.reshape(rows), where)
+
+
+def as_flags(values: np.ndarray, rows: int, where: str) -> np.ndarray:
+    """Booleans, or numbers that are 0 or 1, one per row, as bool `[rows]`.
+
+    Raises:
+        LoadError: another shape, or another number.
+    """
+    numbers = as_column(values, rows, where)
+    if not np.isin(numbers, (0.0, 1.0)).all():
+        raise LoadError(f"{where}: must be 0 or 1 in each row")
+    return numbers.astype(bool)
+
+
+def _finite(values: np.ndarray, where: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        numbers = values.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        row = int(np.argwhere(~np.isfinite(numbers))[0][0])
+        raise LoadError(f"{where}: row {row} has a number that is not finite in float32: {values[row]}")
+    return numbers

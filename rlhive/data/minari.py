@@ -1,0 +1,179 @@
+"""Minari's data sets: a directory with `data/metadata.json` and `data/main_data.hdf5`, one group per episode.
+
+Reading needs h5py alone. Writing is the `minari` package's own: `pip install 'rlhive-torch[minari]'`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from rlhive.core.errors import LoadError
+from rlhive.data.episode import Episode, as_column, as_flags, as_rows
+from rlhive.data.h5 import datasets, read, read_trials
+from rlhive.data.trace import check_keys, read_times
+
+KEYS = ("observations", "actions", "rewards", "terminations", "truncations")
+SOLVED, TIME = "infos/solved", "infos/time"
+METADATA, FILE = "data/metadata.json", "data/main_data.hdf5"
+
+
+def episodes(path: str | os.PathLike[str]) -> Iterator[Episode | LoadError]:
+    """The episodes of a data set in their order; a damaged one as the error that says why.
+
+    Raises:
+        LoadError: the data set as a whole cannot be read, or its observations or actions are no vectors.
+    """
+    _check_vectors(path, _metadata(path))
+    return read_trials(Path(path) / FILE, read_episode)
+
+
+def read_episode(group: h5py.Group, name: str, where: str) -> Episode:
+    """One episode.
+
+    Raises:
+        LoadError: it is damaged, or no episode of Minari's.
+    """
+    found = datasets(group, where)
+    check_keys(found, KEYS, where)
+    observations, actions = (
+        as_rows(read(found[key], f"{where}/{key}"), f"{where}/{key}") for key in ("observations", "actions")
+    )
+    steps = len(actions)
+    if not steps or len(observations) != steps + 1:
+        raise LoadError(
+            f"{where}: has {len(observations)} observations and {steps} actions; expected one more"
+        )
+    solved = None
+    if SOLVED in found:
+        solved = as_flags(read(found[SOLVED], f"{where}/{SOLVED}"), steps + 1, f"{where}/{SOLVED}")[1:]
+    return Episode(
+        name,
+        observations,
+        actions,
+        as_column(read(found["rewards"], f"{where}/rewards"), steps, f"{where}/rewards"),
+        as_flags(read(found["terminations"], f"{where}/terminations"), steps, f"{where}/terminations"),
+        solved,
+        read_times(found, TIME, steps + 1, where),
+    )
+
+
+def environment(path: str | os.PathLike[str]) -> str | None:
+    """The id of the environment that the data set names, if it does.
+
+    Raises:
+        LoadError: it has no metadata.
+    """
+    try:
+        name = json.loads(_metadata(path)["env_spec"])["id"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return name if isinstance(name, str) else None
+
+
+def write(path: str | os.PathLike[str], episodes: Iterable[Episode], environment: str | None) -> int:
+    """Writes a data set, all of it or nothing; returns the number of episodes.
+
+    Args:
+        path: the new directory, with a name such as "reach-v0", as Minari names its data sets.
+        episodes: with rewards.
+        environment: RoboHive's id of where they are from.
+
+    Raises:
+        ValueError: the name or the place will not do, or the package `minari` is missing.
+        LoadError: there is no episode, or one without rewards.
+    """
+    path = Path(path)
+    if not re.fullmatch(r"[\w-]+-v\d+", path.name):
+        raise ValueError(f"{path}: the name of a Minari data set ends in its version, such as reach-v0")
+    if path.exists():
+        raise ValueError(f"{path}: is there already; choose another name")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        count = _write(beside, path.name, episodes, environment)
+        os.replace(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return count
+
+
+def _write(folder: Path, name: str, episodes: Iterable[Episode], environment: str | None) -> int:
+    try:
+        import minari
+        from minari.data_collector import EpisodeBuffer
+        from minari.dataset.minari_storage import MinariStorage
+    except ImportError:
+        raise ValueError("writing Minari needs its package: pip install 'rlhive-torch[minari]'") from None
+    storage, count = None, 0
+    for episode in episodes:
+        if episode.rewards is None:
+            raise LoadError(f"{episode.name}: has no rewards, which Minari needs")
+        if storage is None:
+            (folder / "data").mkdir(parents=True)
+            storage = MinariStorage.new(folder / "data", *_spaces(episode), env_spec=_env_spec(environment))
+            storage.update_metadata({"dataset_id": name, "minari_version": minari.__version__})
+        storage.update_episodes([EpisodeBuffer(id=count, **_columns(episode))])
+        count += 1
+    if storage is None:
+        raise LoadError("there is no episode to write")
+    return count
+
+
+def _columns(episode: Episode) -> dict[str, Any]:
+    last = np.zeros(len(episode), bool)
+    last[-1] = not episode.terminated[-1]
+    infos = {} if episode.times is None else {"time": episode.times}
+    if episode.solved is not None:
+        infos["solved"] = np.concatenate([np.zeros(1, bool), episode.solved])
+    return {
+        "observations": episode.observations,
+        "actions": episode.actions,
+        "rewards": episode.rewards,
+        "terminations": episode.terminated,
+        "truncations": last,
+        "infos": infos or None,
+    }
+
+
+def _spaces(episode: Episode) -> tuple[Any, Any]:
+    from gymnasium.spaces import Box
+
+    arrays = (episode.observations, episode.actions)
+    return tuple(Box(-np.inf, np.inf, array.shape[1:], np.float32) for array in arrays)  # type: ignore[return-value]
+
+
+def _env_spec(environment: str | None) -> Any:
+    from gymnasium.envs.registration import EnvSpec
+
+    return None if environment is None else EnvSpec(environment, entry_point="robohive")
+
+
+def _metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    file = Path(path) / METADATA
+    try:
+        values = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoadError(f"{file}: cannot be read as Minari's metadata: {error}") from None
+    if not isinstance(values, dict):
+        raise LoadError(f"{file}: is not Minari's metadata, which is a JSON object")
+    return values
+
+
+def _check_vectors(path: str | os.PathLike[str], metadata: dict[str, Any]) -> None:
+    if metadata.get("data_format") != "hdf5":
+        raise LoadError(f"{path}: is stored as {metadata.get('data_format')!r}; only Minari's hdf5 is read")
+    for key in ("observation_space", "action_space"):
+        try:
+            kind = json.loads(metadata[key])["type"]
+        except (KeyError, TypeError, ValueError):
+            raise LoadError(f"{path}: its metadata has no {key}") from None
+        if kind != "Box":
+            raise LoadError(f"{path}: its {key} is a {kind}; only vectors (Box) are read")

@@ -1,0 +1,89 @@
+"""RoboSet: what a robot measured and was told, under `data/`, without an environment and so without rewards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+
+import h5py
+import numpy as np
+
+from rlhive.core.errors import LoadError
+from rlhive.data.episode import Episode, as_rows
+from rlhive.data.h5 import datasets, read, read_trials
+from rlhive.data.trace import read_times
+
+STATES = tuple(f"data/{name}_{part}" for part in ("arm", "ee") for name in ("qp", "qv", "tau"))
+CONTROLS = ("data/ctrl_arm", "data/ctrl_ee")
+TIME = "data/time"
+
+
+def episodes(path: str | os.PathLike[str]) -> Iterator[Episode | LoadError]:
+    """The trials of a file in their order; a damaged one as the error that says why.
+
+    The observation is those of `STATES` that a trial has, the action those of `CONTROLS`, each in this order.
+
+    Raises:
+        LoadError: as they are asked for: the file as a whole cannot be read.
+    """
+    return read_trials(path, read_episode)
+
+
+def read_episode(trial: h5py.Group, name: str, where: str) -> Episode:
+    """One trial; its last action led nowhere that was logged, and is left out.
+
+    Raises:
+        LoadError: it is damaged, or no trial of RoboSet's.
+    """
+    found = datasets(trial, where)
+    actions = _columns(found, CONTROLS, where, drop=1)
+    observations = _columns(found, STATES, where, drop=0)
+    if len(observations) != len(actions) + 1 or not len(actions):
+        raise LoadError(f"{where}: has {len(observations)} rows of states and {len(actions) + 1} of controls")
+    return Episode(
+        name,
+        observations,
+        actions,
+        rewards=None,
+        terminated=np.zeros(len(actions), bool),
+        times=read_times(found, TIME, len(observations), where),
+    )
+
+
+def from_trial(values: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+    """The RoboSet form of a RoboHive trial, as RoboHive's own `RoboSet_Trace` makes it.
+
+    Args:
+        values: all data sets of the trial by name, as in `trace.write_trial`.
+        where: file and trial, for messages.
+
+    Raises:
+        LoadError: the environment is none of the arms and grippers that RoboSet describes.
+    """
+    from rlhive.envs.robohive import quiet
+
+    with quiet():
+        from robohive.logger.roboset_logger import RoboSet_Trace
+
+        try:
+            found: dict[str, np.ndarray] = RoboSet_Trace("convert").path2dataset(dict(values))
+        except (KeyError, AssertionError) as error:
+            raise LoadError(f"{where}: has no {error}, which RoboSet is made of") from None
+    if not any(key in found for key in STATES):
+        raise LoadError(f"{where}: has no state that RoboSet knows: none of {', '.join(STATES)}")
+    return {key: value for key, value in found.items() if np.size(value)}
+
+
+def _columns(found: Mapping[str, h5py.Dataset], keys: tuple[str, ...], where: str, drop: int) -> np.ndarray:
+    """The data sets of those names side by side, float32, without the last `drop` rows."""
+    present = [key for key in keys if key in found and 0 not in found[key].shape[1:]]
+    if not present:
+        raise LoadError(f"{where}: has none of {', '.join(keys)}, which RoboSet is made of")
+    parts = [read(found[key], f"{where}/{key}") for key in present]
+    lengths = {len(part) for part in parts if part.ndim}
+    if len(lengths) != 1:
+        raise LoadError(f"{where}: {', '.join(present)} differ in length: {sorted(lengths)}")
+    rows = [
+        as_rows(part[: len(part) - drop], f"{where}/{key}") for key, part in zip(present, parts, strict=True)
+    ]
+    return np.concatenate(rows, axis=1)

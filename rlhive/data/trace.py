@@ -1,0 +1,141 @@
+"""RoboHive's Trace: one group per trial, `T + 1` rows in each, and NaN for the action after the last one.
+
+Row t has the state at t, the reward for being there and the action taken next: a step's reward is in the next row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+import h5py
+import numpy as np
+
+from rlhive.core.errors import LoadError
+from rlhive.core.files import replacing
+from rlhive.data.episode import Episode, as_column, as_flags, as_rows
+from rlhive.data.h5 import datasets, open_h5, read, read_trials
+
+KEYS = ("observations", "actions", "rewards", "done")
+STATE, SOLVED, TIME = "env_infos/state/", "env_infos/solved", "time"
+ENVIRONMENT = "environment"  # an attribute of the file, ours: RoboHive does not say where a trace is from
+
+
+def episodes(path: str | os.PathLike[str]) -> Iterator[Episode | LoadError]:
+    """The trials of a file in their order; a damaged one as the error that says why.
+
+    Raises:
+        LoadError: as they are asked for: the file as a whole cannot be read.
+    """
+    return read_trials(path, read_episode)
+
+
+def read_episode(trial: h5py.Group, name: str, where: str) -> Episode:
+    """One trial.
+
+    Raises:
+        LoadError: it is damaged, or no trial of RoboHive's.
+    """
+    found = datasets(trial, where)
+    check_keys(found, KEYS, where)
+    actions = read(found["actions"], f"{where}/actions")
+    rows = len(actions) if actions.ndim == 2 else 0
+    if rows < 2 or not np.isnan(actions[-1].astype(np.float64)).all():
+        raise LoadError(
+            f"{where}/actions: must be 2 rows or more of which the last is NaN, as RoboHive ends a trial; is "
+            f"{list(actions.shape)}: cut short, or of another layout"
+        )
+    observations = as_rows(read(found["observations"], f"{where}/observations"), f"{where}/observations")
+    if len(observations) != rows:
+        raise LoadError(f"{where}/observations: has {len(observations)} rows, actions has {rows}")
+    rewards = as_column(read(found["rewards"], f"{where}/rewards"), rows, f"{where}/rewards")
+    flags = {
+        key: as_flags(read(found[key], f"{where}/{key}"), rows, f"{where}/{key}")[1:]
+        for key in ("done", SOLVED)
+        if key in found
+    }
+    return Episode(
+        name,
+        observations,
+        as_rows(actions[:-1], f"{where}/actions"),
+        rewards[1:],
+        flags["done"],
+        flags.get(SOLVED),
+        read_times(found, TIME, rows, where),
+    )
+
+
+def check_keys(found: Mapping[str, h5py.Dataset], needed: tuple[str, ...], where: str) -> None:
+    """Refuses a trial without what it needs.
+
+    Raises:
+        LoadError: naming what is missing and what is there.
+    """
+    missing = [key for key in needed if key not in found]
+    if missing:
+        names = ", ".join(found) if found else "nothing"
+        raise LoadError(f"{where}: has no {', '.join(missing)}, but {names[:300]}")
+
+
+def read_times(found: Mapping[str, h5py.Dataset], key: str, rows: int, where: str) -> np.ndarray | None:
+    """Times as float64 `[rows]`, None where there are none.
+
+    Raises:
+        LoadError: another shape, or a time that is not finite.
+    """
+    if key not in found:
+        return None
+    values = read(found[key], f"{where}/{key}")
+    as_column(values, rows, f"{where}/{key}")
+    return values.reshape(rows).astype(np.float64)
+
+
+def environment(path: str | os.PathLike[str]) -> str | None:
+    """RoboHive's id of where a file was recorded, as `trace_file` wrote it; None in files of others."""
+    with open_h5(path) as file:
+        name = file.attrs.get(ENVIRONMENT)
+        return name if isinstance(name, str) else None
+
+
+@contextlib.contextmanager
+def trace_file(path: str | os.PathLike[str], environment: str | None) -> Iterator[h5py.File]:
+    """A new file for `write_trial`, at `path` in one step when the block ends well.
+
+    HDF5 guards its bookkeeping by checksums in the format chosen here, and the data by gzip's.
+    """
+    with replacing(path) as beside, h5py.File(beside, "w", libver=("v110", "v110")) as file:
+        if environment is not None:
+            file.attrs[ENVIRONMENT] = environment
+        yield file
+
+
+def write_trial(file: h5py.File, name: str, values: Mapping[str, np.ndarray]) -> None:
+    """Writes one trial, packed as RoboHive packs it.
+
+    Args:
+        file: of `trace_file`.
+        name: such as "Trial0".
+        values: by names such as "env_infos/state/qpos", a row per step each.
+    """
+    trial = file.create_group(name)
+    for key, value in values.items():
+        trial.create_dataset(key, data=value, compression="gzip", compression_opts=4)
+
+
+def write_episode(file: h5py.File, episode: Episode) -> None:
+    """Writes what an episode has; the reward of being where it began, which is no step's, is 0.
+
+    Raises:
+        LoadError: it has no rewards.
+    """
+    if episode.rewards is None:
+        raise LoadError(f"{episode.name}: has no rewards, which a Trace needs")
+    flags = {"done": episode.terminated} | ({} if episode.solved is None else {SOLVED: episode.solved})
+    values = {
+        "observations": episode.observations,
+        "actions": np.concatenate([episode.actions, np.full_like(episode.actions[:1], np.nan)]),
+        "rewards": np.concatenate([np.zeros(1, np.float32), episode.rewards]),
+        **{key: np.concatenate([np.zeros(1, bool), flag]) for key, flag in flags.items()},
+    }
+    write_trial(file, episode.name, values | ({} if episode.times is None else {TIME: episode.times}))
