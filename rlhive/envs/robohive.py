@@ -7,7 +7,7 @@ import gc
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -141,6 +141,27 @@ class RoboHive:
             return {"pixels": self.render()}
         depth = np.empty(pixels.shape[:3], np.float32)
         return {"pixels": self.render(depth=depth), "depth": depth}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Start an episode in a state that RoboHive logged, and return its observation, f32 [O].
+
+        Args:
+            state: one row of each of a trial's `env_infos/state`; what it leaves out is as in the episode of seed 0.
+
+        Raises:
+            ValueError: the state is not one of this environment.
+        """
+        self.reset(0)
+        given: dict[str, np.ndarray | None] = {}
+        for key, own in self.env.get_env_state().items():
+            if own is not None and (key not in state or np.shape(state[key]) != np.shape(own)):
+                got = list(np.shape(state[key])) if key in state else "missing"
+                raise ValueError(
+                    f"the logged state's {key!r} is {got}, that of {self.spec.name} is {list(np.shape(own))}"
+                )
+            given[key] = None if own is None else np.asarray(state[key], np.float64)
+        self.env.set_env_state(given)
+        return self._vector(self.env.get_obs())
 
     def close(self) -> None:
         """Free the simulator; may be called twice."""

@@ -1,0 +1,147 @@
+"""Records episodes of a real environment as RoboHive's Trace."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from rlhive import load_torch
+from rlhive.data.trace import trace_file, write_trial
+
+if TYPE_CHECKING:
+    from rlhive.core.env_spec import EnvSpec
+    from rlhive.envs.robohive import RoboHive
+
+Act = Callable[[dict[str, np.ndarray]], np.ndarray]
+_TAG = 0x64617461  # "data": no episode of training or evaluation has this spawn key
+
+
+def record(
+    env_name: str,
+    policy: str,
+    episodes: int,
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    stochastic: bool = False,
+) -> None:
+    """Plays episodes and writes them as a Trace with the whole state of every step.
+
+    Args:
+        env_name: RoboHive's id; images are recorded where it has some.
+        policy: "zero", "random", or a directory that `rlhive.policy_fn.load` takes.
+        episodes: how many.
+        out: the new h5 file.
+        seed: of the episodes, which are others than those of training and evaluation, and of what is drawn.
+        stochastic: act with samples from the policy instead of its mode.
+
+    Raises:
+        ValueError: no such environment or policy, the policy is of another one, or the environment has no time limit.
+        RuntimeError: the environment fails.
+    """
+    load_torch()  # before anything that loads mujoco
+    from rlhive.envs.robohive import RoboHive
+
+    env = RoboHive(env_name)
+    try:
+        act = _make_act(policy, env.spec, seed, stochastic)
+        if env.spec.max_episode_steps is None:
+            raise ValueError(
+                f"{env_name} has no time limit: its episodes may never end, so cannot be recorded"
+            )
+        seeds = np.random.SeedSequence(seed, spawn_key=(_TAG,)).generate_state(episodes, np.uint64)
+        with trace_file(out, env_name) as file:
+            for number in tqdm(range(episodes), desc="recording", unit="episode", disable=None):
+                first = env.reset(int(seeds[number]))
+                write_trial(file, f"Trial{number}", play(env, first, act, env.spec.max_episode_steps))
+    finally:
+        env.close()
+
+
+def play(env: RoboHive, first: np.ndarray, act: Act, limit: int) -> dict[str, np.ndarray]:
+    """Plays one episode from where `env` is, logged as RoboHive's own recorder logs it.
+
+    Args:
+        env: a `RoboHive`.
+        first: its present observation, f32 `[O]`.
+        act: `act({"observation" [O], images}) -> action [A]`.
+        limit: the most steps.
+
+    Returns:
+        The trial as `write_trial` takes it, up to T + 1 rows.
+    """
+    from rlhive.envs.robohive import quiet
+
+    with quiet():
+        from robohive.logger.grouped_datasets import Trace
+
+        trace = Trace("record")
+        trace.create_group("Trial")
+        _, reward, done, *_ = env.env.forward()  # the reward of where it starts
+    observation, row = first, 0
+    while True:
+        images = env.images()
+        last = done or row == limit
+        action = np.full(env.spec.action_dim, np.nan) if last else act({"observation": observation, **images})
+        trace.append_datums(
+            "Trial",
+            {
+                "time": np.float64(env.env.time),
+                "observations": observation,
+                "actions": np.asarray(action, np.float32),
+                "rewards": np.float64(reward),
+                "done": bool(done),
+                "env_infos": _infos(env, images),
+            },
+        )
+        if last:
+            break
+        step = env.step(np.asarray(action, np.float32))
+        observation, reward, done, row = step.observation, step.reward, step.terminated, row + 1
+    trace.close(u_res=None, i_res=None, f_res=None, verify_length=True)
+    values: dict[str, np.ndarray] = trace.trace["Trial"]
+    return values
+
+
+def _infos(env: RoboHive, images: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """RoboHive's whole `info` of the present state, which the next step overwrites."""
+    infos: dict[str, Any] = copy.deepcopy(type(env.env).get_env_infos(env.env))
+    pixels = env.spec.pixels
+    if pixels is not None:
+        names = [f"{name}:{pixels.height}x{pixels.width}:2d" for name in pixels.cameras]
+        infos["visual_dict"] = {"time": np.array([env.env.time])}
+        for prefix, key in (("rgb", "pixels"), ("d", "depth")):
+            if key in images:
+                infos["visual_dict"] |= {f"{prefix}:{name}": images[key][i] for i, name in enumerate(names)}
+    return infos
+
+
+def _make_act(policy: str, spec: EnvSpec, seed: int, stochastic: bool) -> Act:
+    """The policy of that name or directory as a function.
+
+    Raises:
+        ValueError: there is none, or it was trained on another environment.
+    """
+    rng = np.random.default_rng(seed)
+    low, high = np.array(spec.action_low), np.array(spec.action_high)
+    if policy == "zero":
+        return lambda seen: np.clip(0.0, low, high)
+    if policy == "random":
+        return lambda seen: rng.uniform(low, high)
+    from rlhive.core.evaluation import check_same_environment
+    from rlhive.policy_fn import load
+
+    trained = load(policy)
+    check_same_environment(spec, trained.spec.env)
+
+    def act(seen: dict[str, np.ndarray]) -> np.ndarray:
+        noise = rng.standard_normal(spec.action_dim).astype(np.float32) if stochastic else None
+        action: np.ndarray = trained(seen if "pixels" in seen else seen["observation"], noise)
+        return action
+
+    return act
