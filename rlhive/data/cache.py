@@ -90,7 +90,7 @@ def intact(
         elif skip_damaged:
             damaged.append(str(error))
         else:
-            raise LoadError(f"{error}; --skip_damaged reads the intact trials")
+            raise LoadError(f"{error}; --skip_damaged leaves such trials out")
     if first is None:
         raise LoadError(
             f"{source}: has no whole trial; the first: {damaged[0] if damaged else 'there is none'}"

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
+
 from rlhive.core.errors import LoadError
 from rlhive.data import minari, roboset, trace
 from rlhive.data.episode import Episode
@@ -19,17 +21,19 @@ class Format(NamedTuple):
 
     Attributes:
         episodes: `episodes(path)` yields each episode, or the error that says why it cannot be read.
+        read_episode: `read_episode(group, name, where)` reads one of its h5 groups.
         environment: `environment(path)` is the id of where it is from, None where it is not told.
     """
 
     episodes: Callable[[str | os.PathLike[str]], Iterator[Episode | LoadError]]
+    read_episode: Callable[[h5py.Group, str, str], Episode]
     environment: Callable[[str | os.PathLike[str]], str | None]
 
 
 FORMATS = {
-    "trace": Format(trace.episodes, trace.environment),
-    "roboset": Format(roboset.episodes, trace.environment),
-    "minari": Format(minari.episodes, minari.environment),
+    "trace": Format(trace.episodes, trace.read_episode, trace.environment),
+    "roboset": Format(roboset.episodes, roboset.read_episode, trace.environment),
+    "minari": Format(minari.episodes, minari.read_episode, minari.environment),
 }
 
 

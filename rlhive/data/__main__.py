@@ -1,0 +1,157 @@
+"""Records, looks at, converts and plays recorded episodes.
+
+    python -m rlhive.data record --env=FrankaReachRandom-v0 --policy=runs/reach --episodes=100 demo.h5
+    python -m rlhive.data inspect demo.h5
+    python -m rlhive.data convert --to=minari demo.h5 reach-v0
+    python -m rlhive.data replay --env=FrankaReachRandom-v0 demo.h5
+
+`python -m rlhive.data record --help` has the flags of one of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags, logging
+
+from rlhive.command import start
+from rlhive.suggest import suggest
+
+FLAGS = flags.FLAGS
+
+
+class Task(NamedTuple):
+    """One of the command's tasks.
+
+    Attributes:
+        arguments: what its arguments are, for messages.
+        define_flags: defines its flags.
+        run: `run(*arguments) -> lines for stdout`.
+    """
+
+    arguments: str
+    define_flags: Callable[[], None]
+    run: Callable[..., str]
+
+
+def _record_flags() -> None:
+    flags.DEFINE_string("env", None, "RoboHive's id.", required=True)
+    flags.DEFINE_string("policy", None, "Directory of a run or bundle, or random, or zero.", required=True)
+    flags.DEFINE_integer("episodes", 10, "How many episodes.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Which episodes, and what is drawn.", lower_bound=0)
+    flags.DEFINE_bool("stochastic", False, "Act with samples from the policy instead of its mode.")
+
+
+def _record(out: str) -> str:
+    from rlhive.envs.names import check_name
+
+    check_name(FLAGS.env)
+    _check_new(out)
+    if FLAGS.policy not in ("random", "zero") and not Path(FLAGS.policy).is_dir():
+        raise ValueError(f"--policy={FLAGS.policy}: must be random, zero, or a directory that exists")
+    _import_torch()
+    from rlhive.data.record import record
+
+    with contextlib.redirect_stdout(sys.stderr):
+        record(FLAGS.env, FLAGS.policy, FLAGS.episodes, out, seed=FLAGS.seed, stochastic=FLAGS.stochastic)
+    return f"{out}: {FLAGS.episodes} episodes of {FLAGS.env}"
+
+
+def _inspect_flags() -> None:
+    flags.DEFINE_string("picture", None, "Draw frames of its cameras into this new .png file.")
+
+
+def _inspect(path: str) -> str:
+    if FLAGS.picture is not None:
+        _check_new(FLAGS.picture, ".png")
+    from rlhive.data.inspection import draw_frames, format_trials, inspect
+
+    text = format_trials(path, *inspect(path))
+    if FLAGS.picture is None:
+        return text
+    rows = "\n".join(f"  {label}" for label in draw_frames(path, FLAGS.picture))
+    return f"{text}\n\n{FLAGS.picture}, row by row:\n{rows}"
+
+
+def _convert_flags() -> None:
+    flags.DEFINE_enum("to", None, ["trace", "roboset", "minari"], "The new format.", required=True)
+    flags.DEFINE_bool("skip_damaged", False, "Leave damaged trials out instead of refusing the file.")
+
+
+def _convert(source: str, out: str) -> str:
+    _check_new(out, "" if FLAGS.to == "minari" else ".h5")
+    _import_torch()
+    from rlhive.data.convert import convert
+
+    count, damaged = convert(source, out, FLAGS.to, skip_damaged=FLAGS.skip_damaged)
+    left_out = "".join(f"\n  left out: {reason}" for reason in damaged)
+    total = f" of {count + len(damaged)}, {len(damaged)} damaged ones left out" if damaged else ""
+    return f"{out}: {count} trials{total}{left_out}"
+
+
+def _replay_flags() -> None:
+    flags.DEFINE_string("env", None, "RoboHive's id; by default the environment that the file names.")
+    flags.DEFINE_string("out", None, "Write what is seen now into this new .h5 file, images included.")
+
+
+def _replay(path: str) -> str:
+    if FLAGS.env is not None:
+        from rlhive.envs.names import check_name
+
+        check_name(FLAGS.env)
+    if FLAGS.out is not None:
+        _check_new(FLAGS.out)
+    _import_torch()
+    from rlhive.data.replay import format_drifts, replay
+
+    with contextlib.redirect_stdout(sys.stderr):
+        return format_drifts(replay(path, FLAGS.env, FLAGS.out))
+
+
+TASKS = {
+    "record": Task("OUT.h5", _record_flags, _record),
+    "inspect": Task("FILE", _inspect_flags, _inspect),
+    "convert": Task("FILE OUT", _convert_flags, _convert),
+    "replay": Task("FILE", _replay_flags, _replay),
+}
+
+
+def define_flags() -> None:
+    """Defines the flags of the task that the command line names."""
+    if task := TASKS.get(sys.argv[1] if len(sys.argv) > 1 else ""):
+        task.define_flags()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command."""
+    logging.set_verbosity(logging.WARNING)  # the GL libraries report each step of theirs
+    if len(argv) < 2:
+        raise ValueError(f"say what to do, one of {', '.join(TASKS)}; see --help")
+    name, *arguments = argv[1:]
+    if name not in TASKS:
+        raise ValueError(f"there is no task {name!r}: {suggest(name, list(TASKS))}")
+    task = TASKS[name]
+    if len(arguments) != len(task.arguments.split()):
+        raise ValueError(f"{name} takes {task.arguments}, got {' '.join(arguments) or 'nothing'}; see --help")
+    sys.stdout.write(task.run(*arguments) + "\n")
+    return 0
+
+
+def _check_new(path: str, suffix: str = ".h5") -> None:
+    if not path.endswith(suffix) or not Path(path).resolve().parent.is_dir() or Path(path).exists():
+        ending = f" ending in {suffix}" if suffix else ""
+        raise ValueError(f"{path}: must be a new name{ending} in a directory that exists")
+
+
+def _import_torch() -> None:
+    import torch  # only now, and before anything that loads mujoco
+
+    torch.set_num_threads(1)
+
+
+if __name__ == "__main__":
+    start("rlhive.data", main, define_flags, sys.argv)

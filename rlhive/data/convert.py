@@ -1,0 +1,96 @@
+"""From one format to another, one trial after the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import h5py
+import numpy as np
+
+from rlhive.core.errors import LoadError
+from rlhive.data import minari, roboset
+from rlhive.data.cache import intact
+from rlhive.data.formats import FORMATS, detect
+from rlhive.data.h5 import datasets, read, read_trials
+from rlhive.data.trace import trace_file, write_episode, write_trial
+
+
+def convert(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    to: str,
+    *,
+    skip_damaged: bool = False,
+) -> tuple[int, list[str]]:
+    """Writes the episodes of a source in another format; all of them or nothing.
+
+    What only a Trace holds (states, infos, images) goes from Trace to RoboSet as RoboHive converts it; everywhere else
+    observations, actions, rewards, ends, successes and times go over.
+
+    Args:
+        source: what `load_dataset` takes.
+        out: the new file, or for Minari the new directory.
+        to: a name in `FORMATS`.
+        skip_damaged: leave damaged trials out instead of refusing the source.
+
+    Returns:
+        How many episodes were written, and why each of the others was left out.
+
+    Raises:
+        LoadError: a damaged trial, or one without what the other format needs.
+        ValueError: there is no such conversion, or `out` will not do.
+    """
+    format_name = detect(source)
+    if format_name == to:
+        raise ValueError(f"{source}: is a {to} already")
+    environment = FORMATS[format_name].environment(source)
+    damaged: list[str] = []
+    if to == "roboset":
+        if format_name != "trace":
+            raise ValueError(
+                f"{source}: only a Trace can become a RoboSet, which is made of joints and images"
+            )
+        return _to_roboset(source, out, environment, skip_damaged, damaged), damaged
+    found = intact(source, format_name, skip_damaged, damaged)
+    if to == "minari":
+        return minari.write(out, found, environment), damaged
+    count = 0
+    with trace_file(out, environment) as file:
+        for episode in found:
+            write_episode(file, episode)
+            count += 1
+    return count, damaged
+
+
+def _to_roboset(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    environment: str | None,
+    skip_damaged: bool,
+    damaged: list[str],
+) -> int:
+    count = 0
+    with trace_file(out, environment) as file:
+        for item in _whole_trials(source):
+            if not isinstance(item, LoadError):
+                write_trial(file, *item)
+                count += 1
+            elif skip_damaged:
+                damaged.append(str(item))
+            else:
+                raise LoadError(f"{item}; --skip_damaged leaves such trials out")
+        if not count:
+            raise LoadError(f"{source}: has no whole trial; the first: {damaged[0]}")
+    return count
+
+
+def _whole_trials(source: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, np.ndarray]] | LoadError]:
+    """Each trial in RoboSet's form, read as a whole: it must be one that training would read."""
+
+    def read_one(trial: h5py.Group, name: str, where: str) -> tuple[str, dict[str, np.ndarray]]:
+        FORMATS["trace"].read_episode(trial, name, where)
+        values = {key: read(item, f"{where}/{key}") for key, item in datasets(trial, where).items()}
+        return name, roboset.from_trial(values, where)
+
+    return read_trials(source, read_one)

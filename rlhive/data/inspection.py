@@ -1,0 +1,192 @@
+"""What is in a file of episodes, trial by trial and key by key, damaged ones included; and a picture of its frames."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from rlhive.core.errors import LoadError
+from rlhive.core.files import replacing
+from rlhive.data import minari
+from rlhive.data.episode import Episode
+from rlhive.data.formats import FORMATS, detect
+from rlhive.data.h5 import datasets, h5_errors, holes, open_h5, open_trial, read_trials, trial_names
+from rlhive.data.trace import STATE
+
+_ROWS, _COLUMNS = 8, 8  # of the picture
+
+
+class Key(NamedTuple):
+    """One data set of a trial.
+
+    Attributes:
+        shape: of its rows `[rows, ...]`.
+        dtype: as stored.
+        nans: numbers that are not finite; neither the last row of actions nor a state that the model lacks counts.
+        holes: parts that were never written, or None where it cannot be read.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    nans: int
+    holes: int | None
+
+
+class Trial(NamedTuple):
+    """One trial.
+
+    Attributes:
+        name: its name.
+        keys: its data sets by name.
+        episode: what training would read; or why it would not.
+    """
+
+    name: str
+    keys: dict[str, Key]
+    episode: Episode | LoadError
+
+    @property
+    def gaps(self) -> int:
+        """Where the clock stands still, runs back, or jumps by more than 1.5 usual steps."""
+        if isinstance(self.episode, LoadError) or self.episode.times is None:
+            return 0
+        periods = np.diff(self.episode.times)
+        usual = np.median(periods)
+        return int(((periods <= 0) | (periods > 1.5 * usual)).sum())
+
+
+def inspect(path: str | os.PathLike[str]) -> tuple[str, list[Trial]]:
+    """The format's name and all trials.
+
+    Raises:
+        LoadError: the file as a whole cannot be read.
+    """
+    format_name = detect(path)
+    read_episode = FORMATS[format_name].read_episode
+
+    def read_one(group: h5py.Group, name: str, where: str) -> Trial:
+        keys = {key: _summarize(item, key, f"{where}/{key}") for key, item in datasets(group, where).items()}
+        try:
+            episode: Episode | LoadError = read_episode(group, name, where)
+        except LoadError as error:
+            episode = error
+        return Trial(name, keys, episode)
+
+    found = []
+    with open_h5(_h5_file(path, format_name)) as file:
+        names = trial_names(file)
+    for name, item in zip(names, read_trials(_h5_file(path, format_name), read_one), strict=True):
+        found.append(Trial(name, {}, item) if isinstance(item, LoadError) else item)
+    return format_name, found
+
+
+def format_trials(path: str | os.PathLike[str], format_name: str, trials: Sequence[Trial]) -> str:
+    """Tables of trials and of keys for people."""
+    whole = [trial.episode for trial in trials if isinstance(trial.episode, Episode)]
+    name = FORMATS[format_name].environment(path) if whole else None
+    steps, successes = sum(map(len, whole)), [own.success for own in whole if own.success is not None]
+    lines = [
+        f"{path}: {format_name}, {len(whole)} trials of {steps} steps"
+        + (f", {name}" if name else "")
+        + (f", success {np.mean(successes):.1%}" if successes else "")
+        + (f"; {len(trials) - len(whole)} damaged" if len(whole) < len(trials) else "")
+    ]
+    lines += ["", f"{'trial':<14}{'steps':>7}{'return':>10}{'success':>9}{'NaN':>6}{'holes':>7}{'gaps':>6}"]
+    lines += [_trial_line(trial) for trial in trials]
+    lines += ["", f"{'key':<40}{'row':<16}{'type':<9}{'trials':>7}{'NaN':>8}{'holes':>7}"]
+    return "\n".join(lines + _key_lines(trials))
+
+
+def draw_frames(path: str | os.PathLike[str], picture: str | os.PathLike[str]) -> list[str]:
+    """Draws frames of all cameras, evenly spaced in time, a row for each camera of the first trials.
+
+    Args:
+        path: the file of episodes.
+        picture: the new PNG file.
+
+    Returns:
+        What each row shows.
+
+    Raises:
+        ValueError: there are no frames.
+    """
+    labels: list[str] = []
+    rows: list[np.ndarray] = []
+    with open_h5(_h5_file(path, detect(path))) as file:
+        for name in trial_names(file):
+            where = f"{path}: {name}"
+            for key, item in datasets(open_trial(file, name, where), where).items():
+                if len(rows) < _ROWS and is_camera(item) and len(item):
+                    with h5_errors(f"{where}/{key}"):
+                        times = np.linspace(0, len(item) - 1, min(_COLUMNS, len(item)), dtype=int)
+                        rows.append(np.concatenate([item[int(time)] for time in times], axis=1))
+                    labels.append(f"{name} {key}")
+    if not rows:
+        raise ValueError(f"{path}: has no frames to draw")
+    height, width = (max(row.shape[axis] for row in rows) for axis in (0, 1))
+    padded = [np.pad(row, ((0, height - row.shape[0]), (0, width - row.shape[1]), (0, 0))) for row in rows]
+    from matplotlib.image import imsave
+
+    with replacing(picture) as beside:
+        imsave(beside, np.concatenate(padded), format="png")
+    return labels
+
+
+def is_camera(dataset: h5py.Dataset) -> bool:
+    """Whether it holds coloured frames, uint8 `[T, H, W, 3]`."""
+    return dataset.dtype == np.uint8 and dataset.ndim == 4 and dataset.shape[-1] == 3
+
+
+def _h5_file(path: str | os.PathLike[str], format_name: str) -> Path:
+    return Path(path) / minari.FILE if format_name == "minari" else Path(path)
+
+
+def _summarize(dataset: h5py.Dataset, key: str, where: str) -> Key:
+    shape, dtype = tuple(dataset.shape or ()), str(dataset.dtype)
+    try:
+        with h5_errors(where):
+            missing = holes(dataset)
+            values = dataset[()] if dataset.dtype.kind == "f" and not missing else np.zeros(0)
+    except LoadError:
+        return Key(shape, dtype, 0, None)
+    if key == "actions" or key.startswith("data/ctrl_"):
+        values = values[:-1]
+    nans = int((~np.isfinite(values)).sum())
+    if key.startswith(STATE) and nans == values.size:
+        nans = 0  # what a model lacks, such as mocap bodies, RoboHive writes as NaN throughout
+    return Key(shape, dtype, nans, missing)
+
+
+def _trial_line(trial: Trial) -> str:
+    if isinstance(trial.episode, LoadError):
+        return f"{trial.name:<14}damaged: {trial.episode}"
+    episode = trial.episode
+    total = "-" if episode.total_reward is None else f"{episode.total_reward:.2f}"
+    success = {None: "-", True: "yes", False: "no"}[episode.success]
+    nans = sum(key.nans for key in trial.keys.values())
+    missing = sum(key.holes or 0 for key in trial.keys.values())
+    return f"{trial.name:<14}{len(episode):>7}{total:>10}{success:>9}{nans:>6}{missing:>7}{trial.gaps:>6}"
+
+
+def _key_lines(trials: Sequence[Trial]) -> list[str]:
+    by_name: dict[str, list[Key]] = {}
+    for trial in trials:
+        for name, key in trial.keys.items():
+            by_name.setdefault(name, []).append(key)
+    return [_key_line(name, keys) for name, keys in sorted(by_name.items())]
+
+
+def _key_line(name: str, keys: Sequence[Key]) -> str:
+    shapes: set[Any] = {key.shape[1:] for key in keys}
+    dtypes = {key.dtype for key in keys}
+    row = "x".join(map(str, shapes.pop())) or "1" if len(shapes) == 1 else "differs"
+    dtype = dtypes.pop() if len(dtypes) == 1 else "differs"
+    missing = sum(key.holes or 0 for key in keys)
+    unreadable = sum(key.holes is None for key in keys)
+    note = f"  unreadable in {unreadable}" if unreadable else ""
+    return f"{name:<40}{row:<16}{dtype:<9}{len(keys):>7}{sum(key.nans for key in keys):>8}{missing:>7}{note}"
