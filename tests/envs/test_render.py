@@ -69,9 +69,9 @@ def test_full_images_and_proprioception_are_robohives_own(backend, names):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3000)
-def test_full_images_of_every_id_are_robohives_own():
-    run(AGAINST_ROBOHIVE, *_cameras(), gl="egl")
+@pytest.mark.parametrize("name", _cameras())
+def test_full_images_of_every_id_are_robohives_own(name):
+    run(AGAINST_ROBOHIVE, name, gl="egl")
 
 
 def test_ids_without_proprioception_of_their_own_get_one():
