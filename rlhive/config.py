@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import logging
 import re
-import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,16 +17,20 @@ from attrs import validators as v
 from tensordict import TensorDict
 
 import gin
+from rlhive.config_errors import explain_gin, explain_value, fits
 from rlhive.core.compile import has_compiler
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.optim import GradientTransformation, adam, cosine_schedule
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.types import LossFn
 from rlhive.envs.names import check_name
+from rlhive.envs.pixels import choose_pixels
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.paths import find_gin_file, gin_directory
-from rlhive.policy_fn import exploration
+from rlhive.policy_fn import encoders, exploration
 from rlhive.policy_fn.actor import ActorCritic
+from rlhive.policy_fn.encoders import Encoder, EncoderFactory, named_encoder
 from rlhive.policy_fn.exploration import Exploration
 from rlhive.record import LOGGERS, check_loggers
 from rlhive.suggest import suggest
@@ -38,16 +41,25 @@ _EXPLORATIONS = (
     exploration.epsilon_random,
     exploration.none,
 )
+_ENCODERS = (encoders.r3m, encoders.rrl, encoders.cnn, encoders.flat)
 _FACTORIES: dict[str, Callable[..., Any]] = {
     "adam": adam,
     "cosine_schedule": cosine_schedule,
     "replay": ReplayBuffer,
-    **{factory.__name__: factory for factory in _EXPLORATIONS},
+    "images": choose_pixels,
+    **{factory.__name__: factory for factory in (*_EXPLORATIONS, *_ENCODERS)},
     **{f"{name}_network": algorithm.make_network for name, algorithm in ALGORITHMS.items()},
     **{f"{name}_loss": algorithm.make_loss for name, algorithm in ALGORITHMS.items()},
 }
 # What gin hands out and fills in; the functions themselves stay free of gin, so that they vmap, compile and pickle.
-_CONFIGURED = {name: gin.external_configurable(factory, name) for name, factory in _FACTORIES.items()}
+_OURS = {
+    "images": ["name", "depth"],
+    **{f"{name}_network": ["feature_dim"] for name in ALGORITHMS},
+}  # not the user's
+_CONFIGURED = {
+    name: gin.external_configurable(factory, name, denylist=_OURS.get(name))
+    for name, factory in _FACTORIES.items()
+}
 
 
 COMPILE_FROM_UPDATES = 10_000  # half a minute of compiling is won back after some 5 000 updates on two cores
@@ -100,9 +112,12 @@ class TrainConfig:
         num_workers: processes that step the environments; None chooses by their number.
         optimizer: `optimizer() -> opt`.
         exploration: `exploration(action_low, action_high) -> Exploration`.
+        encoder: `encoder(pixel_spec) -> Encoder` of the images, such as `@r3m`, `@rrl` or `@cnn`; None takes the one in
+            the id of the environment, and R3M where that has none.
         make_network: `make_network(env_spec) -> network`; the algorithm's own, as configured.
         make_loss: `make_loss(network) -> loss_fn`; likewise.
         make_replay: `make_replay(num_seeds=, num_envs=, device=) -> ReplayBuffer`; likewise.
+        choose_images: `choose_images(env_name) -> PixelSpec | None`; likewise.
     """
 
     env_name: str = attrs.field(validator=v.instance_of(str))
@@ -136,6 +151,7 @@ class TrainConfig:
     exploration: Callable[..., Exploration] = attrs.field(
         default=_CONFIGURED["none"], validator=v.is_callable()
     )
+    encoder: EncoderFactory | None = attrs.field(default=None, validator=v.optional(v.is_callable()))
     make_network: Callable[..., ActorCritic] = attrs.field(
         default=attrs.Factory(lambda self: _CONFIGURED.get(f"{self.algorithm}_network"), takes_self=True)
     )
@@ -143,6 +159,7 @@ class TrainConfig:
         default=attrs.Factory(lambda self: _CONFIGURED.get(f"{self.algorithm}_loss"), takes_self=True)
     )
     make_replay: Callable[..., ReplayBuffer] = attrs.field(default=_CONFIGURED["replay"])
+    choose_images: Callable[..., PixelSpec | None] = attrs.field(default=_CONFIGURED["images"])
 
     @property
     def compiles(self) -> bool:
@@ -151,6 +168,30 @@ class TrainConfig:
             return has_compiler() and self.total_steps * self.updates_per_step >= COMPILE_FROM_UPDATES
         return self.compile
 
+    @property
+    def pixels(self) -> PixelSpec | None:
+        """The images of the environment, None without any."""
+        return self.choose_images(self.env_name) if isinstance(self.env_name, str) else None
+
+    def make_encoder(self) -> Encoder | None:
+        """The encoder of the images, None without any; its weights are looked for here.
+
+        Raises:
+            ValueError: an encoder without images, or no such encoder or weights.
+        """
+        pixels = self.pixels
+        if pixels is None:
+            if self.encoder is not None:
+                raise ValueError(
+                    f"train.encoder needs images, and {self.env_name} has none of its own: set "
+                    "images.from_pixels=True, images.cameras and images.image_size, or take an id with _v2d"
+                )
+            return None
+        if self.encoder is not None:
+            return self.encoder(pixels)
+        name, settings = named_encoder(self.env_name)
+        return _CONFIGURED[name](pixels, **settings)
+
     def __attrs_post_init__(self) -> None:
         seeds = self.seeds or tuple(range(self.seed, self.seed + self.num_seeds))
         object.__setattr__(self, "seeds", seeds)
@@ -158,7 +199,7 @@ class TrainConfig:
 
 
 _CONFIGURED["train"] = gin.external_configurable(
-    TrainConfig, "train", denylist=["make_network", "make_loss", "make_replay"]
+    TrainConfig, "train", denylist=["make_network", "make_loss", "make_replay", "choose_images"]
 )
 _PARAMETERS = {
     name: tuple(inspect.signature(made).parameters)
@@ -192,7 +233,7 @@ def load_config(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> Tr
         config = _CONFIGURED["train"]()
         _dry_build(config)
     except (ValueError, TypeError) as error:
-        raise ConfigError(_explain_value(error)) from None
+        raise ConfigError(explain_value(error)) from None
     return config
 
 
@@ -221,7 +262,7 @@ def _parse(source: str, parse: Callable[[str], Any], text: str) -> None:
         with _no_log():
             parse(text)
     except (ValueError, SyntaxError, NameError, OSError) as error:
-        raise ConfigError(f"{source}: {_explain_gin(error)}") from None
+        raise ConfigError(f"{source}: {explain_gin(error, _PARAMETERS)}") from None
 
 
 def _dry_build(config: TrainConfig) -> None:
@@ -230,6 +271,7 @@ def _dry_build(config: TrainConfig) -> None:
     _check_device(config.device)
     if config.compile and not has_compiler():
         raise ValueError("train.compile=True needs a C++ compiler: install g++, or leave it out")
+    config.make_encoder()
     stand_in = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
     config.make_loss(config.make_network(stand_in))
     opt, params = config.optimizer(), TensorDict({"x": torch.zeros(1)})
@@ -266,45 +308,6 @@ def _check_types() -> None:
     for name, factory in {**_FACTORIES, "train": TrainConfig}.items():
         hints = typing.get_type_hints(ReplayBuffer.__init__ if factory is ReplayBuffer else factory)
         for parameter, value in gin.get_bindings(name).items():
-            if not _fits(value, hints[parameter]):
+            if not fits(value, hints[parameter]):
                 expected = str(inspect.formatannotation(hints[parameter])).replace("collections.abc.", "")
                 raise ConfigError(f"{name}.{parameter} must be {expected}, got {value!r}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether `value` is of the type `hint`; hints that are neither plain types nor made of them fit all."""
-    origin = typing.get_origin(hint)
-    if origin in (types.UnionType, typing.Union):
-        return any(_fits(value, part) for part in typing.get_args(hint))
-    if origin in (tuple, Sequence):
-        item = typing.get_args(hint)[0]
-        return isinstance(value, tuple | list) and all(_fits(part, item) for part in value)
-    if origin is Callable:
-        return callable(value)
-    if hint in (int, float) and isinstance(value, bool):
-        return False
-    if hint is float:
-        return isinstance(value, int | float)
-    return not isinstance(hint, type) or origin is not None or isinstance(value, hint)
-
-
-def _explain_gin(error: Exception) -> str:
-    text = str(error).strip().split("\n")[0]
-    if match := re.search(r"No configurable matching (?:reference )?'@?(?:\w+/)?([\w.]+)", text):
-        return f"nothing is called {match[1]!r}: {suggest(match[1], sorted(_PARAMETERS))}"
-    if match := re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", text):
-        known = _PARAMETERS.get(match[1].split(".")[-1], ())
-        return f"{match[1]} has no parameter {match[2]!r}: {suggest(match[2], known)}"
-    if "malformed node" in text or "Couldn't parse" in text or isinstance(error, SyntaxError):
-        return "expected NAME=VALUE with a Python literal as value; strings need quotes, as in NAME='text'"
-    return text
-
-
-def _explain_value(error: Exception) -> str:
-    line = str(error).strip().splitlines()[0]
-    # attrs raises with (message, attribute, validator, value), which gin turns into the text of that tuple.
-    if match := re.match(r"""\((["'])(.*?)\1, Attribute\(""", line):
-        line = match[2]
-    line = re.sub(r"<class '(.*?)'>", r"\1", line)
-    calls = re.findall(r"In call to configurable '(\w+)'", str(error))
-    return f"wrong value for {calls[0]}: {line}" if calls else f"wrong value: {line}"

@@ -24,6 +24,7 @@ from rlhive import load_torch
 from rlhive.command import start
 
 if TYPE_CHECKING:
+    from tensordict import TensorDict
     from torch import Tensor
 
     from rlhive.core.evaluation import Episodes

@@ -189,6 +189,12 @@ def _environment(run: Run, picture: bytes | str) -> str:
         f"{run.environment}: {env['observation_dim']} observations, {env['action_dim']} actions, "
         f"{env['dt']:g} s per step, {f'{limit} steps per episode' if limit else 'no time limit'}."
     )
+    if pixels := env.get("pixels"):
+        encoder = {"weights": "its own", **run.spec["encoder"]}
+        facts += (
+            f" Images of {', '.join(pixels['cameras'])}, {pixels['height']}x{pixels['width']}, {pixels['quality']} quality, "
+            f"through the encoder {encoder.get('name', encoder['kind'])}, weights: {encoder['weights']}."
+        )
     if isinstance(picture, str):
         return section("Environment", note(f"{facts} There is no picture of it: {picture}"))
     return section("Environment", image("image/png", picture, f"{facts} Seen from the model's first camera."))

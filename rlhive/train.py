@@ -151,9 +151,15 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     from rlhive.core import loop
     from rlhive.core.files import write_text
     from rlhive.core.run import open_run, stopped_text
+    from rlhive.policy_fn.encoders import describe
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar
     sys.stderr.write(f"rlhive.train: {share_cores(config)}\n")
+    if (pixels := config.pixels) is not None:
+        sys.stderr.write(
+            f"rlhive.train: images of {', '.join(pixels.cameras)}, {pixels.height}x{pixels.width}, "
+        )
+        sys.stderr.write(f"{pixels.quality} quality; {describe(config.make_encoder())}\n")
     started = time.monotonic()
     with (
         logging_redirect_tqdm([logging.getLogger("rlhive")]),

@@ -6,10 +6,12 @@ import torch
 from tensordict import TensorDict
 
 import gin
-from rlhive.config import load_config
+from rlhive.config import ConfigError, load_config
 from rlhive.core.keys import make_generators
 from rlhive.core.learner import make_learner
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.paths import gin_directory
+from rlhive.policy_fn.r3m import R3M
 
 GIN_FILES = sorted(path.name for path in gin_directory().glob("*.gin"))
 MACROS = ("ENV_NAME", "NUM_SEEDS", "SEED", "SEEDS", "NUM_ENVS", "TOTAL_STEPS", "DEVICE", "ALGORITHM")
@@ -19,6 +21,9 @@ EXPLORATIONS = {
     "sac_ou.gin": "ornstein_uhlenbeck",
     "sac_egreedy.gin": "epsilon_random",
 }
+ENCODERS = {"sac_r3m.gin": "r3m18", "sac_rrl.gin": "rrl34", "sac_cnn.gin": "cnn"}
+RANDOM = ["r3m.weights='random'", "rrl.weights='random'"]  # the published ones are not here
+PIXELS = PixelSpec(cameras=("top_cam",), height=64, width=64, quality="fast")
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +49,7 @@ def test_the_folder_holds_gin_files_only():
 
 
 def test_the_shipped_files():
-    assert set(GIN_FILES) == {"base.gin", *EXPLORATIONS}
+    assert set(GIN_FILES) == {"base.gin", *EXPLORATIONS, *ENCODERS}
 
 
 def test_the_macros_on_top_are_the_ones_users_set_first():
@@ -54,7 +59,7 @@ def test_the_macros_on_top_are_the_ones_users_set_first():
     assert not any(name.isupper() for name in names[len(MACROS) :])
 
 
-@pytest.mark.parametrize("name", GIN_FILES)
+@pytest.mark.parametrize("name", sorted({*GIN_FILES} - {*ENCODERS}))
 def test_makes_a_learner_that_acts_and_updates(name, franka_spec):
     small = ["NUM_SEEDS=2", "sac_network.hidden_sizes=(8, 8)", "train.batch_size=4", "replay.capacity=10"]
     config = load_config([name], small + ["GAMMA=0.9"] * (name == "base.gin"))
@@ -62,7 +67,9 @@ def test_makes_a_learner_that_acts_and_updates(name, franka_spec):
     generators = [make_generators(seed) for seed in config.seeds]
     state = learner.init(generators)
 
-    action = learner.act(state, torch.zeros(2, 1, 21), torch.zeros(2, 1, 9))
+    action = learner.act(
+        state, TensorDict({"observation": torch.zeros(2, 1, 21)}, [2, 1]), torch.zeros(2, 1, 9)
+    )
     explore = config.exploration(franka_spec.action_low, franka_spec.action_high)
     draws = torch.stack([explore.draw(of_seed["exploration"], 1, 9) for of_seed in generators])
     is_init = torch.ones(2, 1, 1, dtype=torch.bool)
@@ -76,6 +83,43 @@ def test_makes_a_learner_that_acts_and_updates(name, franka_spec):
     state, metrics = learner.train_step(state, batch, learner.draw_loss_noise(generators))
     assert state["step"].tolist() == [1, 1]
     assert bool(metrics["loss"].isfinite().all())
+
+
+@pytest.mark.parametrize(("name", "encoder"), ENCODERS.items())
+def test_makes_a_learner_of_images(name, encoder, franka_spec):
+    config = load_config([name], [*RANDOM, "sac_network.hidden_sizes=(8, 8)", "train.batch_size=2"])
+    made = config.make_encoder()
+    assert made.name == encoder and config.pixels.cameras == ("left_cam", "right_cam", "top_cam")
+    learner = make_learner(config, attrs.evolve(franka_spec, pixels=PIXELS), made)
+    width = made.feature_dim(PIXELS) + 21 if made.frozen else 21
+    generators = [make_generators(seed) for seed in config.seeds]
+    state = learner.init(generators)
+    assert ("encoder" in state["params"].keys()) == (not made.frozen)  # noqa: SIM118
+    seen = {"observation": torch.zeros(1, 2, width)}
+    if not made.frozen:
+        seen["pixels"] = torch.zeros(1, 2, *PIXELS.shape, dtype=torch.uint8)
+    flags = torch.zeros(1, 2, 1, dtype=torch.bool)
+    following = {**seen, "reward": flags.float(), "terminated": flags, "done": flags}
+    batch = TensorDict({**seen, "action": torch.zeros(1, 2, 9), "next": following}, [1, 2])
+    action = learner.act_mode(state, TensorDict(seen, [1, 2]))
+    state, metrics = learner.train_step(state, batch, learner.draw_loss_noise(generators))
+    assert action.shape == (1, 2, 9) and bool(metrics["finite"].all())
+
+
+def test_the_name_of_the_environment_alone_takes_r3m():
+    name = ["ENV_NAME='FrankaReachRandom_v2d-v0'"]
+    assert load_config(["sac_gaussian.gin"], [*name, *RANDOM]).make_encoder() == R3M("r3m18", "random")
+    with pytest.raises(
+        ConfigError, match=r"r3m18: no checksum .* run python -m rlhive\.policy_fn\.r3m convert FILE"
+    ):
+        load_config(["sac_gaussian.gin"], name)
+
+
+def test_an_encoder_without_images_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"train\.encoder needs images, and FrankaReachRandom-v0 has none of its own"
+    ):
+        load_config(["sac_gaussian.gin"], ["train.encoder=@cnn"])
 
 
 @pytest.mark.parametrize(("name", "exploration"), EXPLORATIONS.items())

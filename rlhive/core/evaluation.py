@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.env_spec import EnvSpec
+from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
 
 SOLVED_STEPS = 5  # an episode is a success when it is solved on more steps than this
@@ -49,12 +51,14 @@ def evaluation_seeds(seed: int, episodes: int) -> list[int]:
     return np.random.SeedSequence(seed, spawn_key=(_TAG,)).generate_state(episodes, np.uint64).tolist()
 
 
-def run_episodes(envs: VectorEnv, act: Callable[[Tensor], Tensor], episode_seeds: Sequence[int]) -> Episodes:
+def run_episodes(
+    envs: VectorEnv | EncodedEnv, act: Callable[[TensorDict], Tensor], episode_seeds: Sequence[int]
+) -> Episodes:
     """Plays one episode from each of `n` episode seeds with each seed's policy, in rounds of E at a time.
 
     Args:
         envs: the environments `[S, E]`; their streams are another after this.
-        act: `act(observation [S, E, O]) -> action [S, E, A]`, raw observations in, float32.
+        act: `act(seen) -> action [S, E, A]`, float32; `seen` `[S, E]` is what `VectorEnv.reset` gives.
         episode_seeds: `n` seeds, the same for every one of the S.
 
     Raises:
@@ -87,19 +91,19 @@ def check_same_environment(installed: EnvSpec, trained_on: EnvSpec) -> None:
 
 
 def _play(
-    envs: VectorEnv, act: Callable[[Tensor], Tensor], seeds: Sequence[int]
+    envs: VectorEnv | EncodedEnv, act: Callable[[TensorDict], Tensor], seeds: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One round: returns, lengths and solved steps `[S, len(seeds)]`."""
     num_seeds, num_envs = envs.shape
     padded = list(seeds) + [seeds[0]] * (num_envs - len(seeds))
-    observation = envs.reset([padded] * num_seeds)["observation"]
+    seen = envs.reset([padded] * num_seeds)
     returns = torch.zeros(envs.shape, dtype=torch.float64)
     lengths, solved_steps = torch.zeros(2, *envs.shape, dtype=torch.int64)
     running = torch.ones(envs.shape, dtype=torch.bool)
     while running.any():
-        envs.send(act(observation))
+        envs.send(act(seen))
         step = envs.recv()
-        observation, following = step["observation"], step["next"]
+        seen, following = step.exclude("next"), step["next"]
         # What a finished environment does next is an episode nobody asked for.
         returns += torch.where(running, following["reward"].squeeze(-1), 0.0)
         solved_steps += following["solved"].squeeze(-1) & running

@@ -11,11 +11,13 @@ from torch.func import vmap
 
 from rlhive.core.compile import traced_at_first_call
 from rlhive.core.env_spec import EnvSpec
-from rlhive.core.normalizer import normalize, update_normalizer
+from rlhive.core.normalizer import update_normalizer
 from rlhive.core.state import init_state, make_train_step
 from rlhive.core.tree import stack_seeds
 from rlhive.core.types import Metrics, Noise, TrainState, TrainStep
 from rlhive.losses_fn import ALGORITHMS
+from rlhive.losses_fn.pixels import draw_shifts, make_pixel_loss
+from rlhive.policy_fn.encoders import Encoder, feature_dim, network_input
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
@@ -32,59 +34,76 @@ class Learner(NamedTuple):
         init: `init(generators) -> state`.
         train_step: `train_step(state, batch, noise) -> (state, metrics)`.
         draw_loss_noise: `draw_loss_noise(generators) -> noise` of one update.
-        act: `act(state, observation [S, E, O], noise [S, E, A]) -> action [S, E, A]`, sampled.
-        act_mode: `act_mode(state, observation) -> action`, deterministic.
-        observe: `observe(state, observation [S, E, O]) -> state` with the normaliser updated.
+        act: `act(state, seen, noise [S, E, A]) -> action [S, E, A]`, sampled; `seen` `[S, E]` has raw "observation",
+            and "pixels" where an encoder learns.
+        act_mode: `act_mode(state, seen) -> action`, deterministic.
     """
 
     network: ActorCritic
     init: Callable[[Generators], TrainState]
     train_step: TrainStep
     draw_loss_noise: Callable[[Generators], Noise]
-    act: Callable[[TrainState, Tensor, Tensor], Tensor]
-    act_mode: Callable[[TrainState, Tensor], Tensor]
-    observe: Callable[[TrainState, Tensor], TrainState]
+    act: Callable[[TrainState, TensorDict, Tensor], Tensor]
+    act_mode: Callable[[TrainState, TensorDict], Tensor]
 
 
-def make_learner(config: TrainConfig, spec: EnvSpec) -> Learner:
-    """Composes networks, loss and optimizer of a configuration for one environment."""
+def make_learner(config: TrainConfig, spec: EnvSpec, encoder: Encoder | None = None) -> Learner:
+    """Composes networks, loss and optimizer of a configuration for one environment.
+
+    Args:
+        config: the configuration.
+        spec: of the environment.
+        encoder: of its images. The features of a frozen one come as a part of the observation.
+    """
     algorithm = ALGORITHMS[config.algorithm]
-    network = config.make_network(spec)
+    learns = None if encoder is None or encoder.frozen else encoder
+    network = config.make_network(spec, feature_dim=feature_dim(encoder, spec.pixels))
     opt = config.optimizer()
-    train_step = make_train_step(config.make_loss(network), opt, tau=config.tau)
+    loss_fn = config.make_loss(network)
+    if learns is not None:
+        loss_fn = make_pixel_loss(loss_fn, learns)
+    train_step = make_train_step(loss_fn, opt, tau=config.tau)
+
+    def init_seed(generator: Generator) -> TrainState:
+        params, normalized_dim = network.init(generator), network.observation_dim
+        if learns is not None:
+            params["encoder"], normalized_dim = learns.init(generator), spec.observation_dim
+        return init_state(params, opt, observation_dim=normalized_dim, target_keys=algorithm.target_keys)
 
     def init(generators: Generators) -> TrainState:
-        states = [
-            init_state(
-                network.init(of_seed["init"]),
-                opt,
-                observation_dim=spec.observation_dim,
-                target_keys=algorithm.target_keys,
-            )
-            for of_seed in generators
-        ]
-        return stack_seeds(states).to(config.device)
+        return stack_seeds([init_seed(of_seed["init"]) for of_seed in generators]).to(config.device)
+
+    def draw_seed_noise(generator: Generator) -> Noise:
+        noise = algorithm.draw_noise(generator, network, config.batch_size)
+        return noise if learns is None else noise.update(draw_shifts(generator, config.batch_size))
 
     def draw_loss_noise(generators: Generators) -> Noise:
-        draws = [algorithm.draw_noise(of_seed["loss"], network, config.batch_size) for of_seed in generators]
-        return stack_seeds(draws).to(config.device)
-
-    def sample(params: TensorDict, env_state: TensorDict, observation: Tensor, noise: Tensor) -> Tensor:
-        return network.sample(params["actor"], normalize(env_state["observation"], observation), noise)[0]
-
-    def mode(params: TensorDict, env_state: TensorDict, observation: Tensor) -> Tensor:
-        return network.mode(params["actor"], normalize(env_state["observation"], observation))
+        return stack_seeds([draw_seed_noise(of_seed["loss"]) for of_seed in generators]).to(config.device)
 
     update = traced_at_first_call(vmap(train_step), compile=config.compiles)
+    return Learner(network, init, update, draw_loss_noise, *_make_actors(network, learns))
+
+
+def _make_actors(
+    network: ActorCritic, learns: Encoder | None
+) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """`act` and `act_mode` of a `Learner`."""
+
+    def sample(params: TensorDict, env_state: TensorDict, seen: TensorDict, noise: Tensor) -> Tensor:
+        return network.sample(params["actor"], network_input(learns, params, env_state, seen), noise)[0]
+
+    def mode(params: TensorDict, env_state: TensorDict, seen: TensorDict) -> Tensor:
+        return network.mode(params["actor"], network_input(learns, params, env_state, seen))
+
     sample_seeds, mode_seeds = (traced_at_first_call(vmap(fn)) for fn in (sample, mode))
 
-    def act(state: TrainState, observation: Tensor, noise: Tensor) -> Tensor:
-        return sample_seeds(state["params"], state["env_state"], observation, noise)
+    def act(state: TrainState, seen: TensorDict, noise: Tensor) -> Tensor:
+        return sample_seeds(state["params"], state["env_state"], seen, noise)
 
-    def act_mode(state: TrainState, observation: Tensor) -> Tensor:
-        return mode_seeds(state["params"], state["env_state"], observation)
+    def act_mode(state: TrainState, seen: TensorDict) -> Tensor:
+        return mode_seeds(state["params"], state["env_state"], seen)
 
-    return Learner(network, init, update, draw_loss_noise, act, act_mode, observe)
+    return act, act_mode
 
 
 def observe(state: TrainState, observation: Tensor) -> TrainState:

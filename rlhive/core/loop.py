@@ -12,7 +12,7 @@ from torch import Tensor
 from rlhive.core.evaluation import evaluation_seeds, run_episodes
 from rlhive.core.interrupt import catch_signals
 from rlhive.core.learner import last_metrics, observe
-from rlhive.core.rollout import count_step, episode_summary, latest_episodes
+from rlhive.core.rollout import SEEN, count_step, episode_summary, latest_episodes
 from rlhive.core.run import NOT_FINITE, TARGET_MET, Run, save_run, stop_seeds, stopped_text
 from rlhive.core.types import TrainState
 from rlhive.curves import plot_curves
@@ -95,7 +95,8 @@ def _choose_action(run: Run) -> Tensor:
         return low + uniform * (high - low)
     normal = torch.stack([torch.randn(num_envs, action_dim, generator=g["action"]) for g in run.generators])
     device, rollout = run.config.device, run.rollout
-    action = run.learner.act(run.state, rollout["observation"].to(device), normal.to(device)).cpu()
+    seen = rollout.select(*SEEN, strict=False).to(device)
+    action = run.learner.act(run.state, seen, normal.to(device)).cpu()
     draws = torch.stack([run.explore.draw(g["exploration"], num_envs, action_dim) for g in run.generators])
     action, rollout["explore"] = run.explore.apply(
         rollout["explore"], action, draws, run.step, rollout["is_init"]
@@ -130,12 +131,12 @@ def _update(run: Run, metrics: TensorDict | None) -> tuple[TensorDict | None, di
 def _store(run: Run, action: Tensor, transition: TensorDict) -> None:
     """Stores the raw transition, takes what the policy saw into the normaliser, and moves on."""
     rollout, observation = run.rollout, run.rollout["observation"]
-    following = transition["next"].select("observation", "reward", "terminated", "done")
-    run.replay.extend(
-        TensorDict({"observation": observation, "action": action, "next": following}, transition.batch_size)
-    )
+    following = transition["next"].select(*SEEN, "reward", "terminated", "done", strict=False)
+    stored = {**rollout.select(*SEEN, strict=False), "action": action, "next": following}
+    run.replay.extend(TensorDict(stored, transition.batch_size))
     run.state = observe(run.state, observation.to(run.config.device))
-    rollout["observation"], rollout["is_init"] = transition["observation"], following["done"]
+    rollout.update(transition.select(*SEEN, strict=False))
+    rollout["is_init"] = following["done"]
     rollout["episodes"] = count_step(rollout["episodes"], transition["next"])
 
 
@@ -167,7 +168,7 @@ def _evaluate(run: Run, progress: Progress) -> None:
     seeds = evaluation_seeds(EVALUATION_SEED, run.config.evaluation_episodes)
     outcome = run_episodes(
         run.evaluation_envs,
-        lambda observation: run.learner.act_mode(run.state, observation.to(device)).cpu(),
+        lambda seen: run.learner.act_mode(run.state, seen.to(device)).cpu(),
         seeds,
     )
     rows = {

@@ -78,12 +78,13 @@ class ReplayBuffer:
         self._n_step, self._gamma = n_step, 1.0 if gamma is None else gamma
         self._device = torch.device(device)
         self._storage = _storage(self._max_rows, scratch_dir, self._device)
-        self._scratch_dir = scratch_dir
+        self.scratch_dir = scratch_dir
         self._rows: dict[
             Key, Tensor
         ] = {}  # views of the storage, each [T, S, E, ...]; none before the first row
         self._flat_rows = self._rows  # the same, each [T * S * E, ...]
         self._cursor = self._num_rows = 0
+        self.prioritized = prioritized
         size = self._max_rows * num_envs
         self._priorities = [
             PrioritySampler(size, alpha, beta) for _ in range(num_seeds if prioritized else 0)
@@ -245,9 +246,9 @@ class ReplayBuffer:
         if missing:
             raise ValueError(f"a transition needs {KEYS}, missing: {missing}")
         needed = self._max_rows * sum(leaf.nbytes for leaf in transition.values(True, True))
-        if self._scratch_dir is not None and (free := shutil.disk_usage(self._scratch_dir).free) < needed:
+        if self.scratch_dir is not None and (free := shutil.disk_usage(self.scratch_dir).free) < needed:
             raise ValueError(
-                f"{self._scratch_dir} has {free:.2e} bytes free, the replay buffer needs {needed:.2e}"
+                f"{self.scratch_dir} has {free:.2e} bytes free, the replay buffer needs {needed:.2e}"
             )
         self._storage.set(0, transition)
         whole = self._storage._storage  # the public getters give the filled part only
@@ -289,22 +290,6 @@ class ReplayBuffer:
         values = {"format_version": FORMAT_VERSION, "num_seeds": num_seeds, "num_envs": num_envs}
         values |= {"max_rows": self._max_rows, "prioritized": bool(self._priorities)}
         return {name: str(value) for name, value in values.items()}
-
-
-def replay_bytes(
-    observation_dim: int,
-    action_dim: int,
-    *,
-    capacity: int,
-    num_seeds: int = 1,
-    num_envs: int = 1,
-    prioritized: bool = False,
-) -> int:
-    """Bytes that a full `ReplayBuffer` of float32 observations and actions takes."""
-    transition = 4 * (2 * observation_dim + action_dim + 1) + 2
-    size = capacity // num_envs * num_envs
-    trees = 2 * 4 * 2 * (1 << (size - 1).bit_length()) if prioritized else 0
-    return num_seeds * (size * transition + trees)
 
 
 def _storage(

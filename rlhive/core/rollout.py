@@ -1,6 +1,7 @@
 """Where the training environments are: a tree `[S]`, and functions over it.
 
-    rollout   {"observation" [S,E,O], "is_init" bool [S,E,1]: whether an episode begins there,
+    rollout   {"observation" [S,E,O], ("pixels" uint8 [S,E,cameras,H,W,3],) what the policies see,
+               "is_init" bool [S,E,1]: whether an episode begins there,
                "explore": the exploration's state, "episodes": their count and sums so far}
 
 "explore" and "episodes" are saved with each checkpoint; the rest follows from them and the replay's actions.
@@ -13,14 +14,17 @@ from tensordict import TensorDict
 
 from rlhive.core.evaluation import SOLVED_STEPS
 from rlhive.core.replay import ReplayBuffer
+from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
 from rlhive.policy_fn.exploration import Exploration
 
+SEEN = ("observation", "pixels")
 
-def first_rollout(envs: VectorEnv, explore: Exploration) -> TensorDict:
+
+def first_rollout(envs: VectorEnv | EncodedEnv, explore: Exploration) -> TensorDict:
     """Starts the first episodes."""
     parts = {
-        "observation": envs.reset()["observation"],
+        **envs.reset().select(*SEEN, strict=False),
         "is_init": torch.ones(*envs.shape, 1, dtype=torch.bool),
         "explore": explore.init(envs.shape, envs.spec.action_dim),
         "episodes": init_episodes(envs.shape),
@@ -28,7 +32,7 @@ def first_rollout(envs: VectorEnv, explore: Exploration) -> TensorDict:
     return TensorDict(parts, batch_size=envs.shape[:1])
 
 
-def resume_rollout(envs: VectorEnv, replay: ReplayBuffer, saved: TensorDict) -> TensorDict:
+def resume_rollout(envs: VectorEnv | EncodedEnv, replay: ReplayBuffer, saved: TensorDict) -> TensorDict:
     """Takes the environments to where they were, by the actions that the replay has of the episodes under way."""
     elapsed = saved["episodes", "elapsed"]
     newest = replay.latest("action", int(elapsed.max()))
@@ -37,7 +41,7 @@ def resume_rollout(envs: VectorEnv, replay: ReplayBuffer, saved: TensorDict) -> 
         for seed, of_seed in enumerate(elapsed.tolist())
     ]
     parts = {
-        "observation": envs.resume(saved["episodes", "number"], actions)["observation"],
+        **envs.resume(saved["episodes", "number"], actions).select(*SEEN, strict=False),
         "is_init": (elapsed == 0).unsqueeze(-1),
     }
     return TensorDict(parts, batch_size=envs.shape[:1]).update(saved)

@@ -13,17 +13,19 @@ import torch
 from tensordict import TensorDict
 
 from rlhive.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from rlhive.core.env_spec import EnvSpec
 from rlhive.core.files import write_text
 from rlhive.core.keys import make_generators
 from rlhive.core.learner import Learner, make_learner
 from rlhive.core.replay import ReplayBuffer
+from rlhive.core.replay_size import check_replay
 from rlhive.core.rollout import first_rollout, resume_rollout
 from rlhive.core.run_spec import RunSpec, new_run_spec
 from rlhive.core.tree import stack_seeds
 from rlhive.core.tree_file import LoadError
 from rlhive.core.types import TrainState
+from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
+from rlhive.policy_fn.encoders import Encoder
 from rlhive.policy_fn.exploration import Exploration
 from rlhive.record import Recorder
 
@@ -71,8 +73,8 @@ class Run:
     spec: RunSpec
     learner: Learner
     explore: Exploration
-    envs: VectorEnv
-    evaluation_envs: VectorEnv
+    envs: VectorEnv | EncodedEnv
+    evaluation_envs: VectorEnv | EncodedEnv
     replay: ReplayBuffer
     recorder: Recorder
     seeds: tuple[int, ...]
@@ -107,9 +109,12 @@ def open_run(
         raise LoadError(f"{run_dir}: none of its seeds is left to train: {stopped_text(stopped)}")
     generators = [own for seed, own in zip(config.seeds, generators, strict=True) if seed not in stopped]
     with contextlib.ExitStack() as stack:
-        envs, evaluation_envs = (stack.enter_context(vector) for vector in _start_envs(config, seeds))
-        learner = make_learner(config, envs.spec)
-        spec = new_run_spec(config.algorithm, envs.spec, learner.network, config.seeds)
+        encoder = config.make_encoder()
+        envs, evaluation_envs = _start_envs(config, seeds, encoder)
+        stack.callback(envs.close)
+        stack.callback(evaluation_envs.close)
+        learner = make_learner(config, envs.spec, encoder)
+        spec = new_run_spec(config.algorithm, envs.spec, learner.network, config.seeds, encoder)
         if origin := checkpoint.spec if checkpoint else joins:
             spec = _check_same(run_dir, origin, spec)
         if checkpoint:
@@ -120,7 +125,7 @@ def open_run(
             write_text(run_dir / "spec.json", spec.to_json())
         step = checkpoint.step if checkpoint else 0
         replay = config.make_replay(num_seeds=len(seeds), num_envs=config.num_envs, device=config.device)
-        _check_capacity(replay, envs.spec)
+        check_replay(replay, config, spec)
         explore = config.exploration(envs.spec.action_low, envs.spec.action_high)
         if checkpoint:
             _load_replay(replay, run_dir, step)
@@ -205,11 +210,19 @@ def save_run(run: Run) -> None:
             path.unlink()
 
 
-def _start_envs(config: TrainConfig, seeds: Sequence[int]) -> tuple[VectorEnv, VectorEnv]:
+def _start_envs(
+    config: TrainConfig, seeds: Sequence[int], encoder: Encoder | None
+) -> tuple[VectorEnv | EncodedEnv, ...]:
     """Those of training and of evaluation; their workers start at the same time, as each takes seconds."""
 
     def start(num_envs: int) -> VectorEnv:
-        return VectorEnv(config.env_name, seeds=seeds, num_envs=num_envs, num_workers=config.num_workers)
+        return VectorEnv(
+            config.env_name,
+            seeds=seeds,
+            num_envs=num_envs,
+            num_workers=config.num_workers,
+            pixels=config.pixels,
+        )
 
     with ThreadPoolExecutor() as threads:
         futures = [threads.submit(start, num_envs) for num_envs in (config.num_envs, EVALUATION_ENVS)]
@@ -219,16 +232,14 @@ def _start_envs(config: TrainConfig, seeds: Sequence[int]) -> tuple[VectorEnv, V
                 if other.exception() is None:
                     other.result().close()
             future.result()
-    training, evaluation = (future.result() for future in futures)
-    return training, evaluation
+    return tuple(_encoded(future.result(), encoder, config.device) for future in futures)
 
 
-def _check_capacity(replay: ReplayBuffer, env: EnvSpec) -> None:
-    needed = (env.max_episode_steps or 0) * replay.num_envs
-    if replay.capacity < needed:
-        raise ValueError(
-            f"replay.capacity must be at least {needed}, an episode of each environment, got {replay.capacity}"
-        )
+def _encoded(envs: VectorEnv, encoder: Encoder | None, device: str) -> VectorEnv | EncodedEnv:
+    """With the features of a frozen encoder in the place of the images."""
+    if encoder is None or not encoder.frozen:
+        return envs
+    return EncodedEnv(envs, encoder, encoder.init(torch.Generator()).to(device))
 
 
 def _counters(stopped: Stopped | None) -> dict[str, Any]:
@@ -255,7 +266,7 @@ def _restore_stopped(
 
 
 def _check_same(run_dir: Path, saved: RunSpec, now: RunSpec) -> RunSpec:
-    for name in ("algorithm", "env", "network"):
+    for name in ("algorithm", "env", "encoder", "network"):
         if getattr(saved, name) != getattr(now, name):
             difference = _difference(getattr(saved, name), getattr(now, name))
             raise LoadError(f"{run_dir}: cannot be resumed with another {name}: {difference}")

@@ -15,6 +15,7 @@ import attrs
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.tree_file import FORMAT_VERSION, LoadError, check_names, check_version
 from rlhive.policy_fn.actor import ActorCritic
+from rlhive.policy_fn.encoders import Encoder, encoder_from_dict, feature_dim
 
 PACKAGES = ("rlhive-torch", "torch", "tensordict", "torchrl", "robohive", "mujoco", "numpy")
 
@@ -29,6 +30,7 @@ class RunSpec:
         network: its networks.
         run_id: sha256 in hex, another one for each run.
         versions: of Python and of the packages that wrote it, by name.
+        encoder: what its images go through; None without images.
         format_version: of the files.
     """
 
@@ -37,20 +39,31 @@ class RunSpec:
     network: ActorCritic = attrs.field(validator=attrs.validators.instance_of(ActorCritic))
     run_id: str = attrs.field(validator=attrs.validators.matches_re("[0-9a-f]{64}"))
     versions: dict[str, str] = attrs.field(validator=attrs.validators.instance_of(dict))
+    encoder: Encoder | None = None
     format_version: int = FORMAT_VERSION
 
     def __attrs_post_init__(self) -> None:
         env, network = self.env, self.network
-        if (env.observation_dim, env.action_low, env.action_high) != (
-            network.observation_dim,
-            network.action_low,
-            network.action_high,
+        if (self.encoder is None) != (env.pixels is None):
+            raise ValueError(f"{env.name}: images need an encoder, and an encoder needs images")
+        limits = (network.action_low, network.action_high)
+        if network.observation_dim != env.observation_dim + feature_dim(
+            self.encoder, env.pixels
+        ) or limits != (
+            env.action_low,
+            env.action_high,
         ):
             raise ValueError(f"the network does not fit the observation and action limits of {env.name}")
 
+    @property
+    def normalized_dim(self) -> int:
+        """How many numbers the normaliser has constants of: the observation, and the features of a frozen encoder."""
+        learns = self.encoder is not None and not self.encoder.frozen
+        return self.env.observation_dim if learns else self.network.observation_dim
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON."""
-        return attrs.asdict(self)
+        return attrs.asdict(self) | {"encoder": None if self.encoder is None else self.encoder.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: object = "spec") -> RunSpec:
@@ -60,11 +73,9 @@ class RunSpec:
             LoadError: an unknown format version, missing or unknown fields, or values that do not fit.
         """
         check_version(where, values.get("format_version"))
+        values = {"encoder": None, **values}  # runs older than images have neither this key nor the next
         if isinstance(values.get("env"), Mapping):
-            values = {
-                **values,
-                "env": {"pixels": None, **values["env"]},
-            }  # runs older than images have no such key
+            values["env"] = {"pixels": None, **values["env"]}
         for kind, fields in (
             (cls, values),
             (EnvSpec, values.get("env")),
@@ -75,7 +86,8 @@ class RunSpec:
             check_names(f"{where}, {kind.__name__}", [field.name for field in attrs.fields(kind)], fields)
         try:
             env, network = EnvSpec.from_dict(values["env"]), ActorCritic(**values["network"])
-            return cls(**{**values, "env": env, "network": network})
+            encoder = None if values["encoder"] is None else encoder_from_dict(values["encoder"])
+            return cls(**{**values, "env": env, "network": network, "encoder": encoder})
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             reason = str(error.args[0] if error.args else error).splitlines()[0]
             raise LoadError(f"{where}: a value does not fit: {reason}") from None
@@ -100,11 +112,13 @@ class RunSpec:
         return cls.from_dict(values, where)
 
 
-def new_run_spec(algorithm: str, env: EnvSpec, network: ActorCritic, seeds: Sequence[int]) -> RunSpec:
+def new_run_spec(
+    algorithm: str, env: EnvSpec, network: ActorCritic, seeds: Sequence[int], encoder: Encoder | None = None
+) -> RunSpec:
     """The spec of a run that starts now; no other run has its run_id, not even one of equal settings."""
     content = [algorithm, env.to_dict(), network.to_dict(), list(seeds), uuid.uuid4().hex]
     run_id = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return RunSpec(algorithm, env, network, run_id, versions())
+    return RunSpec(algorithm, env, network, run_id, versions(), encoder)
 
 
 def versions() -> dict[str, str]:

@@ -22,7 +22,7 @@ class Algorithm(NamedTuple):
         make_loss: `make_loss(network, ...) -> loss_fn`.
         draw_noise: `draw_noise(generator, network, batch_size) -> noise` for one call of the loss.
         target_keys: subtrees of the parameters that have a target network.
-        policy_keys: subtrees of the parameters that the policy reads.
+        policy_keys: subtrees of the parameters that the policy reads; "encoder" is there where one learns.
     """
 
     make_network: Callable[..., ActorCritic]
@@ -38,9 +38,9 @@ ALGORITHMS: dict[str, Algorithm] = {
         make_loss=make_sac_loss,
         draw_noise=draw_sac_noise,
         target_keys=("critic",),
-        policy_keys=("actor",),
+        policy_keys=("actor", "encoder"),
     ),
 }
 
-# From loss to policy: a policy's tree is `params.select(*POLICY_KEYS[algorithm])`, and nothing else.
+# From loss to policy: a policy's tree is `params.select(*POLICY_KEYS[algorithm], strict=False)`, and nothing else.
 POLICY_KEYS = {name: algorithm.policy_keys for name, algorithm in ALGORITHMS.items()}

@@ -75,8 +75,9 @@ def make_sac_loss(
             error = error * batch["_weight"]
         loss_qvalue = error.mean()
 
-        action, log_prob = network.sample(params["actor"], batch["observation"], noise["action"])
-        value = network.value(detach(params["critic"]), batch["observation"], action).amin(0)
+        observation = batch["observation"].detach()  # an encoder learns from the critics alone
+        action, log_prob = network.sample(params["actor"], observation, noise["action"])
+        value = network.value(detach(params["critic"]), observation, action).amin(0)
         loss_actor = (alpha * log_prob - value).mean()
 
         entropy = -log_prob.detach().mean()

@@ -169,10 +169,14 @@ def actor_critic(
     critic_layer_norm: bool = True,
     num_critics: int = 2,
     init_alpha: float = 1.0,
+    feature_dim: int = 0,
 ) -> ActorCritic:
-    """The networks that fit an environment; arguments as in `ActorCritic`."""
+    """The networks that fit an environment, and the `feature_dim` numbers that its images add to the observation.
+
+    The other arguments are as in `ActorCritic`.
+    """
     return ActorCritic(
-        observation_dim=spec.observation_dim,
+        observation_dim=spec.observation_dim + feature_dim,
         action_low=spec.action_low,
         action_high=spec.action_high,
         hidden_sizes=tuple(hidden_sizes),

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from tensordict import TensorDict
 
@@ -17,6 +16,7 @@ from rlhive.core.tree_file import LoadError
 from rlhive.core.types import EnvState, Params
 from rlhive.losses_fn import POLICY_KEYS
 from rlhive.policy_fn.bundle import is_bundle, read_bundle
+from rlhive.policy_fn.observation import example_observation
 from rlhive.policy_fn.policy import Policy
 from rlhive.policy_fn.tree_checks import check_env_state, check_params
 
@@ -73,15 +73,17 @@ def _policy(
     """The policy on its own copies of the trees, which has acted once: the first call takes many times as long."""
     if dtype not in DTYPES:
         raise LoadError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
+    if spec.encoder is not None and spec.encoder.frozen:
+        params = params.copy().update({"encoder": spec.encoder.init(torch.Generator())})
     try:
         params, env_state = (
             tree.detach().clone().to(device, dtype=dtype).lock_()
-            for tree in (params.select(*POLICY_KEYS[spec.algorithm]), env_state)
+            for tree in (params.select(*POLICY_KEYS[spec.algorithm], strict=False), env_state)
         )
     except RuntimeError as error:
         raise LoadError(f"device {device}: {str(error).splitlines()[0]}") from None
     policy = Policy(spec, params, env_state)
-    policy(np.zeros(spec.env.observation_dim, np.float32))
+    policy(example_observation(spec.env))
     return policy
 
 

@@ -36,6 +36,36 @@ def read_observation(env: EnvSpec, observation: Any) -> np.ndarray:
     return vector
 
 
+def read_pixels(env: EnvSpec, observation: Any) -> tuple[np.ndarray, Any]:
+    """The images uint8 `[..., cameras, H, W, 3]` of an observation, and the rest of it, for `read_observation`.
+
+    Args:
+        env: an environment with images.
+        observation: a mapping with "pixels", and beside it "observation" or the parts by their names.
+
+    Raises:
+        ValueError: no images, or of another type or shape.
+    """
+    if env.pixels is None or not isinstance(observation, Mapping) or "pixels" not in observation:
+        raise ValueError(f'the observation of {env.name} must be a mapping with "pixels" and "observation"')
+    pixels, shape = np.asarray(observation["pixels"]), env.pixels.shape
+    if pixels.dtype != np.uint8 or pixels.shape[-4:] != shape:
+        expected = f"uint8 [..., {', '.join(map(str, shape))}]"
+        raise ValueError(f"pixels must be {expected}, got {pixels.dtype} {list(pixels.shape)}")
+    rest = {key: value for key, value in observation.items() if key != "pixels"}
+    return pixels, rest["observation"] if rest.keys() == {"observation"} else rest
+
+
+def example_observation(env: EnvSpec) -> Any:
+    """An observation of zeros."""
+    vector = np.zeros(env.observation_dim, np.float32)
+    return (
+        vector
+        if env.pixels is None
+        else {"observation": vector, "pixels": np.zeros(env.pixels.shape, np.uint8)}
+    )
+
+
 def check_finite(env: EnvSpec, vector: np.ndarray) -> None:
     """Refuses an observation `[..., O]` that is not finite.
 

@@ -8,15 +8,16 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.errors import NotFiniteActionError
-from rlhive.core.normalizer import normalize
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.types import EnvState, Params
 from rlhive.policy_fn.compare import differences
+from rlhive.policy_fn.encoders import network_input
 from rlhive.policy_fn.flat import make_flat_apply
-from rlhive.policy_fn.observation import is_finite, read_observation
+from rlhive.policy_fn.observation import is_finite, read_observation, read_pixels
 
 
 @attrs.frozen(eq=False)
@@ -58,7 +59,8 @@ class Policy:
 
         Args:
             observation: raw, as the environment gives it: tensor or array `[..., O]`, or a dict of those by
-                the names in `spec.env.observation_keys`, `[..., size of the part]`.
+                the names in `spec.env.observation_keys`, `[..., size of the part]`. With images a dict: "pixels"
+                uint8 `[..., cameras, H, W, 3]`, and beside it "observation" or those names.
             noise: standard normal numbers `[..., A]` for an action drawn from the policy; without it the
                 action is the deterministic one.
 
@@ -67,11 +69,14 @@ class Policy:
             ValueError: a shape or key that does not fit, or noise that is not finite.
         """
         arrays, device = _as_arrays(observation)
+        pixels = None
+        if self.spec.encoder is not None:
+            pixels, arrays = read_pixels(self.spec.env, arrays)
         vector = read_observation(self.spec.env, arrays)
-        if noise is None and vector.ndim == 1:
+        if noise is None and vector.ndim == 1 and pixels is None:
             action = self._act_on_one(self._own(vector[None]))[0]
         else:
-            action = self._act_on_many(vector, noise)
+            action = self._act_on_many(vector, pixels, noise)
         if self.dtype != torch.float32:  # rounding to float32 may leave the limits
             action = action.to(torch.float32)
             action = torch.clamp(action, *self.spec.network.limits(action))
@@ -81,23 +86,29 @@ class Policy:
         return array if device is None else action.to(device)
 
     def apply(
-        self, params: Params, env_state: EnvState, observation: Tensor, noise: Tensor | None = None
+        self,
+        params: Params,
+        env_state: EnvState,
+        observation: Tensor | TensorDict,
+        noise: Tensor | None = None,
     ) -> Tensor:
         """The pure function of a policy, for `torch.func`: the raw observation is normalised here, once.
 
         Args:
             params: the subtrees `POLICY_KEYS[spec.algorithm]`, or more.
             env_state: `{"observation": {"loc", "scale", "count"}}`.
-            observation: `[B, O]`, float32.
+            observation: `[B, O]`, float32; with images a TensorDict of that, "observation", and "pixels" uint8
+                `[B, cameras, H, W, 3]`.
             noise: standard normal numbers `[B, A]`, or None for the deterministic action.
 
         Returns:
             Actions `[B, A]`; a value that is not finite stays so.
         """
-        normalized = normalize(env_state["observation"], observation)
+        seen = TensorDict({"observation": observation}) if isinstance(observation, Tensor) else observation
+        x = network_input(self.spec.encoder, params, env_state, seen)
         if noise is None:
-            return self.spec.network.mode(params["actor"], normalized)
-        return self.spec.network.sample(params["actor"], normalized, noise)[0]
+            return self.spec.network.mode(params["actor"], x)
+        return self.spec.network.sample(params["actor"], x, noise)[0]
 
     def __reduce__(self) -> tuple[type[Policy], tuple[RunSpec, Params, EnvState]]:
         return Policy, (
@@ -110,20 +121,27 @@ class Policy:
         """Every difference between what the policy was trained on and a robot; see `compare.differences`."""
         return differences(self.spec.env, env_or_robot)
 
-    def _act_on_many(self, vector: np.ndarray, noise: Any) -> Tensor:
+    def _act_on_many(self, vector: np.ndarray, pixels: np.ndarray | None, noise: Any) -> Tensor:
         env = self.spec.env
+        shape = vector.shape[:-1]
+        if pixels is not None and pixels.shape[:-4] != shape:
+            raise ValueError(
+                f"pixels are of {list(pixels.shape[:-4])} steps, the observation of {list(shape)}"
+            )
         if noise is not None:
             noise = np.asarray(_as_arrays(noise)[0], np.float32)
-            expected = (*vector.shape[:-1], env.action_dim)
+            expected = (*shape, env.action_dim)
             if noise.shape != expected:
                 raise ValueError(f"noise must have shape {list(expected)}, got {list(noise.shape)}")
             if not np.isfinite(noise).all():
                 raise ValueError("noise is not finite")
             noise = self._own(noise).reshape(-1, env.action_dim)
         with torch.no_grad():
-            flat = self._own(vector).reshape(-1, env.observation_dim)
-            action = self.apply(self.params, self.env_state, flat, noise)
-        return action.reshape(*vector.shape[:-1], env.action_dim)
+            seen = TensorDict({"observation": self._own(vector).reshape(-1, env.observation_dim)})
+            if pixels is not None:
+                seen["pixels"] = torch.from_numpy(pixels.reshape(-1, *pixels.shape[-4:])).to(self.device)
+            action = self.apply(self.params, self.env_state, seen, noise)
+        return action.reshape(*shape, env.action_dim)
 
     def _own(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device, self.dtype)
@@ -140,4 +158,6 @@ def _as_arrays(value: Any) -> tuple[Any, torch.device | None]:
 
 
 def _as_array(value: Any) -> Any:
-    return value.detach().to("cpu", torch.float32).numpy() if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().to("cpu", value.dtype if value.dtype == torch.uint8 else torch.float32).numpy()

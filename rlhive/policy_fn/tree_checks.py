@@ -23,6 +23,8 @@ def check_params(where: str, params: Params, spec: RunSpec) -> None:
     try:
         with torch.device("meta"):  # shapes alone: a damaged description may be of any size
             whole = spec.network.init(Generator())
+            if spec.encoder is not None and not spec.encoder.frozen:
+                whole["encoder"] = spec.encoder.init(Generator())
     except (RuntimeError, TypeError, OverflowError):
         raise LoadError(f"{where}: the network's description has sizes that no network can have") from None
     wanted = [name for name in whole.keys() if name in POLICY_KEYS[spec.algorithm] or name in params.keys()]  # noqa: SIM118
@@ -35,7 +37,7 @@ def check_env_state(where: str, env_state: EnvState, spec: RunSpec) -> None:
     Raises:
         LoadError: as in `check_params`, or the constants are of no observation.
     """
-    vector = torch.zeros(spec.env.observation_dim)
+    vector = torch.zeros(spec.normalized_dim)
     names = {"observation/loc": vector, "observation/scale": vector, "observation/count": torch.zeros(())}
     _check_leaves(where, env_state, names)
     if not env_state["observation", "count"] > 0:

@@ -26,12 +26,16 @@ def learn(*bindings, seeds=(1,)):
     learner = make_learner(config, make_spec())
     generators = [make_generators(seed) for seed in seeds]
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
-    seen = torch.stack([3.0 + 5.0 * torch.randn(100, 5, generator=draw) for draw in draws])
-    return config, learner, generators, observe(learner.init(generators), seen)
+    observations = torch.stack([3.0 + 5.0 * torch.randn(100, 5, generator=draw) for draw in draws])
+    return config, learner, generators, observe(learner.init(generators), observations)
 
 
 def batches(seeds=(1,)):
     return stack_seeds([make_batch(torch.Generator().manual_seed(10 + seed), 8) for seed in seeds])
+
+
+def seen(observation):
+    return TensorDict({"observation": observation}, batch_size=observation.shape[:2])
 
 
 def by_hand(state, observation):
@@ -62,8 +66,8 @@ def test_the_policy_sees_observations_normalised_once():
     with torch.no_grad():
         mode = learner.network.mode(actor, normalised)
         sample = learner.network.sample(actor, normalised, noise[0])[0]
-    torch.testing.assert_close(learner.act_mode(state, observation)[0], mode)
-    torch.testing.assert_close(learner.act(state, observation, noise)[0], sample)
+    torch.testing.assert_close(learner.act_mode(state, seen(observation))[0], mode)
+    torch.testing.assert_close(learner.act(state, seen(observation), noise)[0], sample)
 
 
 def test_observing_changes_the_normaliser_alone():
@@ -120,8 +124,8 @@ def test_seeds_side_by_side_equal_each_alone():
         compare(own_after[0], after[index])
         compare(own_metrics[0], metrics[index])
         torch.testing.assert_close(
-            alone.act_mode(own_state, observation[index : index + 1])[0],
-            learner.act_mode(state, observation)[index],
+            alone.act_mode(own_state, seen(observation[index : index + 1]))[0],
+            learner.act_mode(state, seen(observation))[index],
         )
 
 

@@ -6,7 +6,8 @@ import torch
 from tensordict import TensorDict
 from torchrl.data.postprocs import MultiStep
 
-from rlhive.core.replay import ReplayBuffer, replay_bytes
+from rlhive.core.replay import ReplayBuffer
+from rlhive.core.replay_size import replay_bytes
 
 NEXT_OBS, REWARD, TERMINATED, DONE = (
     ("next", key) for key in ("observation", "reward", "terminated", "done")

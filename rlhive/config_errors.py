@@ -1,0 +1,52 @@
+"""What is wrong with a configuration, in one line: types, and the messages of gin and attrs in plain words."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rlhive.suggest import suggest
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether `value` is of the type `hint`; hints that are neither plain types nor made of them fit all."""
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(fits(value, part) for part in typing.get_args(hint))
+    if origin in (tuple, Sequence):
+        item = typing.get_args(hint)[0]
+        return isinstance(value, tuple | list) and all(fits(part, item) for part in value)
+    if origin is Callable:
+        return callable(value)
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    if hint is float:
+        return isinstance(value, int | float)
+    return not isinstance(hint, type) or origin is not None or isinstance(value, hint)
+
+
+def explain_gin(error: Exception, parameters: Mapping[str, Sequence[str]]) -> str:
+    """What gin refused, in one line; `parameters` are those of each name that gin files can use."""
+    text = str(error).strip().split("\n")[0]
+    if match := re.search(r"No configurable matching (?:reference )?'@?(?:\w+/)?([\w.]+)", text):
+        return f"nothing is called {match[1]!r}: {suggest(match[1], sorted(parameters))}"
+    if match := re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", text):
+        known = parameters.get(match[1].split(".")[-1], ())
+        return f"{match[1]} has no parameter {match[2]!r}: {suggest(match[2], known)}"
+    if "malformed node" in text or "Couldn't parse" in text or isinstance(error, SyntaxError):
+        return "expected NAME=VALUE with a Python literal as value; strings need quotes, as in NAME='text'"
+    return text
+
+
+def explain_value(error: Exception) -> str:
+    """What a factory refused, in one line."""
+    line = str(error).strip().splitlines()[0]
+    # attrs raises with (message, attribute, validator, value), which gin turns into the text of that tuple.
+    if match := re.match(r"""\((["'])(.*?)\1, Attribute\(""", line):
+        line = match[2]
+    line = re.sub(r"<class '(.*?)'>", r"\1", line)
+    calls = re.findall(r"In call to configurable '(\w+)'", str(error))
+    return f"wrong value for {calls[0]}: {line}" if calls else f"wrong value: {line}"

@@ -1,0 +1,78 @@
+"""How much memory a run's replay takes, and whether it is there."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING
+
+from rlhive.core.replay import ReplayBuffer
+from rlhive.core.run_spec import RunSpec
+
+if TYPE_CHECKING:
+    from rlhive.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+GIGABYTE = 1e9
+
+
+def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> None:
+    """Refuses a replay that a run could not fill, and logs how large it gets.
+
+    Raises:
+        ValueError: it holds less than an episode, or takes more memory than there is.
+    """
+    env = spec.env
+    episode = (env.max_episode_steps or 0) * config.num_envs
+    if replay.capacity < episode:
+        raise ValueError(
+            f"replay.capacity must be at least {episode}, an episode of each environment, got {replay.capacity}"
+        )
+    learns = spec.encoder is not None and not spec.encoder.frozen
+    steps = min(replay.capacity, config.total_steps)
+    size = replay_bytes(
+        spec.network.observation_dim if not learns else env.observation_dim,
+        env.action_dim,
+        capacity=steps,
+        num_seeds=config.num_seeds,
+        num_envs=config.num_envs,
+        prioritized=replay.prioritized,
+        image_bytes=math.prod(env.pixels.shape) if learns and env.pixels is not None else 0,
+    )
+    where = "on disk" if replay.scratch_dir is not None else "of memory"
+    logger.info(
+        "the replay of %d steps of %d seed(s) takes %.2f GB %s",
+        steps,
+        config.num_seeds,
+        size / GIGABYTE,
+        where,
+    )
+    if replay.scratch_dir is None and config.device == "cpu" and size > (free := free_memory()):
+        raise ValueError(
+            f"the replay would take {size / GIGABYTE:.1f} GB, of {free / GIGABYTE:.1f} GB of free memory: lower "
+            "replay.capacity, or keep it on disk with replay.scratch_dir"
+        )
+
+
+def free_memory() -> int:
+    """Bytes that new processes can have without swapping, as Linux says."""
+    with open("/proc/meminfo") as file:
+        kilobytes = dict(line.split(":") for line in file)
+    return 1024 * int(kilobytes["MemAvailable"].split()[0])
+
+
+def replay_bytes(
+    observation_dim: int,
+    action_dim: int,
+    *,
+    capacity: int,
+    num_seeds: int = 1,
+    num_envs: int = 1,
+    prioritized: bool = False,
+    image_bytes: int = 0,
+) -> int:
+    """Bytes that a full `ReplayBuffer` of float32 observations and actions, and of images as they are, takes."""
+    transition = 4 * (2 * observation_dim + action_dim + 1) + 2 + 2 * image_bytes
+    size = capacity // num_envs * num_envs
+    trees = 2 * 4 * 2 * (1 << (size - 1).bit_length()) if prioritized else 0
+    return num_seeds * (size * transition + trees)

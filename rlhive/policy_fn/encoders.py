@@ -1,0 +1,139 @@
+"""Which encoder turns the images of an environment into features: by name, by gin file, or from spec.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import attrs
+import torch
+from tensordict import TensorDict
+from torch import Generator, Tensor
+
+from rlhive.core.normalizer import normalize
+from rlhive.core.pixel_spec import PixelSpec
+from rlhive.core.types import EnvState, Params
+from rlhive.envs.names import encoder_of
+from rlhive.policy_fn.cnn import CNN, LAYERS, Layer, make_cnn
+from rlhive.policy_fn.r3m import PUBLISHED, R3M, load_r3m
+
+
+@attrs.frozen
+class Flat:
+    """The values of the images, 0..1, one after another: RoboHive's `_vflat` ids."""
+
+    name = "flat"
+    frozen = True
+
+    def feature_dim(self, pixels: PixelSpec) -> int:
+        """Length of the features of one step."""
+        cameras, height, width, channels = pixels.shape
+        return cameras * height * width * channels
+
+    def init(self, key: Generator) -> Params:
+        """An empty tree."""
+        return TensorDict({}, batch_size=[])
+
+    def apply(self, params: Params, pixels: Tensor) -> Tensor:
+        """uint8 `[B, cameras, H, W, 3]` to float32 `[B, cameras * H * W * 3]`."""
+        return pixels.flatten(1).float() / 255.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for JSON."""
+        return {"kind": self.name}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Flat:
+        """The inverse of `to_dict`."""
+        return cls()
+
+
+Encoder: TypeAlias = R3M | CNN | Flat
+EncoderFactory: TypeAlias = Callable[[PixelSpec], Encoder]
+KINDS: dict[str, type[R3M] | type[CNN] | type[Flat]] = {"r3m": R3M, "cnn": CNN, "flat": Flat}
+
+
+def feature_dim(encoder: Encoder | None, pixels: PixelSpec | None) -> int:
+    """F: how many numbers the images add to the observation, 0 without images."""
+    return 0 if encoder is None or pixels is None else encoder.feature_dim(pixels)
+
+
+def describe(encoder: Encoder | None) -> str:
+    """The encoder in a few words, for people."""
+    if encoder is None:
+        return "no encoder"
+    weights = f", weights {encoder.weights}" if isinstance(encoder, R3M) else ""
+    return f"encoder {encoder.name}{weights}, {'frozen' if encoder.frozen else 'learning'}"
+
+
+def network_input(encoder: Encoder | None, params: Params, env_state: EnvState, seen: TensorDict) -> Tensor:
+    """What actor and critics get of what the environment shows: normalised here, once.
+
+    Features of a frozen encoder are normalised as observations are; those of one that learns are as it makes them.
+
+    Args:
+        encoder: the one that "pixels" go through; None where there are none, or where they already are features.
+        params: with "encoder", if there is one.
+        env_state: `{"observation": {"loc", "scale", "count"}}`.
+        seen: raw "observation" `[B, O]`, and "pixels" uint8 `[B, cameras, H, W, 3]`.
+
+    Returns:
+        `[B, O]`, or `[B, O + F]`.
+    """
+    normalizer, observation = env_state["observation"], seen["observation"]
+    if encoder is None:
+        return normalize(normalizer, observation)
+    features = encoder.apply(params["encoder"], seen["pixels"])
+    if encoder.frozen:
+        return normalize(normalizer, torch.cat([observation, features], dim=-1))
+    return torch.cat([normalize(normalizer, observation), features], dim=-1)
+
+
+def r3m(pixels: PixelSpec, *, depth: int = 18, weights: str = PUBLISHED, frozen: bool = True) -> R3M:
+    """R3M's ResNet of that depth; see `load_r3m`."""
+    return load_r3m(f"r3m{depth}", weights=weights, frozen=frozen)
+
+
+def rrl(pixels: PixelSpec, *, depth: int = 34, weights: str = PUBLISHED, frozen: bool = True) -> R3M:
+    """The same network with ImageNet's weights, as in RRL (https://arxiv.org/abs/2107.03380)."""
+    return load_r3m(f"rrl{depth}", weights=weights, frozen=frozen)
+
+
+def cnn(pixels: PixelSpec, *, layers: Sequence[Layer] = LAYERS, dim: int = 50) -> CNN:
+    """A small CNN that is trained with the critics."""
+    return make_cnn(pixels, layers=layers, dim=dim)
+
+
+def flat(pixels: PixelSpec) -> Flat:
+    """The images as they are."""
+    return Flat()
+
+
+def named_encoder(env_name: str) -> tuple[str, dict[str, Any]]:
+    """The encoder that the id of an environment with images asks for: the name of a factory here, and its settings.
+
+    It is the one in the id (`…_vrrl50-v0`), and R3M where that has none (`…_v2d-v0`).
+
+    Raises:
+        ValueError: an encoder that RLHive has not.
+    """
+    name = encoder_of(env_name) or "r3m"
+    if name == "flat":
+        return name, {}
+    if name.startswith("vc1"):
+        raise ValueError(
+            f"{env_name}: there is no encoder VC-1 here; take the id with _v2d and train.encoder=@r3m"
+        )
+    return name[:3], {"depth": int(name[3:])} if name[3:] else {}
+
+
+def encoder_from_dict(values: Mapping[str, Any]) -> Encoder:
+    """The encoder that `to_dict` described.
+
+    Raises:
+        ValueError: an unknown kind, or settings that make no sense.
+    """
+    kind = values.get("kind")
+    if kind not in KINDS:
+        raise ValueError(f"encoder: unknown kind {kind!r}; there are {', '.join(KINDS)}")
+    return KINDS[kind].from_dict(dict(values))
