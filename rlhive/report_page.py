@@ -191,10 +191,8 @@ def _environment(run: Run, picture: bytes | str) -> str:
     )
     if pixels := env.get("pixels"):
         encoder = {"weights": "its own", **run.spec["encoder"]}
-        facts += (
-            f" Images of {', '.join(pixels['cameras'])}, {pixels['height']}x{pixels['width']}, {pixels['quality']} quality, "
-            f"through the encoder {encoder.get('name', encoder['kind'])}, weights: {encoder['weights']}."
-        )
+        size = f"{pixels['height']}x{pixels['width']}"
+        facts += f" Images of {', '.join(pixels['cameras'])}, {size}, {pixels['quality']} quality, through the encoder {encoder.get('name', encoder['kind'])}, weights: {encoder['weights']}."
     if isinstance(picture, str):
         return section("Environment", note(f"{facts} There is no picture of it: {picture}"))
     return section("Environment", image("image/png", picture, f"{facts} Seen from the model's first camera."))
