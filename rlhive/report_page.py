@@ -190,9 +190,11 @@ def _environment(run: Run, picture: bytes | str) -> str:
         f"{env['dt']:g} s per step, {f'{limit} steps per episode' if limit else 'no time limit'}."
     )
     if pixels := env.get("pixels"):
-        encoder = {"weights": "its own", **run.spec["encoder"]}
-        size = f"{pixels['height']}x{pixels['width']}"
-        facts += f" Images of {', '.join(pixels['cameras'])}, {size}, {pixels['quality']} quality, through the encoder {encoder.get('name', encoder['kind'])}, weights: {encoder['weights']}."
+        encoder = {"name": "cnn", "weights": "its own", **run.spec["encoder"]}
+        facts += (
+            f" Images of {', '.join(pixels['cameras'])}, {pixels['height']}x{pixels['width']}, "
+            f"{pixels['quality']} quality, through the encoder {encoder['name']}, weights: {encoder['weights']}."
+        )
     if isinstance(picture, str):
         return section("Environment", note(f"{facts} There is no picture of it: {picture}"))
     return section("Environment", image("image/png", picture, f"{facts} Seen from the model's first camera."))
