@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -228,3 +230,12 @@ def test_wrong_input_is_refused_in_one_line(arguments, message):
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert not result.stdout
+
+
+def test_exit_codes_are_as_documented():
+    document = (Path(__file__).parents[2] / "docs/deployment.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| ([a-z_, ]+) \|", document, re.MULTILINE)
+    documented = {
+        reason: int(code) for code, reasons in rows for reason in reasons.split(", ") if reason.strip()
+    }
+    assert documented == EXIT_CODES
