@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -73,7 +74,7 @@ def trial_names(file: h5py.File) -> list[str]:
         LoadError: there is none.
     """
     with h5_errors(file.filename):
-        names = list(file)
+        names = _names(file)
     if not names:
         raise LoadError(f"{file.filename}: has no trial")
     return sorted(names, key=_by_number)
@@ -104,7 +105,7 @@ def datasets(trial: h5py.Group, where: str) -> dict[str, h5py.Dataset]:
         if prefix.count("/") > _MAX_DEPTH:
             raise LoadError(f"{where}: groups are nested more than {_MAX_DEPTH} deep at {prefix}")
         with h5_errors(f"{where}: {prefix or 'the group'}"):
-            names = sorted(group)
+            names = sorted(_names(group))
         for name in names:
             item = _member(group, name, f"{where}: {prefix}{name}")
             if isinstance(item, h5py.Group):
@@ -114,20 +115,43 @@ def datasets(trial: h5py.Group, where: str) -> dict[str, h5py.Dataset]:
     return dict(sorted(found.items()))
 
 
-def read(dataset: h5py.Dataset, where: str, rows: slice = slice(None)) -> np.ndarray:
-    """The numbers of a data set, or some of its rows.
+def read(dataset: h5py.Dataset, where: str) -> np.ndarray:
+    """The numbers of a data set.
 
     Args:
         dataset: of floats, integers or booleans.
         where: file, trial and key, for messages.
-        rows: which, of the first dimension.
 
     Raises:
         LoadError: it cannot be read, was not written as a whole, or holds no plain numbers.
     """
     with h5_errors(where):
         check_whole(dataset, where)
-        return np.asarray(dataset[rows] if dataset.shape else dataset[()])
+        filters = dataset.id.get_create_plist()
+        packed_alone = filters.get_nfilters() == 1 and filters.get_filter(0)[0] == h5py.h5z.FILTER_DEFLATE
+        return _inflate(dataset, where) if packed_alone else np.asarray(dataset[()])
+
+
+def _inflate(dataset: h5py.Dataset, where: str) -> np.ndarray:
+    """Reads what gzip packed, part by part: HDF5 notices neither a part too short nor an extent that has shrunk."""
+    values = np.empty(dataset.shape, dataset.dtype)
+    steps = dataset.chunks
+    size = math.prod(steps) * dataset.dtype.itemsize
+    for place in np.ndindex(*(-(-extent // step) for extent, step in zip(dataset.shape, steps, strict=True))):
+        offset = tuple(index * step for index, step in zip(place, steps, strict=True))
+        unpacking = zlib.decompressobj()
+        numbers = unpacking.decompress(dataset.id.read_direct_chunk(offset)[1], size + 1)
+        if len(numbers) != size or not unpacking.eof:
+            raise LoadError(f"{where}: one of its parts has another size than it should; the file is damaged")
+        part = np.frombuffer(numbers, dataset.dtype).reshape(steps)
+        target = values[tuple(slice(first, first + step) for first, step in zip(offset, steps, strict=True))]
+        inside = tuple(slice(extent) for extent in target.shape)
+        target[...] = part[inside]
+        if target.size < part.size and np.count_nonzero(part) != np.count_nonzero(target):
+            raise LoadError(
+                f"{where}: has numbers beyond its shape {list(dataset.shape)}; the file is damaged"
+            )
+    return values
 
 
 def check_whole(dataset: h5py.Dataset, where: str) -> None:
@@ -191,6 +215,11 @@ def _member(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py.Datas
         if not isinstance(item, h5py.Group | h5py.Dataset):
             raise LoadError(f"{where}: is neither a group nor a data set")
         return item
+
+
+def _names(group: h5py.Group) -> list[str]:
+    """The names in a group; one that is no text, which h5py gives as bytes, in a form that nothing is found by."""
+    return [name if isinstance(name, str) else name.decode("utf-8", "backslashreplace") for name in group]
 
 
 def _by_number(name: str) -> tuple[str, int, str]:

@@ -104,9 +104,7 @@ def _starts(path: str | os.PathLike[str]) -> Iterator[tuple[Episode, dict[str, n
         found = {key: item for key, item in datasets(trial, where).items() if key.startswith(STATE)}
         if not found:
             raise LoadError(f"{where}: has no {STATE}: without the state it cannot be played again")
-        state = {
-            key.removeprefix(STATE): read(item, f"{where}/{key}", slice(1)) for key, item in found.items()
-        }
+        state = {key.removeprefix(STATE): read(item, f"{where}/{key}") for key, item in found.items()}
         return read_episode(trial, name, where), {key: value[0] for key, value in state.items()}
 
     for item in read_trials(path, read_one):

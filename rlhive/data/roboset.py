@@ -11,11 +11,12 @@ import numpy as np
 from rlhive.core.errors import LoadError
 from rlhive.data.episode import Episode, as_rows
 from rlhive.data.h5 import datasets, read, read_trials
-from rlhive.data.trace import read_times
+from rlhive.data.trace import check_keys, read_times
 
 STATES = tuple(f"data/{name}_{part}" for part in ("arm", "ee") for name in ("qp", "qv", "tau"))
 CONTROLS = ("data/ctrl_arm", "data/ctrl_ee")
 TIME = "data/time"
+_UNUSED = ("data/rgb_", "data/d_", "data/user")
 
 
 def episodes(path: str | os.PathLike[str]) -> Iterator[Episode | LoadError]:
@@ -36,6 +37,15 @@ def read_episode(trial: h5py.Group, name: str, where: str) -> Episode:
         LoadError: it is damaged, or no trial of RoboSet's.
     """
     found = datasets(trial, where)
+    known = (*STATES, *CONTROLS, TIME)
+    strange = [
+        key for key in found if key.startswith("data/") and key not in known and not key.startswith(_UNUSED)
+    ]
+    if strange:
+        raise LoadError(
+            f"{where}: has the unknown {', '.join(strange)}; RoboSet has {', '.join(known)} and images"
+        )
+    check_keys(found, CONTROLS, where)
     actions = _columns(found, CONTROLS, where, drop=1)
     observations = _columns(found, STATES, where, drop=0)
     if len(observations) != len(actions) + 1 or not len(actions):

@@ -1,0 +1,210 @@
+"""The formats against files of their own writers: RoboHive's Trace and RoboSet, Minari."""
+
+import gymnasium
+import h5py
+import numpy as np
+import pytest
+
+from rlhive.core.errors import LoadError
+from rlhive.data import Episode, minari, roboset, trace
+from rlhive.data.convert import convert
+from rlhive.data.formats import FORMATS, detect
+from rlhive.envs.robohive import quiet
+from tests.data.demo_files import ACTION_DIM, OBSERVATION_DIM, demo_rows, write_demo, write_roboset
+
+
+def read_all(path):
+    return list(FORMATS[detect(path)].episodes(path))
+
+
+def assert_equal(one, other):
+    assert np.array_equal(one.observations, other.observations) and np.array_equal(one.actions, other.actions)
+    assert np.array_equal(one.terminated, other.terminated)
+    for key in ("rewards", "solved", "times"):
+        ours, theirs = getattr(one, key), getattr(other, key)
+        assert (ours is None) == (theirs is None) and (ours is None or np.array_equal(ours, theirs))
+
+
+@pytest.mark.parametrize(("f_res", "tolerance"), [(np.float64, 1e-7), (np.float32, 1e-7), (np.float16, 2e-3)])
+def test_a_trace_of_robohives_writer(tmp_path, f_res, tolerance):
+    episodes = read_all(write_demo(tmp_path / "demo.h5", trials=8, f_res=f_res))
+    assert [episode.success for episode in episodes] == [False] * 6 + [True] * 2
+    for number, episode in enumerate(episodes):
+        rows = demo_rows(number, 10)
+        assert len(episode) == 10
+        np.testing.assert_allclose(episode.observations, rows["observations"], atol=tolerance)
+        np.testing.assert_allclose(episode.actions, rows["actions"][:-1], atol=tolerance)
+        np.testing.assert_allclose(episode.rewards, rows["rewards"][1:], atol=tolerance * 4)
+        assert np.array_equal(episode.terminated, rows["done"][1:])
+        assert np.array_equal(episode.solved, rows["solved"][1:])
+        np.testing.assert_allclose(episode.times, rows["time"], atol=tolerance)
+        assert episode.total_reward == pytest.approx(rows["rewards"][1:].sum(), abs=tolerance * 40)
+
+
+def test_the_names_and_the_order_of_trials(tmp_path):
+    episodes = read_all(write_demo(tmp_path / "demo.h5", trials=12, steps=2, prefix="Rollout"))
+    assert [episode.name for episode in episodes] == [f"Rollout{number}" for number in range(12)]
+
+
+def test_robohive_reads_what_we_write(tmp_path):
+    original = read_all(write_demo(tmp_path / "demo.h5"))
+    with trace.trace_file(tmp_path / "ours.h5", "FrankaReachRandom-v0") as file:
+        for episode in original:
+            trace.write_episode(file, episode)
+    assert trace.environment(tmp_path / "ours.h5") == "FrankaReachRandom-v0"
+    for one, other in zip(original, read_all(tmp_path / "ours.h5"), strict=True):
+        assert_equal(one, other)
+    with quiet():
+        from robohive.logger.grouped_datasets import Trace
+
+        loaded = Trace.load(str(tmp_path / "ours.h5"), trace_type="RoboHive")
+    rows = demo_rows(1, 10)
+    assert len(loaded) == 3
+    np.testing.assert_allclose(loaded["Trial1"]["observations"], rows["observations"], atol=1e-6)
+    assert np.isnan(loaded["Trial1"]["actions"][-1]).all()
+    assert np.array_equal(loaded["Trial1"]["env_infos"]["solved"], rows["solved"])
+    loaded.trace.close()
+
+
+def test_a_writer_that_fails_leaves_the_old_file(tmp_path):
+    path = write_demo(tmp_path / "demo.h5", trials=1)
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError, match="half way"), trace.trace_file(path, None):
+        raise RuntimeError("half way")
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_roboset_of_robohives_writer(tmp_path):
+    path = write_roboset(tmp_path / "demo.h5")
+    assert detect(path) == "roboset"
+    episode = read_all(path)[1]
+    with h5py.File(path) as file:
+        data = file["Trial1/data"]
+        states = [data[name][:] for name in ("qp_arm", "qv_arm", "qp_ee")]
+        assert np.array_equal(episode.observations, np.concatenate(states, 1).astype(np.float32))
+        actions = np.concatenate([data["ctrl_arm"][:], data["ctrl_ee"][:]], 1)[:-1]
+        assert np.array_equal(episode.actions, actions.astype(np.float32))
+    assert len(episode) == 8 and episode.rewards is None and episode.success is None
+    assert not episode.terminated.any() and len(episode.times) == 9
+
+
+def write_arm_trace(path):
+    """A Trace of an arm as RoboSet describes it."""
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (5, 8))
+    actions[-1] = np.nan
+    infos = {"time": np.arange(5.0), "qp_arm": rng.normal(size=(5, 7)), "qp_ee": rng.normal(size=(5, 1))}
+    values = {f"env_infos/obs_dict/{key}": value for key, value in infos.items()}
+    values["env_infos/visual_dict/rgb:top_cam:4x4:2d"] = rng.integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+    values |= {"actions": actions, "observations": rng.normal(size=(5, 8)), "rewards": np.zeros(5)}
+    with trace.trace_file(path, "somewhere-v0") as file:
+        trace.write_trial(file, "Trial0", values | {"done": np.zeros(5, bool)})
+    return values
+
+
+def test_from_trace_to_roboset(tmp_path):
+    values = write_arm_trace(tmp_path / "arm.h5")
+    assert convert(tmp_path / "arm.h5", tmp_path / "set.h5", "roboset") == (1, [])
+    with h5py.File(tmp_path / "set.h5") as file:
+        assert np.array_equal(file["Trial0/data/qp_arm"], values["env_infos/obs_dict/qp_arm"])
+        assert np.array_equal(file["Trial0/data/rgb_top"], values["env_infos/visual_dict/rgb:top_cam:4x4:2d"])
+    assert roboset.read_episode(h5py.File(tmp_path / "set.h5")["Trial0"], "Trial0", "here").actions.shape == (
+        4,
+        8,
+    )
+    assert trace.environment(tmp_path / "set.h5") == "somewhere-v0"
+
+
+def test_conversions_that_cannot_be(tmp_path):
+    write_roboset(tmp_path / "set.h5")
+    write_demo(tmp_path / "demo.h5")
+    with pytest.raises(LoadError, match="Trial0: has no rewards, which a Trace needs"):
+        convert(tmp_path / "set.h5", tmp_path / "out.h5", "trace")
+    with pytest.raises(LoadError, match="Trial0: has no rewards, which Minari needs"):
+        convert(tmp_path / "set.h5", tmp_path / "out-v0", "minari")
+    with pytest.raises(LoadError, match="Trial0: has no 'env_infos/obs_dict/time', which RoboSet is made of"):
+        convert(tmp_path / "demo.h5", tmp_path / "out.h5", "roboset")
+    with pytest.raises(ValueError, match="is a trace already"):
+        convert(tmp_path / "demo.h5", tmp_path / "out.h5", "trace")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.h5", "set.h5"]
+
+
+def test_minari_and_back(tmp_path, monkeypatch):
+    import minari as package
+
+    path = write_demo(tmp_path / "demo.h5")
+    assert convert(path, tmp_path / "reach-v0", "minari") == (3, [])
+    assert convert(tmp_path / "reach-v0", tmp_path / "back.h5", "trace") == (3, [])
+    for one, other in zip(read_all(path), read_all(tmp_path / "back.h5"), strict=True):
+        assert_equal(one, other)
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    theirs = package.load_dataset("reach-v0")
+    assert theirs.total_episodes == 3 and theirs.total_steps == 30
+    for episode, own in zip(theirs.iterate_episodes(), read_all(path), strict=True):
+        assert np.array_equal(episode.observations, own.observations)
+        assert np.array_equal(episode.actions, own.actions) and np.array_equal(episode.rewards, own.rewards)
+        assert np.array_equal(episode.terminations, own.terminated)
+        assert list(episode.truncations) == [False] * 9 + [not own.terminated[-1]]
+
+
+def test_the_environment_goes_to_minari_and_back(tmp_path):
+    episode = read_all(write_demo(tmp_path / "demo.h5", trials=1))[0]
+    assert minari.write(tmp_path / "reach-v1", [episode], "FrankaReachRandom-v0") == 1
+    assert minari.environment(tmp_path / "reach-v1") == "FrankaReachRandom-v0"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+def test_a_data_set_of_minaris_writer(tmp_path, monkeypatch):
+    import minari as package
+    from minari.data_collector import EpisodeBuffer
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    rng = np.random.default_rng(0)
+    box = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION_DIM,), np.float64)
+    actions = gymnasium.spaces.Box(-1, 1, (ACTION_DIM,), np.float32)
+    buffers = [
+        EpisodeBuffer(
+            observations=rng.normal(size=(6, OBSERVATION_DIM)),
+            actions=rng.uniform(-1, 1, (5, ACTION_DIM)).astype(np.float32),
+            rewards=list(rng.normal(size=5)),
+            terminations=[False] * 4 + [True],
+            truncations=[False] * 5,
+        )
+        for _ in range(11)
+    ]
+    package.create_dataset_from_buffers("theirs-v0", buffers, observation_space=box, action_space=actions)
+    episodes = read_all(tmp_path / "theirs-v0")
+    assert [episode.name for episode in episodes] == [f"episode_{number}" for number in range(11)]
+    for episode, buffer in zip(episodes, buffers, strict=True):
+        np.testing.assert_allclose(episode.observations, buffer.observations, rtol=1e-6)
+        np.testing.assert_allclose(episode.rewards, buffer.rewards, rtol=1e-6)
+        assert list(episode.terminated) == buffer.terminations
+        assert episode.solved is None and episode.times is None
+    assert minari.environment(tmp_path / "theirs-v0") is None
+
+
+def test_minari_refuses(tmp_path):
+    episode = Episode(
+        "one", np.zeros((3, 1), np.float32), np.zeros((2, 1), np.float32), None, np.zeros(2, bool)
+    )
+    with pytest.raises(ValueError, match="ends in its version, such as reach-v0"):
+        minari.write(tmp_path / "reach", [episode], None)
+    (tmp_path / "there-v0").mkdir()
+    with pytest.raises(ValueError, match="is there already"):
+        minari.write(tmp_path / "there-v0", [episode], None)
+    with pytest.raises(LoadError, match="there is no episode"):
+        minari.write(tmp_path / "none-v0", [], None)
+    with pytest.raises(LoadError, match=r"metadata.json: cannot be read as Minari's metadata"):
+        read_all(tmp_path / "there-v0")
+    (tmp_path / "there-v0/data").mkdir()
+    for text, message in [
+        ("[]", "is a JSON object"),
+        ('{"data_format": "arrow"}', "is stored as 'arrow'; only Minari's hdf5 is read"),
+        ('{"data_format": "hdf5"}', "has no observation_space"),
+        (r'{"data_format": "hdf5", "observation_space": "{\"type\": \"Dict\"}"}', "is a Dict; only vectors"),
+    ]:
+        (tmp_path / "there-v0/data/metadata.json").write_text(text)
+        with pytest.raises(LoadError, match=message):
+            read_all(tmp_path / "there-v0")
+    assert [path.name for path in tmp_path.iterdir()] == ["there-v0"]
