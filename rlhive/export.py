@@ -88,6 +88,10 @@ def export(
     check_new(out)
     folder = seed_dir(run_dir, seed, step)
     policy = load(folder)
+    if policy.spec.encoder is not None and (onnx or torch_export):
+        raise ValueError(
+            "--onnx and --torch_export cannot write policies that see images yet; the bundle alone can"
+        )
     header = read_part(folder / "params.safetensors", "params")[1]
     bundle = Bundle(policy.spec, policy.params, policy.env_state, header.seed, header.step)
     with tempfile.TemporaryDirectory() as scratch:

@@ -11,6 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from rlhive.deploy import run
+from rlhive.export import export
 from rlhive.policy_fn import load
 from rlhive.policy_fn.r3m import R3M
 
@@ -105,6 +107,23 @@ def test_evaluation_draws_and_encodes(r3m_run):
     report = json.loads(out[out.index("{") : out.rindex("}") + 1])
     assert report["environment"] == "FrankaReachRandom_v2d-v0" and report["step"] == 200
     assert np.isfinite(report["return_mean"])
+
+
+@pytest.mark.timeout(600)
+def test_a_bundle_brings_its_encoder(r3m_run, tmp_path):
+    command(("-m", "rlhive.export"), f"--run_dir={r3m_run[0]}", tmp_path / "bundle")
+    ours, theirs = load(r3m_run[0]), load(tmp_path / "bundle")
+    seen = {
+        "observation": np.ones(ours.spec.env.observation_dim, np.float32),
+        "pixels": np.full(ours.spec.env.pixels.shape, 7, np.uint8),
+    }
+    assert np.array_equal(ours(seen), theirs(seen))
+    weights = load_file(tmp_path / "bundle/params.safetensors")
+    assert any(name.startswith("encoder/") for name in weights)
+    with pytest.raises(ValueError, match="cannot write policies that see images"):
+        export(r3m_run[0], tmp_path / "other", onnx=True)
+    with pytest.raises(ValueError, match="cannot be run by this loop"):
+        run(theirs, None, tmp_path / "deploy")
 
 
 @pytest.mark.timeout(600)

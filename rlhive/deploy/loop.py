@@ -99,6 +99,8 @@ def run(policy: Policy, env: Any, folder: str | Path, **settings: Any) -> Report
         FileExistsError: `folder` has a journal.
     """
     chosen = Settings(**settings)
+    if policy.spec.encoder is not None:
+        raise ValueError("policies that see images cannot be run by this loop yet")
     if lines := policy.check(env):
         raise ValueError(f"the policy does not fit the robot: {'; '.join(lines)}")
     robot = Robot(env, policy.spec.env, dry_run=chosen.dry_run)

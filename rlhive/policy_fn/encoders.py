@@ -58,6 +58,14 @@ def feature_dim(encoder: Encoder | None, pixels: PixelSpec | None) -> int:
     return 0 if encoder is None or pixels is None else encoder.feature_dim(pixels)
 
 
+def encoder_tree(encoder: Encoder) -> Params:
+    """A tree with the names and shapes of the encoder's own, without its weights."""
+    if not isinstance(encoder, R3M):
+        return encoder.init(Generator())
+    params = encoder.network.init(Generator())
+    return encoder.network.fold(params) if encoder.frozen else params
+
+
 def describe(encoder: Encoder | None) -> str:
     """The encoder in a few words, for people."""
     if encoder is None:

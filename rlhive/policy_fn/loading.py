@@ -73,7 +73,7 @@ def _policy(
     """The policy on its own copies of the trees, which has acted once: the first call takes many times as long."""
     if dtype not in DTYPES:
         raise LoadError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
-    if spec.encoder is not None and spec.encoder.frozen:
+    if spec.encoder is not None and "encoder" not in params.keys():  # noqa: SIM118
         params = params.copy().update({"encoder": spec.encoder.init(torch.Generator())})
     try:
         params, env_state = (

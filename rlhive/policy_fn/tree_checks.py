@@ -12,6 +12,7 @@ from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree_file import LoadError, check_names, flatten
 from rlhive.core.types import EnvState, Params
 from rlhive.losses_fn import POLICY_KEYS
+from rlhive.policy_fn.encoders import encoder_tree
 
 
 def check_params(where: str, params: Params, spec: RunSpec) -> None:
@@ -23,11 +24,14 @@ def check_params(where: str, params: Params, spec: RunSpec) -> None:
     try:
         with torch.device("meta"):  # shapes alone: a damaged description may be of any size
             whole = spec.network.init(Generator())
-            if spec.encoder is not None and not spec.encoder.frozen:
-                whole["encoder"] = spec.encoder.init(Generator())
+            if spec.encoder is not None:
+                whole["encoder"] = encoder_tree(spec.encoder)
     except (RuntimeError, TypeError, OverflowError):
         raise LoadError(f"{where}: the network's description has sizes that no network can have") from None
-    wanted = [name for name in whole.keys() if name in POLICY_KEYS[spec.algorithm] or name in params.keys()]  # noqa: SIM118
+    needed = set(POLICY_KEYS[spec.algorithm])
+    if spec.encoder is None or spec.encoder.frozen:  # a bundle has the weights of a frozen one, a run has not
+        needed -= {"encoder"}
+    wanted = [name for name in whole.keys() if name in needed or name in params.keys()]  # noqa: SIM118
     _check_leaves(where, params, flatten(whole.select(*wanted)))
 
 
