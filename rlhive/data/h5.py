@@ -74,7 +74,7 @@ def trial_names(file: h5py.File) -> list[str]:
         LoadError: there is none.
     """
     with h5_errors(file.filename):
-        names = _names(file)
+        names = _names(file, file.filename)
     if not names:
         raise LoadError(f"{file.filename}: has no trial")
     return sorted(names, key=_by_number)
@@ -105,7 +105,7 @@ def datasets(trial: h5py.Group, where: str) -> dict[str, h5py.Dataset]:
         if prefix.count("/") > _MAX_DEPTH:
             raise LoadError(f"{where}: groups are nested more than {_MAX_DEPTH} deep at {prefix}")
         with h5_errors(f"{where}: {prefix or 'the group'}"):
-            names = sorted(_names(group))
+            names = sorted(_names(group, where))
         for name in names:
             item = _member(group, name, f"{where}: {prefix}{name}")
             if isinstance(item, h5py.Group):
@@ -217,9 +217,12 @@ def _member(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py.Datas
         return item
 
 
-def _names(group: h5py.Group) -> list[str]:
+def _names(group: h5py.Group, where: str) -> list[str]:
     """The names in a group; one that is no text, which h5py gives as bytes, in a form that nothing is found by."""
-    return [name if isinstance(name, str) else name.decode("utf-8", "backslashreplace") for name in group]
+    names = [name if isinstance(name, str) else name.decode("utf-8", "backslashreplace") for name in group]
+    if len(set(names)) < len(names):
+        raise LoadError(f"{where}: has two members of one name; the file is damaged")
+    return names
 
 
 def _by_number(name: str) -> tuple[str, int, str]:

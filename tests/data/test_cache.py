@@ -1,0 +1,229 @@
+"""From files to transitions on disk: built once, whole or not at all, in little memory."""
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from rlhive.core.errors import LoadError
+from rlhive.core.normalizer import init_normalizer, update_normalizer
+from rlhive.core.replay import KEYS
+from rlhive.data import cache as cache_module
+from rlhive.data import load_dataset
+from rlhive.data.dataset import SPEC_FILE
+from rlhive.data.trace import trace_file, write_trial
+from tests.data.demo_files import ACTION_DIM, OBSERVATION_DIM, demo_rows, write_demo, write_roboset
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHIVE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "datasets"
+
+
+def folders(cache):
+    return [path for path in cache.iterdir() if path.is_dir()]
+
+
+def seeds(*numbers):
+    return [torch.Generator().manual_seed(number) for number in numbers]
+
+
+def test_transitions_are_those_of_the_file(tmp_path):
+    dataset = load_dataset(write_demo(tmp_path / "demo.h5", trials=3, steps=10))
+    spec = dataset.spec
+    assert (spec.format, spec.observation_dim, spec.action_dim) == ("trace", OBSERVATION_DIM, ACTION_DIM)
+    assert (spec.steps, len(dataset), spec.lengths) == (30, 30, (10, 10, 10))
+    assert spec.environment is None and spec.has_rewards and not spec.damaged
+    assert set(dataset.transitions.keys(True, True)) == set(KEYS)
+    for number in range(3):
+        rows, of_trial = demo_rows(number, 10), dataset.take(torch.arange(10 * number, 10 * number + 10))
+        expected = {
+            "observation": rows["observations"][:-1],
+            "action": rows["actions"][:-1],
+            ("next", "observation"): rows["observations"][1:],
+            ("next", "reward"): rows["rewards"][1:, None],
+        }
+        for key, values in expected.items():
+            assert np.array_equal(of_trial[key], values.astype(np.float32)), key
+        assert np.array_equal(of_trial["next", "terminated"][:, 0], rows["done"][1:])
+        assert of_trial["next", "done"][:, 0].tolist() == [False] * 9 + [True]
+
+
+def test_a_seed_draws_the_same_alone_and_among_others(tmp_path):
+    dataset = load_dataset(write_demo(tmp_path / "demo.h5"))
+    together = dataset.sample(seeds(1, 2), 16)
+    assert together.batch_size == (2, 16)
+    alone = dataset.sample(seeds(2), 16)
+    for key in KEYS:
+        assert torch.equal(together[key][1], alone[key][0])
+    assert not torch.equal(together["action"][0], together["action"][1])
+    together["action"].zero_()  # fresh tensors: the data set is as it was
+    assert torch.equal(dataset.sample(seeds(2), 16)["action"], alone["action"])
+    with pytest.raises(ValueError, match="batch_size >= 1"):
+        dataset.sample(seeds(1), 0)
+
+
+def test_the_normaliser_is_that_of_all_observations(tmp_path):
+    dataset = load_dataset(write_demo(tmp_path / "demo.h5", trials=5, steps=20))
+    expected = update_normalizer(
+        init_normalizer(OBSERVATION_DIM), dataset.take(torch.arange(100))["observation"]
+    )
+    normalizer = dataset.normalizer()
+    for key in ("loc", "scale", "count"):
+        torch.testing.assert_close(normalizer[key], expected[key], rtol=1e-6, atol=1e-6)
+
+
+def test_built_once_and_found_by_content(tmp_path, cache):
+    path = write_demo(tmp_path / "demo.h5")
+    first = load_dataset(path)
+    before = (folders(cache)[0] / SPEC_FILE).stat().st_mtime_ns
+    path.rename(tmp_path / "renamed.h5")
+    again = load_dataset(tmp_path / "renamed.h5")
+    assert again.spec.sha256 == first.spec.sha256 and again.spec.source == str(tmp_path / "renamed.h5")
+    assert (folders(cache)[0] / SPEC_FILE).stat().st_mtime_ns == before
+    load_dataset(write_demo(path, trials=2))
+    assert len(folders(cache)) == 2
+
+
+def test_damaged_trials_are_left_out_when_asked_for(tmp_path, caplog):
+    path = write_demo(tmp_path / "demo.h5", trials=4)
+    with h5py.File(path, "r+") as file:
+        del file["Trial1/actions"]
+        values = file["Trial2/observations"][:, :4]
+        del file["Trial2/observations"]
+        file["Trial2/observations"] = values
+    with pytest.raises(LoadError, match=r"Trial1: has no actions.*; --skip_damaged leaves such trials out"):
+        load_dataset(path)
+    for _ in range(2):  # when it is built, and when it is found
+        caplog.clear()
+        spec = load_dataset(path, skip_damaged=True).spec
+        assert spec.trials == ("Trial0", "Trial3") and spec.steps == 20
+        assert "Trial1: has no actions" in spec.damaged[0]
+        assert "Trial2: has 4 observations and 3 actions per step, Trial0 has 6 and 3" in spec.damaged[1]
+        assert "left out 2 of 4 trials" in caplog.text
+    with pytest.raises(LoadError, match="Trial1"):
+        load_dataset(path)
+
+
+def test_nothing_is_kept_of_what_cannot_be_read(tmp_path, cache):
+    path = write_demo(tmp_path / "demo.h5", trials=1)
+    with h5py.File(path, "r+") as file:
+        del file["Trial0/actions"]
+    with pytest.raises(LoadError, match=r"has no whole trial; the first: .*Trial0: has no actions"):
+        load_dataset(path, skip_damaged=True)
+    with pytest.raises(LoadError, match="there is no such file or directory"):
+        load_dataset(tmp_path / "nowhere.h5")
+    assert not folders(cache)
+
+
+def test_a_roboset_has_no_rewards(tmp_path):
+    dataset = load_dataset(write_roboset(tmp_path / "set.h5"))
+    assert not dataset.spec.has_rewards and ("next", "reward") not in dataset.sample(seeds(1), 2).keys(True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "lost", "text", "version", "fields"])
+def test_a_damaged_cache_is_refused(tmp_path, cache, damage):
+    path = write_demo(tmp_path / "demo.h5")
+    load_dataset(path)
+    folder = folders(cache)[0]
+    values = json.loads((folder / SPEC_FILE).read_text())
+    if damage == "cut":
+        os.truncate(folder / "action.bin", 100)
+    elif damage == "lost":
+        (folder / "next.reward.bin").unlink()
+    elif damage == "text":
+        (folder / SPEC_FILE).write_text("{")
+    else:
+        changed = values | ({"format_version": 99} if damage == "version" else {"more": 1})
+        (folder / SPEC_FILE).write_text(json.dumps(changed))
+    with pytest.raises(LoadError, match=r"is no whole data set .*; delete it, it is made anew"):
+        load_dataset(path)
+
+
+def in_fork(function, *arguments):
+    """Starts `function` in a process of its own, which has all that is imported here."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+def build_until_killed(path, half_way):
+    inner = cache_module._transitions
+
+    def waiting(episode):
+        if episode.name == "Trial3":
+            half_way.set()
+            signal.pause()
+        return inner(episode)
+
+    cache_module._transitions = waiting
+    load_dataset(path)
+
+
+def test_a_build_that_is_killed_leaves_nothing_that_is_read(tmp_path, cache):
+    path = write_demo(tmp_path / "demo.h5", trials=5)
+    half_way = multiprocessing.get_context("fork").Event()
+    process = in_fork(build_until_killed, path, half_way)
+    assert half_way.wait(60)
+    process.kill()
+    process.join()
+    assert [folder.suffix for folder in folders(cache)] == [".tmp"]
+    assert load_dataset(path).spec.steps == 50
+    assert [folder.suffix for folder in folders(cache)] == [""]  # what was left is gone
+
+
+def test_two_processes_build_one_data_set(tmp_path, cache):
+    path = write_demo(tmp_path / "demo.h5", trials=20)
+    processes = [in_fork(load_dataset, path) for _ in range(2)]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len(folders(cache)) == 1 and load_dataset(path).spec.steps == 200
+
+
+def anonymous_bytes():
+    """Memory of this process that is not a file's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
+
+
+def use_little_memory(path, used):
+    torch.set_num_threads(1)
+    before = anonymous_bytes()
+    dataset = load_dataset(path)
+    used.append(anonymous_bytes() - before)
+    for _ in range(200):
+        dataset.sample(seeds(0), 256)
+    dataset.normalizer()
+    used.append(anonymous_bytes() - before)
+
+
+def test_memory_is_flat_for_a_file_four_times_the_limit(tmp_path):
+    path, limit = tmp_path / "large.h5", 16 << 20
+    write_large(path, trials=64, steps=2000)
+    assert path.stat().st_size > 4 * limit
+    with multiprocessing.get_context("fork").Manager() as manager:
+        used = manager.list()
+        process = in_fork(use_little_memory, path, used)
+        process.join(120)
+        assert process.exitcode == 0 and len(used) == 2 and max(used) < limit
+
+
+def write_large(path, trials, steps):
+    """Numbers that gzip cannot make much smaller."""
+    rng = np.random.default_rng(0)
+    with trace_file(path, None) as file:
+        for number in range(trials):
+            actions = rng.uniform(-1, 1, (steps + 1, 16))
+            actions[-1] = np.nan
+            flags, rewards = np.zeros(steps + 1, bool), rng.normal(size=steps + 1)
+            observations = rng.normal(size=(steps + 1, 64))
+            values = {"observations": observations, "actions": actions, "rewards": rewards, "done": flags}
+            write_trial(file, f"Trial{number}", values)
