@@ -20,12 +20,15 @@ def read_observation(env: EnvSpec, observation: Any) -> np.ndarray:
     Args:
         env: names the parts of the observation.
         observation: array `[..., O]`, or a mapping of arrays by the names in `env.observation_keys`, in any order,
-            `[..., size of the part]`; a part of one observation may have any shape of that size.
+            `[..., size of the part]`; a part of one observation may have any shape of that size. Or
+            `{"observation": array [..., O]}`, as TorchRL's environments show it.
 
     Raises:
         NotFiniteError: naming each value that is not finite, or not so in float32.
         ValueError: a type, shape or key that does not fit.
     """
+    if isinstance(observation, Mapping) and observation.keys() == {"observation"}:
+        observation = observation["observation"]
     by_key = isinstance(observation, Mapping)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
         vector = _joined(env, observation) if by_key else _as_float32(observation, "observation")
@@ -53,7 +56,7 @@ def read_pixels(env: EnvSpec, observation: Any) -> tuple[np.ndarray, Any]:
         expected = f"uint8 [..., {', '.join(map(str, shape))}]"
         raise ValueError(f"pixels must be {expected}, got {pixels.dtype} {list(pixels.shape)}")
     rest = {key: value for key, value in observation.items() if key != "pixels"}
-    return pixels, rest["observation"] if rest.keys() == {"observation"} else rest
+    return pixels, rest
 
 
 def example_observation(env: EnvSpec) -> Any:

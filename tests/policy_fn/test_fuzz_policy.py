@@ -80,6 +80,12 @@ def test_what_holds_no_numbers_is_refused(make_run, dtype, by_key):
         policy(None)
 
 
+def test_whole_vector_by_its_name_in_torchrl(make_run):
+    policy = load(make_run().run_dir)
+    observation = np.random.default_rng(0).normal(size=(3, 21))
+    assert np.array_equal(policy({"observation": observation}), policy(observation))
+
+
 def test_observations_are_not_written_and_actions_not_shared(make_run):
     policy = load(make_run().run_dir)
     observation = np.random.default_rng(0).normal(size=21).astype(np.float32)
