@@ -1,0 +1,205 @@
+"""`python -m rlhive.data` with real environments, in real processes where that is what is tested."""
+
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from rlhive.core.evaluation import evaluation_seeds
+from rlhive.data import load_dataset
+from rlhive.data.inspection import draw_frames, format_trials, inspect
+from rlhive.data.record import record
+from rlhive.data.replay import format_drifts, replay
+from rlhive.envs.robohive import RoboHive
+from tests.data.demo_files import write_demo, write_roboset
+
+FRANKA = "FrankaReachRandom-v0"
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "rlhive.data", *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Three episodes of random actions."""
+    path = tmp_path_factory.mktemp("recorded") / "demo.h5"
+    record(FRANKA, "random", 3, path, seed=5)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "say what to do, one of record, inspect, convert, replay"),
+        (("inspekt", "x"), "there is no task 'inspekt': did you mean inspect?"),
+        (("inspect",), "inspect takes FILE, got nothing"),
+        (("inspect", "nowhere.h5"), "nowhere.h5: there is no such file"),
+        (("record", "out.h5", "--policy=zero"), "Flag --env must have a value"),
+        (
+            ("record", "out.h5", "--env=FrankaReach", "--policy=zero"),
+            "is not an environment of RoboHive: did you mean",
+        ),
+        (
+            ("record", "out.h5", f"--env={FRANKA}", "--policy=nowhere"),
+            "--policy=nowhere: must be random, zero, or",
+        ),
+        (("record", "out", f"--env={FRANKA}", "--policy=zero"), "out: must be a new name ending in .h5"),
+        (("convert", "a", "b", "--to=csv"), "flag --to=csv: value should be one of"),
+        (("replay", "x.h5", "--out=no/such/place.h5"), "no/such/place.h5: must be a new name ending in .h5"),
+    ],
+)
+def test_wrong_input_is_refused_in_one_line(arguments, message):
+    result = command(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr and result.stderr.startswith("rlhive.data: ")
+    assert result.stderr.count("\n") == 1 and not result.stdout
+
+
+def test_help_and_inspect_need_no_torch(tmp_path):
+    path = write_demo(tmp_path / "demo.h5")
+    for arguments in (("--help",), ("record", "--help"), ("inspect", str(path))):
+        start = [sys.executable, "-X", "importtime", "-m", "rlhive.data", *arguments]
+        result = subprocess.run(start, capture_output=True, text=True)
+        assert "record" in result.stdout or "3 trials" in result.stdout
+        assert " torch\n" not in result.stderr and " robohive" not in result.stderr
+
+
+def test_recorded_episodes_are_those_of_the_environment(recorded):
+    dataset = load_dataset(recorded)
+    assert dataset.spec.environment == FRANKA and dataset.spec.lengths == (50, 50, 50)
+    with h5py.File(recorded) as file:
+        seed = int(np.random.SeedSequence(5, spawn_key=(0x64617461,)).generate_state(3, np.uint64)[1])
+        trial = file["Trial1"]
+        env = RoboHive(FRANKA)
+        assert np.array_equal(env.reset(seed), trial["observations"][0])
+        for row, action in enumerate(trial["actions"][:-1]):
+            step = env.step(action)
+            assert np.array_equal(step.observation, trial["observations"][row + 1])
+            assert (
+                step.reward == trial["rewards"][row + 1] and step.solved == trial["env_infos/solved"][row + 1]
+            )
+        assert trial["time"][:] == pytest.approx(0.08 * np.arange(51), abs=1e-9)
+        assert np.array_equal(trial["env_infos/state/qpos"][-1], env.env.sim.data.qpos)
+        env.close()
+    assert seed not in evaluation_seeds(5, 3)
+
+
+def test_a_trace_has_what_robohives_own_recorder_writes(recorded, tmp_path):
+    """By RoboHive's `examine_policy_new`, which also names, shapes and stacks the rows."""
+    import contextlib
+    import io
+
+    class Zero:
+        def get_action(self, observation):
+            return np.zeros(9), {"evaluation": np.zeros(9)}
+
+    env = RoboHive(FRANKA)
+    del env.env.get_env_infos  # the whole of it, as RoboHive itself would log
+    with contextlib.redirect_stdout(io.StringIO()):
+        trace = env.env.examine_policy_new(Zero(), horizon=4, num_episodes=1)
+        trace.save(str(tmp_path / "theirs.h5"), verify_length=True, f_res=np.float64)
+    env.close()
+    with h5py.File(tmp_path / "theirs.h5") as theirs, h5py.File(recorded) as ours:
+        assert shapes(theirs["Trial0"]) == shapes(ours["Trial0"])
+    assert len(load_dataset(tmp_path / "theirs.h5")) == 4
+
+
+def shapes(trial):
+    found = {}
+    trial.visititems(lambda name, item: found.update({name: getattr(item, "shape", (0,))[1:]}))
+    return found
+
+
+def test_actions_played_again_lead_to_the_same_observations(recorded, tmp_path):
+    again = tmp_path / "again.h5"
+    drifts = replay(recorded, out=again)
+    assert [drift.steps for drift in drifts] == [50] * 3
+    assert all(drift.largest.max() == 0.0 for drift in drifts)
+    assert [drift.logged_return for drift in drifts] == pytest.approx(
+        [drift.played_return for drift in drifts]
+    )
+    with h5py.File(recorded) as one, h5py.File(again) as other:
+        assert np.array_equal(one["Trial2/observations"], other["Trial2/observations"])
+        assert np.array_equal(one["Trial2/env_infos/state/qpos"], other["Trial2/env_infos/state/qpos"])
+
+
+def test_drift_of_a_file_of_half_precision_and_of_other_actions(recorded, tmp_path):
+    path = tmp_path / "half.h5"
+    path.write_bytes(recorded.read_bytes())
+    with h5py.File(path, "r+") as file:
+        for key in ("qpos", "qvel"):
+            values = file[f"Trial0/env_infos/state/{key}"][:].astype(np.float16)
+            del file[f"Trial0/env_infos/state/{key}"]
+            file[f"Trial0/env_infos/state/{key}"] = values
+        file["Trial1/actions"][20:22] = 1.0
+    half, other, same = replay(path)
+    assert half.half_precision and 1e-5 < half.largest[0] < 2e-2
+    assert not other.largest[:21].any() and other.largest[-1] > 1e-3
+    assert not same.largest.any() and not same.half_precision
+    assert "logged as float16" in format_drifts([half, other, same])
+
+
+def test_what_cannot_be_played_again(recorded, tmp_path):
+    with pytest.raises(ValueError, match="does not say which environment it is from: name it with --env"):
+        replay(write_demo(tmp_path / "demo.h5"))
+    with pytest.raises(ValueError, match="Trial0 has 3 actions per step, FrankaReachRandom-v0 9"):
+        replay(tmp_path / "demo.h5", FRANKA)
+    with pytest.raises(
+        ValueError, match=r"the logged state's 'qpos' is \[9\], that of FrankaPush.* is \[\d+\]"
+    ):
+        replay(recorded, "FrankaPushRandom-v0", tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_the_tables_of_a_trace_with_a_damaged_trial(tmp_path):
+    path = write_demo(tmp_path / "demo.h5", trials=8)
+    with h5py.File(path, "r+") as file:
+        del file["Trial2/rewards"]
+        file["Trial3/env_infos/state/qpos"][4, :2] = np.nan
+        file["Trial4/time"][5:] += 1.0
+    text = format_trials(path, *inspect(path))
+    lines = text.splitlines()
+    assert lines[0].endswith("trace, 7 trials of 70 steps, success 28.6%; 1 damaged")
+    assert lines[3].split() == ["Trial0", "10", lines[3].split()[2], "no", "0", "0", "0"]
+    assert "Trial2        damaged: " in text and "Trial2: has no rewards" in text
+    assert lines[6].split()[3:] == ["no", "2", "0", "0"] and lines[7].split()[3:] == ["no", "0", "0", "1"]
+    keys = {line.split()[0]: line.split()[1:] for line in lines[13:]}
+    assert keys["observations"] == ["6", "float64", "8", "0", "0"] and keys["rewards"][2] == "7"
+    assert keys["actions"][3] == "0" and keys["env_infos/state/qpos"][3] == "2"
+
+
+def test_the_picture_of_a_roboset(tmp_path):
+    path = write_roboset(tmp_path / "set.h5", trials=2, steps=8, size=6)
+    assert "roboset, 2 trials of 16 steps" in format_trials(path, *inspect(path))
+    labels = draw_frames(path, tmp_path / "frames.png")
+    assert labels == ["Trial0 data/rgb_left", "Trial1 data/rgb_left"]
+    picture = (imread(tmp_path / "frames.png")[..., :3] * 255).round().astype(np.uint8)
+    assert picture.shape == (12, 48, 3)
+    with h5py.File(path) as file:
+        assert np.array_equal(picture[:6, :6], file["Trial0/data/rgb_left"][0])
+        assert np.array_equal(picture[6:, -6:], file["Trial1/data/rgb_left"][-1])
+    with pytest.raises(ValueError, match="has no frames to draw"):
+        draw_frames(write_demo(tmp_path / "demo.h5"), tmp_path / "none.png")
+
+
+def test_the_command_from_record_to_minari(tmp_path):
+    demo, converted = tmp_path / "demo.h5", tmp_path / "zero-v0"
+    result = command("record", f"--env={FRANKA}", "--policy=zero", "--episodes=1", demo)
+    assert (result.returncode, result.stdout) == (0, f"{demo}: 1 episodes of {FRANKA}\n"), result.stderr
+    result = command("convert", "--to=minari", demo, converted)
+    assert (result.returncode, result.stdout) == (0, f"{converted}: 1 trials\n"), result.stderr
+    result = command("inspect", converted)
+    assert result.returncode == 0 and f"minari, 1 trials of 50 steps, {FRANKA}, success 0.0%" in result.stdout
+    result = command("replay", demo)
+    assert result.returncode == 0 and result.stdout.splitlines()[1].split()[:4] == [
+        "Trial0",
+        "50",
+        "0.0e+00",
+        "0.0e+00",
+    ]
