@@ -45,7 +45,7 @@ def read_episode(trial: h5py.Group, name: str, where: str) -> Episode:
         raise LoadError(
             f"{where}: has the unknown {', '.join(strange)}; RoboSet has {', '.join(known)} and images"
         )
-    check_keys(found, CONTROLS, where)
+    check_keys(found, (*CONTROLS, TIME), where)
     actions = _columns(found, CONTROLS, where, drop=1)
     observations = _columns(found, STATES, where, drop=0)
     if len(observations) != len(actions) + 1 or not len(actions):
