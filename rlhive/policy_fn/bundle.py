@@ -29,6 +29,7 @@ from rlhive.policy_fn.bundle_files import (
     spec_text,
     text_hash,
 )
+from rlhive.policy_fn.r3m import R3M
 from rlhive.policy_fn.tree_checks import check_env_state, check_params
 
 TREES = {"params.safetensors": "bundle_params", "env_state.safetensors": "bundle_env_state"}
@@ -136,10 +137,11 @@ def describe(spec: RunSpec, seed: int, step: int) -> dict[str, Any]:
         "action": [
             {"name": name, "low": low, "high": high, "scale": (high - low) / 2} for name, low, high in actions
         ],
-        "encoder": None,
+        "encoder": None if spec.encoder is None else spec.encoder.name,
         "cameras": list(env.pixels.cameras) if env.pixels else [],
         "image_size": [env.pixels.height, env.pixels.width] if env.pixels else None,
-        "encoder_weights_sha256": None,
+        "image_quality": env.pixels.quality if env.pixels else None,
+        "encoder_weights_sha256": spec.encoder.weights if isinstance(spec.encoder, R3M) else None,
         "versions": spec.versions,
         "exported_by": f"rlhive {rlhive.__version__}",
         "seed": seed,

@@ -18,11 +18,13 @@ class Interface(NamedTuple):
         observation: size of each part by its name, in order; None where it is not known.
         action: limits of each action by its name, in order; None where its units are others.
         dt: control period in seconds; None where it is not known.
+        pixels: the images, as a dict; None without any, or where it is not known.
     """
 
     observation: dict[str, int] | None
     action: dict[str, tuple[float, float] | None]
     dt: float | None
+    pixels: dict[str, Any] | None = None
 
 
 def differences(trained_on: EnvSpec, robot: Any) -> list[str]:
@@ -49,6 +51,12 @@ def differences(trained_on: EnvSpec, robot: Any) -> list[str]:
                 lines.append(f"observation {name}: size {found.observation[name]}, but {size} in training")
     if expected.dt and found.dt and not math.isclose(expected.dt, found.dt, rel_tol=1e-9):
         lines.append(f"dt: {found.dt} s, but {expected.dt} s in training")
+    if expected.pixels and found.pixels:
+        lines += [
+            f"images, {name}: {found.pixels[name]}, but {value} in training"
+            for name, value in expected.pixels.items()
+            if found.pixels[name] != value
+        ]
     return lines
 
 
@@ -67,6 +75,7 @@ def interface(robot: Any) -> Interface:
             dict(zip(spec.observation_keys, sizes, strict=True)),
             dict(zip(spec.action_names, limits, strict=True)),
             spec.dt,
+            None if spec.pixels is None else spec.pixels.to_dict(),
         )
     config = robot if isinstance(robot, Mapping) else getattr(robot, "robot_config", None)
     if isinstance(config, Mapping):

@@ -5,6 +5,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.robohive import RoboHive, env_spec, quiet
 from rlhive.policy_fn import load
 from rlhive.policy_fn.compare import differences
@@ -72,3 +73,14 @@ def test_robot_and_its_configuration_are_compared_by_their_actuators(installed, 
 def test_anything_else_is_refused(installed):
     with pytest.raises(ValueError, match="expected an environment of RoboHive"):
         differences(installed, 3)
+
+
+def test_images_of_another_quality_or_size_are_differences(installed):
+    pixels = PixelSpec(("top_cam",), 64, 64, "fast")
+    trained_on = attrs.evolve(installed, pixels=pixels)
+    other = attrs.evolve(installed, pixels=attrs.evolve(pixels, quality="full", height=48))
+    assert differences(trained_on, trained_on) == []
+    assert differences(trained_on, other) == [
+        "images, height: 48, but 64 in training",
+        "images, quality: full, but fast in training",
+    ]
