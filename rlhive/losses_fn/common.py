@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from tensordict import TensorDict
+from torch import Generator, Tensor
+
+from rlhive.core.types import Noise
 
 Distance = Literal["l2", "smooth_l1"]
 
@@ -28,3 +31,8 @@ def distance(prediction: Tensor, target: Tensor, kind: Distance) -> Tensor:
     if kind == "l2":
         return (prediction - target).square()
     return F.smooth_l1_loss(prediction, target, reduction="none")
+
+
+def draw_no_noise(generator: Generator, network: Any, batch_size: int) -> Noise:
+    """The empty tree, for losses that draw nothing."""
+    return TensorDict({}, batch_size=[])

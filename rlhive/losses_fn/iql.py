@@ -1,0 +1,81 @@
+"""Implicit Q-learning: values of the data's better actions, and an actor that copies those more."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from rlhive.core.tree import detach
+from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
+from rlhive.losses_fn.common import td_target
+from rlhive.policy_fn.offline import OfflineNetwork
+
+MAX_WEIGHT = 100.0
+
+
+def expectile_loss(error: Tensor, expectile: float) -> Tensor:
+    """Elementwise squared error, weighed by `expectile` where it is positive, else by the rest (IQL, equation 4)."""
+    return torch.where(error > 0, expectile, 1.0 - expectile) * error.square()
+
+
+def make_iql_loss(
+    network: OfflineNetwork, *, gamma: float = 0.95, expectile: float = 0.8, temperature: float = 3.0
+) -> LossFn:
+    """Makes the joint loss of value, critics and actor (Kostrikov 2021, arXiv:2110.06169, equations 5, 6, 7).
+
+    The three terms are summed, each detached from the others' parameters, so that one gradient updates all at once.
+
+    Args:
+        network: the networks that `params` belongs to; the target is of the critics.
+        gamma: discount in [0, 1].
+        expectile: of the actions' values that the state value aims at, in (0, 1); 0.5 is their mean.
+        temperature: how much more a better action is copied; 0 copies all alike.
+
+    Returns:
+        `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. `batch` has normalised
+        "observation" and ("next", "observation") `[B, O]`, "action" `[B, A]`, ("next", "reward") and
+        ("next", "terminated") `[B, 1]`; no noise. Metrics are `[]`, "td_error" is `[B]`.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+    if not 0.0 <= gamma <= 1.0:
+        raise ValueError(f"make_iql_loss.gamma must be in [0, 1], got {gamma}")
+    if not 0.0 < expectile < 1.0:
+        raise ValueError(f"make_iql_loss.expectile must be in (0, 1), got {expectile}")
+    if not temperature >= 0.0:
+        raise ValueError(f"make_iql_loss.temperature must not be negative, got {temperature}")
+
+    def loss_fn(params: Params, target_params: Params, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
+        observation, action, following = batch["observation"], batch["action"], batch["next"]
+        with torch.no_grad():
+            action_value = network.value(target_params["critic"], observation, action).amin(0)
+            next_value = network.state_value(detach(params["value"]), following["observation"])
+            reward, terminated = following["reward"].squeeze(-1), following["terminated"].squeeze(-1)
+            target = td_target(reward, terminated, next_value, gamma)
+
+        value = network.state_value(params["value"], observation)
+        loss_value = expectile_loss(action_value - value, expectile).mean()
+
+        prediction = network.value(params["critic"], observation, action)
+        loss_qvalue = (prediction - target).square().sum(0).mean()
+
+        advantage = action_value - value.detach()
+        weight = (temperature * advantage).exp().clamp(max=MAX_WEIGHT)
+        # An encoder learns from the critics and the value alone.
+        loss_actor = -(weight * network.log_prob(params["actor"], observation.detach(), action)).mean()
+
+        metrics = {
+            "loss_actor": loss_actor,
+            "loss_qvalue": loss_qvalue,
+            "loss_value": loss_value,
+            "advantage": advantage.mean(),
+            "advantage_weight": weight.mean(),
+            "state_action_value": prediction.mean(),
+            "td_error": (prediction - target).abs().amax(0),
+        }
+        detached = TensorDict({name: value.detach() for name, value in metrics.items()}, batch_size=[])
+        return loss_qvalue + loss_value + loss_actor, detached
+
+    return loss_fn

@@ -1,0 +1,86 @@
+"""TD3+BC: TD3 whose actor is also held to the data's actions."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict
+from torch import Generator, Tensor
+
+from rlhive.core.tree import detach
+from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
+from rlhive.losses_fn.common import td_target
+from rlhive.policy_fn.offline import OfflineNetwork
+
+
+def make_td3_bc_loss(
+    network: OfflineNetwork,
+    *,
+    gamma: float = 0.95,
+    alpha: float = 2.5,
+    policy_noise: float = 0.2,
+    noise_clip: float = 0.5,
+) -> LossFn:
+    """Makes the joint loss of critics and actor (Fujimoto and Gu 2021, arXiv:2106.06860, equations 3 and 5).
+
+    Each term is detached from the other's parameters, so that one gradient updates both; the actor is not delayed.
+
+    Args:
+        network: the networks that `params` belongs to; both have targets.
+        gamma: discount in [0, 1].
+        alpha: how much the value counts against copying.
+        policy_noise: deviation of the noise on the target's action, in halves of the action's range.
+        noise_clip: the most of that noise, in the same unit.
+
+    Returns:
+        `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. `batch` has normalised
+        "observation" and ("next", "observation") `[B, O]`, "action" `[B, A]`, ("next", "reward") and
+        ("next", "terminated") `[B, 1]`; `noise` has "next_action" `[B, A]`. Metrics are `[]`, "td_error" is `[B]`.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+    if not 0.0 <= gamma <= 1.0:
+        raise ValueError(f"make_td3_bc_loss.gamma must be in [0, 1], got {gamma}")
+    for name, number in (("alpha", alpha), ("policy_noise", policy_noise), ("noise_clip", noise_clip)):
+        if not number >= 0.0:
+            raise ValueError(f"make_td3_bc_loss.{name} must not be negative, got {number}")
+
+    def critic_target(target_params: Params, batch: Batch, noise: Noise) -> Tensor:
+        following = batch["next"]
+        low, high = network.limits(following["observation"])
+        shift = (policy_noise * noise["next_action"]).clamp(-noise_clip, noise_clip) * 0.5 * (high - low)
+        action = network.mode(target_params["actor"], following["observation"]) + shift
+        value = network.value(
+            target_params["critic"], following["observation"], action.clamp(low, high)
+        ).amin(0)
+        return td_target(following["reward"].squeeze(-1), following["terminated"].squeeze(-1), value, gamma)
+
+    def loss_fn(params: Params, target_params: Params, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
+        with torch.no_grad():
+            target = critic_target(target_params, batch, noise)
+        prediction = network.value(params["critic"], batch["observation"], batch["action"])
+        loss_qvalue = (prediction - target).square().sum(0).mean()
+
+        observation = batch["observation"].detach()  # an encoder learns from the critics alone
+        action = network.mode(params["actor"], observation)
+        value = network.value(detach(params["critic"]), observation, action)[0]
+        loss_bc = (action - batch["action"]).square().mean()
+        loss_actor = loss_bc - alpha / value.abs().mean().detach() * value.mean()
+
+        metrics = {
+            "loss_actor": loss_actor,
+            "loss_qvalue": loss_qvalue,
+            "loss_bc": loss_bc,
+            "state_action_value": prediction.mean(),
+            "td_error": (prediction - target).abs().amax(0),
+        }
+        detached = TensorDict({name: value.detach() for name, value in metrics.items()}, batch_size=[])
+        return loss_qvalue + loss_actor, detached
+
+    return loss_fn
+
+
+def draw_td3_bc_noise(generator: Generator, network: OfflineNetwork, batch_size: int) -> Noise:
+    """Standard normal noise for one call of the loss: "next_action" `[B, A]`, from a CPU generator."""
+    noise = torch.randn(batch_size, network.action_dim, generator=generator)
+    return TensorDict({"next_action": noise}, batch_size=[])

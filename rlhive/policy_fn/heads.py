@@ -1,0 +1,130 @@
+"""From the last layer's numbers to actions: what a cloned or offline policy's distribution is, as pure functions.
+
+Each but the mixture begins with the mean before the tanh, `[..., A]`: its mode is `tanh_normal_mode` of that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlhive.policy_fn.actor import (
+    LOG_SCALE_MAX,
+    LOG_SCALE_MIN,
+    tanh_normal_log_prob,
+    tanh_normal_mode,
+    tanh_normal_sample,
+)
+
+MODES = 5
+_WEIGHT_MIN = 1e-12  # rounding may choose a mode that weighs nothing
+_LOG_SCALE_MIN = -5.0  # of what is no tanh-normal: nothing bounds the density of copying an action exactly
+
+
+class Head(NamedTuple):
+    """A kind of distribution over actions in `[low, high]`; `out` is the last layer's `[..., width(A)]`.
+
+    Attributes:
+        width: `width(A)`, how many numbers it is made of.
+        sample: `sample(out, noise, low, high) -> (action [..., A], log-probability [...])`, for standard normal noise
+            `[..., A]`; where the action is cut at its limits, of what it was before.
+        mode: `mode(out, low, high) -> action [..., A]`, the deterministic one.
+        log_prob: `log_prob(out, action, low, high) -> [...]`; None where there is no density.
+    """
+
+    width: Callable[[int], int]
+    sample: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    mode: Callable[[Tensor, Tensor, Tensor], Tensor]
+    log_prob: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None
+
+
+def normal_log_prob(action: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
+    """Log-density `[...]` of independent normals at `action` `[..., A]`."""
+    noise = (action - loc) * torch.exp(-log_scale)
+    return (-0.5 * noise.square() - log_scale - 0.5 * math.log(2.0 * math.pi)).sum(-1)
+
+
+def _deterministic_sample(out: Tensor, noise: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    return tanh_normal_mode(out, low, high), torch.zeros_like(out[..., 0])
+
+
+def _normal(out: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """A mean within the limits, and the logarithm of the deviation."""
+    loc, log_scale = out.chunk(2, dim=-1)
+    return tanh_normal_mode(loc, low, high), log_scale.clamp(_LOG_SCALE_MIN, LOG_SCALE_MAX)
+
+
+def _normal_sample(out: Tensor, noise: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    loc, log_scale = _normal(out, low, high)
+    action = loc + log_scale.exp() * noise
+    return torch.clamp(action, low, high), normal_log_prob(action, loc, log_scale)
+
+
+def _first_mode(out: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return tanh_normal_mode(out.chunk(2, dim=-1)[0], low, high)
+
+
+def _tanh_normal(out: Tensor) -> tuple[Tensor, Tensor]:
+    loc, log_scale = out.chunk(2, dim=-1)
+    return loc, log_scale.clamp(LOG_SCALE_MIN, LOG_SCALE_MAX).exp()
+
+
+def _mixture(out: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-weights `[..., MODES]`, means and log-deviations `[..., MODES, A]`."""
+    logits, rest = out[..., :MODES], out[..., MODES:]
+    loc, log_scale = _normal(rest.unflatten(-1, (MODES, rest.shape[-1] // MODES)), low, high)
+    return torch.log_softmax(logits, dim=-1), loc, log_scale
+
+
+def _mixture_log_prob(out: Tensor, action: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    log_weight, loc, log_scale = _mixture(out, low, high)
+    return torch.logsumexp(log_weight + normal_log_prob(action.unsqueeze(-2), loc, log_scale), dim=-1)
+
+
+def _mixture_mode(out: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The mean of the mode of the largest weight."""
+    log_weight, loc, _ = _mixture(out, low, high)
+    return _choose(loc, log_weight.argmax(-1))
+
+
+def _mixture_sample(out: Tensor, noise: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The first action's noise chooses the mode too: what is left of it within that mode's share is uniform again."""
+    log_weight, loc, log_scale = _mixture(out, low, high)
+    weight = log_weight.exp()
+    ends = weight.cumsum(-1)
+    uniform = 0.5 * (1.0 + torch.erf(noise[..., :1] / math.sqrt(2.0)))
+    chosen = (uniform >= ends[..., :-1]).sum(-1)
+    share = weight.gather(-1, chosen.unsqueeze(-1)).clamp(min=_WEIGHT_MIN)
+    left = (uniform - (ends.gather(-1, chosen.unsqueeze(-1)) - share)) / share
+    first = math.sqrt(2.0) * torch.erfinv((2.0 * left - 1.0).clamp(-1.0 + 1e-6, 1.0 - 1e-6))
+    own_noise = torch.cat([first, noise[..., 1:]], dim=-1)
+    action = _choose(loc, chosen) + _choose(log_scale, chosen).exp() * own_noise
+    return torch.clamp(action, low, high), _mixture_log_prob(out, action, low, high)
+
+
+def _choose(values: Tensor, mode: Tensor) -> Tensor:
+    """`values[..., mode, :]`, of `[..., MODES, A]`."""
+    index = mode[..., None, None].expand(*values.shape[:-2], 1, values.shape[-1])
+    return values.gather(-2, index).squeeze(-2)
+
+
+HEADS: dict[str, Head] = {
+    "deterministic": Head(lambda size: size, _deterministic_sample, tanh_normal_mode, None),
+    "gaussian": Head(
+        lambda size: 2 * size,
+        _normal_sample,
+        _first_mode,
+        lambda out, action, low, high: normal_log_prob(action, *_normal(out, low, high)),
+    ),
+    "tanh_gaussian": Head(
+        lambda size: 2 * size,
+        lambda out, noise, low, high: tanh_normal_sample(*_tanh_normal(out), noise, low, high),
+        _first_mode,
+        lambda out, action, low, high: tanh_normal_log_prob(action, *_tanh_normal(out), low, high),
+    ),
+    "mixture": Head(lambda size: MODES * (1 + 2 * size), _mixture_sample, _mixture_mode, _mixture_log_prob),
+}
