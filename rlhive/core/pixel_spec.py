@@ -25,6 +25,8 @@ class PixelSpec:
         quality: "full" draws what RoboHive draws, bit for bit; "fast" leaves out shadows, reflections, the sky and
             multisampling, which take nine tenths of the time where no GPU draws.
         depth: whether a depth image comes with each.
+        frames: how many images in time, the newest last, are stacked along the colours; at the start of an episode the
+            first one is repeated.
     """
 
     cameras: tuple[str, ...] = attrs.field(converter=_names)
@@ -32,6 +34,7 @@ class PixelSpec:
     width: int = attrs.field(validator=attrs.validators.ge(1))
     quality: str = "full"
     depth: bool = False
+    frames: int = attrs.field(default=1, validator=attrs.validators.ge(1))
 
     def __attrs_post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) < len(self.cameras):
@@ -43,8 +46,8 @@ class PixelSpec:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of the images at one time: (cameras, height, width, 3)."""
-        return (len(self.cameras), self.height, self.width, 3)
+        """Of what a policy sees at one time: (cameras, height, width, 3 * frames)."""
+        return (len(self.cameras), self.height, self.width, 3 * self.frames)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON."""

@@ -124,8 +124,11 @@ class Chunk:
             self.episodes[row], actions = values[row]
             try:
                 observation = env.reset(episode_seed(self.places[row], self.episodes[row]))
+                self._draw(row, env, self.arrays.pixels, self.arrays.depth)
                 for action in actions:
                     observation = env.step(action).observation
+                    if env.spec.pixels is not None and env.spec.pixels.frames > 1:
+                        self._draw(row, env, self.arrays.pixels, self.arrays.depth)
                 self.arrays.observation[row] = observation
                 self._draw(row, env, self.arrays.pixels, self.arrays.depth)
             except Exception as error:

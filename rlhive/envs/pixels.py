@@ -30,6 +30,7 @@ def choose_pixels(
     image_size: int | tuple[int, int] | None = None,
     quality: str = "full",
     depth: bool = False,
+    frames: int = 1,
 ) -> PixelSpec | None:
     """The images of environment `name`, None without any: its own, or those asked for.
 
@@ -40,6 +41,7 @@ def choose_pixels(
         image_size: height and width in pixels, one number for a square; None for the id's own.
         quality: "full" or "fast", see `PixelSpec`.
         depth: whether a depth image comes with each.
+        frames: how many images in time are stacked.
 
     Raises:
         ValueError: an unknown id, or cameras, a size or a quality that cannot be.
@@ -47,7 +49,7 @@ def choose_pixels(
     check_name(name)
     own = own_pixels(name)
     if own is None and not from_pixels:
-        if cameras or image_size or depth or quality != "full":
+        if cameras or image_size or depth or frames != 1 or quality != "full":
             raise ValueError(f"{name} has no images of its own: from_pixels=True adds them")
         return None
     if own is None and (not cameras or not image_size):
@@ -61,4 +63,4 @@ def choose_pixels(
     if own is not None:
         cameras = own.cameras if cameras is None else cameras
         height, width = (own.height, own.width) if image_size is None else (height, width)
-    return PixelSpec(cameras or (), height, width, quality, depth)
+    return PixelSpec(cameras or (), height, width, quality, depth, frames)

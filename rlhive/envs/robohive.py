@@ -7,6 +7,7 @@ import gc
 import io
 import os
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -82,7 +83,8 @@ class RoboHive:
         self._view = None if pixels is None else View(name, self.env, pixels)
         self._proprioceptive = own_pixels(name) is not None and self.env.proprio_keys is not None
         self._limit = float("inf") if max_episode_steps is None else max_episode_steps
-        self._elapsed = 0
+        self._elapsed = self._drawn = 0
+        self._frames: deque[np.ndarray] = deque()
         self._origin = Origin(self.env)
         self._seed(seed)
 
@@ -118,6 +120,8 @@ class RoboHive:
     def render(self, out: np.ndarray | None = None, depth: np.ndarray | None = None) -> np.ndarray:
         """Draw the present state as u8 [cameras,H,W,3], as `env.get_exteroception()` does.
 
+        With several frames the images of the calls before, within the episode, come first: draw after every step.
+
         Args:
             out: where to, without a copy in between; None for a new array.
             depth: where the distances f32 [cameras,H,W] in metres go; None for none.
@@ -129,7 +133,9 @@ class RoboHive:
             raise RuntimeError(f"{self.spec.name} has no images: RoboHive(…, pixels=PixelSpec(…)) adds them")
         if out is None:
             out = np.empty(self.spec.pixels.shape, np.uint8)
-        self._view.draw(out, depth)
+        self._view.draw(out[..., -3:], depth)
+        if self.spec.pixels.frames > 1:
+            self._stack(out, self.spec.pixels.frames)
         return out
 
     def images(self) -> dict[str, np.ndarray]:
@@ -141,6 +147,17 @@ class RoboHive:
             return {"pixels": self.render()}
         depth = np.empty(pixels.shape[:3], np.float32)
         return {"pixels": self.render(depth=depth), "depth": depth}
+
+    def _stack(self, out: np.ndarray, frames: int) -> None:
+        """Puts the images before the newest one, which is there, into `out`."""
+        newest = out[..., -3:].copy()
+        if self._elapsed == 0:
+            self._frames = deque([newest] * frames, maxlen=frames)
+        elif self._elapsed > self._drawn:
+            self._frames.append(newest)
+        self._drawn = self._elapsed
+        for index, image in enumerate(self._frames):
+            out[..., 3 * index : 3 * index + 3] = image
 
     def restore(self, state: Mapping[str, np.ndarray]) -> np.ndarray:
         """Start an episode in a state that RoboHive logged, and return its observation, f32 [O].

@@ -114,9 +114,9 @@ class CNN:
         return height, width
 
 
-def make_cnn(pixels: PixelSpec, *, frames: int = 1, layers: Sequence[Layer] = LAYERS, dim: int = 50) -> CNN:
+def make_cnn(pixels: PixelSpec, *, layers: Sequence[Layer] = LAYERS, dim: int = 50) -> CNN:
     """The CNN for the images of an environment."""
-    return CNN(pixels.height, pixels.width, frames, tuple(layers), dim)
+    return CNN(pixels.height, pixels.width, pixels.frames, tuple(layers), dim)
 
 
 def _init(key: Generator, shape: tuple[int, ...], gain: float) -> dict[str, Any]:

@@ -99,12 +99,21 @@ def network_input(encoder: Encoder | None, params: Params, env_state: EnvState, 
 
 def r3m(pixels: PixelSpec, *, depth: int = 18, weights: str = PUBLISHED, frozen: bool = True) -> R3M:
     """R3M's ResNet of that depth; see `load_r3m`."""
+    _check_one_frame(pixels)
     return load_r3m(f"r3m{depth}", weights=weights, frozen=frozen)
 
 
 def rrl(pixels: PixelSpec, *, depth: int = 34, weights: str = PUBLISHED, frozen: bool = True) -> R3M:
     """The same network with ImageNet's weights, as in RRL (https://arxiv.org/abs/2107.03380)."""
+    _check_one_frame(pixels)
     return load_r3m(f"rrl{depth}", weights=weights, frozen=frozen)
+
+
+def _check_one_frame(pixels: PixelSpec) -> None:
+    if pixels.frames != 1:
+        raise ValueError(
+            f"a ResNet takes single images, got images.frames={pixels.frames}; @cnn takes several"
+        )
 
 
 def cnn(pixels: PixelSpec, *, layers: Sequence[Layer] = LAYERS, dim: int = 50) -> CNN:

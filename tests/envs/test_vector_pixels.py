@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from bad_toys import Slow
-from short_episodes import PIXELS, short_franka
+from short_episodes import PIXELS, short_franka, stacked_franka
 
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs import RoboHive, VectorEnv
+from rlhive.envs.chunk import episode_seed
 
 FRANKA = "FrankaReachRandom-v0"
 ACTIONS = 2 * torch.rand(5, 2, 1, 9, generator=torch.Generator().manual_seed(0)) - 1
@@ -179,3 +180,38 @@ def test_image_spec_of_a_plain_id_is_part_of_its_spec():
     env = RoboHive(FRANKA, pixels=PIXELS)
     assert env.spec.pixels == PIXELS
     assert env.spec.observation_keys == RoboHive(FRANKA).spec.observation_keys
+
+
+def test_frames_are_the_images_before_in_the_episode():
+    with VectorEnv(stacked_franka, seeds=[1], num_workers=0) as env:
+        trace = [env.reset(), *steps(env, ACTIONS[:, :1])]
+    single = short_franka()
+    single.reset(episode_seed((1, 0), 0))
+    history = [single.images()["pixels"]]
+    for index in range(3):  # the third ends the episode
+        stacked = trace[index]["pixels"][0, 0].numpy()
+        padded = [history[0]] * (3 - len(history)) + history[-3:]
+        assert stacked.shape[-1] == 9 and np.array_equal(stacked, np.concatenate(padded, axis=-1))
+        single.step(ACTIONS[index, 0, 0].numpy())
+        history.append(single.images()["pixels"])
+    single.close()
+    last = trace[3]["next", "pixels"][0, 0].numpy()
+    assert np.array_equal(last, np.concatenate(history[-3:], axis=-1))
+    first = trace[3]["pixels"][0, 0].numpy()  # of the next episode
+    assert np.array_equal(first[..., :3], first[..., 6:]) and not np.array_equal(first, last)
+
+
+def test_frames_are_found_again():
+    with VectorEnv(stacked_franka, seeds=[1], num_workers=0) as env:
+        env.reset()
+        *_, before, after = steps(env, ACTIONS[:5, :1])
+    with VectorEnv(stacked_franka, seeds=[1], num_workers=0) as env:
+        found = env.resume(torch.tensor([[1]]), [[ACTIONS[3:4, 0, 0]]])
+        assert torch.equal(found["pixels"], before["pixels"])
+        assert torch.equal(next(steps(env, ACTIONS[4:5, :1]))["pixels"], after["pixels"])
+
+
+def steps(env, actions):
+    for action in actions:
+        env.send(action)
+        yield env.recv()

@@ -1,5 +1,6 @@
 """The trained encoder: shapes, init, seeds under vmap, gradients."""
 
+import attrs
 import pytest
 import torch
 from torch.func import grad, vmap
@@ -70,7 +71,7 @@ def test_gradients_equal_finite_differences():
 
 
 def test_what_is_in_the_spec_comes_back():
-    encoder = make_cnn(TWO_CAMERAS, frames=3, layers=[(16, 8, 4), (32, 4, 2)], dim=32)
+    encoder = make_cnn(attrs.evolve(TWO_CAMERAS, frames=3), layers=[(16, 8, 4), (32, 4, 2)], dim=32)
     assert CNN.from_dict(encoder.to_dict()) == encoder
     assert encoder.name == "cnn" and not encoder.frozen
 
