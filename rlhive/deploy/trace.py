@@ -17,7 +17,6 @@ import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
-from rlhive.core.files import replacing
 
 JOURNAL, TRACE = "journal.bin", "trace.h5"
 _FORMAT = "rlhive-journal-1"
@@ -94,31 +93,35 @@ def read_journal(path: str | os.PathLike[str]) -> np.ndarray:
 def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -> int:
     """Makes RoboHive's Trace (h5) of a journal, in one step, and returns the number of steps in it.
 
+    Row t has what step t observed and did, and the reward for being there, which is the journal's of the step before.
+    What the last step led to is not in the journal: as in RoboHive's own traces the last row has NaN for its action.
+
     Raises:
         LoadError: it is not a journal, or has no step.
     """
     records = read_journal(journal)
     if not len(records):
         raise LoadError(f"{journal}: has no step")
-    from rlhive.envs.robohive import quiet
+    from rlhive.data.trace import trace_file, write_trial  # h5py, which the loop does without
 
-    with quiet():
-        from robohive.logger.grouped_datasets import Trace
-
-        trace = Trace("rlhive_deploy")
-        trace.create_group("Trial0")
-        for record in records:
-            trace.append_datums("Trial0", _datums(record))
-        with replacing(path) as beside:
-            trace.save(str(beside), verify_length=True, f_res=np.float64)
+    actions = records["actions"].copy()
+    actions[-1] = np.nan
+    values = {
+        "time": records["time"],
+        "observations": records["observations"],
+        "actions": actions,
+        "rewards": _after_step(records["rewards"]),
+        "done": _after_step(records["done"]),
+        "env_infos/solved": _after_step(records["solved"]),
+        "env_infos/rwd_dense": _after_step(records["rewards"]),
+        "deploy/actions": records["actions"],
+        **{f"deploy/{name}": records[name] for name in ("policy_actions", "sensor_age", "latency", "period")},
+    }
+    with trace_file(path, None) as file:
+        write_trial(file, "Trial0", values)
     return len(records)
 
 
-def _datums(record: np.void) -> dict[str, Any]:
-    """One step by the names that RoboHive gives them; what it has no name for is in `deploy`."""
-    names = [name for name in record.dtype.names or () if name not in ("rewards", "solved")]
-    own = ("policy_actions", "sensor_age", "latency", "period")
-    datums = {name: np.array(record[name]) for name in names if name not in own}
-    infos = {"solved": np.array(record["solved"]), "rwd_dense": np.array(record["rewards"])}
-    deploy = {name: np.array(record[name]) for name in own}
-    return {**datums, "rewards": np.array(record["rewards"]), "env_infos": infos, "deploy": deploy}
+def _after_step(values: np.ndarray) -> np.ndarray:
+    """What each step led to, in the row after it; nothing led to the first."""
+    return np.concatenate([np.zeros_like(values[:1]), values[:-1]])

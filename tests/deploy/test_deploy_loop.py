@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
+from rlhive.data.trace import episodes
 from rlhive.deploy import run
 from rlhive.deploy.robot import simulate
 from rlhive.deploy.safety import EXIT_CODES, FaultError, Sensors, SensorWatch, limit_action, watchdog
@@ -63,11 +64,20 @@ def test_trace_is_robohives(policy, tmp_path):
         trace = Trace.load(str(tmp_path / "trace.h5"))
     trial = trace["Trial0"]
     records = read_journal(tmp_path / "journal.bin")
-    for name in ("time", "observations", "actions", "rewards", "done"):
+    for name in ("time", "observations"):
         assert np.array_equal(trial[name][:], records[name]), name
-    assert np.array_equal(trial["env_infos"]["solved"][:], records["solved"])
-    assert np.array_equal(trial["deploy"]["latency"][:], records["latency"])
+    assert (
+        np.array_equal(trial["actions"][:-1], records["actions"][:-1])
+        and np.isnan(trial["actions"][-1]).all()
+    )
+    for name, group in (("rewards", trial), ("done", trial), ("solved", trial["env_infos"])):
+        assert np.array_equal(group[name][1:], records[name][:-1]) and not group[name][0], name
+    for name in ("actions", "latency"):
+        assert np.array_equal(trial["deploy"][name][:], records[name]), name
     trace.trace.close()
+    [episode] = episodes(tmp_path / "trace.h5")
+    assert np.array_equal(episode.actions, records["actions"][:-1])
+    np.testing.assert_allclose(episode.rewards, records["rewards"][:-1], rtol=1e-6)
 
 
 def test_actions_change_no_more_than_they_may(policy, tmp_path):
