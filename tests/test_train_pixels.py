@@ -31,7 +31,7 @@ R3M_RUN = (
     "sac_gaussian.gin",
     "ENV_NAME='FrankaReachRandom_v2d-v0'",
     "r3m.weights='random'",
-    "TOTAL_STEPS=200",
+    "TOTAL_STEPS=140",
 )
 CNN_RUN = ("sac_cnn.gin", "NUM_SEEDS=2", "TOTAL_STEPS=100", "cnn.layers=((8, 8, 4), (8, 4, 2))")
 ACT = """
@@ -69,7 +69,7 @@ def r3m_run(tmp_path_factory):
 def test_random_weights_are_named_wherever_one_looks(r3m_run):
     run_dir, log = r3m_run
     assert "encoder r3m18, weights random, frozen" in log
-    assert "replay of 200 steps" in log
+    assert "replay of 140 steps" in log
     spec = json.loads((run_dir / "spec.json").read_text())
     assert spec["encoder"] == R3M("r3m18", "random").to_dict()
     assert spec["env"]["pixels"]["quality"] == "fast" and spec["env"]["pixels"]["cameras"] == ["top_cam"]
@@ -77,7 +77,7 @@ def test_random_weights_are_named_wherever_one_looks(r3m_run):
 
 
 def test_the_replay_holds_features_and_no_images(r3m_run):
-    stored = load_file(r3m_run[0] / "replay/200.safetensors")
+    stored = load_file(r3m_run[0] / "replay/140.safetensors")
     assert stored["observation"].shape[-1] == 512 + load(r3m_run[0]).spec.env.observation_dim
     assert not any("pixels" in name for name in stored)
 
@@ -105,7 +105,7 @@ def test_the_policy_acts_alike_in_another_process(r3m_run, tmp_path):
 def test_evaluation_draws_and_encodes(r3m_run):
     out = command(("-m", "rlhive.evaluate"), f"--run_dir={r3m_run[0]}", "--episodes=1", "--json")
     report = json.loads(out[out.index("{") : out.rindex("}") + 1])
-    assert report["environment"] == "FrankaReachRandom_v2d-v0" and report["step"] == 200
+    assert report["environment"] == "FrankaReachRandom_v2d-v0" and report["step"] == 140
     assert np.isfinite(report["return_mean"])
 
 

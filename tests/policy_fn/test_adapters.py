@@ -30,6 +30,8 @@ def run(make_run, installed):
 
 def test_robohive_examines_a_bundle(run, tmp_path):
     export(run.run_dir, tmp_path / "bundle")
+    # RoboHive is there first, and with a GL backend before torch `import rlhive` refuses.
+    environment = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
     arguments = ["-e", NAME, "-p", "rlhive.policy_fn.adapters.RoboHivePolicy", "-n", "2", "-r", "none"]
     result = subprocess.run(
         [
@@ -46,7 +48,7 @@ def test_robohive_examines_a_bundle(run, tmp_path):
         ],
         capture_output=True,
         text=True,
-        env={**os.environ, "RLHIVE_POLICY": str(tmp_path / "bundle")},
+        env=environment | {"RLHIVE_POLICY": str(tmp_path / "bundle")},
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr
