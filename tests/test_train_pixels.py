@@ -73,7 +73,7 @@ def test_random_weights_are_named_wherever_one_looks(r3m_run):
     spec = json.loads((run_dir / "spec.json").read_text())
     assert spec["encoder"] == R3M("r3m18", "random").to_dict()
     assert spec["env"]["pixels"]["quality"] == "fast" and spec["env"]["pixels"]["cameras"] == ["top_cam"]
-    assert "random" in (run_dir / "report.html").read_text()
+    assert "through the encoder r3m18, weights: random" in (run_dir / "report.html").read_text()
 
 
 def test_the_replay_holds_features_and_no_images(r3m_run):
@@ -93,7 +93,6 @@ def test_the_policy_acts_alike_in_another_process(r3m_run, tmp_path):
     np.savez(tmp_path / "seen.npz", **seen)
     command(("-c", ACT), r3m_run[0], tmp_path / "seen.npz", tmp_path / "action.npy")
     assert np.array_equal(np.load(tmp_path / "action.npy"), policy(seen))
-    # The stored features are those that the policy makes of the images itself.
     features = policy.spec.encoder.apply(policy.params["encoder"], torch.from_numpy(seen["pixels"]))
     assert features.shape == (3, 512)
     for broken in (seen["observation"], {**seen, "pixels": seen["pixels"].astype(np.float32)}):

@@ -232,14 +232,11 @@ def _start_envs(
                 if other.exception() is None:
                     other.result().close()
             future.result()
-    return tuple(_encoded(future.result(), encoder, config.device) for future in futures)
-
-
-def _encoded(envs: VectorEnv, encoder: Encoder | None, device: str) -> VectorEnv | EncodedEnv:
-    """With the features of a frozen encoder in the place of the images."""
+    envs = tuple(future.result() for future in futures)
     if encoder is None or not encoder.frozen:
         return envs
-    return EncodedEnv(envs, encoder, encoder.init(torch.Generator()).to(device))
+    params = encoder.init(torch.Generator()).to(config.device)
+    return tuple(EncodedEnv(vector, encoder, params) for vector in envs)
 
 
 def _counters(stopped: Stopped | None) -> dict[str, Any]:
