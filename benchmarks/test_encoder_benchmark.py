@@ -75,7 +75,8 @@ def test_images_per_second(benchmark, sides, depth):
         ratios |= {(name, batch): rates["RLHive"] / rate for name, rate in rates.items()}
     print("ratios: " + ", ".join(f"{name} {batch} {ratio:.2f}" for (name, batch), ratio in ratios.items()))
     benchmark.pedantic(sides["RLHive"], args=(pixels,), rounds=1)
-    assert all(ratio >= 1.0 for ratio in ratios.values()), ratios
+    least = {"RLHive": 1.0, "torchvision": 1.0, "TorchRL": 1.3}
+    assert all(ratio >= least[name] for (name, _), ratio in ratios.items()), ratios
 
 
 def images_per_second(sides, pixels):
