@@ -7,13 +7,14 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import h5py
 import numpy as np
 
 from rlhive.core.errors import LoadError
+from rlhive.core.pixel_spec import PixelSpec
 
 T = TypeVar("T")
 _MAX_DEPTH = 8  # RoboHive nests four groups deep
@@ -152,6 +153,36 @@ def _inflate(dataset: h5py.Dataset, where: str) -> np.ndarray:
                 f"{where}: has numbers beyond its shape {list(dataset.shape)}; the file is damaged"
             )
     return values
+
+
+def read_images(
+    found: Mapping[str, h5py.Dataset], keys: Sequence[str], pixels: PixelSpec, rows: int, where: str
+) -> np.ndarray:
+    """The images of one trial, uint8 `[rows, cameras, H, W, 3]`, read one camera after the other.
+
+    Args:
+        found: the trial's data sets by name.
+        keys: those of the cameras, in the order of `pixels.cameras`.
+        pixels: what they are.
+        rows: one per state.
+        where: file and trial, for messages.
+
+    Raises:
+        LoadError: one is missing, damaged, or of another shape or type.
+    """
+    images = np.empty((rows, len(keys), pixels.height, pixels.width, 3), np.uint8)
+    expected = (rows, pixels.height, pixels.width, 3)
+    for index, key in enumerate(keys):
+        if key not in found:
+            there = ", ".join(name for name in found if "rgb" in name) or "none"
+            raise LoadError(f"{where}: has no images {key}, but {there}")
+        item = found[key]
+        if item.dtype != np.uint8 or item.shape != expected:
+            raise LoadError(
+                f"{where}/{key}: must be uint8 {list(expected)}, is {item.dtype} {list(item.shape or ())}"
+            )
+        images[:, index] = read(item, f"{where}/{key}")
+    return images
 
 
 def check_whole(dataset: h5py.Dataset, where: str) -> None:

@@ -57,6 +57,10 @@ def cache(tmp_path, monkeypatch):
             "--policy=nowhere: must be random, zero, or",
         ),
         (("record", "out", f"--env={FRANKA}", "--policy=zero"), "out: must be a new name ending in .h5"),
+        (
+            ("record", "out.h5", f"--env={FRANKA}", "--policy=zero", "--quality=fast"),
+            "has no images of its own: from_pixels=True needs cameras and an image_size",
+        ),
         (("convert", "a", "b", "--to=csv"), "flag --to=csv: value should be one of"),
         (("replay", "x.h5", "--out=no/such/place.h5"), "no/such/place.h5: must be a new name ending in .h5"),
     ],
@@ -197,12 +201,17 @@ def test_the_picture_of_a_roboset(tmp_path):
 
 def test_the_command_from_record_to_minari(tmp_path):
     demo, converted = tmp_path / "demo.h5", tmp_path / "zero-v0"
-    result = command("record", f"--env={FRANKA}", "--policy=zero", "--episodes=1", demo)
+    images = ("--cameras=top_cam", "--image_size=32", "--quality=fast")
+    result = command("record", f"--env={FRANKA}", "--policy=zero", "--episodes=1", *images, demo)
     assert (result.returncode, result.stdout) == (0, f"{demo}: 1 episodes of {FRANKA}\n"), result.stderr
     result = command("convert", "--to=minari", demo, converted)
     assert (result.returncode, result.stdout) == (0, f"{converted}: 1 trials\n"), result.stderr
     result = command("inspect", converted)
     assert result.returncode == 0 and f"minari, 1 trials of 50 steps, {FRANKA}, success 0.0%" in result.stdout
+    result = command("inspect", demo, f"--picture={tmp_path / 'frames.png'}")
+    assert result.stdout.endswith("Trial0 env_infos/visual_dict/rgb:top_cam:32x32:2d\n"), result.stderr
+    picture = imread(tmp_path / "frames.png")
+    assert picture.shape[:2] == (32, 8 * 32) and picture[..., :3].std() > 0.1
     result = command("replay", demo)
     assert result.returncode == 0 and result.stdout.splitlines()[1].split()[:4] == [
         "Trial0",
