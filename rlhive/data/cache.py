@@ -139,11 +139,11 @@ def intact(
     Raises:
         LoadError: a damaged trial, unless they are skipped; or not one whole trial.
     """
-    first: Episode | None = None
+    first: tuple[str, tuple[int, int, bool]] | None = None
     for item in FORMATS[format_name].episodes(source, selection):
         error = item if isinstance(item, LoadError) else _differs(first, item, source)
         if isinstance(item, Episode) and error is None:
-            first = first or item
+            first = first or (item.name, _widths(item))
             yield item
         elif skip_damaged:
             damaged.append(str(error))
@@ -209,17 +209,20 @@ def _write_columns(build: _Build, folder: Path) -> DatasetSpec:
     )
 
 
-def _differs(first: Episode | None, episode: Episode, source: object) -> LoadError | None:
-    if first is None:
+def _widths(episode: Episode) -> tuple[int, int, bool]:
+    return episode.observations.shape[1], episode.actions.shape[1], episode.rewards is not None
+
+
+def _differs(
+    first: tuple[str, tuple[int, int, bool]] | None, episode: Episode, source: object
+) -> LoadError | None:
+    own = _widths(episode)
+    if first is None or first[1] == own:
         return None
-    ours, others = (
-        (of.observations.shape[1], of.actions.shape[1], of.rewards is not None) for of in (first, episode)
-    )
-    if ours == others:
-        return None
+    name, expected = first
     return LoadError(
-        f"{source}: {episode.name}: has {others[0]} observations and {others[1]} actions per step, "
-        f"{first.name} has {ours[0]} and {ours[1]}"
+        f"{source}: {episode.name}: has {own[0]} observations and {own[1]} actions per step, "
+        f"{name} has {expected[0]} and {expected[1]}"
     )
 
 

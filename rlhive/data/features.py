@@ -17,7 +17,7 @@ from rlhive.data.episode import Episode
 from rlhive.policy_fn.encoders import Encoder
 
 Key = tuple[str, ...]
-Encode = Callable[[np.ndarray], np.ndarray]
+Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _BATCH = 64  # steps that are encoded at once
 
 
@@ -53,7 +53,7 @@ def check_images(
 
 
 def make_encode(encoder: Encoder, device: str | torch.device = "cpu") -> Encode:
-    """`encode(uint8 [T, cameras, H, W, 3]) -> float32 [T, F]`, in batches.
+    """`encode(observations f32 [T, O], images u8 [T, cameras, H, W, 3]) -> f32 [T, O + F]`, in batches.
 
     Raises:
         LoadError: the weights are not there.
@@ -61,9 +61,13 @@ def make_encode(encoder: Encoder, device: str | torch.device = "cpu") -> Encode:
     params = encoder.init(torch.Generator()).to(device)
 
     @torch.no_grad()
-    def encode(images: np.ndarray) -> np.ndarray:
-        blocks = torch.from_numpy(images).split(_BATCH)
-        return torch.cat([encoder.apply(params, block.to(device)).cpu() for block in blocks]).numpy()
+    def encode(observations: np.ndarray, images: np.ndarray) -> np.ndarray:
+        blocks = []
+        for start in range(0, len(images), _BATCH):
+            rows = slice(start, start + _BATCH)
+            features = encoder.apply(params, torch.from_numpy(images[rows]).to(device)).cpu().numpy()
+            blocks.append(np.concatenate([observations[rows], features], axis=1))
+        return np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
 
     return encode
 
@@ -80,7 +84,7 @@ def make_columns(episode: Episode, frames: int, encode: Encode | None) -> dict[K
     done[-1] = True  # a trial that stops without an end was cut: no bootstrap is lost by that
     states = {"observation": episode.observations}
     if episode.images is not None and encode is not None:
-        states["observation"] = np.concatenate([episode.observations, encode(episode.images)], axis=1)
+        states["observation"] = encode(episode.observations, episode.images)
     elif episode.images is not None:
         states["pixels"] = stack_frames(episode.images, frames)
     columns: dict[Key, np.ndarray] = {(key,): rows[:-1] for key, rows in states.items()}

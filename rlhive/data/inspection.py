@@ -14,6 +14,7 @@ from rlhive.core.files import replacing
 from rlhive.data.episode import Episode
 from rlhive.data.formats import FORMATS, detect, h5_file
 from rlhive.data.h5 import datasets, h5_errors, holes, open_h5, open_trial, read_trials, trial_names
+from rlhive.data.images import is_camera
 from rlhive.data.trace import STATE
 
 _ROWS, _COLUMNS = 8, 8  # of the picture
@@ -133,11 +134,6 @@ def draw_frames(path: str | os.PathLike[str], picture: str | os.PathLike[str]) -
     with replacing(picture) as beside:
         imsave(beside, np.concatenate(padded), format="png")
     return labels
-
-
-def is_camera(dataset: h5py.Dataset) -> bool:
-    """Whether it holds coloured frames, uint8 `[T, H, W, 3]`."""
-    return dataset.dtype == np.uint8 and dataset.ndim == 4 and dataset.shape[-1] == 3
 
 
 def _summarize(dataset: h5py.Dataset, key: str, where: str) -> Key:

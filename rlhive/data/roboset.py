@@ -12,7 +12,8 @@ import numpy as np
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data.episode import STATE_ONLY, Episode, Selection, as_rows
-from rlhive.data.h5 import datasets, read, read_images, read_trials
+from rlhive.data.h5 import datasets, read, read_trials
+from rlhive.data.images import read_images
 from rlhive.data.trace import check_keys, read_times
 
 STATES = tuple(f"data/{name}_{part}" for part in ("arm", "ee") for name in ("qp", "qv", "tau"))

@@ -18,7 +18,8 @@ from rlhive.core.errors import LoadError
 from rlhive.core.files import replacing
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data.episode import STATE_ONLY, Episode, Selection, as_column, as_flags, as_rows
-from rlhive.data.h5 import datasets, open_h5, read, read_images, read_trials
+from rlhive.data.h5 import datasets, open_h5, read, read_trials
+from rlhive.data.images import read_images
 
 KEYS = ("observations", "actions", "rewards", "done")
 STATE, SOLVED, TIME = "env_infos/state/", "env_infos/solved", "time"
