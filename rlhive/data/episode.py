@@ -111,6 +111,7 @@ def _finite(values: np.ndarray, where: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         numbers = values.astype(np.float32)
     if not np.isfinite(numbers).all():
-        row = int(np.argwhere(~np.isfinite(numbers))[0][0])
-        raise LoadError(f"{where}: row {row} has a number that is not finite in float32: {values[row]}")
+        row, *column = map(int, np.argwhere(~np.isfinite(numbers))[0])
+        number = f"{values[row, *column]}" + (f" at {column[0]}" if column else "")
+        raise LoadError(f"{where}: row {row} has a number that is not finite in float32: {number}")
     return numbers
