@@ -13,7 +13,17 @@ from rlhive.core.errors import LoadError
 from rlhive.core.files import replacing
 from rlhive.data.episode import Episode
 from rlhive.data.formats import FORMATS, detect, h5_file
-from rlhive.data.h5 import datasets, h5_errors, holes, open_h5, open_trial, read_trials, trial_names
+from rlhive.data.h5 import (
+    check_whole,
+    datasets,
+    h5_errors,
+    holes,
+    open_h5,
+    open_trial,
+    read,
+    read_trials,
+    trial_names,
+)
 from rlhive.data.images import is_camera
 from rlhive.data.trace import STATE
 
@@ -122,6 +132,7 @@ def draw_frames(path: str | os.PathLike[str], picture: str | os.PathLike[str]) -
             for key, item in datasets(open_trial(file, name, where), where).items():
                 if len(rows) < _ROWS and is_camera(item) and len(item):
                     with h5_errors(f"{where}/{key}"):
+                        check_whole(item, f"{where}/{key}")
                         times = np.linspace(0, len(item) - 1, min(_COLUMNS, len(item)), dtype=int)
                         rows.append(np.concatenate([item[int(time)] for time in times], axis=1))
                     labels.append(f"{name} {key}")
@@ -141,7 +152,7 @@ def _summarize(dataset: h5py.Dataset, key: str, where: str) -> Key:
     try:
         with h5_errors(where):
             missing = holes(dataset)
-            values = dataset[()] if dataset.dtype.kind == "f" and not missing else np.zeros(0)
+            values = read(dataset, where) if dataset.dtype.kind == "f" and not missing else np.zeros(0)
     except LoadError:
         return Key(shape, dtype, 0, None)
     if key == "actions" or key.startswith("data/ctrl_"):

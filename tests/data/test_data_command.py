@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from rlhive.core.errors import LoadError
 from rlhive.core.evaluation import evaluation_seeds
 from rlhive.data import load_dataset
 from rlhive.data.inspection import draw_frames, format_trials, inspect
@@ -197,6 +198,20 @@ def test_the_picture_of_a_roboset(tmp_path):
         assert np.array_equal(picture[6:, -6:], file["Trial1/data/rgb_left"][-1])
     with pytest.raises(ValueError, match="has no frames to draw"):
         draw_frames(write_demo(tmp_path / "demo.h5"), tmp_path / "none.png")
+
+
+def test_inspect_reads_no_other_file(tmp_path):
+    path, other = write_roboset(tmp_path / "set.h5", trials=2), tmp_path / "other.bin"
+    other.write_bytes(np.zeros(9 * 7 * 7 * 3).tobytes())
+    with h5py.File(path, "r+") as file:
+        for key, shape, dtype in (("qp_arm", (9, 7), "f8"), ("rgb_left", (9, 6, 6, 3), "u1")):
+            del file[f"Trial0/data/{key}"]
+            file["Trial0/data"].create_dataset(key, shape, dtype, external=[(str(other), 0, 1 << 12)])
+    text = format_trials(path, *inspect(path))
+    assert "Trial0        damaged: " in text and "qp_arm: keeps its data in other files" in text
+    assert "unreadable in 1" in next(line for line in text.splitlines() if line.startswith("data/qp_arm"))
+    with pytest.raises(LoadError, match="Trial0/data/rgb_left: keeps its data in other files"):
+        draw_frames(path, tmp_path / "frames.png")
 
 
 def test_the_command_from_record_to_minari(tmp_path):
