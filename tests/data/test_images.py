@@ -1,7 +1,5 @@
 """Episodes with images: drawn for real, encoded once, and then the same vector as online."""
 
-import json
-
 import attrs
 import h5py
 import numpy as np
@@ -283,9 +281,7 @@ def file_rows(path, number):
         return file[f"Trial{number}/data/rgb_left"][:-1, 0, 0]
 
 
-def test_what_is_known_of_images_goes_to_a_roboset_and_minari_has_none(drawn, tmp_path):
-    with h5py.File(drawn) as file:
-        assert json.loads(file.attrs["pixels"])["quality"] == "fast"
+def test_images_stay_behind_on_the_way_to_minari(drawn, tmp_path):
     convert(drawn, tmp_path / "reach-v0", "minari")
     with pytest.raises(LoadError, match="is a Minari data set, of which neither images nor"):
         list(FORMATS["minari"].episodes(tmp_path / "reach-v0", Selection(IMAGES)))
