@@ -11,6 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from rlhive.core.normalizer import normalize
+from rlhive.data import load_dataset
+from rlhive.data.record import record
 from rlhive.deploy import run
 from rlhive.export import export
 from rlhive.policy_fn import load
@@ -98,6 +101,20 @@ def test_the_policy_acts_alike_in_another_process(r3m_run, tmp_path):
     for broken in (seen["observation"], {**seen, "pixels": seen["pixels"].astype(np.float32)}):
         with pytest.raises(ValueError, match="pixels"):
             policy(broken)
+
+
+@pytest.mark.timeout(600)
+def test_a_policy_that_sees_is_recorded_with_its_own_images(r3m_run, tmp_path, monkeypatch):
+    policy = load(r3m_run[0])
+    record(policy.spec.env.name, str(r3m_run[0]), 1, tmp_path / "seen.h5")
+    monkeypatch.setattr("rlhive.data.cache.cache_dir", lambda: tmp_path / "cache")
+    dataset = load_dataset(tmp_path / "seen.h5", pixels=policy.spec.env.pixels, encoder=policy.spec.encoder)
+    assert dataset.spec.observation_dim == policy.spec.normalized_dim
+    seen = dataset.transitions["observation"][:4]
+    with torch.no_grad():  # what the loaded policy does from these vectors is what it did when it saw
+        normalized = normalize(policy.env_state["observation"], seen)
+        action = policy.spec.network.mode(policy.params["actor"], normalized)
+    torch.testing.assert_close(action, dataset.transitions["action"][:4], rtol=0, atol=1e-5)
 
 
 @pytest.mark.timeout(600)

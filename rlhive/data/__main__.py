@@ -14,12 +14,15 @@ import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags, logging
 
 from rlhive.command import start
 from rlhive.suggest import suggest
+
+if TYPE_CHECKING:
+    from rlhive.core.pixel_spec import PixelSpec
 
 FLAGS = flags.FLAGS
 
@@ -38,7 +41,29 @@ class Task(NamedTuple):
     run: Callable[..., str]
 
 
+def _image_flags() -> None:
+    flags.DEFINE_list("cameras", [], "Cameras to draw, by name; by default those that the environment has.")
+    flags.DEFINE_integer("image_size", None, "Height and width of their images in pixels.", lower_bound=1)
+    flags.DEFINE_enum("quality", None, ["full", "fast"], "How they are drawn, see docs/pixels.md.")
+
+
+def _chosen_images(env_name: str) -> PixelSpec | None:
+    """The images of the flags; None where none says anything."""
+    if not FLAGS.cameras and FLAGS.image_size is None and FLAGS.quality is None:
+        return None
+    from rlhive.envs.pixels import choose_pixels
+
+    return choose_pixels(
+        env_name,
+        from_pixels=True,
+        cameras=FLAGS.cameras or None,
+        image_size=FLAGS.image_size,
+        quality=FLAGS.quality or "full",
+    )
+
+
 def _record_flags() -> None:
+    _image_flags()
     flags.DEFINE_string("env", None, "RoboHive's id.", required=True)
     flags.DEFINE_string("policy", None, "Directory of a run or bundle, or random, or zero.", required=True)
     flags.DEFINE_integer("episodes", 10, "How many episodes.", lower_bound=1)
@@ -50,6 +75,7 @@ def _record(out: str) -> str:
     from rlhive.envs.names import check_name
 
     check_name(FLAGS.env)
+    pixels = _chosen_images(FLAGS.env)
     _check_new(out)
     if FLAGS.policy not in ("random", "zero") and not Path(FLAGS.policy).is_dir():
         raise ValueError(f"--policy={FLAGS.policy}: must be random, zero, or a directory that exists")
@@ -57,7 +83,15 @@ def _record(out: str) -> str:
     from rlhive.data.record import record
 
     with contextlib.redirect_stdout(sys.stderr):
-        record(FLAGS.env, FLAGS.policy, FLAGS.episodes, out, seed=FLAGS.seed, stochastic=FLAGS.stochastic)
+        record(
+            FLAGS.env,
+            FLAGS.policy,
+            FLAGS.episodes,
+            out,
+            seed=FLAGS.seed,
+            stochastic=FLAGS.stochastic,
+            pixels=pixels,
+        )
     return f"{out}: {FLAGS.episodes} episodes of {FLAGS.env}"
 
 
@@ -94,6 +128,7 @@ def _convert(source: str, out: str) -> str:
 
 
 def _replay_flags() -> None:
+    _image_flags()
     flags.DEFINE_string("env", None, "RoboHive's id; by default the environment that the file names.")
     flags.DEFINE_string("out", None, "Write what is seen now into this new .h5 file, images included.")
 
@@ -106,10 +141,11 @@ def _replay(path: str) -> str:
     if FLAGS.out is not None:
         _check_new(FLAGS.out)
     _import_torch()
-    from rlhive.data.replay import format_drifts, replay
+    from rlhive.data.replay import format_drifts, played_in, replay
 
+    pixels = _chosen_images(played_in(path, FLAGS.env))
     with contextlib.redirect_stdout(sys.stderr):
-        return format_drifts(replay(path, FLAGS.env, FLAGS.out))
+        return format_drifts(replay(path, FLAGS.env, FLAGS.out, pixels=pixels))
 
 
 TASKS = {

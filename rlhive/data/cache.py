@@ -8,43 +8,97 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import attrs
 import numpy as np
+import torch
 from filelock import FileLock
 from tqdm import tqdm
 
 from rlhive.core.errors import LoadError
 from rlhive.core.files import write_text
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.tree_file import flush
 from rlhive.data.dataset import FORMAT_VERSION, SPEC_FILE, Dataset, DatasetSpec, column_file, open_folder
-from rlhive.data.episode import Episode
-from rlhive.data.formats import FORMATS, detect
+from rlhive.data.episode import STATE_ONLY, Episode, Selection
+from rlhive.data.features import check_images, make_columns, make_encode
+from rlhive.data.formats import FORMATS, count_trials, detect
 from rlhive.paths import cache_dir
+from rlhive.policy_fn.encoders import Encoder, describe
 
 LOG = logging.getLogger(__name__)
 
 
-def load_dataset(source: str | os.PathLike[str], *, skip_damaged: bool = False) -> Dataset:
+@attrs.frozen
+class _Build:
+    """What decides what is in a data set, but for `device`."""
+
+    source: Path
+    sha256: str
+    format_name: str
+    skip_damaged: bool
+    selection: Selection
+    encoder: Encoder | None
+    device: str | torch.device
+
+    def folder_name(self) -> str:
+        """Another one for each content."""
+        name = f"{self.sha256[:32]}-v{FORMAT_VERSION}{'-intact' if self.skip_damaged else ''}"
+        if self.selection == STATE_ONLY:
+            return name
+        described = None if self.encoder is None else self.encoder.to_dict()
+        text = json.dumps([attrs.asdict(self.selection), described], sort_keys=True)
+        return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def load_dataset(
+    source: str | os.PathLike[str],
+    *,
+    skip_damaged: bool = False,
+    pixels: PixelSpec | None = None,
+    encoder: Encoder | None = None,
+    observation_keys: Sequence[str] = (),
+    device: str | torch.device = "cpu",
+) -> Dataset:
     """Opens a file or directory of episodes as transitions, built in the cache when they are not there yet.
+
+    With images the transitions are those that online training of the same `env.pixels` and `encoder` has in replay: a
+    frozen encoder's features follow the observation, encoded once per data set; for one that learns the images stay.
 
     Args:
         source: a Trace, a RoboSet or a Minari data set.
         skip_damaged: leave damaged trials out, and say how many, instead of refusing the file.
+        pixels: the images, such as `env.pixels`; None for those that the file names itself if there is an `encoder`,
+            else for none.
+        encoder: what the images go through; None, or one that learns, for the images as they are.
+        observation_keys: `env.observation_keys` where the logged observations are not the environment's, see
+            `rlhive.data.episode.Selection`.
+        device: where images are encoded.
 
     Raises:
-        LoadError: it is not there, of no such format, or has a damaged trial; one line that says which.
+        LoadError: it is not there, of no such format, has a damaged trial, or other images; one line that says which.
     """
-    sha256 = hash_source(Path(source))
-    root = cache_dir() / "datasets"
-    folder = root / f"{sha256[:32]}-v{FORMAT_VERSION}{'-intact' if skip_damaged else ''}"
-    root.mkdir(parents=True, exist_ok=True)
+    source = Path(source)
+    sha256 = hash_source(source)
+    format_name = detect(source)
+    pixels = check_images(source, FORMATS[format_name].pixels(source), pixels, encoder)
+    build = _Build(
+        source,
+        sha256,
+        format_name,
+        skip_damaged,
+        Selection(pixels, observation_keys),
+        encoder if encoder is not None and encoder.frozen else None,
+        device,
+    )
+    folder = cache_dir() / "datasets" / build.folder_name()
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
-            _build(Path(source), sha256, folder, skip_damaged)
+            _make_folder(build, folder)
     dataset = open_folder(folder)
     if dataset.spec.damaged:
         count, total = len(dataset.spec.damaged), len(dataset.spec.damaged) + len(dataset.spec.trials)
@@ -74,18 +128,22 @@ def hash_source(source: Path) -> str:
 
 
 def intact(
-    source: str | os.PathLike[str], format_name: str, skip_damaged: bool, damaged: list[str]
+    source: str | os.PathLike[str],
+    format_name: str,
+    skip_damaged: bool,
+    damaged: list[str],
+    selection: Selection = STATE_ONLY,
 ) -> Iterator[Episode]:
     """The episodes of a source, all of one width; the first damaged one is raised, or their reasons put in `damaged`.
 
     Raises:
         LoadError: a damaged trial, unless they are skipped; or not one whole trial.
     """
-    first: Episode | None = None
-    for item in FORMATS[format_name].episodes(source):
+    first: tuple[str, tuple[int, int, bool]] | None = None
+    for item in FORMATS[format_name].episodes(source, selection):
         error = item if isinstance(item, LoadError) else _differs(first, item, source)
         if isinstance(item, Episode) and error is None:
-            first = first or item
+            first = first or (item.name, _widths(item))
             yield item
         elif skip_damaged:
             damaged.append(str(error))
@@ -97,14 +155,14 @@ def intact(
         )
 
 
-def _build(source: Path, sha256: str, folder: Path, skip_damaged: bool) -> None:
+def _make_folder(build: _Build, folder: Path) -> None:
     """Makes the folder of a data set; the caller holds its lock."""
     for stale in folder.parent.glob(f".{folder.name}.*.tmp"):
         shutil.rmtree(stale)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     beside.mkdir()
     try:
-        spec = _write_columns(source, sha256, beside, skip_damaged)
+        spec = _write_columns(build, beside)
         write_text(beside / SPEC_FILE, json.dumps(attrs.asdict(spec) | {"format_version": FORMAT_VERSION}))
         for path in (*beside.iterdir(), beside):
             flush(path)
@@ -113,52 +171,58 @@ def _build(source: Path, sha256: str, folder: Path, skip_damaged: bool) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _write_columns(source: Path, sha256: str, folder: Path, skip_damaged: bool) -> DatasetSpec:
+def _write_columns(build: _Build, folder: Path) -> DatasetSpec:
     """Appends one trial after another to the columns, so that only one is in memory."""
-    format_name = detect(source)
+    source, encoder, pixels = build.source, build.encoder, build.selection.pixels
     damaged: list[str] = []
     names: list[str] = []
     lengths: list[int] = []
     dims = (0, 0, False)
-    with contextlib.ExitStack() as stack, _progress(f"building {source.name}", None, "trial") as bar:
+    encode = None if encoder is None else make_encode(encoder, build.device)
+    doing = f"building {source.name}" + ("" if encoder is None else f", {describe(encoder)}")
+    total = count_trials(source, build.format_name)
+    with contextlib.ExitStack() as stack, _progress(doing, total, "trial") as bar:
         files: dict[tuple[str, ...], BinaryIO] = {}
-        for episode in intact(source, format_name, skip_damaged, damaged):
-            for key, rows in _transitions(episode).items():
+        for episode in intact(source, build.format_name, build.skip_damaged, damaged, build.selection):
+            columns = make_columns(episode, 1 if pixels is None else pixels.frames, encode)
+            for key, rows in columns.items():
                 if key not in files:
                     files[key] = stack.enter_context(column_file(folder, key).open("wb"))
                 files[key].write(np.ascontiguousarray(rows).data)
             names.append(episode.name)
             lengths.append(len(episode))
-            dims = (episode.observations.shape[1], episode.actions.shape[1], episode.rewards is not None)
+            dims = (columns["observation",].shape[1], episode.actions.shape[1], episode.rewards is not None)
             bar.update()
-    environment = FORMATS[format_name].environment(source)
-    return DatasetSpec(str(source), sha256, format_name, environment, *dims, names, lengths, damaged)
-
-
-def _transitions(episode: Episode) -> dict[tuple[str, ...], np.ndarray]:
-    done = episode.terminated.copy()
-    done[-1] = True  # a trial that stops without an end was cut: no bootstrap is lost by that
-    columns = {
-        ("observation",): episode.observations[:-1],
-        ("action",): episode.actions,
-        ("next", "observation"): episode.observations[1:],
-        ("next", "terminated"): episode.terminated,
-        ("next", "done"): done,
-    }
-    return columns | ({} if episode.rewards is None else {("next", "reward"): episode.rewards})
-
-
-def _differs(first: Episode | None, episode: Episode, source: object) -> LoadError | None:
-    if first is None:
-        return None
-    ours, others = (
-        (of.observations.shape[1], of.actions.shape[1], of.rewards is not None) for of in (first, episode)
+    environment = FORMATS[build.format_name].environment(source)
+    described = None if encoder is None else encoder.to_dict()
+    return DatasetSpec(
+        str(source),
+        build.sha256,
+        build.format_name,
+        environment,
+        *dims,
+        names,
+        lengths,
+        damaged,
+        pixels,
+        described,
     )
-    if ours == others:
+
+
+def _widths(episode: Episode) -> tuple[int, int, bool]:
+    return episode.observations.shape[1], episode.actions.shape[1], episode.rewards is not None
+
+
+def _differs(
+    first: tuple[str, tuple[int, int, bool]] | None, episode: Episode, source: object
+) -> LoadError | None:
+    own = _widths(episode)
+    if first is None or first[1] == own:
         return None
+    name, expected = first
     return LoadError(
-        f"{source}: {episode.name}: has {others[0]} observations and {others[1]} actions per step, "
-        f"{first.name} has {ours[0]} and {ours[1]}"
+        f"{source}: {episode.name}: has {own[0]} observations and {own[1]} actions per step, "
+        f"{name} has {expected[0]} and {expected[1]}"
     )
 
 

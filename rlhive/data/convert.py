@@ -71,7 +71,7 @@ def _to_roboset(
     damaged: list[str],
 ) -> int:
     count = 0
-    with trace_file(out, environment) as file:
+    with trace_file(out, environment, FORMATS["trace"].pixels(source)) as file:
         for item in _whole_trials(source):
             if not isinstance(item, LoadError):
                 write_trial(file, *item)

@@ -15,14 +15,19 @@ from torch import Generator, Tensor
 
 from rlhive.core.errors import LoadError
 from rlhive.core.normalizer import init_normalizer, update_normalizer
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.types import Batch
 
-SPEC_FILE, FORMAT_VERSION = "dataset.json", 1
-_BLOCK = 65536  # rows that the normaliser sees at a time
+SPEC_FILE, FORMAT_VERSION = "dataset.json", 2
+_BLOCK = 1 << 17  # numbers that the normaliser sees at a time: 1 MB in double precision
 
 
 def _strings(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(values)
+
+
+def _pixels(values: PixelSpec | dict[str, Any] | None) -> PixelSpec | None:
+    return PixelSpec.from_dict(values) if isinstance(values, dict) else values
 
 
 def _integers(values: Iterable[int]) -> tuple[int, ...]:
@@ -38,12 +43,15 @@ class DatasetSpec:
         sha256: of what lay there.
         format: a name of `rlhive.data.formats.FORMATS`.
         environment: RoboHive's id of where it is from; None where the source does not say.
-        observation_dim: O.
+        observation_dim: O, features included.
         action_dim: A.
         has_rewards: whether each step has a reward.
         trials: names of the trials.
         lengths: steps of each.
         damaged: the trials that were left out, each with the reason.
+        pixels: the images that it is made of; None without.
+        encoder: `to_dict()` of the frozen encoder whose features the observation ends with; None where the images
+            themselves are there.
     """
 
     source: str
@@ -56,6 +64,8 @@ class DatasetSpec:
     trials: tuple[str, ...] = attrs.field(converter=_strings)
     lengths: tuple[int, ...] = attrs.field(converter=_integers)
     damaged: tuple[str, ...] = attrs.field(converter=_strings)
+    pixels: PixelSpec | None = attrs.field(default=None, converter=_pixels)
+    encoder: dict[str, Any] | None = None
 
     @property
     def steps(self) -> int:
@@ -67,7 +77,12 @@ class DatasetSpec:
         numbers = {"observation": self.observation_dim, "action": self.action_dim}
         following = {"observation": self.observation_dim} | ({"reward": 1} if self.has_rewards else {})
         flag = (torch.bool, (self.steps, 1))
+        images: dict[tuple[str, ...], tuple[torch.dtype, tuple[int, ...]]] = {}
+        if self.pixels is not None and self.encoder is None:
+            rows = (torch.uint8, (self.steps, *self.pixels.shape))
+            images = {("pixels",): rows, ("next", "pixels"): rows}
         return {
+            **images,
             **{(key,): (torch.float32, (self.steps, width)) for key, width in numbers.items()},
             **{("next", key): (torch.float32, (self.steps, width)) for key, width in following.items()},
             ("next", "terminated"): flag,
@@ -82,7 +97,8 @@ class Dataset:
     Attributes:
         spec: what they are.
         transitions: batch `[N]` on disk: "observation", "action", ("next", "observation"), ("next", "reward") where
-            there are any, ("next", "terminated") and ("next", "done"), as in `rlhive.core.replay`. Read-only.
+            there are any, ("next", "terminated") and ("next", "done"), as in `rlhive.core.replay`; "pixels" and
+            ("next", "pixels") uint8 `[N, cameras, H, W, 3 * frames]` for an encoder that learns. Read-only.
     """
 
     spec: DatasetSpec
@@ -125,7 +141,7 @@ class Dataset:
         """Mean and deviation of all observations, as a run keeps them: `{"loc" [O], "scale" [O], "count" []}`."""
         rows = self.transitions["observation"].as_subclass(Tensor)
         normalizer = init_normalizer(self.spec.observation_dim).double()
-        for block in rows.split(_BLOCK):
+        for block in rows.split(max(1, _BLOCK // self.spec.observation_dim)):
             normalizer = update_normalizer(normalizer, block.double())
         return normalizer.float()
 

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 import numpy as np
 
 from rlhive.core.errors import LoadError
+from rlhive.core.pixel_spec import PixelSpec
 
 _SOLVED_STEPS = 5  # RoboHive counts an episode as a success when it is solved on more steps than this
+
+
+def _names(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
+
+
+@attrs.frozen
+class Selection:
+    """What is read of a trial; by default what a policy without images needs.
+
+    Attributes:
+        pixels: the images; None for none. Those that are there but not named are not touched.
+        observation_keys: the parts of `env_infos/obs_dict` that the observation is put together of; none for the
+            logged `observations`. RoboHive's own recorder logs only the time there for ids with images of their own.
+    """
+
+    pixels: PixelSpec | None = None
+    observation_keys: tuple[str, ...] = attrs.field(default=(), converter=_names)
+
+
+STATE_ONLY = Selection()
 
 
 @attrs.frozen(eq=False)
@@ -22,6 +46,7 @@ class Episode:
         terminated: whether the step ended the episode for good, bool `[T]`.
         solved: whether the task was solved after the step, bool `[T]`; None where it was not logged.
         times: seconds, float64 `[T + 1]`; None where they were not logged.
+        images: those that were asked for, uint8 `[T + 1, cameras, H, W, 3]`; None without.
     """
 
     name: str
@@ -31,6 +56,7 @@ class Episode:
     terminated: np.ndarray
     solved: np.ndarray | None = None
     times: np.ndarray | None = None
+    images: np.ndarray | None = None
 
     def __len__(self) -> int:
         """T."""
@@ -85,6 +111,7 @@ def _finite(values: np.ndarray, where: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         numbers = values.astype(np.float32)
     if not np.isfinite(numbers).all():
-        row = int(np.argwhere(~np.isfinite(numbers))[0][0])
-        raise LoadError(f"{where}: row {row} has a number that is not finite in float32: {values[row]}")
+        row, *column = map(int, np.argwhere(~np.isfinite(numbers))[0])
+        number = f"{values[row, *column]}" + (f" at {column[0]}" if column else "")
+        raise LoadError(f"{where}: row {row} has a number that is not finite in float32: {number}")
     return numbers

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import h5py
 
 from rlhive.core.errors import LoadError
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data import minari, roboset, trace
 from rlhive.data.episode import Episode
 from rlhive.data.h5 import h5_errors, open_h5, open_trial, trial_names
@@ -20,20 +21,22 @@ class Format(NamedTuple):
     """How a format is read.
 
     Attributes:
-        episodes: `episodes(path)` yields each episode, or the error that says why it cannot be read.
+        episodes: `episodes(path, selection)` yields each episode, or the error that says why it cannot be read.
         read_episode: `read_episode(group, name, where)` reads one of its h5 groups.
         environment: `environment(path)` is the id of where it is from, None where it is not told.
+        pixels: `pixels(path)` is what its images are, None where it is not told.
     """
 
-    episodes: Callable[[str | os.PathLike[str]], Iterator[Episode | LoadError]]
+    episodes: Callable[..., Iterator[Episode | LoadError]]
     read_episode: Callable[[h5py.Group, str, str], Episode]
     environment: Callable[[str | os.PathLike[str]], str | None]
+    pixels: Callable[[str | os.PathLike[str]], PixelSpec | None]
 
 
 FORMATS = {
-    "trace": Format(trace.episodes, trace.read_episode, trace.environment),
-    "roboset": Format(roboset.episodes, roboset.read_episode, trace.environment),
-    "minari": Format(minari.episodes, minari.read_episode, minari.environment),
+    "trace": Format(trace.episodes, trace.read_episode, trace.environment, trace.pixels),
+    "roboset": Format(roboset.episodes, roboset.read_episode, trace.environment, trace.pixels),
+    "minari": Format(minari.episodes, minari.read_episode, minari.environment, lambda path: None),
 }
 
 
@@ -51,3 +54,18 @@ def detect(path: str | os.PathLike[str]) -> str:
             with contextlib.suppress(LoadError), h5_errors(str(path)):  # met again when it is read
                 names |= set(open_trial(file, trial, str(path)))
     return "roboset" if "data" in names and "actions" not in names else "trace"
+
+
+def h5_file(path: str | os.PathLike[str], format_name: str) -> Path:
+    """The file that holds the trials."""
+    return Path(path) / minari.FILE if format_name == "minari" else Path(path)
+
+
+def count_trials(path: str | os.PathLike[str], format_name: str) -> int:
+    """How many there are, damaged ones included.
+
+    Raises:
+        LoadError: the file as a whole cannot be read.
+    """
+    with open_h5(h5_file(path, format_name)) as file:
+        return len(trial_names(file))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import h5py
 import numpy as np
@@ -18,6 +19,7 @@ from rlhive.core.errors import LoadError
 T = TypeVar("T")
 _MAX_DEPTH = 8  # RoboHive nests four groups deep
 _DEFLATE_RATIO = 1032  # zlib packs nothing tighter
+_GZIP = h5py.h5z.FILTER_DEFLATE
 _FLOATS = (h5py.h5t.IEEE_F16LE, h5py.h5t.IEEE_F32LE, h5py.h5t.IEEE_F64LE)
 _INTEGERS = tuple(getattr(h5py.h5t, f"STD_{sign}{bits}LE") for sign in ("I", "U") for bits in (8, 16, 32, 64))
 
@@ -73,8 +75,7 @@ def trial_names(file: h5py.File) -> list[str]:
     Raises:
         LoadError: there is none.
     """
-    with h5_errors(file.filename):
-        names = _names(file, file.filename)
+    names = _links(file, file.filename)
     if not names:
         raise LoadError(f"{file.filename}: has no trial")
     return sorted(names, key=_by_number)
@@ -86,7 +87,9 @@ def open_trial(file: h5py.File, name: str, where: str) -> h5py.Group:
     Raises:
         LoadError: it is damaged, or no group.
     """
-    trial = _member(file, name, where)
+    with h5_errors(where):
+        kind = file.id.links.get_info(name.encode()).type
+    trial = _member(file, name, kind, where)
     if not isinstance(trial, h5py.Group):
         raise LoadError(f"{where}: is a data set where a trial (a group) is expected")
     return trial
@@ -104,10 +107,8 @@ def datasets(trial: h5py.Group, where: str) -> dict[str, h5py.Dataset]:
         prefix, group = pending.pop()
         if prefix.count("/") > _MAX_DEPTH:
             raise LoadError(f"{where}: groups are nested more than {_MAX_DEPTH} deep at {prefix}")
-        with h5_errors(f"{where}: {prefix or 'the group'}"):
-            names = sorted(_names(group, where))
-        for name in names:
-            item = _member(group, name, f"{where}: {prefix}{name}")
+        for name, kind in _links(group, f"{where}: {prefix or 'the group'}").items():
+            item = _member(group, name, kind, f"{where}: {prefix}{name}")
             if isinstance(item, h5py.Group):
                 pending.append((f"{prefix}{name}/", item))
             else:
@@ -126,35 +127,63 @@ def read(dataset: h5py.Dataset, where: str) -> np.ndarray:
         LoadError: it cannot be read, was not written as a whole, or holds no plain numbers.
     """
     with h5_errors(where):
-        check_whole(dataset, where)
-        filters = dataset.id.get_create_plist()
-        packed_alone = filters.get_nfilters() == 1 and filters.get_filter(0)[0] == h5py.h5z.FILTER_DEFLATE
-        return _inflate(dataset, where) if packed_alone else np.asarray(dataset[()])
+        stored = check_whole(dataset, where)
+        return _inflate(stored, where) if stored.filters == [_GZIP] else np.asarray(dataset[()])
 
 
-def _inflate(dataset: h5py.Dataset, where: str) -> np.ndarray:
+class _Stored(NamedTuple):
+    """How a data set is stored, looked up once: h5py's own properties took half of the time of reading a trial."""
+
+    own: h5py.h5d.DatasetID
+    shape: tuple[int, ...] | None
+    dtype: np.dtype
+    layout: int
+    chunks: tuple[int, ...]
+    filters: list[int]
+    in_other_files: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the numbers in memory."""
+        return 0 if self.shape is None else math.prod(self.shape) * self.dtype.itemsize
+
+
+def _stored(dataset: h5py.Dataset) -> _Stored:
+    own, space, settings = dataset.id, dataset.id.get_space(), dataset.id.get_create_plist()
+    layout = settings.get_layout()
+    empty = space.get_simple_extent_type() == h5py.h5s.NULL
+    return _Stored(
+        own,
+        None if empty else space.get_simple_extent_dims(),
+        own.dtype,
+        layout,
+        settings.get_chunk() if layout == h5py.h5d.CHUNKED else (),
+        [settings.get_filter(index)[0] for index in range(settings.get_nfilters())],
+        layout == h5py.h5d.VIRTUAL or settings.get_external_count() > 0,
+    )
+
+
+def _inflate(stored: _Stored, where: str) -> np.ndarray:
     """Reads what gzip packed, part by part: HDF5 notices neither a part too short nor an extent that has shrunk."""
-    values = np.empty(dataset.shape, dataset.dtype)
-    steps = dataset.chunks
-    size = math.prod(steps) * dataset.dtype.itemsize
-    for place in np.ndindex(*(-(-extent // step) for extent, step in zip(dataset.shape, steps, strict=True))):
-        offset = tuple(index * step for index, step in zip(place, steps, strict=True))
+    own, shape, dtype, steps = stored.own, stored.shape, stored.dtype, stored.chunks
+    assert shape is not None  # checked by `check_whole`
+    values = np.empty(shape, dtype)
+    size = math.prod(steps) * dtype.itemsize
+    starts = (range(0, extent, step) for extent, step in zip(shape, steps, strict=True))
+    for offset in itertools.product(*starts):
         unpacking = zlib.decompressobj()
-        numbers = unpacking.decompress(dataset.id.read_direct_chunk(offset)[1], size + 1)
+        numbers = unpacking.decompress(own.read_direct_chunk(offset)[1], size + 1)
         if len(numbers) != size or not unpacking.eof:
             raise LoadError(f"{where}: one of its parts has another size than it should; the file is damaged")
-        part = np.frombuffer(numbers, dataset.dtype).reshape(steps)
+        part = np.frombuffer(numbers, dtype).reshape(steps)
         target = values[tuple(slice(first, first + step) for first, step in zip(offset, steps, strict=True))]
-        inside = tuple(slice(extent) for extent in target.shape)
-        target[...] = part[inside]
+        target[...] = part[tuple(slice(extent) for extent in target.shape)]
         if target.size < part.size and np.count_nonzero(part) != np.count_nonzero(target):
-            raise LoadError(
-                f"{where}: has numbers beyond its shape {list(dataset.shape)}; the file is damaged"
-            )
+            raise LoadError(f"{where}: has numbers beyond its shape {list(shape)}; the file is damaged")
     return values
 
 
-def check_whole(dataset: h5py.Dataset, where: str) -> None:
+def check_whole(dataset: h5py.Dataset, where: str) -> _Stored:
     """Refuses a data set that HDF5 would read without a word although its numbers are not those once written.
 
     Raises:
@@ -164,37 +193,42 @@ def check_whole(dataset: h5py.Dataset, where: str) -> None:
         raise LoadError(
             f"{where}: holds {dataset.dtype} in an order or form of its own; expected plain numbers"
         )
-    if dataset.is_virtual or dataset.external:
+    stored = _stored(dataset)
+    if stored.in_other_files:
         raise LoadError(f"{where}: keeps its data in other files, which are not read; copy it into one")
-    limit = _DEFLATE_RATIO * os.path.getsize(dataset.file.filename)
-    if dataset.nbytes > limit:
-        raise LoadError(f"{where}: says it is {dataset.nbytes} bytes large, more than the file can hold")
-    if missing := holes(dataset):
+    if stored.shape is None:
+        raise LoadError(f"{where}: has neither numbers nor a shape")
+    if stored.nbytes > _DEFLATE_RATIO * os.path.getsize(h5py.h5f.get_name(stored.own)):
+        raise LoadError(f"{where}: says it is {stored.nbytes} bytes large, more than the file can hold")
+    if missing := _count_holes(stored):
         raise LoadError(f"{where}: {missing} of its parts were never written or are damaged")
+    return stored
 
 
 def holes(dataset: h5py.Dataset) -> int:
     """How many chunks of a data set are missing or not stored as they should be; HDF5 reads zeros there."""
-    if dataset.size == 0 or dataset.shape is None:
+    return _count_holes(_stored(dataset))
+
+
+def _count_holes(stored: _Stored) -> int:
+    shape, chunks = stored.shape, stored.chunks
+    if shape is None or 0 in shape:
         return 0
-    if dataset.chunks is None:
-        return int(dataset.id.get_storage_size() != dataset.nbytes)
-    chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    packed = dataset.compression is not None or dataset.fletcher32
+    if stored.layout != h5py.h5d.CHUNKED:
+        return int(stored.own.get_storage_size() != stored.nbytes)
+    chunk_bytes = math.prod(chunks) * stored.dtype.itemsize
+    packed = any(number != h5py.h5z.FILTER_SHUFFLE for number in stored.filters)  # all others change the size
     whole = set()
 
     def visit(info: h5py.h5d.StoreInfo) -> None:
         fits = info.filter_mask == 0 and (packed or info.size == chunk_bytes)
-        on_grid = all(
-            start % step == 0 for start, step in zip(info.chunk_offset, dataset.chunks, strict=True)
-        )
-        inside = all(start < stop for start, stop in zip(info.chunk_offset, dataset.shape, strict=True))
+        on_grid = all(start % step == 0 for start, step in zip(info.chunk_offset, chunks, strict=True))
+        inside = all(start < stop for start, stop in zip(info.chunk_offset, shape, strict=True))
         if fits and on_grid and inside:
             whole.add(info.chunk_offset)
 
-    dataset.id.chunk_iter(visit)
-    expected = math.prod(-(-size // step) for size, step in zip(dataset.shape, dataset.chunks, strict=True))
-    return expected - len(whole)
+    stored.own.chunk_iter(visit)
+    return math.prod(-(-size // step) for size, step in zip(shape, chunks, strict=True)) - len(whole)
 
 
 def _is_plain(kind: h5py.h5t.TypeID) -> bool:
@@ -205,24 +239,31 @@ def _is_plain(kind: h5py.h5t.TypeID) -> bool:
     return any(kind == plain for plain in (*_FLOATS, *_INTEGERS))
 
 
-def _member(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py.Dataset:
+def _member(group: h5py.Group, name: str, kind: int, where: str) -> h5py.Group | h5py.Dataset:
+    """What a link of that kind leads to."""
+    if kind != h5py.h5l.TYPE_HARD:
+        raise LoadError(f"{where}: is a link to somewhere else, which is not followed; copy what it is of")
     with h5_errors(where):
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise LoadError(
-                f"{where}: is a link to somewhere else, which is not followed; copy what it is of"
-            )
-        item = group[name]
-        if not isinstance(item, h5py.Group | h5py.Dataset):
-            raise LoadError(f"{where}: is neither a group nor a data set")
-        return item
+        item = h5py.h5o.open(group.id, name.encode())
+        if isinstance(item, h5py.h5g.GroupID):
+            return h5py.Group(item)
+        if isinstance(item, h5py.h5d.DatasetID):
+            return h5py.Dataset(item)
+        raise LoadError(f"{where}: is neither a group nor a data set")
 
 
-def _names(group: h5py.Group, where: str) -> list[str]:
-    """The names in a group; one that is no text, which h5py gives as bytes, in a form that nothing is found by."""
-    names = [name if isinstance(name, str) else name.decode("utf-8", "backslashreplace") for name in group]
-    if len(set(names)) < len(names):
-        raise LoadError(f"{where}: has two members of one name; the file is damaged")
-    return names
+def _links(group: h5py.Group, where: str) -> dict[str, int]:
+    """The names in a group, sorted, with the kind of link; one that is no text in a form that nothing is found by."""
+    found: list[tuple[str, int]] = []
+
+    def visit(name: bytes, info: h5py.h5l.LinkInfo) -> None:
+        found.append((name.decode("utf-8", "backslashreplace"), info.type))
+
+    with h5_errors(where):
+        group.id.links.iterate(visit, info=True)
+        if len({name for name, _ in found}) < len(found):
+            raise LoadError(f"{where}: has two members of one name; the file is damaged")
+    return dict(sorted(found))
 
 
 def _by_number(name: str) -> tuple[str, int, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
@@ -12,10 +11,20 @@ import numpy as np
 
 from rlhive.core.errors import LoadError
 from rlhive.core.files import replacing
-from rlhive.data import minari
 from rlhive.data.episode import Episode
-from rlhive.data.formats import FORMATS, detect
-from rlhive.data.h5 import datasets, h5_errors, holes, open_h5, open_trial, read_trials, trial_names
+from rlhive.data.formats import FORMATS, detect, h5_file
+from rlhive.data.h5 import (
+    check_whole,
+    datasets,
+    h5_errors,
+    holes,
+    open_h5,
+    open_trial,
+    read,
+    read_trials,
+    trial_names,
+)
+from rlhive.data.images import is_camera
 from rlhive.data.trace import STATE
 
 _ROWS, _COLUMNS = 8, 8  # of the picture
@@ -78,9 +87,9 @@ def inspect(path: str | os.PathLike[str]) -> tuple[str, list[Trial]]:
         return Trial(name, keys, episode)
 
     found = []
-    with open_h5(_h5_file(path, format_name)) as file:
+    with open_h5(h5_file(path, format_name)) as file:
         names = trial_names(file)
-    for name, item in zip(names, read_trials(_h5_file(path, format_name), read_one), strict=True):
+    for name, item in zip(names, read_trials(h5_file(path, format_name), read_one), strict=True):
         found.append(Trial(name, {}, item) if isinstance(item, LoadError) else item)
     return format_name, found
 
@@ -117,12 +126,13 @@ def draw_frames(path: str | os.PathLike[str], picture: str | os.PathLike[str]) -
     """
     labels: list[str] = []
     rows: list[np.ndarray] = []
-    with open_h5(_h5_file(path, detect(path))) as file:
+    with open_h5(h5_file(path, detect(path))) as file:
         for name in trial_names(file):
             where = f"{path}: {name}"
             for key, item in datasets(open_trial(file, name, where), where).items():
                 if len(rows) < _ROWS and is_camera(item) and len(item):
                     with h5_errors(f"{where}/{key}"):
+                        check_whole(item, f"{where}/{key}")
                         times = np.linspace(0, len(item) - 1, min(_COLUMNS, len(item)), dtype=int)
                         rows.append(np.concatenate([item[int(time)] for time in times], axis=1))
                     labels.append(f"{name} {key}")
@@ -137,21 +147,12 @@ def draw_frames(path: str | os.PathLike[str], picture: str | os.PathLike[str]) -
     return labels
 
 
-def is_camera(dataset: h5py.Dataset) -> bool:
-    """Whether it holds coloured frames, uint8 `[T, H, W, 3]`."""
-    return dataset.dtype == np.uint8 and dataset.ndim == 4 and dataset.shape[-1] == 3
-
-
-def _h5_file(path: str | os.PathLike[str], format_name: str) -> Path:
-    return Path(path) / minari.FILE if format_name == "minari" else Path(path)
-
-
 def _summarize(dataset: h5py.Dataset, key: str, where: str) -> Key:
     shape, dtype = tuple(dataset.shape or ()), str(dataset.dtype)
     try:
         with h5_errors(where):
             missing = holes(dataset)
-            values = dataset[()] if dataset.dtype.kind == "f" and not missing else np.zeros(0)
+            values = read(dataset, where) if dataset.dtype.kind == "f" and not missing else np.zeros(0)
     except LoadError:
         return Key(shape, dtype, 0, None)
     if key == "actions" or key.startswith("data/ctrl_"):

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from rlhive.core.errors import LoadError
-from rlhive.data.episode import Episode, as_column, as_flags, as_rows
+from rlhive.data.episode import STATE_ONLY, Episode, Selection, as_column, as_flags, as_rows
 from rlhive.data.h5 import datasets, read, read_trials
 from rlhive.data.trace import check_keys, read_times
 
@@ -26,12 +26,19 @@ SOLVED, TIME = "infos/solved", "infos/time"
 METADATA, FILE = "data/metadata.json", "data/main_data.hdf5"
 
 
-def episodes(path: str | os.PathLike[str]) -> Iterator[Episode | LoadError]:
+def episodes(
+    path: str | os.PathLike[str], selection: Selection = STATE_ONLY
+) -> Iterator[Episode | LoadError]:
     """The episodes of a data set in their order; a damaged one as the error that says why.
 
     Raises:
-        LoadError: the data set as a whole cannot be read, or its observations or actions are no vectors.
+        LoadError: the data set as a whole cannot be read, its observations or actions are no vectors, or images or
+            parts are selected, which are read of RoboHive's formats only.
     """
+    if selection != STATE_ONLY:
+        raise LoadError(
+            f"{path}: is a Minari data set, of which neither images nor parts of an obs_dict are read"
+        )
     _check_vectors(path, _metadata(path))
     return read_trials(Path(path) / FILE, read_episode)
 

@@ -7,15 +7,18 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import numpy as np
 from tqdm import tqdm
 
 from rlhive import load_torch
-from rlhive.data.trace import trace_file, write_trial
+from rlhive.data.trace import camera_key, trace_file, write_trial
 
 if TYPE_CHECKING:
     from rlhive.core.env_spec import EnvSpec
+    from rlhive.core.pixel_spec import PixelSpec
     from rlhive.envs.robohive import RoboHive
+    from rlhive.policy_fn.policy import Policy
 
 Act = Callable[[dict[str, np.ndarray]], np.ndarray]
 _TAG = 0x64617461  # "data": no episode of training or evaluation has this spawn key
@@ -29,16 +32,18 @@ def record(
     *,
     seed: int = 0,
     stochastic: bool = False,
+    pixels: PixelSpec | None = None,
 ) -> None:
     """Plays episodes and writes them as a Trace with the whole state of every step.
 
     Args:
-        env_name: RoboHive's id; images are recorded where it has some.
+        env_name: RoboHive's id.
         policy: "zero", "random", or a directory that `rlhive.policy_fn.load` takes.
         episodes: how many.
         out: the new h5 file.
         seed: of the episodes, which are others than those of training and evaluation, and of what is drawn.
         stochastic: act with samples from the policy instead of its mode.
+        pixels: the images to record; None for those that the policy sees, or that the id itself has.
 
     Raises:
         ValueError: no such environment or policy, the policy is of another one, or the environment has no time limit.
@@ -47,15 +52,18 @@ def record(
     load_torch()  # before anything that loads mujoco
     from rlhive.envs.robohive import RoboHive
 
-    env = RoboHive(env_name)
+    trained = _load_policy(policy)
+    if pixels is None and trained is not None:
+        pixels = trained.spec.env.pixels
+    env = RoboHive(env_name, pixels=pixels)
     try:
-        act = _make_act(policy, env.spec, seed, stochastic)
+        act = _make_act(trained or policy, env.spec, seed, stochastic)
         if env.spec.max_episode_steps is None:
             raise ValueError(
                 f"{env_name} has no time limit: its episodes may never end, so cannot be recorded"
             )
         seeds = np.random.SeedSequence(seed, spawn_key=(_TAG,)).generate_state(episodes, np.uint64)
-        with trace_file(out, env_name) as file:
+        with trace_file(out, env_name, single_frames(env.spec.pixels)) as file:
             for number in tqdm(range(episodes), desc="recording", unit="episode", disable=None):
                 first = env.reset(int(seeds[number]))
                 write_trial(file, f"Trial{number}", play(env, first, act, env.spec.max_episode_steps))
@@ -113,35 +121,48 @@ def _infos(env: RoboHive, images: Mapping[str, np.ndarray]) -> dict[str, Any]:
     infos: dict[str, Any] = copy.deepcopy(type(env.env).get_env_infos(env.env))
     pixels = env.spec.pixels
     if pixels is not None:
-        names = [f"{name}:{pixels.height}x{pixels.width}:2d" for name in pixels.cameras]
         infos["visual_dict"] = {"time": np.array([env.env.time])}
-        for prefix, key in (("rgb", "pixels"), ("d", "depth")):
-            if key in images:
-                infos["visual_dict"] |= {f"{prefix}:{name}": images[key][i] for i, name in enumerate(names)}
+        for index, name in enumerate(pixels.cameras):
+            colour = camera_key(name, pixels)
+            infos["visual_dict"][colour] = images["pixels"][index, ..., -3:]  # of stacked frames the newest
+            if "depth" in images:
+                infos["visual_dict"]["d" + colour.removeprefix("rgb")] = images["depth"][index]
     return infos
 
 
-def _make_act(policy: str, spec: EnvSpec, seed: int, stochastic: bool) -> Act:
-    """The policy of that name or directory as a function.
+def single_frames(pixels: PixelSpec | None) -> PixelSpec | None:
+    """What a Trace has of such images: one per row, however many a policy sees at a time."""
+    return None if pixels is None else attrs.evolve(pixels, frames=1)
+
+
+def _load_policy(policy: str) -> Policy | None:
+    """The trained policy of that directory, None for "zero" and "random"."""
+    if policy in ("zero", "random"):
+        return None
+    from rlhive.policy_fn import load
+
+    return load(policy)
+
+
+def _make_act(policy: Policy | str, spec: EnvSpec, seed: int, stochastic: bool) -> Act:
+    """The trained policy, or "zero" or "random", as a function.
 
     Raises:
-        ValueError: there is none, or it was trained on another environment.
+        ValueError: it was trained on another environment.
     """
     rng = np.random.default_rng(seed)
     low, high = np.array(spec.action_low), np.array(spec.action_high)
     if policy == "zero":
         return lambda seen: np.clip(0.0, low, high)
-    if policy == "random":
+    if isinstance(policy, str):
         return lambda seen: rng.uniform(low, high)
     from rlhive.core.evaluation import check_same_environment
-    from rlhive.policy_fn import load
 
-    trained = load(policy)
-    check_same_environment(spec, trained.spec.env)
+    check_same_environment(spec, policy.spec.env)
 
     def act(seen: dict[str, np.ndarray]) -> np.ndarray:
         noise = rng.standard_normal(spec.action_dim).astype(np.float32) if stochastic else None
-        action: np.ndarray = trained(seen if "pixels" in seen else seen["observation"], noise)
+        action: np.ndarray = policy(seen if "pixels" in seen else seen["observation"], noise)
         return action
 
     return act

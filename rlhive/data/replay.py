@@ -14,12 +14,14 @@ from rlhive import load_torch
 from rlhive.core.errors import LoadError
 from rlhive.data.episode import Episode
 from rlhive.data.h5 import datasets, read, read_trials
-from rlhive.data.record import play
+from rlhive.data.record import play, single_frames
 from rlhive.data.trace import STATE, environment, read_episode, trace_file, write_trial
+from rlhive.data.trace import pixels as recorded_pixels
 
 if TYPE_CHECKING:
     import h5py
 
+    from rlhive.core.pixel_spec import PixelSpec
     from rlhive.envs.robohive import RoboHive
 
 
@@ -45,35 +47,53 @@ class Drift(NamedTuple):
 
 
 def replay(
-    path: str | os.PathLike[str], env_name: str | None = None, out: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    env_name: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    pixels: PixelSpec | None = None,
 ) -> list[Drift]:
     """Restores the first logged state of each trial, plays its actions and compares.
 
     Args:
         path: a Trace with `env_infos/state`.
         env_name: where to play; by default the environment that the file names.
-        out: a new Trace for what is seen now; None for none. Images come with an id that has some (`…_v2d-v0`).
+        out: a new Trace for what is seen now; None for none.
+        pixels: its images; None for those of the file in the file's own environment, or that the id itself has.
 
     Raises:
         LoadError: a trial is damaged or has no state.
         ValueError: no environment is named, or the states are not of it.
     """
-    env_name = env_name or environment(path)
-    if env_name is None:
-        raise ValueError(f"{path}: does not say which environment it is from: name it with --env")
+    env_name = played_in(path, env_name)
+    if pixels is None and env_name == environment(path):
+        pixels = recorded_pixels(path)
     load_torch()  # before anything that loads mujoco
     from rlhive.envs.robohive import RoboHive
 
     drifts = []
     with contextlib.ExitStack() as stack:
-        env = stack.enter_context(contextlib.closing(RoboHive(env_name)))
-        new = None if out is None else stack.enter_context(trace_file(out, env_name))
+        env = stack.enter_context(contextlib.closing(RoboHive(env_name, pixels=pixels)))
+        drawn = single_frames(env.spec.pixels)
+        new = None if out is None else stack.enter_context(trace_file(out, env_name, drawn))
         for episode, state in tqdm(_starts(path), desc="replaying", unit="episode", disable=None):
             values = _play(env, episode, state)
             if new is not None:
                 write_trial(new, episode.name, values)
             drifts.append(_compare(episode, values, state))
     return drifts
+
+
+def played_in(path: str | os.PathLike[str], env_name: str | None) -> str:
+    """That environment, or else the one that the file names.
+
+    Raises:
+        ValueError: neither is given.
+    """
+    env_name = env_name or environment(path)
+    if env_name is None:
+        raise ValueError(f"{path}: does not say which environment it is from: name it with --env")
+    return env_name
 
 
 def format_drifts(drifts: Sequence[Drift]) -> str:

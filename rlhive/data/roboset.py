@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping
 
@@ -9,17 +10,22 @@ import h5py
 import numpy as np
 
 from rlhive.core.errors import LoadError
-from rlhive.data.episode import Episode, as_rows
+from rlhive.core.pixel_spec import PixelSpec
+from rlhive.data.episode import STATE_ONLY, Episode, Selection, as_rows
 from rlhive.data.h5 import datasets, read, read_trials
+from rlhive.data.images import read_images
 from rlhive.data.trace import check_keys, read_times
 
 STATES = tuple(f"data/{name}_{part}" for part in ("arm", "ee") for name in ("qp", "qv", "tau"))
 CONTROLS = ("data/ctrl_arm", "data/ctrl_ee")
 TIME = "data/time"
+PLACES = ("left", "right", "top", "wrist")  # of its cameras: RoboHive's left_cam is rgb_left here
 _UNUSED = ("data/rgb_", "data/d_", "data/user")
 
 
-def episodes(path: str | os.PathLike[str]) -> Iterator[Episode | LoadError]:
+def episodes(
+    path: str | os.PathLike[str], selection: Selection = STATE_ONLY
+) -> Iterator[Episode | LoadError]:
     """The trials of a file in their order; a damaged one as the error that says why.
 
     The observation is those of `STATES` that a trial has, the action those of `CONTROLS`, each in this order.
@@ -27,15 +33,19 @@ def episodes(path: str | os.PathLike[str]) -> Iterator[Episode | LoadError]:
     Raises:
         LoadError: as they are asked for: the file as a whole cannot be read.
     """
-    return read_trials(path, read_episode)
+    return read_trials(path, functools.partial(read_episode, selection=selection))
 
 
-def read_episode(trial: h5py.Group, name: str, where: str) -> Episode:
+def read_episode(trial: h5py.Group, name: str, where: str, selection: Selection = STATE_ONLY) -> Episode:
     """One trial; its last action led nowhere that was logged, and is left out.
 
     Raises:
-        LoadError: it is damaged, or no trial of RoboSet's.
+        LoadError: it is damaged, no trial of RoboSet's, or has not what is selected.
     """
+    if selection.observation_keys:
+        raise LoadError(
+            f"{where}: a RoboSet has no obs_dict to take {', '.join(selection.observation_keys)} of"
+        )
     found = datasets(trial, where)
     known = (*STATES, *CONTROLS, TIME)
     strange = [
@@ -57,7 +67,17 @@ def read_episode(trial: h5py.Group, name: str, where: str) -> Episode:
         rewards=None,
         terminated=np.zeros(len(actions), bool),
         times=read_times(found, TIME, len(observations), where),
+        images=_read_images(found, selection.pixels, len(observations), where),
     )
+
+
+def _read_images(
+    found: Mapping[str, h5py.Dataset], pixels: PixelSpec | None, rows: int, where: str
+) -> np.ndarray | None:
+    if pixels is None:
+        return None
+    places = [next((place for place in PLACES if place in name), name) for name in pixels.cameras]
+    return read_images(found, [f"data/rgb_{place}" for place in places], pixels, rows, where)
 
 
 def from_trial(values: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:

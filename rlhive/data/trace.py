@@ -6,6 +6,8 @@ Row t has the state at t, the reward for being there and the action taken next: 
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import os
 from collections.abc import Iterator, Mapping
 
@@ -14,28 +16,34 @@ import numpy as np
 
 from rlhive.core.errors import LoadError
 from rlhive.core.files import replacing
-from rlhive.data.episode import Episode, as_column, as_flags, as_rows
+from rlhive.core.pixel_spec import PixelSpec
+from rlhive.data.episode import STATE_ONLY, Episode, Selection, as_column, as_flags, as_rows
 from rlhive.data.h5 import datasets, open_h5, read, read_trials
+from rlhive.data.images import read_images
 
 KEYS = ("observations", "actions", "rewards", "done")
 STATE, SOLVED, TIME = "env_infos/state/", "env_infos/solved", "time"
+OBSERVED, SEEN = "env_infos/obs_dict/", "env_infos/visual_dict/"
 ENVIRONMENT = "environment"  # an attribute of the file, ours: RoboHive does not say where a trace is from
+PIXELS = "pixels"  # another one: how its images were drawn, as JSON
 
 
-def episodes(path: str | os.PathLike[str]) -> Iterator[Episode | LoadError]:
+def episodes(
+    path: str | os.PathLike[str], selection: Selection = STATE_ONLY
+) -> Iterator[Episode | LoadError]:
     """The trials of a file in their order; a damaged one as the error that says why.
 
     Raises:
         LoadError: as they are asked for: the file as a whole cannot be read.
     """
-    return read_trials(path, read_episode)
+    return read_trials(path, functools.partial(read_episode, selection=selection))
 
 
-def read_episode(trial: h5py.Group, name: str, where: str) -> Episode:
+def read_episode(trial: h5py.Group, name: str, where: str, selection: Selection = STATE_ONLY) -> Episode:
     """One trial.
 
     Raises:
-        LoadError: it is damaged, or no trial of RoboHive's.
+        LoadError: it is damaged, no trial of RoboHive's, or has not what is selected.
     """
     found = datasets(trial, where)
     check_keys(found, KEYS, where)
@@ -46,9 +54,8 @@ def read_episode(trial: h5py.Group, name: str, where: str) -> Episode:
             f"{where}/actions: must be 2 rows or more of which the last is NaN, as RoboHive ends a trial; is "
             f"{list(actions.shape)}: cut short, or of another layout"
         )
-    observations = as_rows(read(found["observations"], f"{where}/observations"), f"{where}/observations")
-    if len(observations) != rows:
-        raise LoadError(f"{where}/observations: has {len(observations)} rows, actions has {rows}")
+    keys = [OBSERVED + key for key in selection.observation_keys]
+    observations = _side_by_side(found, keys or ["observations"], rows, where)
     rewards = as_column(read(found["rewards"], f"{where}/rewards"), rows, f"{where}/rewards")
     flags = {
         key: as_flags(read(found[key], f"{where}/{key}"), rows, f"{where}/{key}")[1:]
@@ -63,7 +70,37 @@ def read_episode(trial: h5py.Group, name: str, where: str) -> Episode:
         flags["done"],
         flags.get(SOLVED),
         read_times(found, TIME, rows, where),
+        _read_images(found, selection.pixels, rows, where),
     )
+
+
+def camera_key(name: str, pixels: PixelSpec) -> str:
+    """What RoboHive calls the colour images of a camera."""
+    return f"rgb:{name}:{pixels.height}x{pixels.width}:2d"
+
+
+def _read_images(
+    found: Mapping[str, h5py.Dataset], pixels: PixelSpec | None, rows: int, where: str
+) -> np.ndarray | None:
+    if pixels is None:
+        return None
+    return read_images(
+        found, [SEEN + camera_key(name, pixels) for name in pixels.cameras], pixels, rows, where
+    )
+
+
+def _side_by_side(found: Mapping[str, h5py.Dataset], keys: list[str], rows: int, where: str) -> np.ndarray:
+    """The data sets of those names as float32 `[rows, width]`."""
+    check_keys(found, tuple(keys), where)
+    parts = []
+    for key in keys:
+        values = read(found[key], f"{where}/{key}")
+        if values.ndim == 1 and len(keys) > 1:
+            values = values[:, None]  # a single number, such as the time
+        parts.append(as_rows(values, f"{where}/{key}"))
+        if len(values) != rows:
+            raise LoadError(f"{where}/{key}: has {len(values)} rows, actions has {rows}")
+    return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
 def check_keys(found: Mapping[str, h5py.Dataset], needed: tuple[str, ...], where: str) -> None:
@@ -98,15 +135,40 @@ def environment(path: str | os.PathLike[str]) -> str | None:
         return name if isinstance(name, str) else None
 
 
+def pixels(path: str | os.PathLike[str]) -> PixelSpec | None:
+    """How the images of a file were drawn, as `trace_file` wrote it; None in files of others.
+
+    Raises:
+        LoadError: what is written there makes no sense.
+    """
+    with open_h5(path) as file:
+        text = file.attrs.get(PIXELS)
+    if not isinstance(text, str):
+        return None
+    try:
+        return PixelSpec.from_dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        raise LoadError(f"{path}: its attribute {PIXELS!r} is damaged: {text[:200]!r}") from None
+
+
 @contextlib.contextmanager
-def trace_file(path: str | os.PathLike[str], environment: str | None) -> Iterator[h5py.File]:
+def trace_file(
+    path: str | os.PathLike[str], environment: str | None, pixels: PixelSpec | None = None
+) -> Iterator[h5py.File]:
     """A new file for `write_trial`, at `path` in one step when the block ends well.
 
     HDF5 guards its bookkeeping by checksums in the format chosen here, and the data by gzip's.
+
+    Args:
+        path: the file.
+        environment: RoboHive's id of where the trials are from, if any.
+        pixels: what their images are, if they have some.
     """
     with replacing(path) as beside, h5py.File(beside, "w", libver=("v110", "v110")) as file:
         if environment is not None:
             file.attrs[ENVIRONMENT] = environment
+        if pixels is not None:
+            file.attrs[PIXELS] = json.dumps(pixels.to_dict())
         yield file
 
 

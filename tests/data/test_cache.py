@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -10,13 +11,17 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from rlhive.core.errors import LoadError
 from rlhive.core.normalizer import init_normalizer, update_normalizer
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.replay import KEYS
 from rlhive.data import cache as cache_module
 from rlhive.data import load_dataset
 from rlhive.data.dataset import SPEC_FILE
+from rlhive.data.episode import Selection
+from rlhive.data.formats import FORMATS
 from rlhive.data.trace import trace_file, write_trial
 from tests.data.demo_files import ACTION_DIM, OBSERVATION_DIM, demo_rows, write_demo, write_roboset
 
@@ -155,15 +160,15 @@ def in_fork(function, *arguments):
 
 
 def build_until_killed(path, half_way):
-    inner = cache_module._transitions
+    inner = cache_module.make_columns
 
-    def waiting(episode):
+    def waiting(episode, *arguments):
         if episode.name == "Trial3":
             half_way.set()
             signal.pause()
-        return inner(episode)
+        return inner(episode, *arguments)
 
-    cache_module._transitions = waiting
+    cache_module.make_columns = waiting
     load_dataset(path)
 
 
@@ -188,32 +193,64 @@ def test_two_processes_build_one_data_set(tmp_path, cache):
     assert len(folders(cache)) == 1 and load_dataset(path).spec.steps == 200
 
 
-def anonymous_bytes():
-    """Memory of this process that is not a file's."""
+LIMIT = 16 << 20  # bytes
+
+
+def memory_of_its_own():
+    """What Linux counts against RLIMIT_DATA: all memory of this process that is not a file's."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData"))
 
 
-def use_little_memory(path, used):
-    torch.set_num_threads(1)
-    before = anonymous_bytes()
-    dataset = load_dataset(path)
-    used.append(anonymous_bytes() - before)
-    for _ in range(200):
-        dataset.sample(seeds(0), 256)
+def within_the_limit(use, path):
+    """Whether `use(path)` succeeds in a process that may not have more than `LIMIT` beside what it begins with."""
+
+    def limited():
+        torch.set_num_threads(1)
+        tqdm.monitor_interval = 0  # the stack of its thread would count as 8 MB
+        most = memory_of_its_own() + LIMIT
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        use(path)
+
+    process = in_fork(limited)
+    process.join(120)
+    return process.exitcode == 0
+
+
+def build_and_draw(path, **images):
+    dataset = load_dataset(path, **images)
+    for _ in range(50):
+        dataset.sample(seeds(0), 256 if not images else 8)
     dataset.normalizer()
-    used.append(anonymous_bytes() - before)
 
 
-def test_memory_is_flat_for_a_file_four_times_the_limit(tmp_path):
-    path, limit = tmp_path / "large.h5", 16 << 20
+def keep_everything(path, *selection):
+    for item in list(FORMATS["trace"].episodes(path, *selection)):
+        if isinstance(item, LoadError):
+            raise item
+
+
+def test_a_file_of_four_times_the_memory(tmp_path):
+    path = tmp_path / "large.h5"
     write_large(path, trials=64, steps=2000)
-    assert path.stat().st_size > 4 * limit
-    with multiprocessing.get_context("fork").Manager() as manager:
-        used = manager.list()
-        process = in_fork(use_little_memory, path, used)
-        process.join(120)
-        assert process.exitcode == 0 and len(used) == 2 and max(used) < limit
+    assert path.stat().st_size > 4 * LIMIT
+    assert within_the_limit(build_and_draw, path)
+    assert not within_the_limit(keep_everything, path)
+
+
+def test_images_of_four_times_the_memory(tmp_path):
+    path, pixels = tmp_path / "seen.h5", PixelSpec(("cam",), 96, 96)
+    rng = np.random.default_rng(0)
+    values = {key: value for key, value in demo_rows(0, 5).items() if key != "solved"}
+    with trace_file(path, None, pixels) as file:
+        for number in range(420):
+            trial = file.create_group(f"Trial{number}")
+            images = rng.integers(256, size=(6, 96, 96, 3), dtype=np.uint8)
+            for key, value in {**values, "env_infos/visual_dict/rgb:cam:96x96:2d": images}.items():
+                trial.create_dataset(key, data=value)
+    assert path.stat().st_size > 4 * LIMIT
+    assert within_the_limit(lambda path: build_and_draw(path, pixels=pixels), path)
+    assert not within_the_limit(lambda path: keep_everything(path, Selection(pixels)), path)
 
 
 def write_large(path, trials, steps):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from rlhive.core.errors import LoadError
 from rlhive.core.evaluation import evaluation_seeds
 from rlhive.data import load_dataset
 from rlhive.data.inspection import draw_frames, format_trials, inspect
@@ -57,6 +58,10 @@ def cache(tmp_path, monkeypatch):
             "--policy=nowhere: must be random, zero, or",
         ),
         (("record", "out", f"--env={FRANKA}", "--policy=zero"), "out: must be a new name ending in .h5"),
+        (
+            ("record", "out.h5", f"--env={FRANKA}", "--policy=zero", "--quality=fast"),
+            "has no images of its own: from_pixels=True needs cameras and an image_size",
+        ),
         (("convert", "a", "b", "--to=csv"), "flag --to=csv: value should be one of"),
         (("replay", "x.h5", "--out=no/such/place.h5"), "no/such/place.h5: must be a new name ending in .h5"),
     ],
@@ -195,14 +200,33 @@ def test_the_picture_of_a_roboset(tmp_path):
         draw_frames(write_demo(tmp_path / "demo.h5"), tmp_path / "none.png")
 
 
+def test_inspect_reads_no_other_file(tmp_path):
+    path, other = write_roboset(tmp_path / "set.h5", trials=2), tmp_path / "other.bin"
+    other.write_bytes(np.zeros(9 * 7 * 7 * 3).tobytes())
+    with h5py.File(path, "r+") as file:
+        for key, shape, dtype in (("qp_arm", (9, 7), "f8"), ("rgb_left", (9, 6, 6, 3), "u1")):
+            del file[f"Trial0/data/{key}"]
+            file["Trial0/data"].create_dataset(key, shape, dtype, external=[(str(other), 0, 1 << 12)])
+    text = format_trials(path, *inspect(path))
+    assert "Trial0        damaged: " in text and "qp_arm: keeps its data in other files" in text
+    assert "unreadable in 1" in next(line for line in text.splitlines() if line.startswith("data/qp_arm"))
+    with pytest.raises(LoadError, match="Trial0/data/rgb_left: keeps its data in other files"):
+        draw_frames(path, tmp_path / "frames.png")
+
+
 def test_the_command_from_record_to_minari(tmp_path):
     demo, converted = tmp_path / "demo.h5", tmp_path / "zero-v0"
-    result = command("record", f"--env={FRANKA}", "--policy=zero", "--episodes=1", demo)
+    images = ("--cameras=top_cam", "--image_size=32", "--quality=fast")
+    result = command("record", f"--env={FRANKA}", "--policy=zero", "--episodes=1", *images, demo)
     assert (result.returncode, result.stdout) == (0, f"{demo}: 1 episodes of {FRANKA}\n"), result.stderr
     result = command("convert", "--to=minari", demo, converted)
     assert (result.returncode, result.stdout) == (0, f"{converted}: 1 trials\n"), result.stderr
     result = command("inspect", converted)
     assert result.returncode == 0 and f"minari, 1 trials of 50 steps, {FRANKA}, success 0.0%" in result.stdout
+    result = command("inspect", demo, f"--picture={tmp_path / 'frames.png'}")
+    assert result.stdout.endswith("Trial0 env_infos/visual_dict/rgb:top_cam:32x32:2d\n"), result.stderr
+    picture = imread(tmp_path / "frames.png")
+    assert picture.shape[:2] == (32, 8 * 32) and picture[..., :3].std() > 0.1
     result = command("replay", demo)
     assert result.returncode == 0 and result.stdout.splitlines()[1].split()[:4] == [
         "Trial0",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rlhive.core.errors import LoadError
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data import Episode, minari, roboset, trace
 from rlhive.data.convert import convert
 from rlhive.data.formats import FORMATS, detect
@@ -88,6 +89,9 @@ def test_a_roboset_of_robohives_writer(tmp_path):
     assert not episode.terminated.any() and len(episode.times) == 9
 
 
+ARM_IMAGES = PixelSpec(("top_cam",), 4, 4, "fast")
+
+
 def write_arm_trace(path):
     """A Trace of an arm as RoboSet describes it."""
     rng = np.random.default_rng(0)
@@ -97,7 +101,7 @@ def write_arm_trace(path):
     values = {f"env_infos/obs_dict/{key}": value for key, value in infos.items()}
     values["env_infos/visual_dict/rgb:top_cam:4x4:2d"] = rng.integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
     values |= {"actions": actions, "observations": rng.normal(size=(5, 8)), "rewards": np.zeros(5)}
-    with trace.trace_file(path, "somewhere-v0") as file:
+    with trace.trace_file(path, "somewhere-v0", ARM_IMAGES) as file:
         trace.write_trial(file, "Trial0", values | {"done": np.zeros(5, bool)})
     return values
 
@@ -113,6 +117,7 @@ def test_from_trace_to_roboset(tmp_path):
         8,
     )
     assert trace.environment(tmp_path / "set.h5") == "somewhere-v0"
+    assert trace.pixels(tmp_path / "set.h5") == ARM_IMAGES
 
 
 def test_conversions_that_cannot_be(tmp_path):

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 
 from rlhive.core.errors import LoadError
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data import Episode
+from rlhive.data.episode import Selection
 from rlhive.data.formats import FORMATS, detect
+from rlhive.data.h5 import datasets
 from tests.data.demo_files import write_demo, write_roboset
 
 
@@ -147,7 +150,7 @@ def intact(path):
 
 
 def assert_same(one, other):
-    for key in ("observations", "actions", "rewards", "terminated"):
+    for key in ("observations", "actions", "rewards", "terminated", "images"):
         assert np.array_equal(getattr(one, key), getattr(other, key)), key
 
 
@@ -191,16 +194,19 @@ def test_files_without_trials(tmp_path):
         raise intact(tmp_path / "flat.h5")[0]
 
 
-@pytest.mark.parametrize("write", [write_demo, write_roboset])
-def test_five_hundred_mutated_files(tmp_path, write):
+@pytest.mark.parametrize(
+    ("write", "selection"),
+    [(write_demo, Selection()), (write_roboset, Selection(PixelSpec(("left_cam",), 6, 6)))],
+)
+def test_five_hundred_mutated_files(tmp_path, write, selection):
     original = write(tmp_path / "original.h5", trials=2, steps=5)
     content = original.read_bytes()
-    expected = {episode.name: episode for episode in FORMATS[detect(original)].episodes(original)}
+    expected = {episode.name: episode for episode in FORMATS[detect(original)].episodes(original, selection)}
     path, outcomes = tmp_path / "mutated.h5", {"refused": 0, "read": 0}
     for seed in range(250):
-        path.write_bytes(mutate(content, np.random.default_rng(seed)))
+        mutate(path, content, np.random.default_rng(seed))
         try:
-            items = list(FORMATS[detect(path)].episodes(path))
+            items = list(FORMATS[detect(path)].episodes(path, selection))
         except LoadError as error:
             items = [error]
         assert items
@@ -215,7 +221,37 @@ def test_five_hundred_mutated_files(tmp_path, write):
     assert min(outcomes.values()) > 50
 
 
-def mutate(content, rng):
+def mutate(path, content, rng):
+    """Writes `content` with one of two kinds of damage: to its bytes, or by HDF5's own means to one of its trials."""
+    if rng.random() < 0.5:
+        path.write_bytes(mutate_bytes(content, rng))
+        return
+    path.write_bytes(content)
+    with h5py.File(path, "r+") as file:
+        trial = file[f"Trial{rng.integers(2)}"]
+        keys = sorted(datasets(trial, "here"))
+        mutate_trial(trial, keys[rng.integers(len(keys))], rng)
+
+
+def mutate_trial(trial, key, rng):
+    """Renames a data set, takes a row or a column off it, puts a NaN into it, or makes a circle of links."""
+    values, kind = trial[key][()], rng.integers(5)
+    if kind == 0:
+        trial.move(key, f"{key}{rng.integers(10)}")
+    elif kind == 1:
+        replace(trial, key, values[:-1], compression="gzip")
+    elif kind == 2:
+        replace(trial, key, values[..., None] if values.ndim == 1 else values[:, 0], compression="gzip")
+    elif kind == 3 and values.dtype.kind == "f":
+        values.reshape(-1)[rng.integers(values.size)] = np.nan
+        replace(trial, key, values, compression="gzip")
+    else:
+        del trial[key]
+        trial[key] = h5py.SoftLink(f"{trial.name}/circle")
+        trial["circle"] = h5py.SoftLink(f"{trial.name}/{key}")
+
+
+def mutate_bytes(content, rng):
     """Cut short, bits flipped anywhere or in the bookkeeping at the start, or some bytes overwritten."""
     changed = bytearray(content)
     kind = rng.integers(4)

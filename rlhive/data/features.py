@@ -1,0 +1,113 @@
+"""From the images of an episode to columns of a data set: features of a frozen encoder, or the images themselves.
+
+Both are what the replay of online training holds: the features follow the observation in one vector, as
+`rlhive.envs.encoded` makes it, and images that an encoder learns from are "pixels".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from rlhive.core.errors import LoadError
+from rlhive.core.pixel_spec import PixelSpec
+from rlhive.data.episode import Episode
+from rlhive.policy_fn.encoders import Encoder
+
+Key = tuple[str, ...]
+Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
+_BATCH = 64  # steps that are encoded at once
+
+
+def check_images(
+    source: object, recorded: PixelSpec | None, pixels: PixelSpec | None, encoder: Encoder | None
+) -> PixelSpec | None:
+    """Which images a data set is made of: those asked for if the source can have them, else those it names itself.
+
+    Args:
+        source: for messages.
+        recorded: what the source says of its images; None if nothing.
+        pixels: the images asked for, None for none.
+        encoder: what they go through.
+
+    Raises:
+        LoadError: the source has other images than those asked for, or an encoder has none to encode.
+    """
+    if pixels is None:
+        if encoder is not None and recorded is None:
+            raise LoadError(f"{source}: does not say which images it has; name them with pixels=PixelSpec(…)")
+        return None if encoder is None else recorded
+    told = recorded or PixelSpec(
+        pixels.cameras, pixels.height, pixels.width
+    )  # RoboHive draws in full quality
+    missing = [name for name in pixels.cameras if name not in told.cameras]
+    have, want = ((of.height, of.width, of.quality) for of in (told, pixels))
+    if missing or have != want:
+        raise LoadError(
+            f"{source}: has {told.quality} images {told.height}x{told.width} of {', '.join(told.cameras)}; asked for "
+            f"are {pixels.quality} ones {pixels.height}x{pixels.width} of {', '.join(pixels.cameras)}"
+        )
+    return pixels
+
+
+def make_encode(encoder: Encoder, device: str | torch.device = "cpu") -> Encode:
+    """`encode(observations f32 [T, O], images u8 [T, cameras, H, W, 3]) -> f32 [T, O + F]`, in batches.
+
+    Raises:
+        LoadError: the weights are not there.
+    """
+    params = encoder.init(torch.Generator()).to(device)
+
+    @torch.no_grad()
+    def encode(observations: np.ndarray, images: np.ndarray) -> np.ndarray:
+        blocks = []
+        for start in range(0, len(images), _BATCH):
+            rows = slice(start, start + _BATCH)
+            features = encoder.apply(params, torch.from_numpy(images[rows]).to(device)).cpu().numpy()
+            blocks.append(np.concatenate([observations[rows], features], axis=1))
+        return np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+
+    return encode
+
+
+def make_columns(episode: Episode, frames: int, encode: Encode | None) -> dict[Key, np.ndarray]:
+    """The transitions of an episode by the keys of `rlhive.core.replay`, `[T, ...]` each.
+
+    Args:
+        episode: with images, or without.
+        frames: how many of them are stacked along the colours.
+        encode: makes features of them, which follow the observation; None keeps them as "pixels".
+    """
+    done = episode.terminated.copy()
+    done[-1] = True  # a trial that stops without an end was cut: no bootstrap is lost by that
+    states = {"observation": episode.observations}
+    if episode.images is not None and encode is not None:
+        states["observation"] = encode(episode.observations, episode.images)
+    elif episode.images is not None:
+        states["pixels"] = stack_frames(episode.images, frames)
+    columns: dict[Key, np.ndarray] = {(key,): rows[:-1] for key, rows in states.items()}
+    columns |= {("next", key): rows[1:] for key, rows in states.items()}
+    columns |= {
+        ("action",): episode.actions,
+        ("next", "terminated"): episode.terminated,
+        ("next", "done"): done,
+    }
+    return columns | ({} if episode.rewards is None else {("next", "reward"): episode.rewards})
+
+
+def stack_frames(images: np.ndarray, frames: int) -> np.ndarray:
+    """Each image with those before it along the colours, the newest last; the first one is repeated at the start.
+
+    Args:
+        images: uint8 `[T, cameras, H, W, 3]` of one episode.
+        frames: how many.
+
+    Returns:
+        uint8 `[T, cameras, H, W, 3 * frames]`.
+    """
+    times = np.arange(len(images))
+    if frames == 1:
+        return images
+    return np.concatenate([images[np.maximum(times - back, 0)] for back in reversed(range(frames))], axis=-1)
