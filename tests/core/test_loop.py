@@ -339,7 +339,7 @@ def test_a_run_without_a_finite_seed_ends_with_its_last_good_state(tmp_path, bin
 def test_a_seed_that_met_its_target_stops_and_the_others_go_on(tmp_path):
     bindings = (
         *("NUM_SEEDS=3", "TOTAL_STEPS=600", "train.batch_size=32", "train.evaluation_episodes=5"),
-        *("adam.learning_rate=1e-2", "train.evaluate_every=50"),
+        *("adam.learning_rate=1e-2", "train.evaluate_every=200"),
     )
     free = train(ReachPoint, tmp_path / "free", *bindings)
     run = train(ReachPoint, tmp_path / "target", *bindings, "train.target_success=0.6")
