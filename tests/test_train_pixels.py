@@ -1,20 +1,26 @@
 """Training from images, rendered for real, for a few hundred steps: train, checkpoint, evaluate, load, resume."""
 
+import base64
 import json
 import os
 import subprocess
 import sys
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from rlhive.core.evaluation import evaluation_seeds
+from rlhive.core.run_spec import RunSpec
 from rlhive.deploy import run
+from rlhive.envs.robohive import RoboHive
 from rlhive.export import export
 from rlhive.policy_fn import load
 from rlhive.policy_fn.r3m import R3M
+from rlhive.record import EVALUATION_SEED
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = [
@@ -33,7 +39,15 @@ R3M_RUN = (
     "r3m.weights='random'",
     "TOTAL_STEPS=140",
 )
-CNN_RUN = ("sac_cnn.gin", "NUM_SEEDS=2", "TOTAL_STEPS=100", "cnn.layers=((8, 8, 4), (8, 4, 2))")
+CNN_RUN = (
+    "sac_cnn.gin",
+    "NUM_SEEDS=2",
+    "TOTAL_STEPS=100",
+    "cnn.layers=((8, 8, 4), (8, 4, 2))",
+    "train.evaluate_every=100",
+    "train.video_every=1",
+    "train.video_cameras=('left_cam', 'top_cam')",
+)
 ACT = """
 import sys, numpy as np
 from rlhive.policy_fn import load
@@ -73,7 +87,8 @@ def test_random_weights_are_named_wherever_one_looks(r3m_run):
     spec = json.loads((run_dir / "spec.json").read_text())
     assert spec["encoder"] == R3M("r3m18", "random").to_dict()
     assert spec["env"]["pixels"]["quality"] == "fast" and spec["env"]["pixels"]["cameras"] == ["top_cam"]
-    assert "through the encoder r3m18, weights: random" in (run_dir / "report.html").read_text()
+    report = (run_dir / "report.html").read_text()
+    assert report.count("encoder r3m18, weights: RANDOM, untrained") >= 3  # title, environment, images
 
 
 def test_the_replay_holds_features_and_no_images(r3m_run):
@@ -125,14 +140,46 @@ def test_a_bundle_brings_its_encoder(r3m_run, tmp_path):
         run(theirs, None, tmp_path / "deploy")
 
 
+@pytest.fixture(scope="module")
+def cnn_run(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("pixels") / "cnn"
+    return run_dir, train(run_dir, *CNN_RUN)
+
+
 @pytest.mark.timeout(600)
-def test_a_cnn_learns_with_the_critics_and_is_part_of_the_policy(tmp_path):
-    train(tmp_path / "cnn", *CNN_RUN)
-    policies = [load(tmp_path / "cnn", seed=seed) for seed in (1, 2)]
+def test_a_cnn_learns_with_the_critics_and_is_part_of_the_policy(cnn_run):
+    run_dir, _ = cnn_run
+    policies = [load(run_dir, seed=seed) for seed in (1, 2)]
     for policy in policies:
         assert set(policy.params.keys()) == {"actor", "encoder"}
     weights = [policy.params["encoder", "conv_0", "weight"] for policy in policies]
     assert not torch.equal(*weights)
-    with safe_open(tmp_path / "cnn/replay/100.safetensors", framework="pt") as file:
+    with safe_open(run_dir / "replay/100.safetensors", framework="pt") as file:
         assert file.get_slice("pixels").get_shape() == [100, 2, 1, 1, 64, 64, 3]
         assert file.get_slice("pixels").get_dtype() == "U8"
+
+
+def test_a_video_is_filmed_every_so_many_evaluations(cnn_run):
+    run_dir, log = cnn_run
+    [film] = (run_dir / "videos").iterdir()
+    assert film.name == "100.mp4" and f"filmed {film}" in log
+    pictures, env = imageio.imread(film), load(run_dir, seed=1).spec.env
+    assert pictures.shape == (env.max_episode_steps, 480, 1280, 3)  # two cameras side by side
+    assert imageio.immeta(film)["fps"] == pytest.approx(1.0 / env.dt)
+    assert np.abs(pictures[0].astype(float) - pictures[-1]).max() > 50.0
+
+
+@pytest.mark.parametrize("made", ["r3m_run", "cnn_run"])
+def test_the_report_shows_what_the_policy_saw(made, request):
+    run_dir, _ = request.getfixturevalue(made)
+    seen = imageio.imread(run_dir / "seen.png")[..., :3]
+    assert seen.shape == (64, 8 * 64, 3)
+    assert (
+        base64.b64encode((run_dir / "seen.png").read_bytes()).decode()
+        in (run_dir / "report.html").read_text()
+    )
+    spec = RunSpec.from_json((run_dir / "spec.json").read_text()).env
+    env = RoboHive(spec.name, pixels=spec.pixels)
+    env.reset(evaluation_seeds(EVALUATION_SEED, 1)[0])
+    assert np.array_equal(seen[:, :64], env.render()[0])
+    assert np.abs(seen[:, :64].astype(int) - seen[:, -64:]).max() > 50  # the robot moves
