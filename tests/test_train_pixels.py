@@ -68,8 +68,8 @@ def command(module, *args) -> str:
     return done.stdout + done.stderr
 
 
-def train(run_dir, gin_file, *bindings) -> str:
-    flags = [f"--gin_bindings={binding}" for binding in (*SMALL, *bindings)]
+def train(run_dir, gin_file, *bindings, resume=False) -> str:
+    flags = [f"--gin_bindings={binding}" for binding in (*SMALL, *bindings)] + ["--resume"] * resume
     return command(("-m", "rlhive.train"), f"--gin_file={gin_file}", f"--run_dir={run_dir}", *flags)
 
 
@@ -183,3 +183,24 @@ def test_the_report_shows_what_the_policy_saw(made, request):
     env.reset(evaluation_seeds(EVALUATION_SEED, 1)[0])
     assert np.array_equal(seen[:, :64], env.render()[0])
     assert np.abs(seen[:, :64].astype(int) - seen[:, -64:]).max() > 50  # the robot moves
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("made", [R3M_RUN, (*CNN_RUN, "images.frames=2")], ids=["r3m", "cnn"])
+def test_a_resumed_run_equals_one_that_was_never_interrupted(made, tmp_path):
+    train(tmp_path / "whole", *made, "TOTAL_STEPS=100")
+    for steps in (70, 100):  # in the middle of an episode, and without a video
+        train(tmp_path / "resumed", *made, f"TOTAL_STEPS={steps}", "train.video_every=0", resume=steps > 70)
+    names = sorted(
+        path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").glob("*/**/*.safetensors")
+    )
+    assert any(name.match("replay/100.safetensors") for name in names)
+    assert any(name.match("params.safetensors") for name in names)
+    for name in {name for name in names if "100" in name.parts or name.match("replay/*")}:
+        whole, resumed = load_file(tmp_path / "whole" / name), load_file(tmp_path / "resumed" / name)
+        assert whole.keys() == resumed.keys()
+        for key, value in whole.items():
+            torch.testing.assert_close(
+                resumed[key], value, rtol=0, atol=0, equal_nan=True, msg=f"{name} {key}"
+            )
