@@ -84,19 +84,31 @@ def train_all(out: Path, runs: Sequence[tuple[str, int]], steps: int, jobs: int)
 
 def train(out: Path, env: str, seed: int, *, steps: int, jobs: int) -> bool:
     """One training run in a process of its own; whether it came to its end."""
-    directory = run_dir(out, env, seed)
+    arguments = ["--gin_file=sac_gaussian.gin", f"--gin.ENV_NAME='{env}'"]
+    arguments += [f"--gin.SEED={seed}", f"--gin.TOTAL_STEPS={steps}"]
+    return start_run(run_dir(out, env, seed), f"{env}, seed {seed}", arguments, jobs=jobs)
+
+
+def start_run(directory: Path, name: str, arguments: Sequence[str], *, jobs: int) -> bool:
+    """A `python -m rlhive.train` with these arguments, which goes on where it was stopped; whether it came to its end.
+
+    Args:
+        directory: of the run; `train.log` there has its messages.
+        name: what it is called in messages here.
+        arguments: of the command, but for those of the directory.
+        jobs: how many of them run at a time.
+    """
     resume = steps_done(directory) > 0
     if directory.exists() and not resume:
         shutil.rmtree(directory)  # stopped before its first checkpoint: there is nothing to go on from
     directory.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "rlhive.train", "--gin_file=sac_gaussian.gin", f"--run_dir={directory}"]
-    command += [f"--gin.ENV_NAME='{env}'", f"--gin.SEED={seed}", f"--gin.TOTAL_STEPS={steps}"]
-    sys.stderr.write(f"{env}, seed {seed}: {'goes on' if resume else 'starts'}, see {directory}/train.log\n")
+    command = [sys.executable, "-m", "rlhive.train", f"--run_dir={directory}", *arguments]
+    sys.stderr.write(f"{name}: {'goes on' if resume else 'starts'}, see {directory}/train.log\n")
     with (directory / "train.log").open("a") as log:
         code = subprocess.run(
             command + ["--resume"] * resume, stdout=log, stderr=log, env=environment(jobs), check=False
         ).returncode
-    sys.stderr.write(f"{env}, seed {seed}: {'done' if code == 0 else f'exit code {code}'}\n")
+    sys.stderr.write(f"{name}: {'done' if code == 0 else f'exit code {code}'}\n")
     return code == 0
 
 

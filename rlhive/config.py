@@ -32,7 +32,7 @@ from rlhive.policy_fn import encoders, exploration
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.encoders import Encoder, EncoderFactory, named_encoder
 from rlhive.policy_fn.exploration import Exploration
-from rlhive.record import LOGGERS, check_loggers
+from rlhive.record import LOGGERS, check_loggers, check_video_packages
 from rlhive.suggest import suggest
 
 _EXPLORATIONS = (
@@ -107,6 +107,8 @@ class TrainConfig:
         compile: compile the update with `torch.compile`; None does where it pays: with a C++ compiler at hand, in runs
             of 10 000 updates or more.
         log_every: steps between rows of training metrics.
+        video_every: evaluations between videos of the first seed's policy; None or 0 films none.
+        video_cameras: of the videos; none for those of the policy, or else the model's first one.
         loggers: TorchRL loggers beside metrics.csv: "csv", "tensorboard", "wandb".
         wandb: settings of the "wandb" logger, such as {"project": "robots"}.
         num_workers: processes that step the environments; None chooses by their number.
@@ -140,6 +142,10 @@ class TrainConfig:
     checkpoint_every: int = attrs.field(default=10_000, validator=_at_least(1))
     compile: bool | None = attrs.field(default=None, validator=v.optional(v.instance_of(bool)))
     log_every: int = attrs.field(default=500, validator=_at_least(1))
+    video_every: int | None = attrs.field(default=None, validator=v.optional(_at_least(0)))
+    video_cameras: tuple[str, ...] = attrs.field(
+        default=(), converter=tuple, validator=v.deep_iterable(v.instance_of(str))
+    )
     loggers: tuple[str, ...] = attrs.field(
         default=("tensorboard",), converter=tuple, validator=v.deep_iterable(v.in_(LOGGERS))
     )
@@ -268,6 +274,8 @@ def _parse(source: str, parse: Callable[[str], Any], text: str) -> None:
 def _dry_build(config: TrainConfig) -> None:
     check_name(config.env_name)
     check_loggers(config.loggers, config.wandb)
+    if config.video_every:
+        check_video_packages("train.video_every")
     _check_device(config.device)
     if config.compile and not has_compiler():
         raise ValueError("train.compile=True needs a C++ compiler: install g++, or leave it out")

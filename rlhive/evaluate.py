@@ -9,7 +9,6 @@ trained seeds the best one is named: chosen by the run's own last evaluations, r
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import math
 import os
@@ -99,11 +98,9 @@ def check_input(run_dir: Path, video: Path | None, cameras: Sequence[str] = ()) 
         return
     if video.suffix != ".mp4" or not video.resolve().parent.is_dir():
         raise ValueError(f"--video={video}: must be a file ending in .mp4 in a directory that exists")
-    if any(importlib.util.find_spec(name) is None for name in ("imageio", "imageio_ffmpeg")):
-        raise ValueError(
-            "--video needs imageio with ffmpeg: "
-            "install it with `uv sync --extra video` or `pip install 'rlhive-torch[video]'`"
-        )
+    from rlhive.record import check_video_packages
+
+    check_video_packages("--video")
 
 
 def evaluate(

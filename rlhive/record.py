@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EVALUATION_SEED = 0  # of the episodes that every evaluation in metrics.csv plays
 METRICS_FILE, AGGREGATE_FILE = "metrics.csv", "metrics_over_seeds.csv"
+SEEN_FILE = "seen.png"  # the images that the policy saw in the last evaluation
 COLUMNS, AGGREGATE_COLUMNS = ("step", "seed", "wall_time"), ("step", "wall_time", "num_seeds")
 LOGGERS = ("csv", "tensorboard", "wandb")
 
@@ -190,6 +191,22 @@ def check_loggers(loggers: Sequence[str], wandb: Mapping[str, Any] | None) -> No
     if "wandb" in loggers and importlib.util.find_spec("wandb") is None:
         raise ValueError(
             "logging to wandb needs the package wandb: `uv sync --extra wandb`, or remove the logger"
+        )
+
+
+def check_video_packages(what: str) -> None:
+    """Refuses a video that could not be written, before anything is started.
+
+    Args:
+        what: the flag or setting that asks for it.
+
+    Raises:
+        ValueError: imageio or its ffmpeg is missing.
+    """
+    if any(importlib.util.find_spec(name) is None for name in ("imageio", "imageio_ffmpeg")):
+        raise ValueError(
+            f"{what} needs imageio with ffmpeg: "
+            "install it with `uv sync --extra video` or `pip install 'rlhive-torch[video]'`"
         )
 
 

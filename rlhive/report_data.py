@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 
 from rlhive.core.compare import Estimate, iqm_curve
-from rlhive.record import METRICS_FILE, read_metrics
+from rlhive.record import METRICS_FILE, SEEN_FILE, read_metrics
 
 SCORES = {"success": "eval/success", "return": "eval/return"}
 SEED_SETTINGS = {"SEED", "SEEDS", "NUM_SEEDS", "train.seed", "train.seeds", "train.num_seeds"}
@@ -45,6 +45,7 @@ class Run:
         scores: success rate (0 to 1) and mean return by the names of `SCORES`, float64 `[S, T]`, NaN where missing.
         wall_time: seconds from the start of its process to each seed's last row, float64 `[S]`.
         processes: that trained it.
+        seen: a PNG of the images that the first seed's policy saw in the last evaluation; None without images.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Run:
     scores: dict[str, np.ndarray]
     wall_time: np.ndarray
     processes: tuple[Process, ...]
+    seen: bytes | None = None
 
     @property
     def environment(self) -> str:
@@ -182,7 +184,9 @@ def _read_member(directory: Path) -> Run:
     wall_time = np.array([metrics["wall_time"][row == index].max() for index in range(len(seeds))])
     process = _read_process(directory, tuple(seeds.tolist()))
     config = (directory / "config.gin").read_text()
-    return Run(directory, directory.name, spec, config, seeds, steps, scores, wall_time, (process,))
+    strip = directory / SEEN_FILE
+    seen = strip.read_bytes() if strip.exists() else None
+    return Run(directory, directory.name, spec, config, seeds, steps, scores, wall_time, (process,), seen)
 
 
 def _read_files(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -33,11 +33,14 @@ def page(runs: Sequence[Run], picture: bytes | str) -> str:
         picture: a PNG of the environment, or why there is none.
     """
     first = runs[0]
-    about = "; ".join(f"{run.label}: {run.spec['algorithm']}, {_seeds_text(run)}" for run in runs)
+    about = "; ".join(
+        f"{run.label}: {run.spec['algorithm']}, {_seeds_text(run)}{_encoder_text(run)}" for run in runs
+    )
     body = [heading(first.environment, about), _summary(runs), _curves(runs)]
     if len(runs) > 1:
         body.append(_comparison(runs))
-    body += [_seeds(runs), _usage(runs), _environment(first, picture), _episodes(runs), _configuration(runs)]
+    body += [_seeds(runs), _usage(runs), _environment(first, picture), _seen(runs)]
+    body += [_episodes(runs), _configuration(runs)]
     return document(f"{first.environment}: {', '.join(run.label for run in runs)}", body)
 
 
@@ -190,14 +193,39 @@ def _environment(run: Run, picture: bytes | str) -> str:
         f"{env['dt']:g} s per step, {f'{limit} steps per episode' if limit else 'no time limit'}."
     )
     if pixels := env.get("pixels"):
-        encoder = {"name": "cnn", "weights": "its own", **run.spec["encoder"]}
         facts += (
-            f" Images of {', '.join(pixels['cameras'])}, {pixels['height']}x{pixels['width']}, "
-            f"{pixels['quality']} quality, through the encoder {encoder['name']}, weights: {encoder['weights']}."
+            f" Images of {', '.join(pixels['cameras']) or 'no camera'}, {pixels['height']}x{pixels['width']}, "
+            f"{pixels['quality']} quality{_encoder_text(run)}."
         )
     if isinstance(picture, str):
         return section("Environment", note(f"{facts} There is no picture of it: {picture}"))
     return section("Environment", image("image/png", picture, f"{facts} Seen from the model's first camera."))
+
+
+def _seen(runs: Sequence[Run]) -> str:
+    """The images that the policies saw, of the runs that have some."""
+    figures = [
+        image(
+            "image/png",
+            run.seen,
+            f"{run.label}: what the policy of the first seed in training saw in the last evaluation's first episode, "
+            f"from left to right{_encoder_text(run)}. Cameras from top to bottom: "
+            f"{', '.join(run.spec['env']['pixels']['cameras'])}.",
+        )
+        for run in runs
+        if run.seen is not None
+    ]
+    return section("What the policy saw", grid(figures)) if figures else ""
+
+
+def _encoder_text(run: Run) -> str:
+    """The encoder of the run's images, after a comma; weights that nobody trained in capitals."""
+    encoder = run.spec.get("encoder")
+    if not encoder:
+        return ""
+    weights = encoder.get("weights", "its own" if encoder["kind"] == "cnn" else "none")
+    name = encoder.get("name", encoder["kind"])
+    return f", encoder {name}, weights: {'RANDOM, untrained' if weights == 'random' else weights}"
 
 
 def _episodes(runs: Sequence[Run]) -> str:

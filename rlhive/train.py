@@ -160,6 +160,10 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
             f"rlhive.train: images of {', '.join(pixels.cameras)}, {pixels.height}x{pixels.width}, "
         )
         sys.stderr.write(f"{pixels.quality} quality; {describe(config.make_encoder())}\n")
+    if config.video_every:
+        from rlhive.video import check_cameras
+
+        check_cameras(config.env_name, config.video_cameras)
     started = time.monotonic()
     with (
         logging_redirect_tqdm([logging.getLogger("rlhive")]),

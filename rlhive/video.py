@@ -16,6 +16,7 @@ from tqdm import tqdm
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.evaluation import check_same_environment
 from rlhive.core.files import replacing
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.render import Renderer, camera_id, choose_backend, rendering_errors, view_options
 from rlhive.envs.robohive import RoboHive
 
@@ -44,10 +45,7 @@ def film(
         RuntimeError: rendering does not work here.
         ValueError: no such camera, or the environment is not the one the policy was trained on.
     """
-    choose_backend()
-    with rendering_errors():
-        import mujoco  # noqa: F401 - loads the GL backend, before RoboHive would
-    env = RoboHive(spec.name, pixels=spec.pixels)
+    env = _build(spec.name, spec.pixels)
     try:
         check_same_environment(env.spec, spec)
         studio = Studio(env, cameras or (spec.pixels.cameras if spec.pixels else ()))
@@ -62,6 +60,20 @@ def film(
                 progress.update()
                 result = env.step(act(_seen(env, observation))[0].numpy())
                 observation, done = result.observation, result.terminated or result.truncated
+    finally:
+        env.close()
+
+
+def check_cameras(env_name: str, cameras: Sequence[str]) -> None:
+    """Refuses videos of an environment that could not be filmed.
+
+    Raises:
+        RuntimeError: rendering does not work here.
+        ValueError: no such camera.
+    """
+    env = _build(env_name, None)
+    try:
+        Studio(env, cameras)
     finally:
         env.close()
 
@@ -99,6 +111,13 @@ class Studio:
                 tile = self._picture[top : top + HEIGHT, left : left + WIDTH]
                 self._renderer.draw(model, data, self._options, camera, tile)
         return self._picture
+
+
+def _build(name: str, pixels: PixelSpec | None) -> RoboHive:
+    choose_backend()
+    with rendering_errors():
+        import mujoco  # noqa: F401 - loads the GL backend, before RoboHive would
+    return RoboHive(name, pixels=pixels)
 
 
 def _seen(env: RoboHive, observation: np.ndarray) -> TensorDict:

@@ -14,7 +14,7 @@ from rlhive.envs.vector import VectorEnv
 from rlhive.evaluate import _describe_best, best_seed, check_input, evaluate, format_report
 from rlhive.policy_fn import load
 from rlhive.record import EVALUATION_SEED, Recorder
-from rlhive.video import HEIGHT, WIDTH, Studio
+from rlhive.video import HEIGHT, WIDTH, Studio, check_cameras
 
 
 def command(*arguments, **environment):
@@ -112,7 +112,7 @@ def test_pictures_of_a_video_lie_side_by_side():
     assert np.array_equal(picture[HEIGHT:, :WIDTH], right) and not picture[HEIGHT:, WIDTH:].any()
     assert Studio(env, ()).shoot().shape == (HEIGHT, WIDTH, 3)
     with pytest.raises(ValueError, match="has no camera 'front'; it has left_cam"):
-        Studio(env, ["front"])
+        check_cameras("FrankaReachRandom-v0", ["front"])
 
 
 def test_every_seed_plays_its_own_policy_on_the_same_episodes(make_run, installed):

@@ -1,23 +1,29 @@
 """Training from images, rendered for real, for a few hundred steps: train, checkpoint, evaluate, load, resume."""
 
+import base64
 import json
 import os
 import subprocess
 import sys
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from rlhive.core.evaluation import evaluation_seeds
 from rlhive.core.normalizer import normalize
+from rlhive.core.run_spec import RunSpec
 from rlhive.data import load_dataset
 from rlhive.data.record import record
 from rlhive.deploy import run
+from rlhive.envs.robohive import RoboHive
 from rlhive.export import export
 from rlhive.policy_fn import load
 from rlhive.policy_fn.r3m import R3M
+from rlhive.record import EVALUATION_SEED
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = [
@@ -36,7 +42,15 @@ R3M_RUN = (
     "r3m.weights='random'",
     "TOTAL_STEPS=140",
 )
-CNN_RUN = ("sac_cnn.gin", "NUM_SEEDS=2", "TOTAL_STEPS=100", "cnn.layers=((8, 8, 4), (8, 4, 2))")
+CNN_RUN = (
+    "sac_cnn.gin",
+    "NUM_SEEDS=2",
+    "TOTAL_STEPS=100",
+    "cnn.layers=((8, 8, 4), (8, 4, 2))",
+    "train.evaluate_every=100",
+    "train.video_every=1",
+    "train.video_cameras=('left_cam', 'top_cam')",
+)
 ACT = """
 import sys, numpy as np
 from rlhive.policy_fn import load
@@ -57,8 +71,8 @@ def command(module, *args) -> str:
     return done.stdout + done.stderr
 
 
-def train(run_dir, gin_file, *bindings) -> str:
-    flags = [f"--gin_bindings={binding}" for binding in (*SMALL, *bindings)]
+def train(run_dir, gin_file, *bindings, resume=False) -> str:
+    flags = [f"--gin_bindings={binding}" for binding in (*SMALL, *bindings)] + ["--resume"] * resume
     return command(("-m", "rlhive.train"), f"--gin_file={gin_file}", f"--run_dir={run_dir}", *flags)
 
 
@@ -76,7 +90,8 @@ def test_random_weights_are_named_wherever_one_looks(r3m_run):
     spec = json.loads((run_dir / "spec.json").read_text())
     assert spec["encoder"] == R3M("r3m18", "random").to_dict()
     assert spec["env"]["pixels"]["quality"] == "fast" and spec["env"]["pixels"]["cameras"] == ["top_cam"]
-    assert "through the encoder r3m18, weights: random" in (run_dir / "report.html").read_text()
+    report = (run_dir / "report.html").read_text()
+    assert report.count("encoder r3m18, weights: RANDOM, untrained") >= 3  # title, environment, images
 
 
 def test_the_replay_holds_features_and_no_images(r3m_run):
@@ -142,14 +157,67 @@ def test_a_bundle_brings_its_encoder(r3m_run, tmp_path):
         run(theirs, None, tmp_path / "deploy")
 
 
+@pytest.fixture(scope="module")
+def cnn_run(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("pixels") / "cnn"
+    return run_dir, train(run_dir, *CNN_RUN)
+
+
 @pytest.mark.timeout(600)
-def test_a_cnn_learns_with_the_critics_and_is_part_of_the_policy(tmp_path):
-    train(tmp_path / "cnn", *CNN_RUN)
-    policies = [load(tmp_path / "cnn", seed=seed) for seed in (1, 2)]
+def test_a_cnn_learns_with_the_critics_and_is_part_of_the_policy(cnn_run):
+    run_dir, _ = cnn_run
+    policies = [load(run_dir, seed=seed) for seed in (1, 2)]
     for policy in policies:
         assert set(policy.params.keys()) == {"actor", "encoder"}
     weights = [policy.params["encoder", "conv_0", "weight"] for policy in policies]
     assert not torch.equal(*weights)
-    with safe_open(tmp_path / "cnn/replay/100.safetensors", framework="pt") as file:
+    with safe_open(run_dir / "replay/100.safetensors", framework="pt") as file:
         assert file.get_slice("pixels").get_shape() == [100, 2, 1, 1, 64, 64, 3]
         assert file.get_slice("pixels").get_dtype() == "U8"
+
+
+def test_a_video_is_filmed_every_so_many_evaluations(cnn_run):
+    run_dir, log = cnn_run
+    [film] = (run_dir / "videos").iterdir()
+    assert film.name == "100.mp4" and f"filmed {film}" in log
+    pictures, env = imageio.imread(film), load(run_dir, seed=1).spec.env
+    assert pictures.shape == (env.max_episode_steps, 480, 1280, 3)  # two cameras side by side
+    assert imageio.immeta(film)["fps"] == pytest.approx(1.0 / env.dt)
+    assert np.abs(pictures[0].astype(float) - pictures[-1]).max() > 50.0
+
+
+@pytest.mark.parametrize("made", ["r3m_run", "cnn_run"])
+def test_the_report_shows_what_the_policy_saw(made, request):
+    run_dir, _ = request.getfixturevalue(made)
+    seen = imageio.imread(run_dir / "seen.png")[..., :3]
+    assert seen.shape == (64, 8 * 64, 3)
+    assert (
+        base64.b64encode((run_dir / "seen.png").read_bytes()).decode()
+        in (run_dir / "report.html").read_text()
+    )
+    spec = RunSpec.from_json((run_dir / "spec.json").read_text()).env
+    env = RoboHive(spec.name, pixels=spec.pixels)
+    env.reset(evaluation_seeds(EVALUATION_SEED, 1)[0])
+    assert np.array_equal(seen[:, :64], env.render()[0])
+    assert np.abs(seen[:, :64].astype(int) - seen[:, -64:]).max() > 50  # the robot moves
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("made", [R3M_RUN, (*CNN_RUN, "images.frames=2")], ids=["r3m", "cnn"])
+def test_a_resumed_run_equals_one_that_was_never_interrupted(made, tmp_path):
+    train(tmp_path / "whole", *made, "TOTAL_STEPS=100")
+    for steps in (70, 100):  # in the middle of an episode, and without a video
+        train(tmp_path / "resumed", *made, f"TOTAL_STEPS={steps}", "train.video_every=0", resume=steps > 70)
+    names = sorted(
+        path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").glob("*/**/*.safetensors")
+    )
+    assert any(name.match("replay/100.safetensors") for name in names)
+    assert any(name.match("params.safetensors") for name in names)
+    for name in {name for name in names if "100" in name.parts or name.match("replay/*")}:
+        whole, resumed = load_file(tmp_path / "whole" / name), load_file(tmp_path / "resumed" / name)
+        assert whole.keys() == resumed.keys()
+        for key, value in whole.items():
+            torch.testing.assert_close(
+                resumed[key], value, rtol=0, atol=0, equal_nan=True, msg=f"{name} {key}"
+            )

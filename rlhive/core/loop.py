@@ -12,6 +12,7 @@ from torch import Tensor
 from rlhive.core.evaluation import evaluation_seeds, run_episodes
 from rlhive.core.interrupt import catch_signals
 from rlhive.core.learner import last_metrics, observe
+from rlhive.core.pictures import Strip, film_run, write_strip
 from rlhive.core.rollout import SEEN, count_step, episode_summary, latest_episodes
 from rlhive.core.run import NOT_FINITE, TARGET_MET, Run, save_run, stop_seeds, stopped_text
 from rlhive.core.types import TrainState
@@ -166,11 +167,13 @@ def _evaluate(run: Run, progress: Progress) -> None:
         return
     device, target = run.config.device, run.config.target_success
     seeds = evaluation_seeds(EVALUATION_SEED, run.config.evaluation_episodes)
-    outcome = run_episodes(
-        run.evaluation_envs,
-        lambda seen: run.learner.act_mode(run.state, seen.to(device)).cpu(),
-        seeds,
-    )
+
+    def act(seen: TensorDict) -> Tensor:
+        return run.learner.act_mode(run.state, seen.to(device)).cpu()
+
+    pixels = run.spec.env.pixels
+    strip = Strip(act, run.evaluation_envs) if pixels and pixels.cameras else None
+    outcome = run_episodes(run.evaluation_envs, strip or act, seeds)
     rows = {
         seed: {
             "eval/return": float(outcome.returns[index].mean()),
@@ -181,6 +184,10 @@ def _evaluate(run: Run, progress: Progress) -> None:
     }
     run.recorder.write_seeds(run.step, rows)
     plot_curves(run.run_dir)
+    if strip:
+        write_strip(run.run_dir, strip, int(outcome.lengths[0, 0]))
+    if (every := run.config.video_every) and _due(run, every * run.config.evaluate_every):
+        progress.note(f"filmed {film_run(run)}")
     met = {s: TARGET_MET for s, row in rows.items() if target is not None and row["eval/success"] >= target}
     for seed in met:
         progress.note(f"seed {seed}: success {rows[seed]['eval/success']:.0%} at step {run.step}; it stops")

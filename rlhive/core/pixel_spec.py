@@ -19,7 +19,8 @@ class PixelSpec:
     """The images that a policy sees; plain values only, so that it is JSON as it stands.
 
     Attributes:
-        cameras: names of the model's cameras, in the order of the images.
+        cameras: names of the model's cameras, in the order of the images; with none a policy is blind, which is what
+            one that sees is compared with.
         height: of each image, in pixels.
         width: of each image, in pixels.
         quality: "full" draws what RoboHive draws, bit for bit; "fast" leaves out shadows, reflections, the sky and
@@ -37,10 +38,8 @@ class PixelSpec:
     frames: int = attrs.field(default=1, validator=attrs.validators.ge(1))
 
     def __attrs_post_init__(self) -> None:
-        if not self.cameras or len(set(self.cameras)) < len(self.cameras):
-            raise ValueError(
-                f"pixels need one camera or more, each named once; got {', '.join(self.cameras) or 'none'}"
-            )
+        if len(set(self.cameras)) < len(self.cameras):
+            raise ValueError(f"the cameras of images are each named once; got {', '.join(self.cameras)}")
         if self.quality not in QUALITIES:
             raise ValueError(f"the quality of images is {' or '.join(QUALITIES)}, got {self.quality!r}")
 

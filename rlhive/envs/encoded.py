@@ -22,7 +22,12 @@ class EncodedEnv:
         envs: environments with images.
         encoder: a frozen encoder.
         params: its weights, on the device that encodes.
+
+    Attributes:
+        pixels: the images uint8 `[S, E, cameras, H, W, 3]` that the latest "observation" was made of.
     """
+
+    pixels: Tensor
 
     def __init__(self, envs: VectorEnv, encoder: Encoder, params: Params) -> None:
         self._envs, self._encoder, self._params = envs, encoder, params
@@ -55,7 +60,7 @@ class EncodedEnv:
         step = self._envs.recv()
         following = step["next"]
         done = following["done"].squeeze(-1)
-        features = self._features(step["pixels"])
+        self.pixels, features = step["pixels"], self._features(step["pixels"])
         last = features
         if done.any():
             last = features.clone()
@@ -80,7 +85,8 @@ class EncodedEnv:
         self.close()
 
     def _encode_first(self, first: TensorDict) -> TensorDict:
-        observation = torch.cat([first["observation"], self._features(first["pixels"])], dim=-1)
+        self.pixels = first["pixels"]
+        observation = torch.cat([first["observation"], self._features(self.pixels)], dim=-1)
         return TensorDict({"observation": observation}, batch_size=first.batch_size)
 
     @torch.no_grad()

@@ -1,0 +1,82 @@
+"""What a run shows of its policies: the images that its last evaluation saw, and a video every so many evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from rlhive.core.evaluation import evaluation_seeds
+from rlhive.core.files import replacing
+from rlhive.envs.encoded import EncodedEnv
+from rlhive.envs.vector import VectorEnv
+from rlhive.losses_fn import POLICY_KEYS
+from rlhive.policy_fn.loading import load
+from rlhive.record import EVALUATION_SEED, SEEN_FILE
+
+if TYPE_CHECKING:
+    from rlhive.core.run import Run
+
+MOMENTS = 8  # of the episode, evenly apart
+
+
+class Strip:
+    """An acting function that keeps some of the images it acts on: those of the first seed's first episode.
+
+    Args:
+        act: `act(seen) -> action`, as `run_episodes` takes it.
+        envs: with images, about to be reset.
+    """
+
+    def __init__(self, act: Callable[[TensorDict], Tensor], envs: VectorEnv | EncodedEnv) -> None:
+        self._act, self._envs, self._calls = act, envs, 0
+        self._steps = np.linspace(0, (envs.spec.max_episode_steps or 1) - 1, MOMENTS).astype(int)
+        self._images: dict[int, Tensor] = {}
+
+    def __call__(self, seen: TensorDict) -> Tensor:
+        """What `act` gives."""
+        if self._calls in self._steps:
+            pixels = self._envs.pixels if isinstance(self._envs, EncodedEnv) else seen["pixels"]
+            self._images[self._calls] = pixels[0, 0, ..., -3:].clone()
+        self._calls += 1
+        return self._act(seen)
+
+    def picture(self, length: int) -> np.ndarray:
+        """u8 `[cameras * H, T * W, 3]`: cameras from top to bottom, an episode of that length from left to right."""
+        images = [torch.cat(list(image)) for step, image in self._images.items() if step < length]
+        return torch.cat(images, dim=1).numpy()
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Writes u8 `[H, W, 3]` as a PNG, in one step."""
+    from matplotlib.image import imsave
+
+    with replacing(path) as beside:
+        imsave(beside, picture)
+
+
+def write_strip(run_dir: Path, strip: Strip, length: int) -> None:
+    """Writes the images of an episode of that length, in place of those of the evaluation before."""
+    write_picture(run_dir / SEEN_FILE, strip.picture(length))
+
+
+def film_run(run: Run) -> Path:
+    """Films the first training seed's policy in the first evaluation episode, into `videos/<step>.mp4`."""
+    from rlhive.video import film
+
+    params, env_state = (run.state[0][part].cpu() for part in ("params", "env_state"))
+    policy = load(params.select(*POLICY_KEYS[run.spec.algorithm], strict=False), env_state, spec=run.spec)
+    path = run.run_dir / "videos" / f"{run.step}.mp4"
+    path.parent.mkdir(exist_ok=True)
+
+    def act(seen: TensorDict) -> Tensor:
+        return policy(dict(seen.items()) if policy.spec.env.pixels else seen["observation"])
+
+    episode_seed = evaluation_seeds(EVALUATION_SEED, 1)[0]
+    film(act, run.spec.env, episode_seed, path, run.config.video_cameras)
+    return path
