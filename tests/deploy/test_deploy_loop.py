@@ -15,7 +15,7 @@ import pytest
 
 from rlhive.data.trace import episodes
 from rlhive.deploy import run
-from rlhive.deploy.robot import simulate
+from rlhive.deploy.connecting import simulate
 from rlhive.deploy.safety import EXIT_CODES, FaultError, Sensors, SensorWatch, limit_action, watchdog
 from rlhive.deploy.trace import read_journal, write_trace
 from rlhive.envs.robohive import env_spec, quiet
