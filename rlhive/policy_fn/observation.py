@@ -55,7 +55,8 @@ def read_seen(env: EnvSpec, observation: Any) -> tuple[np.ndarray, np.ndarray | 
         return read_observation(env, observation), None
     if not isinstance(observation, Mapping) or "pixels" not in observation:
         raise ValueError(f'the observation of {env.name} must be a mapping with "pixels" and "observation"')
-    pixels, shape = np.asarray(observation["pixels"]), env.pixels.shape
+    # torch complains of arrays that must not be written, which those of files are.
+    pixels, shape = np.require(observation["pixels"], requirements="W"), env.pixels.shape
     if pixels.dtype != np.uint8 or pixels.shape[-4:] != shape:
         expected = f"uint8 [..., {', '.join(map(str, shape))}]"
         raise ValueError(f"pixels must be {expected}, got {pixels.dtype} {list(pixels.shape)}")
