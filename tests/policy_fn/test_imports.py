@@ -29,7 +29,7 @@ NOT_NEEDED = (
     "tensorboard",
     "filelock",
 )
-SCRIPT = """
+WITHOUT = """
 import sys, time
 class Without:
     def __init__(self, finder):
@@ -38,6 +38,8 @@ class Without:
         if name.partition(".")[0] not in sys.argv[3].split(","):
             return self.finder.find_spec(name, path, target)
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+"""
+SCRIPT = """
 from rlhive.policy_fn import load
 import rlhive.policy_fn.loading
 import numpy as np
@@ -71,7 +73,7 @@ def deployed(request, make_run, franka_spec, tmp_path):
 
 
 def test_bundle_loads_without_what_only_training_needs(deployed):
-    command = [sys.executable, "-c", SCRIPT, *deployed, ",".join(NOT_NEEDED)]
+    command = [sys.executable, "-c", WITHOUT + SCRIPT, *deployed, ",".join(NOT_NEEDED)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.stdout == "equal\n", result.stderr
 
@@ -90,6 +92,10 @@ def test_bundle_loads_where_nothing_but_inference_is_installed(deployed, tmp_pat
     subprocess.run([*install, "--no-deps", ROOT], check=True)
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     result = subprocess.run(
-        [python, "-c", SCRIPT, *deployed, "none"], capture_output=True, text=True, cwd=tmp_path, env=clean
+        [python, "-c", WITHOUT + SCRIPT, *deployed, "none"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=clean,
     )
     assert result.stdout == "equal\n", result.stderr
