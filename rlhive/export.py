@@ -88,21 +88,15 @@ def export(
     check_new(out)
     folder = seed_dir(run_dir, seed, step)
     policy = load(folder)
-    if policy.spec.encoder is not None and (onnx or torch_export):
-        raise ValueError(
-            "--onnx and --torch_export cannot write policies that see images yet; the bundle alone can"
-        )
     header = read_part(folder / "params.safetensors", "params")[1]
     bundle = Bundle(policy.spec, policy.params, policy.env_state, header.seed, header.step)
     with tempfile.TemporaryDirectory() as scratch:
         extras = []
-        if onnx:
+        if onnx or torch_export:
             description = describe(policy.spec, header.seed, header.step)
-            extras.append(Path(scratch) / exporting.ONNX)
-            exporting.write_onnx(policy, extras[-1], exporting.sample_observations(policy), description)
-        if torch_export:
-            extras.append(Path(scratch) / exporting.TORCH_EXPORT)
-            exporting.write_torch_export(policy, extras[-1], exporting.sample_observations(policy))
+            extras = exporting.write_graphs(
+                policy, Path(scratch), description, onnx=onnx, torch_export=torch_export
+            )
         write_bundle(out, bundle, extras)
 
 

@@ -4,7 +4,11 @@ import torch
 from tensordict import TensorDict
 
 from rlhive.core.env_spec import EnvSpec
+from rlhive.core.run_spec import new_run_spec
+from rlhive.policy_fn import Policy, load
 from rlhive.policy_fn.actor import ActorCritic, actor_critic
+from rlhive.policy_fn.cnn import CNN
+from rlhive.policy_fn.encoders import Encoder, feature_dim
 
 
 def make_spec(observation_dim: int = 5, action_low=(-1.0, -1.0), action_high=(1.0, 1.0)) -> EnvSpec:
@@ -43,3 +47,16 @@ def make_batch(
         {"observation": normal(observation_dim), "action": torch.tanh(normal(action_dim)), "next": following},
         batch_size=[],
     )
+
+
+def make_pixel_policy(env: EnvSpec, encoder: Encoder | None = None) -> Policy:
+    """A policy that sees the images of `env`, its weights as they are drawn."""
+    pixels = env.pixels
+    encoder = encoder or CNN(pixels.height, pixels.width, pixels.frames, ((4, 8, 4),), dim=8)
+    network = actor_critic(env, hidden_sizes=(16, 16), feature_dim=feature_dim(encoder, pixels))
+    spec = new_run_spec("sac", env, network, (1,), encoder)
+    generator = torch.Generator().manual_seed(0)
+    params = network.init(generator).update({"encoder": encoder.init(generator)})
+    size = spec.normalized_dim
+    constants = {"loc": torch.zeros(size), "scale": torch.ones(size), "count": torch.tensor(10.0)}
+    return load(params, TensorDict({"observation": constants}), spec=spec)

@@ -18,9 +18,8 @@ from rlhive.core.normalizer import normalize
 from rlhive.core.run_spec import RunSpec
 from rlhive.data import load_dataset
 from rlhive.data.record import record
-from rlhive.deploy import run
+from rlhive.deploy import run, simulate
 from rlhive.envs.robohive import RoboHive
-from rlhive.export import export
 from rlhive.policy_fn import load
 from rlhive.policy_fn.r3m import R3M
 from rlhive.record import EVALUATION_SEED
@@ -151,10 +150,8 @@ def test_a_bundle_brings_its_encoder(r3m_run, tmp_path):
     assert np.array_equal(ours(seen), theirs(seen))
     weights = load_file(tmp_path / "bundle/params.safetensors")
     assert any(name.startswith("encoder/") for name in weights)
-    with pytest.raises(ValueError, match="cannot write policies that see images"):
-        export(r3m_run[0], tmp_path / "other", onnx=True)
-    with pytest.raises(ValueError, match="cannot be run by this loop"):
-        run(theirs, None, tmp_path / "deploy")
+    report = run(theirs, simulate(ours.spec.env.name, 0, ours.spec.env.pixels), tmp_path / "out", max_steps=3)
+    assert (report.reason, report.steps) == ("finished", 3)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,13 @@
 from importlib import import_module
 from typing import Any
 
-_HOME = {"run": "loop", "Report": "loop", "FaultError": "safety", "connect": "robot"}
+_HOME = {
+    "run": "loop",
+    "Report": "loop",
+    "FaultError": "safety",
+    "connect": "connecting",
+    "simulate": "connecting",
+}
 
 __all__ = [*_HOME]
 

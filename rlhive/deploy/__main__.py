@@ -96,15 +96,16 @@ def _deploy(settings: dict[str, Any]) -> Report:
     import torch  # only now, and before anything that loads mujoco
 
     torch.set_num_threads(1)
+    from rlhive.deploy.connecting import connect, simulate
     from rlhive.deploy.loop import run
-    from rlhive.deploy.robot import connect, simulate
     from rlhive.policy_fn.loading import load
 
     policy = load(FLAGS.bundle)
     name = FLAGS.env or policy.spec.env.name
     if settings["max_steps"] is None and settings["max_seconds"] is None:
         settings = {**settings, "max_steps": policy.spec.env.max_episode_steps}
-    env = simulate(name, FLAGS.seed) if FLAGS.hardware is None else connect(name, FLAGS.hardware)
+    pixels = policy.spec.env.pixels
+    env = simulate(name, FLAGS.seed, pixels) if FLAGS.hardware is None else connect(name, FLAGS.hardware)
     return run(policy, env, FLAGS.out, **settings)
 
 

@@ -16,39 +16,16 @@ import numpy as np
 from rlhive.core.errors import NotFiniteActionError, NotFiniteError
 from rlhive.core.files import write_text
 from rlhive.core.interrupt import catch_signals
+from rlhive.deploy.cameras import Frames
 from rlhive.deploy.latency import plot, summarize
 from rlhive.deploy.robot import Reading, Robot
-from rlhive.deploy.safety import EXIT_CODES, FaultError, SensorWatch, limit_action
+from rlhive.deploy.safety import EXIT_CODES, FaultError, ImageWatch, SensorWatch, limit_action
+from rlhive.deploy.settings import Settings, check_settings
 from rlhive.deploy.trace import JOURNAL, TRACE, Journal, read_journal, write_trace
 from rlhive.policy_fn.policy import Policy
 
 LOG = logging.getLogger("rlhive.deploy")
 REPORT, PICTURE = "report.json", "latency.png"
-
-
-@attrs.frozen
-class Settings:
-    """How a loop runs and when it stops.
-
-    Attributes:
-        max_steps: steps after which it has finished; None for any.
-        max_seconds: seconds after which it has; None for any.
-        safe_action: where to go on a fault, `[A]`; None holds the last action.
-        max_delta: the most that an action changes per step, in the action's units; None for any.
-        staleness: seconds that a measurement may be old; None for two control periods.
-        frozen: seconds for which a device's values may stay the same in every bit.
-        dry_run: everything but sending, resets included.
-    """
-
-    max_steps: int | None = None
-    max_seconds: float | None = None
-    safe_action: tuple[float, ...] | None = attrs.field(
-        default=None, converter=attrs.converters.optional(tuple)
-    )
-    max_delta: float | None = None
-    staleness: float | None = None
-    frozen: float = 1.0
-    dry_run: bool = False
 
 
 @attrs.frozen
@@ -99,12 +76,10 @@ def run(policy: Policy, env: Any, folder: str | Path, **settings: Any) -> Report
         FileExistsError: `folder` has a journal.
     """
     chosen = Settings(**settings)
-    if policy.spec.encoder is not None:
-        raise ValueError("policies that see images cannot be run by this loop yet")
     if lines := policy.check(env):
         raise ValueError(f"the policy does not fit the robot: {'; '.join(lines)}")
     robot = Robot(env, policy.spec.env, dry_run=chosen.dry_run)
-    _check_settings(chosen, policy, robot)
+    check_settings(chosen, policy.spec.env, is_hardware=robot.is_hardware)
     Path(folder).mkdir(parents=True, exist_ok=True)
     journal = Journal(Path(folder) / JOURNAL, policy.spec.env)
     loop = _Loop(policy, robot, chosen, journal)
@@ -115,9 +90,8 @@ def run(policy: Policy, env: Any, folder: str | Path, **settings: Any) -> Report
             held = loop.hold(reason)
     finally:
         robot.release()
-        journal.close()
     stop_seconds = (loop.held_at or detected) - detected
-    return _finish(Path(folder), policy.spec.env.dt, (reason, message, held, stop_seconds))
+    return _finish(Path(folder), journal, policy.spec.env.dt, (reason, message, held, stop_seconds))
 
 
 class _Loop:
@@ -131,6 +105,10 @@ class _Loop:
         )
         self._staleness = 2 * env.dt if settings.staleness is None else settings.staleness
         self._watch = SensorWatch(self._staleness, settings.frozen)
+        if env.pixels is not None:
+            shape = (env.pixels.height, env.pixels.width, 3)
+            frozen = settings.frozen if robot.is_hardware else math.inf  # a simulation may be at rest
+            self._images, self._frames = ImageWatch(shape, self._staleness, frozen), Frames(env.pixels)
         self._reference: np.ndarray | None = None
         self._last: np.ndarray | None = None
         self.held_at: float | None = None
@@ -177,31 +155,42 @@ class _Loop:
 
     def _step(self, reading: Reading, deadline: float, started: float) -> Reading:
         self._watch.check(reading.time, reading.sensors)
-        wanted = _act(self._policy, reading.observation)
+        images = self._see(reading)
+        wanted = _act(self._policy, reading.observation | images)
         last = self._reference if self._last is None else self._last
         action = limit_action(wanted, last, self._low, self._high, self._settings.max_delta)
         latency = time.monotonic() - reading.time
+        if self._robot.is_hardware and latency > self._staleness:
+            message = f"the policy took {latency:.3f} s, more than {self._staleness:.3f} s"
+            raise FaultError("sensors_stale", message)
         self._last = action
         limit = max(0.0, deadline - time.monotonic()) + self._staleness
         following = self._robot.step(action, deadline, limit)
+        ages = [age for _, age in (*reading.sensors.values(), *reading.images.values())]
         env = self._policy.spec.env
-        self._journal.append(
-            {
-                "time": reading.time - started,
-                "observations": np.concatenate(
-                    [reading.observation[key].ravel() for key in env.observation_keys]
-                ),
-                "policy_actions": wanted,
-                "actions": action,
-                "rewards": following.reward,
-                "done": following.done,
-                "solved": following.solved,
-                "sensor_age": max((own.age for own in reading.sensors.values()), default=np.nan),
-                "latency": latency,
-                "period": following.time - reading.time,
-            }
-        )
+        vector = np.concatenate([reading.observation[key].ravel() for key in env.observation_keys])
+        record = {
+            "time": reading.time - started,
+            "observations": vector,
+            "policy_actions": wanted,
+            "actions": action,
+            "rewards": following.reward,
+            "done": following.done,
+            "solved": following.solved,
+            "sensor_age": max(ages, default=np.nan),
+            "latency": latency,
+            "period": following.time - reading.time,
+        }
+        newest = {name: pixels[..., -3:] for name, pixels in images.items()}
+        self._journal.append(record | newest)
         return following
+
+    def _see(self, reading: Reading) -> dict[str, np.ndarray]:
+        """The images as the policy sees them, by the name "pixels"; nothing without any."""
+        if not reading.images:
+            return {}
+        images = self._images.check(reading.time, reading.images)
+        return {"pixels": self._frames.append(np.stack(images))}
 
 
 def _act(policy: Policy, observation: dict[str, np.ndarray]) -> np.ndarray:
@@ -223,36 +212,14 @@ def _guarded(loop: _Loop, received: Sequence[int]) -> tuple[str, str]:
         reason, message = fault.reason, str(fault)
     except KeyboardInterrupt:
         reason, message = "interrupted", "Ctrl-C, twice"
+    except Exception as error:  # the robot is brought to its safe state whatever fails, be it the disk
+        text = " ".join(str(error).split())
+        reason, message = "loop_failed", f"{type(error).__name__}: {text}"
     LOG.log(logging.WARNING if EXIT_CODES[reason] else logging.INFO, "stopped, %s: %s", reason, message)
     return reason, message
 
 
-def _check_settings(settings: Settings, policy: Policy, robot: Robot) -> None:
-    """Refuses settings that make no sense before anything is sent."""
-    env = policy.spec.env
-    for name in ("max_steps", "max_seconds", "max_delta", "staleness", "frozen"):
-        value = getattr(settings, name)
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {value}")
-    if robot.is_hardware and settings.max_delta is None:
-        raise ValueError("hardware needs max_delta, the most that an action may change per step")
-    if settings.max_delta is not None and settings.max_delta < 1e-4:
-        raise ValueError(
-            f"max_delta is {settings.max_delta}: with less than 1e-4 no action would ever be reached"
-        )
-    if settings.safe_action is not None:
-        safe = np.asarray(settings.safe_action, np.float32)
-        if safe.shape != (env.action_dim,) or not np.isfinite(safe).all():
-            raise ValueError(
-                f"safe_action must be {env.action_dim} finite numbers, got {list(settings.safe_action)}"
-            )
-        if (safe < np.asarray(env.action_low, np.float32)).any() or (
-            safe > np.asarray(env.action_high, np.float32)
-        ).any():
-            raise ValueError(f"safe_action is outside of the action's limits: {list(settings.safe_action)}")
-
-
-def _finish(folder: Path, dt: float, end: tuple[str, str, str, float]) -> Report:
+def _finish(folder: Path, journal: Journal, dt: float, end: tuple[str, str, str, float]) -> Report:
     records = read_journal(folder / JOURNAL)
     reason, message, held, stop_seconds = end
     report = Report(
@@ -265,10 +232,13 @@ def _finish(folder: Path, dt: float, end: tuple[str, str, str, float]) -> Report
         stop_seconds=stop_seconds,
         timing=summarize(records["latency"], records["period"], dt),
     )
-    write_text(
-        folder / REPORT, json.dumps(attrs.asdict(report) | {"exit_code": report.exit_code}, indent=2) + "\n"
-    )
-    if len(records):
-        write_trace(folder / JOURNAL, folder / TRACE)
-        plot(records["latency"], records["period"], dt, folder / PICTURE)
+    try:
+        journal.close()
+        values = attrs.asdict(report) | {"exit_code": report.exit_code}
+        write_text(folder / REPORT, json.dumps(values, indent=2) + "\n")
+        if len(records):
+            write_trace(folder / JOURNAL, folder / TRACE)
+            plot(records["latency"], records["period"], dt, folder / PICTURE)
+    except OSError as error:  # the exit code has to say why the robot stopped
+        LOG.error("%s: not all could be written: %s", folder, error)
     return report

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
-from rlhive.deploy.safety import FaultError, Sensors, watchdog
+from rlhive.deploy.cameras import open_cameras
+from rlhive.deploy.safety import FaultError, Image, Sensors, watchdog
 
 RESET_SECONDS = 30.0  # RoboHive's drivers take five seconds to go to the start
 
@@ -24,6 +24,7 @@ class Reading(NamedTuple):
         time: when it was read, seconds of `time.monotonic`.
         observation: the parts by name, each as RoboHive has it.
         sensors: of each device; empty in simulation, where nothing can be old.
+        images: of each of the policy's cameras.
         reward: RoboHive's dense reward.
         done: the episode has ended.
         solved: RoboHive's word on the task.
@@ -32,6 +33,7 @@ class Reading(NamedTuple):
     time: float
     observation: dict[str, np.ndarray]
     sensors: dict[str, Sensors]
+    images: dict[str, Image]
     reward: float
     done: bool
     solved: bool
@@ -51,6 +53,7 @@ class Robot:
         self.is_hardware = bool(self.env.robot.is_hardware)
         self._spec, self._dry_run = spec, dry_run
         self._last_control: np.ndarray | None = None
+        self._cameras = open_cameras(self.env, spec)
         if self.is_hardware:
             self._guard()
 
@@ -63,7 +66,8 @@ class Robot:
         with _as_fault(RESET_SECONDS, "the reset"):
             if not self._dry_run:
                 self.env.reset(**({"blocking": False} if self.is_hardware else {}))
-            return self._read(self.env.forward())
+            result = self.env.forward()
+        return self._read(result, self._look(RESET_SECONDS))
 
     def step(self, action: np.ndarray, deadline: float, limit: float) -> Reading:
         """Sends the action, waits until `deadline` (of `time.monotonic`) and reads.
@@ -76,18 +80,23 @@ class Robot:
         Raises:
             FaultError: the robot fails or does not answer.
         """
+        ends = time.monotonic() + limit
+        if not self.is_hardware:
+            with _as_fault(limit, "the step"):
+                result = self.env.forward() if self._dry_run else self.env.step(action)
+            images = self._look(RESET_SECONDS)  # where no GPU draws it takes longer than a step may
+            _sleep_until(deadline)
+            return self._read(result, images)
         with _as_fault(limit, "the step"):
             if self._dry_run:
                 _sleep_until(deadline)
-                return self._read(self.env.forward())
-            if not self.is_hardware:
+                result = self.env.forward()
+            else:
+                # RoboHive sleeps for dt since its last reading, which would add the time of each reading to each step.
+                robot = self.env.robot
+                robot.time_wall = time.time() - robot.time_start + (deadline - time.monotonic()) - self.env.dt
                 result = self.env.step(action)
-                _sleep_until(deadline)
-                return self._read(result)
-            # RoboHive sleeps for dt since its last reading, which would add the time of each reading to each step.
-            robot = self.env.robot
-            robot.time_wall = time.time() - robot.time_start + (deadline - time.monotonic()) - self.env.dt
-            return self._read(self.env.step(action))
+        return self._read(result, self._look(max(0.001, ends - time.monotonic())))
 
     def hold(self, action: np.ndarray, *, again: bool) -> None:
         """Sends an action without looking at sensors, which may be broken.
@@ -139,13 +148,23 @@ class Robot:
             action[actuator["sim_id"]] = np.clip((2 * position - high - low) / (high - low), -1, 1)
         return action
 
-    def _read(self, result: tuple[Any, ...]) -> Reading:
+    def _look(self, limit: float) -> dict[str, Image]:
+        with _as_fault(limit, "reading the cameras"):
+            return self._cameras()
+
+    def _read(self, result: tuple[Any, ...], images: dict[str, Image]) -> Reading:
         _, reward, done, *_, info = result
         env = self.env
         observation = {key: np.array(env.obs_dict[key]) for key in self._spec.observation_keys}
         sensors = self._sensors() if self.is_hardware else {}
         return Reading(
-            time.monotonic(), observation, sensors, float(reward), bool(done), bool(info.get("solved", False))
+            time.monotonic(),
+            observation,
+            sensors,
+            images,
+            float(reward),
+            bool(done),
+            bool(info.get("solved", False)),
         )
 
     def _sensors(self) -> dict[str, Sensors]:
@@ -180,69 +199,6 @@ class Robot:
         robot.hardware_apply_controls = guarded
         for device in robot.robot_config.values():
             _refuse_reconnecting(device.get("robot"))
-
-
-def simulate(name: str, seed: int) -> Any:
-    """The environment `name` simulated; `seed` decides its episodes.
-
-    Raises:
-        ValueError: no such environment.
-    """
-    from rlhive.envs.robohive import RoboHive
-
-    return RoboHive(name, seed=seed).env
-
-
-def connect(name: str, config_path: str | os.PathLike[str], *, timeout: float = RESET_SECONDS) -> Any:
-    """The environment `name` on hardware, connected, with nothing sent to it but what the drivers do to connect.
-
-    Args:
-        name: id of RoboHive's suites.
-        config_path: RoboHive's configuration of the robot: devices, sensors, actuators. It is Python that RoboHive
-            evaluates: trust it as you trust code.
-        timeout: seconds after which a device that does not answer is given up.
-
-    Raises:
-        ValueError: no such environment or file.
-        RuntimeError: a driver is not installed, or a device does not answer.
-    """
-    from rlhive.envs.names import check_name
-    from rlhive.envs.robohive import quiet
-    from rlhive.envs.simhive import ensure
-
-    check_name(name)
-    if not os.path.isfile(config_path):
-        raise ValueError(f"{config_path}: there is no such robot configuration")
-    ensure()
-    try:
-        with quiet(), watchdog(timeout, "connecting"):
-            import gymnasium
-            import robohive  # noqa: F401
-
-            with _nothing_sent():
-                env: Any = gymnasium.make(
-                    name, is_hardware=True, config_path=str(config_path), disable_env_checker=True
-                ).unwrapped
-            devices = env.robot.robot_config.items()
-            silent = [device for device, own in devices if not own["robot"].okay()]
-    except ImportError as error:
-        raise RuntimeError(f"a driver of the robot is not installed: {error}") from None
-    if silent:
-        raise RuntimeError(f"these devices do not answer: {', '.join(silent)}")
-    return env
-
-
-@contextlib.contextmanager
-def _nothing_sent() -> Iterator[None]:
-    """RoboHive's constructor makes a step of zeros before any reset: on hardware a jump, so it is not sent."""
-    from robohive.robot.robot import Robot as RoboHiveRobot
-
-    send = RoboHiveRobot.hardware_apply_controls
-    RoboHiveRobot.hardware_apply_controls = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        RoboHiveRobot.hardware_apply_controls = send
 
 
 @contextlib.contextmanager

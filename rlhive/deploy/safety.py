@@ -1,4 +1,4 @@
-"""What stops a policy: the faults and their exit codes, limits on actions, sensors that are too old, a watchdog."""
+"""What stops a policy: faults and their exit codes, limits on actions, sensors and images too old, a watchdog."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ EXIT_CODES = {
     "sensors_frozen": 14,
     "robot_stalled": 15,
     "robot_failed": 16,
+    "loop_failed": 17,
     "interrupted": 130,
 }
 
@@ -36,6 +37,13 @@ class Sensors(NamedTuple):
     """What one device measured: `values` `[n]`, and their `age` in seconds where the device says it, else NaN."""
 
     values: np.ndarray
+    age: float
+
+
+class Image(NamedTuple):
+    """What one camera shows: `pixels` u8 `[H, W, 3]`, None before the first one, and their `age` as of `Sensors`."""
+
+    pixels: np.ndarray | None
     age: float
 
 
@@ -75,6 +83,44 @@ class SensorWatch:
                 message = f"no value of {name} changed in any bit for {self._frozen:.3f} s"
                 raise FaultError("sensors_frozen", message)
             self._before[name] = values
+
+
+class ImageWatch:
+    """Finds images that are missing, of another shape or dtype, too old, or that stand still bit for bit.
+
+    Args:
+        shape: of each image, (height, width, 3).
+        staleness: seconds that an image may be old, for cameras that say when they took it.
+        frozen: seconds for which a camera's image may stay the same in every bit.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], staleness: float, frozen: float) -> None:
+        self._shape, self._staleness, self._frozen = shape, staleness, frozen
+        self._before: dict[str, np.ndarray] = {}
+        self._changed: dict[str, float] = {}
+
+    def check(self, now: float, images: Mapping[str, Image]) -> list[np.ndarray]:
+        """Looks at the images of one reading, at `now` seconds of a clock that never goes back, and returns them.
+
+        Raises:
+            FaultError: naming the camera.
+        """
+        for name, (pixels, age) in images.items():
+            if pixels is None:
+                raise FaultError("observation_wrong", f"camera {name} shows no image")
+            if pixels.dtype != np.uint8 or pixels.shape != self._shape:
+                found, expected = f"{pixels.dtype} {list(pixels.shape)}", f"uint8 {list(self._shape)}"
+                raise FaultError("observation_wrong", f"camera {name} shows {found}, expected {expected}")
+            if age > self._staleness:
+                message = f"the image of camera {name} is {age:.3f} s old, more than {self._staleness:.3f} s"
+                raise FaultError("sensors_stale", message)
+            if name not in self._before or not np.array_equal(pixels, self._before[name]):
+                self._changed[name] = now
+            elif now - self._changed[name] > self._frozen:
+                message = f"the image of camera {name} did not change in any bit for {self._frozen:.3f} s"
+                raise FaultError("sensors_frozen", message)
+            self._before[name] = pixels
+        return list(self._before.values())
 
 
 def limit_action(

@@ -1,8 +1,8 @@
 """Every step of a deployment on disk: a journal that survives a crash, and RoboHive's Trace made from it.
 
-The journal is one line of JSON with the sizes of observation and action, then one record of fixed size per step, each
-handed to the operating system before the next step begins. What was written before the process died is there; a record
-cut short is left out.
+The journal is one line of JSON with the sizes of observation, action and images, then one record of fixed size per
+step, each handed to the operating system before the next step begins. What was written before the process died is
+there; a record cut short is left out.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
 
 JOURNAL, TRACE = "journal.bin", "trace.h5"
-_FORMAT = "rlhive-journal-1"
+_FORMAT = "rlhive-journal-2"
 _MAX_HEADER = 1 << 16
 
 
-def record_dtype(observation_dim: int, action_dim: int) -> np.dtype:
+def record_dtype(header: Mapping[str, Any]) -> np.dtype:
     """The columns of a journal; docs/deployment.md explains each."""
+    observation_dim, action_dim, images = (header[key] for key in ("observation_dim", "action_dim", "images"))
+    pixels = [("pixels", "u1", (len(images["cameras"]), *images["size"], 3))] if images else []
     return np.dtype(
         [
             ("time", "<f8"),
@@ -37,6 +39,7 @@ def record_dtype(observation_dim: int, action_dim: int) -> np.dtype:
             ("sensor_age", "<f8"),
             ("latency", "<f8"),
             ("period", "<f8"),
+            *pixels,
         ]
     )
 
@@ -53,41 +56,64 @@ class Journal:
     """
 
     def __init__(self, path: Path, env: EnvSpec) -> None:
-        self._dtype = record_dtype(env.observation_dim, env.action_dim)
+        pixels = env.pixels
+        header = {
+            "format": _FORMAT,
+            "observation_dim": env.observation_dim,
+            "action_dim": env.action_dim,
+            "images": pixels and {"cameras": list(pixels.cameras), "size": [pixels.height, pixels.width]},
+        }
+        self._dtype = record_dtype(header)
         self._file = path.open("xb", buffering=0)
-        header = {"format": _FORMAT, "observation_dim": env.observation_dim, "action_dim": env.action_dim}
-        self._file.write((json.dumps(header) + "\n").encode())
+        self._write((json.dumps(header) + "\n").encode())
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Writes one step, a value for each column."""
+        """Writes one step, a value for each column.
+
+        Raises:
+            OSError: it cannot be written, or not as a whole, as on a full disk.
+        """
         row = np.zeros((), self._dtype)
         for name, value in record.items():
             row[name] = value
-        self._file.write(row.tobytes())
+        self._write(row.tobytes())
 
     def close(self) -> None:
         """Flushes to disk and closes."""
         os.fsync(self._file.fileno())
         self._file.close()
 
+    def _write(self, content: bytes) -> None:
+        written = self._file.write(content)
+        if written != len(content):
+            raise OSError(f"{self._file.name}: {written} of {len(content)} bytes could be written")
+
 
 def read_journal(path: str | os.PathLike[str]) -> np.ndarray:
-    """The steps of a journal `[T]`, a structured array; whole ones only.
+    """The steps of a journal `[T]`, a structured array that stays on disk; whole ones only.
 
     Raises:
         LoadError: it is not a journal.
     """
+    dtype, start, _ = _layout(path)
+    count = (os.path.getsize(path) - start) // dtype.itemsize
+    return np.memmap(path, dtype, "r", start, (count,)) if count else np.zeros(0, dtype)
+
+
+def _layout(path: str | os.PathLike[str]) -> tuple[np.dtype, int, list[str]]:
+    """The columns of a journal, where its first record begins, and RoboHive's names of the images."""
     with open(path, "rb") as file:
-        header = file.readline(_MAX_HEADER)
-        try:
-            values = json.loads(header)
-            if values["format"] != _FORMAT:
-                raise ValueError(values["format"])
-            dtype = record_dtype(values["observation_dim"], values["action_dim"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise LoadError(f"{path}: is not a journal of rlhive.deploy") from None
-        data = file.read()
-    return np.frombuffer(data[: len(data) - len(data) % dtype.itemsize], dtype)
+        line = file.readline(_MAX_HEADER)
+    try:
+        header = json.loads(line)
+        if header["format"] != _FORMAT:
+            raise ValueError(header["format"])
+        images = header["images"] or {"cameras": [], "size": [0, 0]}
+        height, width = images["size"]
+        names = [f"rgb:{camera}:{height}x{width}:2d" for camera in images["cameras"]]
+        return record_dtype(header), len(line), names
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise LoadError(f"{path}: is not a journal of rlhive.deploy") from None
 
 
 def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -> int:
@@ -95,11 +121,12 @@ def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -
 
     Row t has what step t observed and did, and the reward for being there, which is the journal's of the step before.
     What the last step led to is not in the journal: as in RoboHive's own traces the last row has NaN for its action.
+    Images are in `env_infos/visual_dict` by RoboHive's names, such as "rgb:top_cam:64x64:2d".
 
     Raises:
         LoadError: it is not a journal, or has no step.
     """
-    records = read_journal(journal)
+    records, names = read_journal(journal), _layout(journal)[2]
     if not len(records):
         raise LoadError(f"{journal}: has no step")
     from rlhive.data.trace import trace_file, write_trial  # h5py, which the loop does without
@@ -117,9 +144,23 @@ def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -
         "deploy/actions": records["actions"],
         **{f"deploy/{name}": records[name] for name in ("policy_actions", "sensor_age", "latency", "period")},
     }
+    if names:
+        values["env_infos/visual_dict/time"] = records["time"][:, None]
     with trace_file(path, None) as file:
         write_trial(file, "Trial0", values)
+        for index, name in enumerate(names):
+            _write_images(file["Trial0"], f"env_infos/visual_dict/{name}", records["pixels"], index)
     return len(records)
+
+
+def _write_images(trial: Any, key: str, pixels: np.ndarray, camera: int) -> None:
+    """One image at a time: all of them may not fit into memory."""
+    steps, _, *shape = pixels.shape
+    stored = trial.create_dataset(
+        key, (steps, *shape), np.uint8, chunks=(1, *shape), compression="gzip", compression_opts=4
+    )
+    for step in range(steps):
+        stored[step] = pixels[step, camera]
 
 
 def _after_step(values: np.ndarray) -> np.ndarray:

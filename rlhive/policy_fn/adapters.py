@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 from tensordict.nn import TensorDictModule
+from torch import Tensor
 
+from rlhive.deploy.cameras import Frames, open_cameras
 from rlhive.policy_fn.loading import load
 from rlhive.policy_fn.policy import Policy
 
@@ -22,8 +24,10 @@ class RoboHivePolicy:
         RLHIVE_POLICY=BUNDLE python -m robohive.utils.examine_env -e FrankaReachRandom-v0 -r none \
             -p rlhive.policy_fn.adapters.RoboHivePolicy
 
+    A policy that sees images draws them itself, by its own quality: RoboHive's tools hand on the vector alone.
+
     Args:
-        env: the environment it is to act in.
+        env: the environment it is to act in; with images RoboHive's own.
         seed: of the noise of exploring actions.
         policy: the policy; without one the bundle or run that `RLHIVE_POLICY` names.
 
@@ -38,15 +42,36 @@ class RoboHivePolicy:
         if differences := self.policy.check(env):
             raise ValueError(f"the policy does not fit the environment: {'; '.join(differences)}")
         self._rng = np.random.default_rng(seed)
+        self._env, self._time = getattr(env, "unwrapped", env), np.inf
+        self._look = open_cameras(self._env, self.policy.spec.env)
 
     def get_action(self, observation: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The exploring action `[A]`, and `{"evaluation": the deterministic one}`, for an observation `[O]`."""
         if isinstance(observation, tuple):  # as gymnasium's reset returns it
             observation = observation[0]
         noise = self._rng.standard_normal(self.policy.spec.env.action_dim, np.float32)
-        return self.policy(observation, noise), {"evaluation": self.policy(observation)}
+        seen = self._see(observation)
+        return self.policy(seen, noise), {"evaluation": self.policy(seen)}
+
+    def _see(self, observation: Any) -> Any:
+        env = self.policy.spec.env
+        if env.pixels is None:
+            return observation
+        if self._env.time <= self._time:  # another episode
+            self._frames = Frames(env.pixels)
+        self._time = self._env.time
+        parts = {key: self._env.obs_dict[key] for key in env.observation_keys}
+        images = np.stack([image for image, _ in self._look().values() if image is not None])
+        return {**parts, "pixels": self._frames.append(images)}
 
 
 def as_module(policy: Policy) -> TensorDictModule:
-    """The deterministic policy for TorchRL's rollouts and collectors: reads "observation", writes "action"."""
-    return TensorDictModule(policy, in_keys=["observation"], out_keys=["action"])
+    """The deterministic policy for TorchRL: reads "observation", and "pixels" if it sees images; writes "action"."""
+    if policy.spec.env.pixels is None:
+        return TensorDictModule(policy, in_keys=["observation"], out_keys=["action"])
+
+    def act(observation: Tensor, pixels: Tensor) -> Tensor:
+        action: Tensor = policy({"observation": observation, "pixels": pixels})
+        return action
+
+    return TensorDictModule(act, in_keys=["observation", "pixels"], out_keys=["action"])

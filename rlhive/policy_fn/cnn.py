@@ -14,6 +14,7 @@ from tensordict import TensorDict
 from torch import Generator, Tensor, nn
 
 from rlhive.core.types import Params
+from rlhive.policy_fn.mlp import layer_norm
 
 if TYPE_CHECKING:
     from rlhive.core.pixel_spec import PixelSpec
@@ -94,7 +95,7 @@ class CNN:
             x = F.relu(F.conv2d(x, layer["weight"], layer["bias"], stride))
         trunk = params["trunk"]
         x = F.linear(x.flatten(1), trunk["weight"], trunk["bias"])
-        x = torch.tanh(F.layer_norm(x, (self.dim,), trunk["norm"]["weight"], trunk["norm"]["bias"]))
+        x = torch.tanh(layer_norm(trunk["norm"], x))
         return x.unflatten(0, pixels.shape[:2]).flatten(1)
 
     def to_dict(self) -> dict[str, Any]:

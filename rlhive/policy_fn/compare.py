@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
+from rlhive.envs.pixels import own_pixels
 
 
 class Interface(NamedTuple):
@@ -18,13 +19,15 @@ class Interface(NamedTuple):
         observation: size of each part by its name, in order; None where it is not known.
         action: limits of each action by its name, in order; None where its units are others.
         dt: control period in seconds; None where it is not known.
-        pixels: the images, as a dict; None without any, or where it is not known.
+        pixels: what is known of the images, as `PixelSpec` names it.
+        cameras: size (height, width) of each camera's images by its name, None where any can be drawn.
     """
 
     observation: dict[str, int] | None
     action: dict[str, tuple[float, float] | None]
     dt: float | None
-    pixels: dict[str, Any] | None = None
+    pixels: dict[str, Any]
+    cameras: dict[str, tuple[int, int] | None]
 
 
 def differences(trained_on: EnvSpec, robot: Any) -> list[str]:
@@ -33,7 +36,7 @@ def differences(trained_on: EnvSpec, robot: Any) -> list[str]:
     Args:
         trained_on: `policy.spec.env`.
         robot: a live environment of RoboHive or of `rlhive.envs`, an `EnvSpec`, or RoboHive's `Robot` or its
-            configuration, which says the names of the actuators alone.
+            configuration, which says the names of actuators and cameras alone.
 
     Raises:
         ValueError: `robot` is none of these.
@@ -51,13 +54,7 @@ def differences(trained_on: EnvSpec, robot: Any) -> list[str]:
                 lines.append(f"observation {name}: size {found.observation[name]}, but {size} in training")
     if expected.dt and found.dt and not math.isclose(expected.dt, found.dt, rel_tol=1e-9):
         lines.append(f"dt: {found.dt} s, but {expected.dt} s in training")
-    if expected.pixels and found.pixels:
-        lines += [
-            f"images, {name}: {found.pixels[name]}, but {value} in training"
-            for name, value in expected.pixels.items()
-            if found.pixels[name] != value
-        ]
-    return lines
+    return lines + _compare_images(expected, found)
 
 
 def interface(robot: Any) -> Interface:
@@ -67,19 +64,13 @@ def interface(robot: Any) -> Interface:
         ValueError: `robot` is none of these.
     """
     robot = getattr(robot, "unwrapped", robot)
-    spec = robot if isinstance(robot, EnvSpec) else getattr(robot, "spec", None)
-    if isinstance(spec, EnvSpec):
-        sizes = [stop - start for start, stop in spec.observation_slices]
-        limits = zip(spec.action_low, spec.action_high, strict=True)
-        return Interface(
-            dict(zip(spec.observation_keys, sizes, strict=True)),
-            dict(zip(spec.action_names, limits, strict=True)),
-            spec.dt,
-            None if spec.pixels is None else spec.pixels.to_dict(),
-        )
+    named = (robot, getattr(robot, "env_spec", None), getattr(robot, "spec", None))
+    for spec in named:
+        if isinstance(spec, EnvSpec):
+            return _of_spec(spec)
     config = robot if isinstance(robot, Mapping) else getattr(robot, "robot_config", None)
     if isinstance(config, Mapping):
-        return Interface(None, dict.fromkeys(_actuators(config)), None)
+        return Interface(None, dict.fromkeys(_actuators(config)), None, {}, _cameras(config))
     if hasattr(robot, "obs_dict") and hasattr(robot, "sim"):
         return _of_robohive(robot)
     raise ValueError(
@@ -88,12 +79,59 @@ def interface(robot: Any) -> Interface:
     )
 
 
+def _of_spec(spec: EnvSpec) -> Interface:
+    sizes = [stop - start for start, stop in spec.observation_slices]
+    limits = zip(spec.action_low, spec.action_high, strict=True)
+    images = {} if spec.pixels is None else spec.pixels.to_dict()
+    size = images.pop("height", 0), images.pop("width", 0)
+    return Interface(
+        dict(zip(spec.observation_keys, sizes, strict=True)),
+        dict(zip(spec.action_names, limits, strict=True)),
+        spec.dt,
+        images,
+        dict.fromkeys(images.get("cameras", ()), size),
+    )
+
+
 def _of_robohive(env: Any) -> Interface:
     model = env.sim.model
     names = [model.actuator(index).name or f"actuator{index}" for index in range(model.nu)]
     limits = zip(env.action_space.low.tolist(), env.action_space.high.tolist(), strict=True)
-    sizes = {key: int(np.size(env.obs_dict[key])) for key in env.obs_keys}
-    return Interface(sizes, dict(zip(names, limits, strict=True)), float(env.dt))
+    keys = env.obs_keys
+    if env.spec is not None and own_pixels(env.spec.id) is not None:  # as in `rlhive.envs.RoboHive`
+        keys = env.proprio_keys or getattr(env, "DEFAULT_PROPRIO_KEYS", None) or keys
+    sizes = {key: int(np.size(env.obs_dict[key])) for key in keys}
+    pixels: dict[str, Any] = {}
+    cameras: dict[str, tuple[int, int] | None] = dict.fromkeys(
+        model.camera(index).name for index in range(model.ncam)
+    )
+    if env.robot.is_hardware:
+        cameras = _cameras(env.robot.robot_config)
+    elif env.visual_keys:
+        pixels, cameras = {"quality": "full"}, _visual_keys(env.visual_keys)
+    return Interface(sizes, dict(zip(names, limits, strict=True)), float(env.dt), pixels, cameras)
+
+
+def _visual_keys(keys: Sequence[str]) -> dict[str, tuple[int, int] | None]:
+    """Cameras and their sizes in RoboHive's names of images, such as "rgb:left_cam:240x424:2d"."""
+    cameras: dict[str, tuple[int, int] | None] = {}
+    for key in keys:
+        kind, _, rest = key.partition(":")
+        if kind == "rgb":
+            name, size, _ = rest.rsplit(":", 2)
+            height, _, width = size.partition("x")
+            cameras[name] = (int(height), int(width))
+    return cameras
+
+
+def _cameras(config: Mapping[str, Any]) -> dict[str, tuple[int, int] | None]:
+    """The cameras of a robot; the size is that of what a connected one shows."""
+    cameras: dict[str, tuple[int, int] | None] = {}
+    for name, device in config.items():
+        if isinstance(device, Mapping) and device.get("interface", {}).get("type") == "realsense":
+            image = device["robot"].get_sensors()["rgb"] if device.get("robot") else None
+            cameras[name] = None if image is None else image.shape[:2]
+    return cameras
 
 
 def _actuators(config: Mapping[str, Any]) -> list[str]:
@@ -101,6 +139,20 @@ def _actuators(config: Mapping[str, Any]) -> list[str]:
     actuators = [actuator for device in devices if isinstance(device, list) for actuator in device]
     # A configured robot knows the simulator's order, which is the order of the actions.
     return [one["name"] for one in sorted(actuators, key=lambda one: one.get("sim_id", 0))]
+
+
+def _compare_images(expected: Interface, found: Interface) -> list[str]:
+    lines = []
+    for name, size in expected.cameras.items():
+        shown = found.cameras.get(name)
+        if name not in found.cameras:
+            lines.append(f"camera {name}: missing")
+        elif shown is not None and shown != size:
+            lines.append(f"camera {name}: images of {list(shown)}, but {list(size or ())} in training")
+    for name, value in found.pixels.items() if expected.cameras else ():
+        if value != expected.pixels[name]:
+            lines.append(f"images, {name}: {value}, but {expected.pixels[name]} in training")
+    return lines
 
 
 def _compare_names(what: str, expected: Sequence[str], found: Sequence[str]) -> list[str]:

@@ -1,65 +1,101 @@
-"""A policy as one graph, normaliser to limits: ONNX, and torch.export's .pt2; compared with the policy itself."""
+"""A policy as one graph, from raw observation to limits: ONNX, and torch.export's .pt2; compared with the policy."""
 
 from __future__ import annotations
 
 import json
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tensordict import TensorDict
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from rlhive.envs.names import suites
+from rlhive.envs.names import built_name, list_names
 from rlhive.policy_fn.bundle_files import SPEC
-from rlhive.policy_fn.flat import make_flat_apply
+from rlhive.policy_fn.observation import example_observation
 from rlhive.policy_fn.policy import Policy
 
 TOLERANCE, SAMPLES = 1e-5, 1000
 ONNX, TORCH_EXPORT = "policy.onnx", "policy.pt2"
-INPUT, OUTPUT = "observation", "action"
+INPUTS, OUTPUT = ("observation", "pixels"), "action"
+_CHUNK = 20  # observations in memory at once: images of several cameras are a megabyte each
+
+Seen = dict[str, np.ndarray]
+Act = Callable[[Seen], np.ndarray]
 
 
 class _Graph(nn.Module):
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        self._act = make_flat_apply(policy.spec.network, policy.params, policy.env_state)
+        self._policy = policy
 
-    def forward(self, observation: Tensor) -> Tensor:
-        return self._act(observation)
+    def forward(self, observation: Tensor, pixels: Tensor | None = None) -> Tensor:
+        policy, images = self._policy, {} if pixels is None else {"pixels": pixels}
+        seen = TensorDict({"observation": observation, **images})
+        return policy.apply(policy.params, policy.env_state, seen)
 
 
-def write_torch_export(policy: Policy, path: Path, observations: np.ndarray) -> None:
-    """Writes the deterministic policy as a program of torch.export: "observation" `[B, O]` to the action `[B, A]`.
+def write_graphs(
+    policy: Policy, folder: Path, description: Mapping[str, Any], *, onnx: bool, torch_export: bool
+) -> list[Path]:
+    """Writes the graphs that are asked for, compared with the policy, and returns their paths.
 
     Args:
         policy: the policy, on the CPU in float32.
-        path: the .pt2 file to write.
-        observations: `[n, O]`, on which it is compared with the policy.
+        folder: where to write.
+        description: as in `write_onnx`.
+        onnx: write `policy.onnx`.
+        torch_export: write `policy.pt2`.
 
     Raises:
-        RuntimeError: it computes other actions.
+        RuntimeError: what was written computes other actions than the policy.
     """
-    program = _trace(policy)
-    module = program.module()
-    _compare(path.name, policy, observations, lambda batch: module(torch.from_numpy(batch)).numpy())
-    torch.export.save(program, path)
+    program, graphs = trace(policy), {}
+    if onnx:
+        graphs[ONNX] = write_onnx(program, folder / ONNX, description)
+    if torch_export:
+        graphs[TORCH_EXPORT] = write_torch_export(program, folder / TORCH_EXPORT)
+    compare(policy, graphs)
+    return [folder / name for name in graphs]
 
 
-def write_onnx(policy: Policy, path: Path, observations: np.ndarray, description: Mapping[str, Any]) -> None:
-    """Writes the deterministic policy as ONNX: input "observation" `[B, O]` raw, output "action" `[B, A]`, float32.
+def trace(policy: Policy) -> torch.export.ExportedProgram:
+    """The deterministic policy as a program of "observation" `[B, O]` float32, and "pixels" where it sees images."""
+    batch = torch.export.Dim("batch", min=1)
+    seen = example_observation(policy.spec.env)
+    arrays = [seen["observation"], seen["pixels"]] if policy.spec.env.pixels else [seen]
+    example = tuple(torch.from_numpy(np.stack([array, array])) for array in arrays)
+    with torch.no_grad():
+        return torch.export.export(_Graph(policy), example, dynamic_shapes=[{0: batch}] * len(example))
+
+
+def write_torch_export(program: torch.export.ExportedProgram, path: Path) -> Act:
+    """Writes the program of `trace` as a .pt2 file, and returns what the file computes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of weights in channels-last order
+        torch.export.save(program, path)
+    module = torch.export.load(path).module()
+
+    def act(seen: Seen) -> np.ndarray:
+        with torch.no_grad():
+            action = module(*(torch.from_numpy(seen[name]) for name in INPUTS if name in seen))
+        return action.numpy()
+
+    return act
+
+
+def write_onnx(program: torch.export.ExportedProgram, path: Path, description: Mapping[str, Any]) -> Act:
+    """Writes the program of `trace` as ONNX, and returns what onnxruntime computes by the file.
 
     Args:
-        policy: the policy, on the CPU in float32.
-        path: the .onnx file to write.
-        observations: `[n, O]`, on which onnxruntime is compared with the policy.
+        program: what to write; inputs keep their names, the output is "action" `[B, A]`.
+        path: the .onnx file.
         description: what goes into the file's metadata, as JSON under "spec.json".
-
-    Raises:
-        RuntimeError: it computes other actions.
     """
     import onnx
     import onnxruntime
@@ -68,64 +104,83 @@ def write_onnx(policy: Policy, path: Path, observations: np.ndarray, description
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.onnx.export(
-            _trace(policy),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamo=True,
-            verbose=False,
-            optimize=True,
+            program, output_names=[OUTPUT], dynamo=True, verbose=False, optimize=True
         )
     model = exported.model_proto  # type: ignore[union-attr]
     onnx.helper.set_model_props(model, {SPEC: json.dumps(description)})
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    _compare(path.name, policy, observations, lambda batch: session.run([OUTPUT], {INPUT: batch})[0])
+    return lambda seen: session.run([OUTPUT], seen)[0]
 
 
-def sample_observations(policy: Policy) -> np.ndarray:
-    """Observations to compare exports on, float32 `[n, O]`: random ones, and ones that the policy's episodes lead to.
+def compare(policy: Policy, graphs: Mapping[str, Act], count: int = SAMPLES) -> None:
+    """Compares graphs with the policy on `count` random and `count` recorded observations, some in a batch as well.
 
-    Random are 1000 with the mean and three times the deviation of those seen in training. For an environment of
-    RoboHive 1000 more are recorded while the policy acts in it.
+    Args:
+        policy: the policy, on the CPU in float32.
+        graphs: what each file computes, by the file's name.
+        count: of observations of each kind; a multiple of 20.
+
+    Raises:
+        RuntimeError: naming a file that computes other actions.
     """
-    normalizer = policy.env_state["observation"]
-    noise = torch.randn(SAMPLES, policy.spec.env.observation_dim, generator=torch.Generator().manual_seed(0))
-    random = (normalizer["loc"] + 3.0 * normalizer["scale"] * noise).numpy()
-    if not any(policy.spec.env.name in names for names in suites().values()):
-        return random
-    return np.concatenate([random, record(policy, SAMPLES)])
+    sources = [random_observations(policy, count)]
+    if built_name(policy.spec.env.name) in list_names():  # not in a toy environment
+        sources.append(record(policy, count))
+    with tqdm(total=count * len(sources), desc="comparing", unit="observation", disable=None) as progress:
+        for source in sources:
+            for chunk, seen in enumerate(source):
+                expected = policy(seen)
+                for name, act in graphs.items():
+                    rows = range(len(expected))
+                    one_by_one = [act({key: of[row : row + 1] for key, of in seen.items()}) for row in rows]
+                    _check_close(name, np.concatenate(one_by_one), expected)
+                    if chunk == 0:
+                        _check_close(name, act(seen), expected)
+                progress.update(len(expected))
 
 
-def record(policy: Policy, count: int) -> np.ndarray:
-    """The first `count` observations `[count, O]` of the policy's own episodes in RoboHive."""
+def random_observations(policy: Policy, count: int) -> Iterator[Seen]:
+    """Random observations `[20, ...]`, `count` in all.
+
+    Numbers have the mean and three times the deviation of those seen in training. Each image is noise around a
+    brightness and with a contrast of its own.
+    """
+    env, normalizer = policy.spec.env, policy.env_state["observation"].numpy()
+    loc, scale = (normalizer[name][: env.observation_dim] for name in ("loc", "scale"))
+    rng = np.random.default_rng(0)
+    for _ in range(count // _CHUNK):
+        noise = rng.standard_normal((_CHUNK, env.observation_dim), np.float32)
+        seen = {"observation": loc + 3.0 * scale * noise}
+        if env.pixels is not None:
+            around, contrast = 255.0 * rng.random((2, _CHUNK, len(env.pixels.cameras), 1, 1, 1))
+            noise = rng.standard_normal((_CHUNK, *env.pixels.shape), np.float32)
+            seen["pixels"] = (around + contrast * noise).clip(0, 255).astype(np.uint8)
+        yield seen
+
+
+def record(policy: Policy, count: int) -> Iterator[Seen]:
+    """The first `count` observations of the policy's own episodes in RoboHive, `[20, ...]` at a time."""
     from rlhive.envs.robohive import RoboHive
 
-    env = RoboHive(policy.spec.env.name, seed=0)
-    observations: list[np.ndarray] = []
+    env = RoboHive(policy.spec.env.name, seed=0, pixels=policy.spec.env.pixels)
     observation = env.reset()
     try:
-        while len(observations) < count:
-            observations.append(observation)
-            result = env.step(policy(observation))
-            observation = env.reset() if result.terminated or result.truncated else result.observation
+        for _ in range(count // _CHUNK):
+            rows = []
+            for _ in range(_CHUNK):
+                images = {"pixels": env.render()} if env.spec.pixels else {}
+                rows.append({"observation": observation, **images})
+                result = env.step(policy(rows[-1]))
+                observation = env.reset() if result.terminated or result.truncated else result.observation
+            yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     finally:
         env.close()
-    return np.stack(observations)
 
 
-def _trace(policy: Policy) -> torch.export.ExportedProgram:
-    example = torch.zeros(2, policy.spec.env.observation_dim)
-    batch = torch.export.Dim("batch", min=1)
-    return torch.export.export(_Graph(policy), (example,), dynamic_shapes={"observation": {0: batch}})
-
-
-def _compare(
-    name: str, policy: Policy, observations: np.ndarray, act: Callable[[np.ndarray], np.ndarray]
-) -> None:
-    expected = policy(observations)
-    alone = np.concatenate([act(observation[None]) for observation in observations])
-    error = max(np.abs(act(observations) - expected).max(), np.abs(alone - expected).max())
+def _check_close(name: str, actions: np.ndarray, expected: np.ndarray) -> None:
+    error = np.abs(actions - expected).max()
     if not error <= TOLERANCE:
         raise RuntimeError(
             f"{name}: its actions differ from the policy's by {error:.2g}, more than {TOLERANCE:.0e}"

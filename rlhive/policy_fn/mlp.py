@@ -63,8 +63,14 @@ def apply_mlp(params: Params, x: Tensor, *, activation: str = "relu") -> Tensor:
         layer = params[f"layer_{index}"]
         x = _linear(layer["weight"], layer["bias"], x)
         if index < depth - 1:
-            x = activate(_layer_norm(layer["norm"], x) if "norm" in layer.keys() else x)  # noqa: SIM118
+            x = activate(layer_norm(layer["norm"], x) if "norm" in layer.keys() else x)  # noqa: SIM118
     return x
+
+
+def layer_norm(norm: Params, x: Tensor) -> Tensor:
+    """LayerNorm of `x` `[..., B, D]` by `{"weight", "bias"}` `[..., D]`: the same bits alone and under `vmap`."""
+    normalized = F.layer_norm(x, x.shape[-1:])
+    return torch.addcmul(norm["bias"].unsqueeze(-2), normalized, norm["weight"].unsqueeze(-2))
 
 
 def _uniform(key: Generator, shape: tuple[int, ...], bound: float) -> Tensor:
@@ -76,8 +82,3 @@ def _linear(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
         return F.linear(x, weight, bias)
     members = weight.shape[0]
     return torch.baddbmm(bias.unsqueeze(-2), x.expand(members, *x.shape[-2:]), weight.transpose(-1, -2))
-
-
-def _layer_norm(norm: Params, x: Tensor) -> Tensor:
-    normalized = F.layer_norm(x, x.shape[-1:])
-    return torch.addcmul(norm["bias"].unsqueeze(-2), normalized, norm["weight"].unsqueeze(-2))

@@ -39,24 +39,32 @@ def read_observation(env: EnvSpec, observation: Any) -> np.ndarray:
     return vector
 
 
-def read_pixels(env: EnvSpec, observation: Any) -> tuple[np.ndarray, Any]:
-    """The images uint8 `[..., cameras, H, W, 3]` of an observation, and the rest of it, for `read_observation`.
+def read_seen(env: EnvSpec, observation: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """What an environment shows: the vector as of `read_observation`, and its images, None where it has none.
 
     Args:
-        env: an environment with images.
-        observation: a mapping with "pixels", and beside it "observation" or the parts by their names.
+        env: names the parts of the observation.
+        observation: as in `read_observation`; with images a mapping of "pixels" uint8 `[..., cameras, H, W, C]`, and
+            beside it "observation" or the parts by their names.
 
     Raises:
-        ValueError: no images, or of another type or shape.
+        NotFiniteError: as in `read_observation`.
+        ValueError: a type, shape or key that does not fit.
     """
-    if env.pixels is None or not isinstance(observation, Mapping) or "pixels" not in observation:
+    if env.pixels is None:
+        return read_observation(env, observation), None
+    if not isinstance(observation, Mapping) or "pixels" not in observation:
         raise ValueError(f'the observation of {env.name} must be a mapping with "pixels" and "observation"')
-    pixels, shape = np.asarray(observation["pixels"]), env.pixels.shape
+    # torch complains of arrays that must not be written, which those of files are.
+    pixels, shape = np.require(observation["pixels"], requirements="W"), env.pixels.shape
     if pixels.dtype != np.uint8 or pixels.shape[-4:] != shape:
         expected = f"uint8 [..., {', '.join(map(str, shape))}]"
         raise ValueError(f"pixels must be {expected}, got {pixels.dtype} {list(pixels.shape)}")
-    rest = {key: value for key, value in observation.items() if key != "pixels"}
-    return pixels, rest
+    vector = read_observation(env, {key: value for key, value in observation.items() if key != "pixels"})
+    if pixels.shape[:-4] != vector.shape[:-1]:
+        steps = f"{list(pixels.shape[:-4])} steps, the observation of {list(vector.shape[:-1])}"
+        raise ValueError(f"pixels are of {steps}")
+    return vector, pixels
 
 
 def example_observation(env: EnvSpec) -> Any:

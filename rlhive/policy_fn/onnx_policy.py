@@ -14,7 +14,7 @@ from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError, NotFiniteActionError
 from rlhive.policy_fn.bundle_files import SPEC, check_file, read_spec
 from rlhive.policy_fn.compare import differences
-from rlhive.policy_fn.observation import is_finite, read_observation
+from rlhive.policy_fn.observation import example_observation, is_finite, read_seen
 
 ONNX = "policy.onnx"
 
@@ -42,9 +42,11 @@ class OnnxPolicy:
             NotFiniteError: a value of the observation is not finite; `NotFiniteActionError`: of the action.
             ValueError: a shape or key that does not fit.
         """
-        vector = read_observation(self.env, observation)
-        flat = vector.reshape(-1, self.env.observation_dim)
-        action = self._session.run(None, {"observation": flat})[0]
+        vector, pixels = read_seen(self.env, observation)
+        inputs = {"observation": vector.reshape(-1, self.env.observation_dim)}
+        if self.env.pixels is not None and pixels is not None:
+            inputs["pixels"] = pixels.reshape(-1, *self.env.pixels.shape)
+        action = self._session.run(None, inputs)[0]
         if not is_finite(action):
             raise NotFiniteActionError(f"the action is not finite: {action.tolist()}")
         return action.reshape(*vector.shape[:-1], self.env.action_dim)
@@ -81,5 +83,5 @@ def load_onnx(bundle: str | os.PathLike[str]) -> OnnxPolicy:
     if json.loads(stored or "null") != {key: value for key, value in values.items() if key != "files"}:
         raise LoadError(f"{folder / ONNX}: is not of the policy that {SPEC} describes; export it again")
     policy = OnnxPolicy(env, values, session)
-    policy(np.zeros(env.observation_dim, np.float32))
+    policy(example_observation(env))
     return policy

@@ -17,7 +17,7 @@ from rlhive.core.types import EnvState, Params
 from rlhive.policy_fn.compare import differences
 from rlhive.policy_fn.encoders import network_input
 from rlhive.policy_fn.flat import make_flat_apply
-from rlhive.policy_fn.observation import is_finite, read_observation, read_pixels
+from rlhive.policy_fn.observation import is_finite, read_seen
 
 
 @attrs.frozen(eq=False)
@@ -69,10 +69,7 @@ class Policy:
             ValueError: a shape or key that does not fit, or noise that is not finite.
         """
         arrays, device = _as_arrays(observation)
-        pixels = None
-        if self.spec.encoder is not None:
-            pixels, arrays = read_pixels(self.spec.env, arrays)
-        vector = read_observation(self.spec.env, arrays)
+        vector, pixels = read_seen(self.spec.env, arrays)
         if noise is None and vector.ndim == 1 and pixels is None:
             action = self._act_on_one(self._own(vector[None]))[0]
         else:
@@ -124,10 +121,6 @@ class Policy:
     def _act_on_many(self, vector: np.ndarray, pixels: np.ndarray | None, noise: Any) -> Tensor:
         env = self.spec.env
         shape = vector.shape[:-1]
-        if pixels is not None and pixels.shape[:-4] != shape:
-            raise ValueError(
-                f"pixels are of {list(pixels.shape[:-4])} steps, the observation of {list(shape)}"
-            )
         if noise is not None:
             noise = np.asarray(_as_arrays(noise)[0], np.float32)
             expected = (*shape, env.action_dim)

@@ -85,9 +85,12 @@ class R3M:
             float32 `[B, cameras * D]`, camera after camera.
         """
         images = pixels.flatten(0, 1)
-        at_once = _CPU_IMAGES if images.device.type == "cpu" else max(len(images), 1)
-        parts = [self.network.apply(params, preprocess(part)) for part in images.split(at_once)]
-        return torch.cat(parts).unflatten(0, pixels.shape[:2]).flatten(1)
+        whole = (
+            images.device.type != "cpu" or torch.compiler.is_exporting()
+        )  # a graph has no loop over its batch
+        parts = [images] if whole else images.split(_CPU_IMAGES)
+        features = torch.cat([self.network.apply(params, preprocess(part)) for part in parts])
+        return features.unflatten(0, pixels.shape[:2]).flatten(1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON."""

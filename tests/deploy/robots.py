@@ -1,4 +1,4 @@
-"""A fake Franka in another process, and RoboHive's own driver and environment connected to it."""
+"""A fake Franka and a fake camera in other processes, for RoboHive's own drivers and environment."""
 
 import contextlib
 import json
@@ -18,9 +18,31 @@ class FakeFranka:
     def __init__(self, folder, fault, after):
         self.log, self.config = folder / "robot.jsonl", folder / "robot.config"
         command = [sys.executable, HERE / "fake_robot.py", self.log, fault, str(after)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        port = int(self.process.stdout.readline())
-        self.actuators = self._write_config(f"127.0.0.1:{port}")
+        self.processes = []
+        self.actuators = self._write_config(self._start(command))
+
+    def _start(self, command):
+        self.processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return f"127.0.0.1:{int(self.processes[-1].stdout.readline())}"
+
+    def add_camera(self, name, fault="none"):
+        """A camera that has its fault when the robot writes down its own."""
+        address = self._start([sys.executable, HERE / "fake_camera.py", self.log, fault])
+        config = eval(self.config.read_text())
+        channel = {"hdr_id": "rgb", "scale": 1, "offset": 0, "name": "/color/image_raw"}
+        config[name] = {
+            "interface": {"type": "realsense", "rgb_topic": address},
+            "sensor": [],
+            "actuator": [],
+        }
+        config[name]["cam"] = [channel]
+        self.config.write_text(repr(config))
+
+    def stop(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
     def _write_config(self, address):
         import robohive
@@ -51,6 +73,4 @@ def fake_franka(folder, fault="none", after=0):
     try:
         yield robot
     finally:
-        robot.process.kill()
-        robot.process.wait()
-        robot.process.stdout.close()
+        robot.stop()

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from rlhive.data.trace import episodes
 from rlhive.deploy import run
-from rlhive.deploy.robot import simulate
+from rlhive.deploy.connecting import simulate
 from rlhive.deploy.safety import EXIT_CODES, FaultError, Sensors, SensorWatch, limit_action, watchdog
 from rlhive.deploy.trace import read_journal, write_trace
 from rlhive.envs.robohive import env_spec, quiet
@@ -42,8 +43,12 @@ def command(*arguments):
 
 
 def test_simulation_keeps_time_and_records_what_it_did(policy, tmp_path):
-    started = time.monotonic()
-    report = run(policy, simulate(NAME, 0), tmp_path, max_steps=15)
+    env, threads = simulate(NAME, 0), []
+    step = env.step
+    env.step = lambda action: (threads.append(threading.active_count()), step(action))[1]
+    before, started = threading.active_count(), time.monotonic()
+    report = run(policy, env, tmp_path, max_steps=15)
+    assert set(threads) == {before}
     assert time.monotonic() - started >= 15 * 0.08
     assert (report.reason, report.exit_code, report.steps, report.held) == ("finished", 0, 15, "last action")
     assert report.timing["latency_p50"] < 0.01

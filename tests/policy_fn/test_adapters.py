@@ -4,18 +4,23 @@ import os
 import subprocess
 import sys
 
+import attrs
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from torchrl.collectors import Collector
 
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs import make
-from rlhive.envs.robohive import RoboHive, env_spec
+from rlhive.envs.robohive import RoboHive, env_spec, quiet
 from rlhive.export import export
 from rlhive.policy_fn import load
 from rlhive.policy_fn.adapters import RoboHivePolicy, as_module
+from tests.helpers import make_pixel_policy
 
 NAME = "FrankaReachRandom-v0"
+PIXELS = PixelSpec(("top_cam",), 24, 24, "fast", frames=2)
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +112,30 @@ def test_policies_go_to_worker_processes(run):
     policy = load(run.run_dir)
     observation = np.ones(21)
     assert np.array_equal(pickle.loads(pickle.dumps(policy))(observation), policy(observation))
+
+
+def test_robohives_protocol_draws_what_the_policy_sees(installed):
+    policy = make_pixel_policy(attrs.evolve(installed, pixels=PIXELS))
+    own = RoboHive(NAME, seed=2, pixels=PIXELS)
+    with quiet():
+        env = gymnasium.make(NAME, disable_env_checker=True).unwrapped
+    env.np_random.bit_generator.state = own.env.np_random.bit_generator.state
+    adapter = RoboHivePolicy(env, 0, policy)
+    for _ in range(2):  # the frames of one episode are not in the next
+        vector, expected = env.reset(), own.reset()
+        for _ in range(3):
+            action = adapter.get_action(vector)[1]["evaluation"]
+            assert np.array_equal(action, policy({"observation": expected, "pixels": own.render()}))
+            vector, expected = env.step(action)[0], own.step(action).observation
+    own.close()
+
+
+def test_torchrl_collects_with_images(installed):
+    policy = make_pixel_policy(attrs.evolve(installed, pixels=PIXELS))
+    env = make(NAME, seed=1, from_pixels=True, cameras=["top_cam"], image_size=24, quality="fast", frames=2)
+    assert policy.check(env) == []
+    collector = Collector(env, as_module(policy), frames_per_batch=4, total_frames=4)
+    [batch] = collector
+    collector.shutdown()
+    seen = [{"observation": step["observation"], "pixels": step["pixels"]} for step in batch]
+    assert torch.equal(batch["action"], torch.stack([policy(one) for one in seen]))

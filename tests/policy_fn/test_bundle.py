@@ -18,11 +18,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.evaluate import evaluate
 from rlhive.export import export
 from rlhive.policy_fn import LoadError, load
-from rlhive.policy_fn.bundle import read_bundle, write_bundle
+from rlhive.policy_fn.bundle import Bundle, read_bundle, write_bundle
 from rlhive.policy_fn.bundle_files import spec_text
+from tests.helpers import make_pixel_policy
 
 TREES = ("params.safetensors", "env_state.safetensors")
 FILES = (*TREES, "spec.json")
@@ -308,12 +310,24 @@ print("all refused")
 """
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.slow)])
-def test_mutated_bundles_are_refused(bundle, count):
+def refuse_mutations(bundle, count):
     root = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", MUTATIONS, bundle, str(count), root]
     result = subprocess.run(command, capture_output=True, text=True, cwd=root)
     assert result.stdout == "all refused\n", result.stderr
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.slow)])
+def test_mutated_bundles_are_refused(bundle, count):
+    refuse_mutations(bundle, count)
+
+
+@pytest.mark.slow
+def test_mutated_bundles_of_policies_that_see_are_refused(franka_spec, tmp_path):
+    env = attrs.evolve(franka_spec, pixels=PixelSpec(("top_cam",), 24, 24))
+    policy = make_pixel_policy(env)
+    write_bundle(tmp_path / "bundle", Bundle(policy.spec, policy.params, policy.env_state, 1, 100))
+    refuse_mutations(tmp_path / "bundle", 500)
 
 
 def test_evaluation_of_a_bundle_is_that_of_its_run(make_run, tmp_path):

@@ -3,11 +3,13 @@
 import attrs
 import pytest
 import torch
+from tensordict import TensorDict
 from torch.func import grad, vmap
 
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.tree_file import flatten
 from rlhive.policy_fn.cnn import CNN, make_cnn
+from tests.helpers import make_pixel_policy
 from tests.policy_fn.resnets import random_pixels
 
 TWO_CAMERAS = PixelSpec(cameras=("left", "right"), height=64, width=64, quality="fast")
@@ -49,6 +51,21 @@ def test_seeds_under_vmap_equal_a_loop_over_them():
         alone = flatten(gradient(params, pixels[index]))
         for name, leaf in flatten(gradients[index]).items():
             torch.testing.assert_close(leaf, alone[name], rtol=1e-4, atol=1e-6)
+
+
+def test_one_seed_under_vmap_has_the_bits_of_none():
+    encoder = CNN(64, 64)
+    [params], pixels = trees(encoder, 1), random_pixels(2, 1, 64, 64, 3)
+    assert torch.equal(vmap(encoder.apply)(params[None], pixels[None])[0], encoder.apply(params, pixels))
+
+
+def test_policies_that_see_can_be_vmapped_over_observations(franka_spec):
+    policy = make_pixel_policy(attrs.evolve(franka_spec, pixels=PixelSpec(("a", "b"), 24, 24, frames=2)))
+    seen = TensorDict(
+        {"observation": torch.randn(5, 21), "pixels": random_pixels(5, 2, 24, 24, 6)}, batch_size=[5]
+    )
+    mapped = vmap(lambda one: policy.apply(policy.params, policy.env_state, one))(seen.unsqueeze(1))
+    torch.testing.assert_close(mapped.squeeze(1), policy(seen), rtol=0, atol=1e-6)
 
 
 def test_gradients_equal_finite_differences():

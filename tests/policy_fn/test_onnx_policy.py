@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import numpy as np
 import onnx
 import pytest
@@ -14,35 +15,59 @@ import torch
 from tensordict import TensorDict
 
 from rlhive.core.errors import LoadError, NotFiniteError
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.run_spec import new_run_spec
 from rlhive.envs.robohive import env_spec
-from rlhive.policy_fn import load
+from rlhive.policy_fn import exporting, load
 from rlhive.policy_fn.actor import actor_critic
 from rlhive.policy_fn.bundle import Bundle, describe, write_bundle
 from rlhive.policy_fn.bundle_files import file_record, spec_text
-from rlhive.policy_fn.exporting import SAMPLES, _compare, sample_observations, write_onnx, write_torch_export
+from rlhive.policy_fn.encoders import Flat
 from rlhive.policy_fn.onnx_policy import load_onnx
+from rlhive.policy_fn.r3m import R3M
+from tests.helpers import make_pixel_policy
+from tests.policy_fn.test_imports import NOT_NEEDED, WITHOUT
 
 ROOT = Path(__file__).parents[2]
 
 
+def bundle_with_graphs(policy, folder):
+    """The bundle, compared as the command does it but on fewer observations."""
+    description = describe(policy.spec, 1, 100)
+    program = exporting.trace(policy)
+    onnx_act = exporting.write_onnx(program, folder / "policy.onnx", description)
+    acts = {"policy.onnx": onnx_act}
+    acts["policy.pt2"] = exporting.write_torch_export(program, folder / "policy.pt2")
+    exporting.compare(policy, acts, 40)
+    bundle = Bundle(policy.spec, policy.params, policy.env_state, 1, 100)
+    write_bundle(folder / "bundle", bundle, [folder / name for name in acts])
+    return folder / "bundle"
+
+
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A bundle with both graphs, and the observations they were compared on; exporting takes seconds."""
-    env = env_spec("FrankaReachRandom-v0")
-    network = actor_critic(env, hidden_sizes=(32, 32))
+def installed():
+    return env_spec("FrankaReachRandom-v0")
+
+
+@pytest.fixture(scope="module")
+def exported(installed, tmp_path_factory):
+    """A bundle with both graphs, and observations to compare on; exporting takes seconds."""
+    network = actor_critic(installed, hidden_sizes=(32, 32))
     generator = torch.Generator().manual_seed(0)
     normalizer = {"loc": torch.ones(21), "scale": torch.full((21,), 0.7), "count": torch.tensor(10.0)}
     env_state = TensorDict({"observation": normalizer})
-    spec = new_run_spec("sac", env, network, (1,))
+    spec = new_run_spec("sac", installed, network, (1,))
     policy = load(network.init(generator), env_state, spec=spec)
-    observations = sample_observations(policy)
-    folder = tmp_path_factory.mktemp("onnx")
-    write_onnx(policy, folder / "policy.onnx", observations, describe(spec, 1, 100))
-    write_torch_export(policy, folder / "policy.pt2", observations)
-    extras = [folder / "policy.onnx", folder / "policy.pt2"]
-    write_bundle(folder / "bundle", Bundle(spec, policy.params, policy.env_state, 1, 100), extras)
-    return folder / "bundle", observations
+    sources = (exporting.random_observations(policy, 1000), exporting.record(policy, 1000))
+    observations = np.concatenate([seen["observation"] for source in sources for seen in source])
+    return bundle_with_graphs(policy, tmp_path_factory.mktemp("onnx")), observations
+
+
+@pytest.fixture(scope="module")
+def seeing(installed, tmp_path_factory):
+    """The same of a policy that sees two cameras through a small CNN."""
+    env = attrs.evolve(installed, pixels=PixelSpec(("top_cam", "left_cam"), 24, 32, "fast", frames=2))
+    return bundle_with_graphs(make_pixel_policy(env), tmp_path_factory.mktemp("seeing"))
 
 
 @pytest.fixture
@@ -60,8 +85,8 @@ def bind(bundle):
 
 def test_onnx_acts_as_torch_does_on_random_and_recorded_observations(exported):
     bundle, observations = exported
-    assert observations.shape == (2 * SAMPLES, 21)
-    assert len(np.unique(observations[SAMPLES:], axis=0)) == SAMPLES
+    assert observations.shape == (2 * exporting.SAMPLES, 21) == (2000, 21)
+    assert len(np.unique(observations[1000:], axis=0)) == 1000
     policy, graph = load(bundle), load_onnx(bundle)
     expected = policy(observations)
     np.testing.assert_allclose(graph(observations), expected, rtol=0, atol=1e-5)
@@ -81,12 +106,72 @@ def test_torch_export_acts_as_torch_does(exported):
 
 
 def test_an_export_that_acts_otherwise_is_refused(exported):
-    bundle, observations = exported
-    policy = load(bundle)
+    policy = load(exported[0])
+    counts = []
+
+    def act(seen):
+        counts.append(len(seen["observation"]))
+        return policy(seen)
+
+    exporting.compare(policy, {"policy.onnx": act}, 40)
+    assert (counts.count(1), counts.count(20), len(counts)) == (80, 2, 82)
     with pytest.raises(RuntimeError, match=r"policy.onnx: its actions differ from the policy's by 0\.1"):
-        _compare("policy.onnx", policy, observations, lambda batch: policy(batch) + 0.1)
+        exporting.compare(policy, {"policy.onnx": lambda seen: policy(seen) + 0.1}, 20)
     with pytest.raises(RuntimeError, match="differ from the policy's by nan"):
-        _compare("policy.onnx", policy, observations, lambda batch: policy(batch) * np.nan)
+        exporting.compare(policy, {"policy.onnx": lambda seen: policy(seen) * np.nan}, 20)
+
+
+def images(env, rng, steps):
+    return {
+        "observation": rng.normal(size=(*steps, env.observation_dim)).astype(np.float32),
+        "pixels": rng.integers(256, size=(*steps, *env.pixels.shape), dtype=np.uint8),
+    }
+
+
+def test_graphs_see_images_as_the_policy_does(seeing):
+    policy, graph = load(seeing), load_onnx(seeing)
+    program = torch.export.load(seeing / "policy.pt2").module()
+    rng = np.random.default_rng(0)
+    for steps in ((), (1,), (3,), (2, 2)):
+        seen = images(graph.env, rng, steps)
+        np.testing.assert_allclose(graph(seen), policy(seen), rtol=0, atol=1e-5)
+    seen = images(graph.env, rng, (3,))
+    traced = program(torch.from_numpy(seen["observation"]), torch.from_numpy(seen["pixels"]))
+    np.testing.assert_allclose(traced.numpy(), policy(seen), rtol=0, atol=1e-5)
+    first = {name: value[0] for name, value in seen.items()}
+    parts = graph.env.observation_keys, graph.env.observation_slices
+    by_name = {key: first["observation"][slice(*place)] for key, place in zip(*parts, strict=True)}
+    assert np.array_equal(graph({**by_name, "pixels": first["pixels"]}), graph(first))
+    assert graph.description["cameras"] == ["top_cam", "left_cam"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda seen: seen["observation"], "must be a mapping with"),
+        (lambda seen: {**seen, "pixels": seen["pixels"] / 255.0}, "pixels must be uint8"),
+        (lambda seen: {**seen, "pixels": seen["pixels"][:, :12]}, "pixels must be uint8"),
+        (lambda seen: {**seen, "pixels": seen["pixels"][None]}, r"of \[1\] steps, the observation of \[\]"),
+        (lambda seen: {**seen, "observation": np.full(21, np.nan)}, "not finite at qp_robot"),
+    ],
+)
+def test_wrong_images_are_refused_by_policy_and_graph_alike(seeing, change, message):
+    policy, graph = load(seeing), load_onnx(seeing)
+    wrong = change(images(graph.env, np.random.default_rng(0), ()))
+    for act in (policy, graph):
+        with pytest.raises(ValueError, match=message):
+            act(wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [64, 224])
+@pytest.mark.parametrize("encoder", [R3M("r3m18", "random"), R3M("rrl34", "random", False), Flat()])
+def test_every_encoder_is_in_the_graph(installed, tmp_path, encoder, size):
+    env = attrs.evolve(installed, pixels=PixelSpec(("top_cam",), size, size, "fast"))
+    policy = make_pixel_policy(env, encoder)
+    graph = load_onnx(bundle_with_graphs(policy, tmp_path))
+    seen = images(env, np.random.default_rng(0), (2,))
+    np.testing.assert_allclose(graph(seen), policy(seen), rtol=0, atol=1e-5)
 
 
 def test_metadata_says_what_it_is(exported):
@@ -136,32 +221,46 @@ def test_bundle_without_a_graph(bundle):
 
 
 SCRIPT = """
-import sys, time
-started = time.perf_counter()
+import sys
 import numpy as np
 from rlhive.policy_fn.onnx_policy import load_onnx
 policy = load_onnx(sys.argv[1])
-assert time.perf_counter() - started < 5.0
-stored = np.load(sys.argv[2])
-action = np.stack([policy(observation) for observation in stored["observation"]])
-assert np.abs(action - stored["action"]).max() <= 1e-5
-assert not {"torch", "tensordict", "gin", "robohive", "torchrl", "mujoco"} & set(sys.modules)
+stored = dict(np.load(sys.argv[2]))
+actions = stored.pop("action")
+for index, action in enumerate(actions):
+    seen = {key: value[index] for key, value in stored.items()}
+    assert np.abs(policy(seen) - action).max() <= 1e-5
 print("equal")
 """
 
 
+@pytest.fixture(params=["state", "images"])
+def deployed(request, exported, seeing, tmp_path):
+    """A bundle with a graph, and a file of what it sees and does."""
+    bundle, seen = exported[0], {"observation": exported[1][:200]}
+    if request.param == "images":
+        bundle = seeing
+        seen = images(load(bundle).spec.env, np.random.default_rng(0), (20,))
+    np.savez(tmp_path / "stored.npz", **seen, action=load(bundle)(seen))
+    return bundle, tmp_path / "stored.npz"
+
+
+def test_onnx_acts_where_torch_cannot_be_imported(deployed):
+    absent = ",".join((*NOT_NEEDED, "torch", "triton", "tensordict", "safetensors"))
+    command = [sys.executable, "-c", WITHOUT + SCRIPT, *deployed, absent]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.stdout == "equal\n", result.stderr
+
+
 @pytest.mark.slow
-def test_onnx_needs_neither_torch_nor_anything_else(exported, tmp_path):
-    bundle, observations = exported
-    stored = tmp_path / "stored.npz"
-    np.savez(stored, observation=observations, action=load(bundle)(observations))
+def test_onnx_needs_neither_torch_nor_anything_else(deployed, tmp_path):
     uv, python = shutil.which("uv"), tmp_path / "venv/bin/python"
     subprocess.run([uv, "venv", f"--python={sys.executable}", tmp_path / "venv"], check=True)
     install = [uv, "pip", "install", f"--python={python}"]
     subprocess.run([*install, "numpy>=1.26,<2", "attrs", "onnxruntime"], check=True)
     subprocess.run([*install, "--no-deps", ROOT], check=True)
     result = subprocess.run(
-        [python, "-c", SCRIPT, bundle, stored], capture_output=True, text=True, cwd=tmp_path, env=clean()
+        [python, "-c", SCRIPT, *deployed], capture_output=True, text=True, cwd=tmp_path, env=clean()
     )
     assert result.stdout == "equal\n", result.stderr
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rlhive.core.pixel_spec import PixelSpec
+from rlhive.envs import make
 from rlhive.envs.robohive import RoboHive, env_spec, quiet
 from rlhive.policy_fn import load
 from rlhive.policy_fn.compare import differences
@@ -28,9 +29,11 @@ def env(installed):
 
 def test_the_environment_itself_fits_in_every_form(make_run, installed, env):
     policy = load(make_run(env=installed).run_dir)
-    own = RoboHive(NAME)
-    assert [policy.check(robot) for robot in (env, env.unwrapped, own, installed)] == [[], [], [], []]
+    own, of_torchrl = RoboHive(NAME), make(NAME)
+    robots = (env, env.unwrapped, own, of_torchrl, installed)
+    assert [policy.check(robot) for robot in robots] == [[]] * 5
     own.close()
+    of_torchrl.close()
 
 
 def test_every_difference_of_a_live_environment_is_listed(installed, env):
@@ -75,12 +78,39 @@ def test_anything_else_is_refused(installed):
         differences(installed, 3)
 
 
-def test_images_of_another_quality_or_size_are_differences(installed):
+def test_images_of_another_camera_quality_or_size_are_differences(installed):
     pixels = PixelSpec(("top_cam",), 64, 64, "fast")
     trained_on = attrs.evolve(installed, pixels=pixels)
     other = attrs.evolve(installed, pixels=attrs.evolve(pixels, quality="full", height=48))
     assert differences(trained_on, trained_on) == []
+    assert differences(installed, trained_on) == []  # images that a policy does not look at
     assert differences(trained_on, other) == [
-        "images, height: 48, but 64 in training",
+        "camera top_cam: images of [48, 64], but [64, 64] in training",
         "images, quality: full, but fast in training",
     ]
+    assert differences(trained_on, installed) == ["camera top_cam: missing"]
+
+
+def test_cameras_of_a_live_environment(installed, env):
+    def trained_on(*cameras):
+        return attrs.evolve(installed, pixels=PixelSpec(cameras, 64, 64, "fast"))
+
+    assert differences(trained_on("top_cam"), env) == []  # images of any size can be drawn in it
+    assert differences(trained_on("top_cam", "nose_cam"), env) == ["camera nose_cam: missing"]
+    robot = env.unwrapped.robot
+    assert "camera nose_cam: missing" in differences(trained_on("nose_cam"), robot)
+    assert not any("camera" in line for line in differences(trained_on("top_cam"), robot))
+
+
+def test_own_images_of_a_live_environment():
+    name = "FrankaReachRandom_v2d-v0"
+    trained_on = env_spec(name)
+    with quiet():
+        live = gymnasium.make(name, disable_env_checker=True)
+    assert differences(trained_on, live) == []
+    pixels = attrs.evolve(trained_on.pixels, quality="fast", width=64, cameras=("top_cam",))
+    assert differences(attrs.evolve(trained_on, pixels=pixels), live) == [
+        "camera top_cam: images of [224, 224], but [224, 64] in training",
+        "images, quality: full, but fast in training",
+    ]
+    live.close()

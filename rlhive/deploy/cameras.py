@@ -1,0 +1,87 @@
+"""What a policy's cameras show: drawn in simulation as in training, or read from RoboHive's drivers."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rlhive.core.env_spec import EnvSpec
+from rlhive.core.pixel_spec import PixelSpec
+from rlhive.deploy.safety import Image
+from rlhive.envs.render import View
+
+Cameras = Callable[[], dict[str, Image]]
+
+
+def open_cameras(env: Any, spec: EnvSpec) -> Cameras:
+    """A function that gives the present image of each of the policy's cameras; without images it gives none.
+
+    Args:
+        env: a live RoboHive environment, not wrapped.
+        spec: what the policy reads.
+
+    Raises:
+        ValueError: the robot has no such camera, or changes its images by a scale or offset.
+    """
+    if spec.pixels is None:
+        return dict
+    if not env.robot.is_hardware:
+        return _drawn(View(env.spec.id, env, spec.pixels), spec.pixels)
+    for name in spec.pixels.cameras:
+        for channel in env.robot.robot_config[name].get("cam", ()):
+            if channel["hdr_id"] == "rgb" and (channel["scale"], channel["offset"]) != (1, 0):
+                raise ValueError(
+                    f"camera {name}: its scale and offset must be 1 and 0; policies see images as they are"
+                )
+    return _read({name: env.robot.robot_config[name]["robot"] for name in spec.pixels.cameras})
+
+
+class Frames:
+    """The last images in time side by side, as the policy sees them; at the start the first one is repeated."""
+
+    def __init__(self, pixels: PixelSpec) -> None:
+        self._frames: deque[np.ndarray] = deque(maxlen=pixels.frames)
+
+    def append(self, newest: np.ndarray) -> np.ndarray:
+        """u8 `[cameras, H, W, 3 * frames]` for the newest images `[cameras, H, W, 3]`."""
+        self._frames.append(newest)
+        missing = (self._frames.maxlen or 1) - len(self._frames)
+        return np.concatenate([self._frames[0]] * missing + list(self._frames), axis=-1)
+
+
+def _drawn(view: View, pixels: PixelSpec) -> Cameras:
+    def draw() -> dict[str, Image]:
+        images = np.empty((len(pixels.cameras), pixels.height, pixels.width, 3), np.uint8)
+        view.draw(images)
+        return {name: Image(image, math.nan) for name, image in zip(pixels.cameras, images, strict=True)}
+
+    return draw
+
+
+def _read(drivers: Mapping[str, Any]) -> Cameras:
+    """By the drivers themselves: `Robot.get_visual_sensors` copies any dtype into uint8, and drops the time stamps."""
+
+    def read() -> dict[str, Image]:
+        shown = {name: driver.get_sensors() for name, driver in drivers.items()}
+        return {name: Image(_narrow(of["rgb"]), _age(of["time"])) for name, of in shown.items()}
+
+    return read
+
+
+def _narrow(image: np.ndarray | None) -> np.ndarray | None:
+    """RoboHive's `RealsenseAPI` gives bytes in uint16, because depth lies beside them."""
+    if image is not None and image.dtype == np.uint16 and image.max(initial=0) <= 255:
+        return image.astype(np.uint8)
+    return image
+
+
+def _age(stamp: Any) -> float:
+    """Seconds since a time stamp; NaN where a driver has none (`RealsenseAPI` says 0)."""
+    if not isinstance(stamp, datetime.datetime):
+        return math.nan
+    return (datetime.datetime.now(datetime.UTC) - stamp).total_seconds()

@@ -1,0 +1,63 @@
+"""How a control loop runs and when it stops."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import numpy as np
+
+from rlhive.core.env_spec import EnvSpec
+
+
+@attrs.frozen
+class Settings:
+    """How a loop runs and when it stops.
+
+    Attributes:
+        max_steps: steps after which it has finished; None for any.
+        max_seconds: seconds after which it has; None for any.
+        safe_action: where to go on a fault, `[A]`; None holds the last action.
+        max_delta: the most that an action changes per step, in the action's units; None for any.
+        staleness: seconds that a measurement may be old; None for two control periods.
+        frozen: seconds for which a device's values may stay the same in every bit.
+        dry_run: everything but sending, resets included.
+    """
+
+    max_steps: int | None = None
+    max_seconds: float | None = None
+    safe_action: tuple[float, ...] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(tuple)
+    )
+    max_delta: float | None = None
+    staleness: float | None = None
+    frozen: float = 1.0
+    dry_run: bool = False
+
+
+def check_settings(settings: Settings, env: EnvSpec, *, is_hardware: bool) -> None:
+    """Refuses settings that make no sense for a robot, before anything is sent.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    for name in ("max_steps", "max_seconds", "max_delta", "staleness", "frozen"):
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+    if is_hardware and settings.max_delta is None:
+        raise ValueError("hardware needs max_delta, the most that an action may change per step")
+    if settings.max_delta is not None and settings.max_delta < 1e-4:
+        raise ValueError(
+            f"max_delta is {settings.max_delta}: with less than 1e-4 no action would ever be reached"
+        )
+    if settings.safe_action is not None:
+        safe = np.asarray(settings.safe_action, np.float32)
+        if safe.shape != (env.action_dim,) or not np.isfinite(safe).all():
+            raise ValueError(
+                f"safe_action must be {env.action_dim} finite numbers, got {list(settings.safe_action)}"
+            )
+        if (safe < np.asarray(env.action_low, np.float32)).any() or (
+            safe > np.asarray(env.action_high, np.float32)
+        ).any():
+            raise ValueError(f"safe_action is outside of the action's limits: {list(settings.safe_action)}")

@@ -1,0 +1,216 @@
+"""The loop with a policy that sees: drawn as in training, or RoboHive's RealSense driver and a camera that fails."""
+
+import resource
+import time
+
+import attrs
+import h5py
+import numpy as np
+import pytest
+
+from rlhive.core.pixel_spec import PixelSpec
+from rlhive.data.trace import episodes
+from rlhive.deploy import connect, run, simulate
+from rlhive.deploy.cameras import Frames
+from rlhive.deploy.safety import FaultError, Image, ImageWatch
+from rlhive.deploy.trace import read_journal, write_trace
+from rlhive.envs.robohive import RoboHive, env_spec
+from tests.deploy.fake_camera import SHAPE, image
+from tests.deploy.robots import DRIVERS, fake_franka
+from tests.helpers import make_pixel_policy
+
+NAME = "FrankaReachRandom-v0"
+AFTER = 8  # commands before the fault
+PIXELS = PixelSpec(("top_cam", "left_cam"), 32, 40, "fast", frames=2)
+
+
+@pytest.fixture(scope="module")
+def installed():
+    return env_spec(NAME)
+
+
+@pytest.fixture(scope="module")
+def simulated(installed, tmp_path_factory):
+    """A policy, and where its deployment wrote to."""
+    folder = tmp_path_factory.mktemp("simulated")
+    policy = make_pixel_policy(attrs.evolve(installed, pixels=PIXELS))
+    report = run(policy, simulate(NAME, 3, PIXELS), folder, max_steps=5)
+    assert (report.reason, report.steps) == ("finished", 5)
+    return policy, folder
+
+
+def test_images_are_those_of_training_bit_for_bit(simulated):
+    policy, folder = simulated
+    records = read_journal(folder / "journal.bin")
+    env = RoboHive(NAME, seed=3, pixels=PIXELS)
+    observation = env.reset()
+    for record in records:
+        pixels = env.render()  # two frames, the newest last
+        assert np.array_equal(record["pixels"], pixels[..., 3:])
+        action = policy({"observation": observation, "pixels": pixels})
+        assert np.array_equal(record["policy_actions"], action)
+        observation = env.step(record["actions"]).observation
+    env.close()
+    assert len(np.unique(records["pixels"][:, 0].reshape(5, -1), axis=0)) == 5
+
+
+def test_trace_has_the_images_by_robohives_names(simulated):
+    records = read_journal(simulated[1] / "journal.bin")
+    with h5py.File(simulated[1] / "trace.h5") as file:
+        images = file["Trial0/env_infos/visual_dict"]
+        assert sorted(images) == ["rgb:left_cam:32x40:2d", "rgb:top_cam:32x40:2d", "time"]
+        for index, name in enumerate(PIXELS.cameras):
+            assert np.array_equal(images[f"rgb:{name}:32x40:2d"], records["pixels"][:, index])
+        assert np.array_equal(images["time"], records["time"][:, None])
+    [episode] = episodes(simulated[1] / "trace.h5")
+    assert len(episode.actions) == 4
+
+
+def test_journal_with_images_survives_a_cut(simulated, tmp_path):
+    content = (simulated[1] / "journal.bin").read_bytes()
+    (tmp_path / "journal.bin").write_bytes(content[:-100])
+    assert write_trace(tmp_path / "journal.bin", tmp_path / "trace.h5") == 4
+    record = len(read_journal(tmp_path / "journal.bin")[0].tobytes())
+    assert 0 < record - 2 * 32 * 40 * 3 < 300  # what docs/deployment.md says of the size
+
+
+def test_full_disk_ends_in_the_safe_state(simulated, tmp_path):
+    env = simulate(NAME, 3, PIXELS)
+    sent, step = [], env.step
+    env.step = lambda action: (sent.append(np.array(action)), step(action))[1]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # two records and a part of the third
+    try:
+        report = run(simulated[0], env, tmp_path, max_steps=5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (report.reason, report.exit_code, report.held) == ("loop_failed", 17, "last action")
+    assert "bytes could be written" in report.message
+    assert np.array_equal(sent[-1], sent[-2]) and len(sent) == 4
+    assert len(read_journal(tmp_path / "journal.bin")) == report.steps == 2
+
+
+def test_frames_repeat_the_first_and_drop_the_oldest():
+    frames = Frames(PixelSpec(("a",), 1, 1, frames=3))
+    seen = [frames.append(np.full((1, 1, 1, 3), value, np.uint8)) for value in (1, 2, 3, 4)]
+    assert [stack[0, 0, 0, ::3].tolist() for stack in seen] == [[1, 1, 1], [1, 1, 2], [1, 2, 3], [2, 3, 4]]
+
+
+def test_image_watch():
+    watch = ImageWatch((2, 2, 3), staleness=0.1, frozen=1.0)
+    first, second = np.zeros((2, 2, 3), np.uint8), np.ones((2, 2, 3), np.uint8)
+    watch.check(0.0, {"a": Image(first, 0.05), "b": Image(first, np.nan)})
+    watch.check(0.9, {"a": Image(second, 0.05), "b": Image(first, np.nan)})
+    with pytest.raises(FaultError, match=r"camera b did not change in any bit for 1\.000 s"):
+        watch.check(1.1, {"a": Image(second, 0.05), "b": Image(first, np.nan)})
+    for shown, message in (
+        (Image(None, np.nan), "camera a shows no image"),
+        (Image(first[:1], 0.0), r"shows uint8 \[1, 2, 3\], expected uint8 \[2, 2, 3\]"),
+        (Image(first.astype(np.float32), 0.0), "shows float32"),
+        (Image(first, 0.2), r"is 0\.200 s old, more than 0\.100 s"),
+    ):
+        with pytest.raises(FaultError, match=message):
+            watch.check(1.2, {"a": shown})
+
+
+@pytest.fixture(scope="module")
+def seeing(installed):
+    pixels = PixelSpec(("top_cam",), *SHAPE[:2], "fast")
+    return make_pixel_policy(attrs.evolve(installed, pixels=pixels))
+
+
+@pytest.fixture
+def drivers(monkeypatch):
+    monkeypatch.syspath_prepend(DRIVERS)
+
+
+def deploy(policy, robot, folder, **settings):
+    settings = {"max_steps": 3 * AFTER, "max_delta": 0.1, "frozen": 0.3, **settings}
+    return run(policy, connect(NAME, robot.config), folder, **settings)
+
+
+def assert_held(robot):
+    """Nothing out of limits was sent, and the last action twice."""
+    _, sent = robot.commands()
+    low, high = robot.limits()
+    assert np.isfinite(sent).all() and (sent >= low - 1e-6).all() and (sent <= high + 1e-6).all()
+    assert np.array_equal(sent[-1], sent[-2])
+
+
+def test_healthy_camera_is_seen_and_recorded(drivers, seeing, tmp_path):
+    with fake_franka(tmp_path) as robot:
+        robot.add_camera("top_cam")
+        report = deploy(seeing, robot, tmp_path / "out")
+        time.sleep(0.05)
+        assert_held(robot)
+    assert (report.reason, report.steps) == ("finished", 3 * AFTER)
+    records = read_journal(tmp_path / "out/journal.bin")
+    sent = [image(number) for number in range(2000)]
+    numbers = [
+        next(number for number, pixels in enumerate(sent) if np.array_equal(pixels, record["pixels"][0]))
+        for record in records
+    ]
+    assert numbers == sorted(numbers) and len(set(numbers)) > AFTER
+    seen = {"observation": records["observations"][-1], "pixels": records["pixels"][-1]}
+    assert np.array_equal(seeing(seen), records["policy_actions"][-1])
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "message"),
+    [
+        ("frozen", "sensors_frozen", "the image of camera top_cam did not change in any bit"),
+        ("late", "sensors_stale", "the image of camera top_cam is "),
+        ("dropped", "sensors_stale", "the image of camera top_cam is "),
+        ("killed", "sensors_stale", "the image of camera top_cam is "),
+        ("shape", "observation_wrong", "camera top_cam shows uint8 [24, 32, 3], expected uint8 [32, 32, 3]"),
+        ("dtype", "observation_wrong", "camera top_cam shows float32 [32, 32, 3]"),
+    ],
+)
+def test_faults_of_a_camera_end_in_the_last_action(drivers, seeing, tmp_path, fault, reason, message):
+    with fake_franka(tmp_path, "camera", AFTER) as robot:
+        robot.add_camera("top_cam", fault)
+        report = deploy(seeing, robot, tmp_path / "out")
+        time.sleep(0.05)
+        assert_held(robot)
+    assert (report.reason, AFTER <= report.steps < 2 * AFTER) == (reason, True), report
+    assert message in report.message
+    assert report.held == "last action"
+    assert report.stop_seconds <= seeing.spec.env.dt
+
+
+def test_camera_must_fit_before_anything_is_sent(drivers, seeing, tmp_path):
+    with fake_franka(tmp_path) as robot:
+        with pytest.raises(ValueError, match="camera top_cam: missing"):
+            deploy(seeing, robot, tmp_path / "out")
+        robot.add_camera("top_cam")
+        other = attrs.evolve(seeing.spec.env, pixels=PixelSpec(("top_cam",), 24, 32, "fast"))
+        env = connect(NAME, robot.config)
+        lines = make_pixel_policy(other).check(env)
+        assert lines == ["camera top_cam: images of [32, 32], but [24, 32] in training"]
+        env.robot.robot_config["top_cam"]["cam"][0]["scale"] = 0.5
+        with pytest.raises(ValueError, match="camera top_cam: its scale and offset must be 1 and 0"):
+            run(seeing, env, tmp_path / "out", max_delta=0.1)
+        assert robot.entries("command") == []
+        env.robot.robot_config["franka"]["robot"].robot = None
+        env.robot.robot_config = None
+
+
+def test_policy_that_is_too_slow_is_a_fault(drivers, seeing, tmp_path):
+    class Slow:
+        spec, calls = seeing.spec, 0
+
+        def check(self, robot):
+            return seeing.check(robot)
+
+        def __call__(self, observation):
+            self.calls += 1
+            time.sleep(0.3 if self.calls > AFTER else 0.0)
+            return seeing(observation)
+
+    with fake_franka(tmp_path) as robot:
+        robot.add_camera("top_cam")
+        report = deploy(Slow(), robot, tmp_path / "out")
+        time.sleep(0.05)
+        assert_held(robot)
+    assert (report.reason, report.steps, report.held) == ("sensors_stale", AFTER, "last action")
+    assert "the policy took 0.3" in report.message
