@@ -43,6 +43,13 @@ class DataSource:
     steps: int = attrs.field(validator=attrs.validators.instance_of(int))
     left_out: tuple[str, ...] = attrs.field(converter=_strings, default=())
 
+    def describe(self) -> str:
+        """Which data set, in one line."""
+        left_out = f"; {len(self.left_out)} damaged trials left out" if self.left_out else ""
+        return (
+            f"data set {self.path}: {self.trials} trials, {self.steps} steps{left_out}, sha256 {self.sha256}"
+        )
+
 
 @attrs.frozen
 class RunSpec:
