@@ -31,8 +31,9 @@ def with_environment(config: TrainConfig) -> TrainConfig:
     """The configuration with the environment that its data set names, if it has none.
 
     Raises:
-        ValueError: the two are not one, or neither names any; the data set cannot be read.
+        ValueError: the two are not one, neither names any that there is, or the data set cannot be read or used.
     """
+    _check_dataset(config)
     recorded = None if config.dataset is None else environment_of(config.dataset)
     if config.env_name and recorded not in (None, config.env_name):
         raise ValueError(
@@ -40,7 +41,8 @@ def with_environment(config: TrainConfig) -> TrainConfig:
         )
     if not config.env_name and recorded is None and config.dataset is not None:
         raise ValueError(f"{config.dataset} does not say which environment it is of: set ENV_NAME")
-    return config if config.env_name else attrs.evolve(config, env_name=recorded or "")
+    check_name(config.env_name or recorded or "")
+    return config if config.env_name or recorded is None else attrs.evolve(config, env_name=recorded)
 
 
 def dry_build(config: TrainConfig) -> None:
@@ -49,9 +51,7 @@ def dry_build(config: TrainConfig) -> None:
     Raises:
         ValueError, TypeError: a value that will not do.
     """
-    check_name(config.env_name)
     check_loggers(config.loggers, config.wandb)
-    _check_dataset(config)
     _check_device(config.device)
     if config.compile and not has_compiler():
         raise ValueError("train.compile=True needs a C++ compiler: install g++, or leave it out")

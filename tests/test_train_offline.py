@@ -33,11 +33,12 @@ SMALL = [
     "TOTAL_STEPS=12",
     "train.num_workers=0",
     "train.loggers=()",
-    "train.batch_size=8",
+    "train.batch_size=16",
     "train.evaluate_every=100",
     "train.evaluation_episodes=1",
     "train.log_every=4",
 ]
+QUICK = ("bc_mixture", "td3_bc")
 FILES = ["bc_deterministic", "bc_gaussian", "bc_tanh_gaussian", "bc_mixture", "iql", "td3_bc"]
 
 
@@ -62,7 +63,7 @@ def own_data_sets(monkeypatch, tmp_path_factory):
 
 def bindings(data, name, *more):
     network = "bc_network" if name.startswith("bc") else f"{name}_network"
-    return [f"DATASET='{data}'", f"{network}.hidden_sizes=(8, 8)", *SMALL, *more]
+    return [f"DATASET='{data}'", f"{network}.hidden_sizes=(16, 16)", *SMALL, *more]
 
 
 def configure(data, name, *more):
@@ -126,7 +127,9 @@ def test_the_command_leaves_a_whole_run(demo, tmp_path, capsys):
     assert "environment steps" not in report
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FILES]
+)
 def test_every_head_is_evaluated_loaded_exported_and_reported(name, demo, tmp_path):
     run = train(demo, tmp_path / "run", name)
     assert run.step == 12 and run.state["step"].tolist() == [12]
@@ -143,7 +146,7 @@ def test_every_head_is_evaluated_loaded_exported_and_reported(name, demo, tmp_pa
     assert write_report(tmp_path / "run").is_file()
 
 
-@pytest.mark.parametrize("name", ["bc_mixture", "iql", "td3_bc"])
+@pytest.mark.parametrize("name", ["iql", pytest.param("bc_mixture", marks=pytest.mark.slow), "td3_bc"])
 def test_a_seed_is_the_same_alone_and_among_others_and_resumed(name, demo, tmp_path):
     alone = train(demo, tmp_path / "alone", name, "SEED=3")
     train(demo, tmp_path / "both", name, "SEEDS=(11, 3)", "TOTAL_STEPS=5")

@@ -70,7 +70,8 @@ def check_same(run_dir: Path, saved: RunSpec, now: RunSpec) -> RunSpec:
 def _difference(saved: Any, now: Any) -> str:
     if not attrs.has(type(saved)):
         return f"{saved!r} there, {now!r} in the configuration"
-    pairs = {name: (getattr(saved, name), getattr(now, name)) for name in attrs.fields_dict(type(saved))}
+    names = [field.name for field in attrs.fields(type(saved)) if field.eq]
+    pairs = {name: (getattr(saved, name), getattr(now, name)) for name in names}
     return "; ".join(f"{name} is {_difference(*pair)}" for name, pair in pairs.items() if pair[0] != pair[1])
 
 
