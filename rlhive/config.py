@@ -110,6 +110,9 @@ class TrainConfig:
         choose_images: `choose_images(env_name) -> PixelSpec | None`; likewise.
         dataset: path of recorded episodes to learn from: a Trace, a RoboSet or a Minari data set.
         skip_damaged: leave damaged trials out, and say how many, instead of refusing the data set.
+        demonstrations: fraction of each minibatch drawn from the data set, in (0, 1), where the algorithm learns from
+            its own steps too; 0 without a data set.
+        init_from: directory of a run to begin with, as `rlhive.losses_fn.INIT_KEYS` says; its normaliser comes along.
     """
 
     env_name: str = attrs.field(validator=v.instance_of(str))
@@ -154,6 +157,8 @@ class TrainConfig:
     choose_images: Callable[..., PixelSpec | None] = attrs.field(default=_CONFIGURED["images"])
     dataset: str | None = attrs.field(default=None, validator=v.optional(v.instance_of(str)))
     skip_damaged: bool = attrs.field(default=False, validator=v.instance_of(bool))
+    demonstrations: float = attrs.field(default=0.0, validator=v.and_(_at_least(0, (int, float)), v.lt(1)))
+    init_from: str | None = attrs.field(default=None, validator=v.optional(v.instance_of(str)))
 
     @property
     def compiles(self) -> bool:

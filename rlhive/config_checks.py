@@ -55,13 +55,17 @@ def dry_build(config: TrainConfig) -> None:
     _check_device(config.device)
     if config.compile and not has_compiler():
         raise ValueError("train.compile=True needs a C++ compiler: install g++, or leave it out")
-    config.make_encoder()
+    encoder = config.make_encoder()
+    if config.dataset is not None and encoder is not None and not encoder.frozen:
+        raise ValueError("train.encoder learns from images, which data sets of transitions do not have")
     stand_in = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
     config.make_loss(config.make_network(stand_in))
     opt, params = config.optimizer(), TensorDict({"x": torch.zeros(1)})
     opt.update(params, opt.init(params), params)  # a schedule is only called here
     config.exploration(stand_in.action_low, stand_in.action_high)
-    config.make_replay(num_seeds=config.num_seeds, num_envs=config.num_envs, device="cpu")
+    replay = config.make_replay(num_seeds=config.num_seeds, num_envs=config.num_envs, device="cpu")
+    if config.demonstrations and (replay.prioritized or replay.n_step > 1):
+        raise ValueError("train.demonstrations go with replay.n_step=1 and replay.prioritized=False alone")
 
 
 def _check_device(name: str) -> None:
@@ -122,10 +126,16 @@ def _check_dataset(config: TrainConfig) -> None:
         raise ValueError(
             f"{config.algorithm} learns from recorded episodes: name them, as in DATASET='demo.h5'"
         )
-    if not offline and config.dataset is not None:
-        raise ValueError(f"{config.algorithm} learns from what it does itself: leave train.dataset out")
-    if offline and (config.num_envs, config.updates_per_step) != (1, 1.0):
+    recorded = 0 if config.dataset is None else round(config.demonstrations * config.batch_size)
+    if not offline and (config.dataset is None) != (config.demonstrations == 0.0):
+        raise ValueError(
+            f"{config.algorithm} takes demonstrations by a data set and their share of each minibatch: give both "
+            "train.dataset and train.demonstrations, or neither"
+        )
+    if not offline and config.dataset is not None and not 0 < recorded < config.batch_size:
+        raise ValueError(f"train.demonstrations={config.demonstrations} gives a minibatch of one kind alone")
+    if offline and (config.num_envs, config.updates_per_step, config.demonstrations) != (1, 1.0, 0.0):
         raise ValueError(
             f"{config.algorithm} steps no environment to learn, and counts updates: leave NUM_ENVS and "
-            "train.updates_per_step at 1"
+            "train.updates_per_step at 1, and train.demonstrations at 0"
         )

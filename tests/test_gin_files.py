@@ -58,7 +58,7 @@ def test_the_folder_holds_gin_files_only():
 
 
 def test_the_shipped_files():
-    assert set(GIN_FILES) == {"base.gin", "offline.gin", *EXPLORATIONS, *ENCODERS, *OFFLINE}
+    assert set(GIN_FILES) == {"base.gin", "offline.gin", "iql_to_sac.gin", *EXPLORATIONS, *ENCODERS, *OFFLINE}
 
 
 def test_the_macros_on_top_are_the_ones_users_set_first():

@@ -10,7 +10,7 @@ import torch
 
 import gin
 from rlhive.config import ConfigError, load_config
-from rlhive.core import loop
+from rlhive.core import loop, online
 from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.errors import LoadError
 from rlhive.core.merge import seeds_to_add
@@ -24,7 +24,6 @@ from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn import load
 from rlhive.policy_fn.onnx_policy import load_onnx
 from rlhive.record import OFFLINE, step_name
-from rlhive.report import write_report
 from rlhive.train import add_seeds
 from rlhive.train import run as command
 
@@ -130,7 +129,7 @@ def test_the_command_leaves_a_whole_run(demo, tmp_path, capsys):
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FILES]
 )
-def test_every_head_is_evaluated_loaded_exported_and_reported(name, demo, tmp_path):
+def test_every_head_is_evaluated_loaded_and_exported(name, demo, tmp_path):
     run = train(demo, tmp_path / "run", name)
     assert run.step == 12 and run.state["step"].tolist() == [12]
     report = evaluate(tmp_path / "run", 1, 1, stochastic=True)
@@ -143,7 +142,6 @@ def test_every_head_is_evaluated_loaded_exported_and_reported(name, demo, tmp_pa
     bundle, onnx = load(tmp_path / "bundle"), load_onnx(tmp_path / "bundle")
     np.testing.assert_array_equal(bundle(observation), policy(observation))
     np.testing.assert_allclose(onnx(observation), policy(observation), atol=1e-5)
-    assert write_report(tmp_path / "run").is_file()
 
 
 @pytest.mark.parametrize("name", ["iql", pytest.param("bc_mixture", marks=pytest.mark.slow), "td3_bc"])
@@ -227,7 +225,7 @@ def test_damaged_trials_are_named(demo, tmp_path):
         ),
         ("iql", ["NUM_ENVS=2"], "steps no environment to learn"),
         ("iql", ["train.updates_per_step=2.0"], "steps no environment to learn"),
-        ("sac", ["train.dataset='{demo}'"], "sac learns from what it does itself"),
+        ("sac", ["train.dataset='{demo}'"], "give both train.dataset and train.demonstrations, or neither"),
     ],
 )
 def test_wrong_configurations_are_refused(name, more, message, demo):
@@ -282,3 +280,80 @@ def test_a_refusal_of_the_command_is_one_line(tmp_path, monkeypatch, demo):
     with pytest.raises(ConfigError, match="ENV_NAME is 'door-v1'"):
         command(["bc_gaussian.gin"], [f"DATASET='{demo}'", "ENV_NAME='door-v1'"], None, resume=False)
     assert not list(tmp_path.iterdir())
+
+
+ONLINE = [
+    "TOTAL_STEPS=30",
+    "train.num_workers=0",
+    "train.loggers=()",
+    "train.batch_size=16",
+    "train.evaluate_every=100",
+    "train.evaluation_episodes=1",
+    "sac_network.hidden_sizes=(16, 16)",
+    "replay.capacity=1000",
+]
+
+
+def go_on(demo, origin, run_dir, *more):
+    """SAC from another run."""
+    run_dir.mkdir(exist_ok=True)
+    config = load_config(["iql_to_sac.gin"], [f"DATASET='{demo}'", f"INIT_FROM='{origin}'", *ONLINE, *more])
+    with open_run(config, run_dir) as run:
+        first = run.state
+        assert loop.train(run)
+    return first, run
+
+
+@pytest.fixture(scope="module")
+def iql(demo, tmp_path_factory):
+    """A run of IQL of the seeds 1 and 2, to be read only."""
+    return train(demo, tmp_path_factory.mktemp("iql"), "iql", "SEEDS=(1, 2)")
+
+
+def test_sac_begins_with_iql_and_keeps_the_demonstrations(demo, iql, tmp_path):
+    first, run = go_on(demo, iql.run_dir, tmp_path / "both", "SEEDS=(2, 1)")
+    for key in ("actor", "critic"):
+        assert bool((first["params", key] == iql.state["params", key][[1, 0]]).all())
+    assert bool((first["target_params", "critic"] == first["params", "critic"]).all())
+    assert bool((first["env_state"] == iql.state["env_state"][[1, 0]]).all())
+    assert run.state["step"].tolist() == [14, 14]
+    assert run.state["env_state", "observation", "count"].tolist() == [130, 130]
+    assert run.spec.dataset == iql.spec.dataset
+    alone = go_on(demo, iql.run_dir, tmp_path / "alone", "SEEDS=(1,)")[1]
+    assert bool((run.state[1:] == alone.state).all())
+
+
+def test_a_minibatch_has_the_wanted_share_of_demonstrations(demo, iql, tmp_path):
+    _, run = go_on(demo, iql.run_dir, tmp_path, "train.demonstrations=0.25")
+    recorded = load_dataset(demo).transitions["observation"]
+    batch = online._minibatch(run)
+    found = (batch["observation"][0].unsqueeze(1) == recorded).all(-1).any(1)
+    assert batch.shape == (1, 16) and found.tolist() == [False] * 12 + [True] * 4
+
+
+def test_sac_begins_with_the_actor_of_behaviour_cloning_alone(demo, tmp_path):
+    cloned = train(demo, tmp_path / "bc", "bc_tanh_gaussian", "SEED=5")
+    first, _ = go_on(demo, tmp_path / "bc", tmp_path / "sac", "SEED=7", "TOTAL_STEPS=2")
+    assert bool((first["params", "actor"] == cloned.state["params", "actor"]).all())
+    assert load(tmp_path / "sac").spec.algorithm == "sac"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["sac_network.hidden_sizes=(8, 16)"], "hidden_sizes is \\(16, 16\\) there and \\(8, 16\\) here"),
+        (["sac_network.num_critics=3"], "num_critics is 2 there and 3 here"),
+        (["SEEDS=(2, 3)"], "has the seeds \\[1, 2\\], of which \\[3\\] cannot begin"),
+    ],
+)
+def test_what_sac_cannot_begin_with_is_refused(more, message, demo, iql, tmp_path):
+    with pytest.raises(LoadError, match=message):
+        go_on(demo, iql.run_dir, tmp_path, *more)
+
+
+@pytest.mark.parametrize(
+    "more", [["replay.n_step=3"], ["replay.prioritized=True"], ["train.demonstrations=0.0"], ["DATASET=None"]]
+)
+def test_demonstrations_that_could_not_be_drawn_are_refused(more, demo):
+    with pytest.raises(ConfigError, match="demonstrations"):
+        load_config(["iql_to_sac.gin"], [f"DATASET='{demo}'", *more])

@@ -74,7 +74,7 @@ def _update(run: OnlineRun, metrics: TensorDict | None) -> tuple[TensorDict | No
     ratio = config.updates_per_step
     due = math.floor((run.step + config.num_envs) * ratio) - math.floor(run.step * ratio)
     for _ in range(due):
-        batch = run.replay.sample([g["replay"] for g in run.generators], config.batch_size)
+        batch = _minibatch(run)
         noise = run.learner.draw_loss_noise(run.generators)
         before = run.state
         run.state, metrics = run.learner.train_step(before, batch, noise)
@@ -83,6 +83,16 @@ def _update(run: OnlineRun, metrics: TensorDict | None) -> tuple[TensorDict | No
         if "index" in batch.keys():  # noqa: SIM118
             run.replay.update_priority(batch["index"], metrics["td_error"].nan_to_num(posinf=0.0))
     return metrics, good_states
+
+
+def _minibatch(run: OnlineRun) -> TensorDict:
+    """Transitions `[S, B]` of the replay, and of the demonstrations where there are some (Ball 2023, section 4.1)."""
+    size, streams = run.config.batch_size, [of_seed["replay"] for of_seed in run.generators]
+    if run.dataset is None:
+        return run.replay.sample(streams, size)
+    recorded = round(run.config.demonstrations * size)
+    own = run.replay.sample(streams, size - recorded)
+    return torch.cat([own, run.dataset.sample(streams, recorded).to(run.config.device)], dim=1)
 
 
 def _store(run: OnlineRun, action: Tensor, transition: TensorDict) -> None:

@@ -13,6 +13,7 @@ from tensordict import TensorDict
 
 from rlhive.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rlhive.core.files import write_text
+from rlhive.core.initial import start_from
 from rlhive.core.keys import make_generators
 from rlhive.core.learner import Learner, make_learner
 from rlhive.core.replay import ReplayBuffer
@@ -140,6 +141,8 @@ def open_run(
             state = learner.init(generators)
             if offline and dataset is not None:
                 state = with_normalizer(state, dataset.normalizer())
+            if config.init_from is not None:
+                state = start_from(state, config.init_from, spec, seeds)
             write_text(run_dir / "spec.json", spec.to_json())
         shared: dict[str, Any] = {
             "config": config,

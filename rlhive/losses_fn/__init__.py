@@ -16,7 +16,7 @@ from rlhive.losses_fn.td3_bc import draw_td3_bc_noise, make_td3_bc_loss
 from rlhive.policy_fn.actor import ActorCritic, actor_critic
 from rlhive.policy_fn.offline import OfflineNetwork, bc_network, iql_network, td3_bc_network
 
-__all__ = ["ALGORITHMS", "POLICY_KEYS", "Algorithm", "draw_sac_noise", "make_sac_loss"]
+__all__ = ["ALGORITHMS", "INIT_KEYS", "POLICY_KEYS", "Algorithm", "draw_sac_noise", "make_sac_loss"]
 
 
 class Algorithm(NamedTuple):
@@ -84,3 +84,6 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 # From loss to policy: a policy's tree is `params.select(*POLICY_KEYS[algorithm], strict=False)`, and nothing else.
 POLICY_KEYS = {name: algorithm.policy_keys for name, algorithm in ALGORITHMS.items()}
+
+# From a run of one algorithm to the start of another's, by both names: the subtrees of the parameters taken over.
+INIT_KEYS = {("bc", "sac"): ("actor",), ("iql", "sac"): ("actor", "critic")}
