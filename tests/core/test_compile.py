@@ -91,6 +91,15 @@ def test_leaves_are_taken_by_name_whatever_their_order():
     assert traced(TensorDict({"b": torch.tensor(1.0), "a": torch.tensor(5.0)})).item() == 4.0
 
 
+def test_trees_without_leaves_are_trees():
+    tree, nothing = TensorDict({"x": torch.ones(2), "none": {}}, [2]), TensorDict({}, [2])
+    traced = trace(
+        lambda tree, noise: tree.set("keys", torch.tensor(len(noise.keys()))), tree.copy(), nothing
+    )
+    result = traced(tree, nothing)
+    assert set(result.keys()) == {"x", "none", "keys"} and result["keys"].tolist() == [0, 0]
+
+
 def test_a_compiled_function_refuses_other_shapes_instead_of_compiling_again():
     compiled = trace(lambda x: x.sin(), torch.zeros(4), compile=True)
     assert compiled(torch.ones(4)).shape == (4,)
