@@ -1,7 +1,8 @@
 """What recorded episodes teach: behaviour cloning with each head, IQL against it on mixed data, and the kitchen.
 
     python benchmarks/offline.py --task=heads --expert=runs/reach
-    python benchmarks/offline.py --task=mixed --expert=runs/reach/checkpoints/4000
+    python benchmarks/offline.py --task=mixed --expert=runs/reach/checkpoints/2000 \
+        --expert=runs/reach/checkpoints/4000
     python benchmarks/offline.py --task=kitchen --expert=runs/light
 
 Each records the expert's episodes, trains on them, evaluates and prints a table: `python -m rlhive.data record`,
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 from absl import flags
 
@@ -60,9 +62,10 @@ TASKS = {
 def define_flags() -> None:
     """Defines the command's flags."""
     flags.DEFINE_enum("task", None, list(TASKS), "Which of the three.", required=True)
-    flags.DEFINE_string(
-        "expert", None, "Run, or checkpoint of one, whose episodes are recorded.", required=True
+    flags.DEFINE_multi_string(
+        "expert", None, "Run, or checkpoint of one, whose episodes are recorded; repeatable.", required=True
     )
+
     flags.DEFINE_string("seeds", "1,2,3,4,5", "The seeds that are trained side by side.")
     flags.DEFINE_integer("record", 100, "Episodes to record.", lower_bound=1)
     flags.DEFINE_integer("episodes", 100, "Episodes of each evaluation.", lower_bound=1)
@@ -79,14 +82,38 @@ def main(argv: Sequence[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     data = out / "demo.h5"
     if not data.exists():
-        arguments = [f"--env={task.environment}", f"--policy={FLAGS.expert}", f"--episodes={FLAGS.record}"]
-        run("rlhive.data", "record", *arguments, *["--stochastic"] * task.stochastic, data)
+        join([record(task, out, number) for number in range(len(FLAGS.expert))], data, task.environment)
     rows = [data_row(data)]
     rows += [row(name, trial, data, out / name) for name, trial in task.trials.items()]
     text = format_table(rows)
     write_text(out / "offline.md", text)
     sys.stdout.write(text)
     return 0
+
+
+def record(task: Task, out: Path, number: int) -> Path:
+    """Records an equal share of the episodes with one of the experts; no two play the same ones."""
+    path = out / f"expert_{number}.h5"
+    if not path.exists():
+        episodes = FLAGS.record // len(FLAGS.expert)
+        arguments = [
+            f"--env={task.environment}",
+            f"--policy={FLAGS.expert[number]}",
+            f"--episodes={episodes}",
+        ]
+        run(
+            "rlhive.data", "record", *arguments, f"--seed={number}", *["--stochastic"] * task.stochastic, path
+        )
+    return path
+
+
+def join(paths: Sequence[Path], out: Path, environment: str) -> None:
+    """One file of the trials of several."""
+    with trace.trace_file(out, environment) as file:
+        for path in paths:
+            with h5py.File(path) as source:
+                for name in source:
+                    source.copy(name, file, f"Trial{len(file)}")
 
 
 def run(module: str, *arguments: object) -> str:
