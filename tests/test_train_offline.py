@@ -47,17 +47,21 @@ def clear_gin():
     gin.clear_config()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_and_apart(tmp_path_factory):
+    """One environment per seed for evaluations, and a cache of data sets of the test's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlhive.core.run.EVALUATION_ENVS", 1)
+        patch.setattr("rlhive.data.cache.cache_dir", lambda: tmp_path_factory.getbasetemp() / "cache")
+        yield
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """Two episodes of random actions, to be read only."""
     path = tmp_path_factory.mktemp("demo") / "demo.h5"
     record(ENVIRONMENT, "random", 2, path)
     return path
-
-
-@pytest.fixture(autouse=True)
-def own_data_sets(monkeypatch, tmp_path_factory):
-    monkeypatch.setattr("rlhive.data.cache.cache_dir", lambda: tmp_path_factory.getbasetemp() / "cache")
 
 
 def bindings(data, name, *more):
@@ -144,7 +148,9 @@ def test_every_head_is_evaluated_loaded_and_exported(name, demo, tmp_path):
     np.testing.assert_allclose(onnx(observation), policy(observation), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["iql", pytest.param("bc_mixture", marks=pytest.mark.slow), "td3_bc"])
+@pytest.mark.parametrize(
+    "name", ["iql", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bc_mixture", "td3_bc"))]
+)
 def test_a_seed_is_the_same_alone_and_among_others_and_resumed(name, demo, tmp_path):
     alone = train(demo, tmp_path / "alone", name, "SEED=3")
     train(demo, tmp_path / "both", name, "SEEDS=(11, 3)", "TOTAL_STEPS=5")
@@ -160,6 +166,7 @@ def test_a_seed_is_the_same_alone_and_among_others_and_resumed(name, demo, tmp_p
     assert list(checkpoint.state["target_params"].keys()) == list(ALGORITHMS[both.spec.algorithm].target_keys)
 
 
+@pytest.mark.slow
 def test_seeds_can_be_added(demo, tmp_path):
     train(demo, tmp_path, "bc_gaussian", "SEED=1")
     config = configure(demo, "bc_gaussian", "SEEDS=(1, 2)")
@@ -177,6 +184,7 @@ def test_the_normaliser_is_that_of_the_data(demo, tmp_path):
     assert expected["count"] == 100
 
 
+@pytest.mark.slow
 def test_a_seed_that_is_not_finite_is_frozen_and_the_others_go_on(demo, tmp_path):
     tmp_path.joinpath("run").mkdir()
     config = configure(demo, "iql", "SEEDS=(4, 5, 6)")
@@ -283,10 +291,10 @@ def test_a_refusal_of_the_command_is_one_line(tmp_path, monkeypatch, demo):
 
 
 ONLINE = [
-    "TOTAL_STEPS=30",
+    "TOTAL_STEPS=46",
     "train.num_workers=0",
     "train.loggers=()",
-    "train.batch_size=16",
+    "train.batch_size=32",
     "train.evaluate_every=100",
     "train.evaluation_episodes=1",
     "sac_network.hidden_sizes=(16, 16)",
@@ -317,7 +325,7 @@ def test_sac_begins_with_iql_and_keeps_the_demonstrations(demo, iql, tmp_path):
     assert bool((first["target_params", "critic"] == first["params", "critic"]).all())
     assert bool((first["env_state"] == iql.state["env_state"][[1, 0]]).all())
     assert run.state["step"].tolist() == [14, 14]
-    assert run.state["env_state", "observation", "count"].tolist() == [130, 130]
+    assert run.state["env_state", "observation", "count"].tolist() == [146, 146]
     assert run.spec.dataset == iql.spec.dataset
     alone = go_on(demo, iql.run_dir, tmp_path / "alone", "SEEDS=(1,)")[1]
     assert bool((run.state[1:] == alone.state).all())
@@ -328,9 +336,10 @@ def test_a_minibatch_has_the_wanted_share_of_demonstrations(demo, iql, tmp_path)
     recorded = load_dataset(demo).transitions["observation"]
     batch = online._minibatch(run)
     found = (batch["observation"][0].unsqueeze(1) == recorded).all(-1).any(1)
-    assert batch.shape == (1, 16) and found.tolist() == [False] * 12 + [True] * 4
+    assert batch.shape == (1, 32) and found.tolist() == [False] * 24 + [True] * 8
 
 
+@pytest.mark.slow
 def test_sac_begins_with_the_actor_of_behaviour_cloning_alone(demo, tmp_path):
     cloned = train(demo, tmp_path / "bc", "bc_tanh_gaussian", "SEED=5")
     first, _ = go_on(demo, tmp_path / "bc", tmp_path / "sac", "SEED=7", "TOTAL_STEPS=2")
@@ -338,6 +347,7 @@ def test_sac_begins_with_the_actor_of_behaviour_cloning_alone(demo, tmp_path):
     assert load(tmp_path / "sac").spec.algorithm == "sac"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "message"),
     [
