@@ -5,26 +5,21 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import re
-import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
 from attrs import validators as v
-from tensordict import TensorDict
 
 import gin
-from rlhive.config_errors import explain_gin, explain_value, fits
+from rlhive.config_checks import check_macros, check_types, dry_build, with_environment
+from rlhive.config_errors import ConfigError, explain_gin, explain_value
 from rlhive.core.compile import has_compiler
-from rlhive.core.env_spec import EnvSpec
 from rlhive.core.optim import GradientTransformation, adam, cosine_schedule
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.types import LossFn
-from rlhive.envs.names import check_name
 from rlhive.envs.pixels import choose_pixels
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.paths import find_gin_file, gin_directory
@@ -32,8 +27,7 @@ from rlhive.policy_fn import encoders, exploration
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.encoders import Encoder, EncoderFactory, named_encoder
 from rlhive.policy_fn.exploration import Exploration
-from rlhive.record import LOGGERS, check_loggers, check_video_packages
-from rlhive.suggest import suggest
+from rlhive.record import LOGGERS
 
 _EXPLORATIONS = (
     exploration.gaussian,
@@ -65,10 +59,6 @@ _CONFIGURED = {
 COMPILE_FROM_UPDATES = 10_000  # half a minute of compiling is won back after some 5 000 updates on two cores
 
 
-class ConfigError(ValueError):
-    """A file, binding or value that the user has to mend; its text is one line."""
-
-
 def _at_least(minimum: float, kind: type | tuple[type, ...] = int) -> Any:
     return v.and_(v.instance_of(kind), v.not_(v.instance_of(bool)), v.ge(minimum))
 
@@ -88,13 +78,13 @@ class TrainConfig:
     """Everything a training run needs, checked; counts of steps are environment steps per seed.
 
     Attributes:
-        env_name: RoboHive id.
+        env_name: RoboHive id; empty for the one that the data set names.
         algorithm: a name of `rlhive.losses_fn.ALGORITHMS`.
         seed: first seed.
         num_seeds: seeds trained side by side: `seed, seed + 1, ...`.
         seeds: the training seeds `[S]`, which need not be in a row; if empty, `seed` and `num_seeds` say them.
         num_envs: environments per seed.
-        total_steps: length of the run.
+        total_steps: length of the run; of algorithms that learn from a data set alone, in gradient updates.
         device: torch device of the learner, such as "cpu" or "cuda".
         init_random_steps: steps with uniformly random actions before the policy acts and learns.
         updates_per_step: gradient updates per environment step; a fraction such as 0.5 is an update every other step.
@@ -120,6 +110,11 @@ class TrainConfig:
         make_loss: `make_loss(network) -> loss_fn`; likewise.
         make_replay: `make_replay(num_seeds=, num_envs=, device=) -> ReplayBuffer`; likewise.
         choose_images: `choose_images(env_name) -> PixelSpec | None`; likewise.
+        dataset: path of recorded episodes to learn from: a Trace, a RoboSet or a Minari data set.
+        skip_damaged: leave damaged trials out, and say how many, instead of refusing the data set.
+        demonstrations: fraction of each minibatch drawn from the data set, in (0, 1), where the algorithm learns from
+            its own steps too; 0 without a data set.
+        init_from: directory of a run to begin with, as `rlhive.losses_fn.INIT_KEYS` says; its normaliser comes along.
     """
 
     env_name: str = attrs.field(validator=v.instance_of(str))
@@ -166,6 +161,10 @@ class TrainConfig:
     )
     make_replay: Callable[..., ReplayBuffer] = attrs.field(default=_CONFIGURED["replay"])
     choose_images: Callable[..., PixelSpec | None] = attrs.field(default=_CONFIGURED["images"])
+    dataset: str | None = attrs.field(default=None, validator=v.optional(v.instance_of(str)))
+    skip_damaged: bool = attrs.field(default=False, validator=v.instance_of(bool))
+    demonstrations: float = attrs.field(default=0.0, validator=v.and_(_at_least(0, (int, float)), v.lt(1)))
+    init_from: str | None = attrs.field(default=None, validator=v.optional(v.instance_of(str)))
 
     @property
     def compiles(self) -> bool:
@@ -233,11 +232,11 @@ def load_config(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> Tr
         _parse(path, gin.parse_config_file, path)
     for binding in bindings:
         _parse(f"--gin_bindings={binding}", gin.parse_config, binding)
-    _check_macros(bindings)
+    check_macros(config_text(), bindings)
     try:
-        _check_types()
-        config = _CONFIGURED["train"]()
-        _dry_build(config)
+        check_types({**_FACTORIES, "train": TrainConfig}, gin.get_bindings)
+        config = with_environment(_CONFIGURED["train"]())
+        dry_build(config)
     except (ValueError, TypeError) as error:
         raise ConfigError(explain_value(error)) from None
     return config
@@ -269,53 +268,3 @@ def _parse(source: str, parse: Callable[[str], Any], text: str) -> None:
             parse(text)
     except (ValueError, SyntaxError, NameError, OSError) as error:
         raise ConfigError(f"{source}: {explain_gin(error, _PARAMETERS)}") from None
-
-
-def _dry_build(config: TrainConfig) -> None:
-    check_name(config.env_name)
-    check_loggers(config.loggers, config.wandb)
-    if config.video_every:
-        check_video_packages("train.video_every")
-    _check_device(config.device)
-    if config.compile and not has_compiler():
-        raise ValueError("train.compile=True needs a C++ compiler: install g++, or leave it out")
-    config.make_encoder()
-    stand_in = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
-    config.make_loss(config.make_network(stand_in))
-    opt, params = config.optimizer(), TensorDict({"x": torch.zeros(1)})
-    opt.update(params, opt.init(params), params)  # a schedule is only called here
-    config.exploration(stand_in.action_low, stand_in.action_high)
-    config.make_replay(num_seeds=config.num_seeds, num_envs=config.num_envs, device="cpu")
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.zeros((), device=name)
-    except (RuntimeError, AssertionError):
-        expected = "'cpu', or 'cuda' where torch sees a GPU (`python -m rlhive.doctor` tells)"
-        raise ValueError(f"train.device={name!r} cannot be used here; expected {expected}") from None
-
-
-def _check_macros(bindings: Sequence[str]) -> None:
-    """Gin itself takes any new name for a macro, and notices one without a value only where it is read."""
-    text = config_text()
-    defined = set(re.findall(r"^([A-Za-z_]\w*) =", text, flags=re.MULTILINE))
-    used = set(re.findall(r"%([A-Za-z_]\w*)", text))
-    given = set(re.findall(r"^\s*([A-Za-z_]\w*)\s*=", "\n".join(bindings), flags=re.MULTILINE))
-    shipped = "".join(path.read_text() for path in gin_directory().glob("*.gin"))
-    # A shipped macro is no longer read where the parameter that read it is bound to a value itself.
-    overridden = set(re.findall(r"%([A-Za-z_]\w*)", shipped)) - given
-    for name in sorted(defined - used - overridden):
-        raise ConfigError(f"nothing reads the macro {name!r}: {suggest(name, sorted(used))}")
-    for name in sorted(used - defined):
-        raise ConfigError(f"the macro %{name} has no value: {suggest(name, sorted(defined))}")
-
-
-def _check_types() -> None:
-    """Most factories compare their numbers and say nothing of types: this names the binding of a wrong one."""
-    for name, factory in {**_FACTORIES, "train": TrainConfig}.items():
-        hints = typing.get_type_hints(ReplayBuffer.__init__ if factory is ReplayBuffer else factory)
-        for parameter, value in gin.get_bindings(name).items():
-            if not fits(value, hints[parameter]):
-                expected = str(inspect.formatannotation(hints[parameter])).replace("collections.abc.", "")
-                raise ConfigError(f"{name}.{parameter} must be {expected}, got {value!r}")

@@ -11,6 +11,10 @@ from typing import Any
 from rlhive.suggest import suggest
 
 
+class ConfigError(ValueError):
+    """A file, binding or value that the user has to mend; its text is one line."""
+
+
 def fits(value: Any, hint: Any) -> bool:
     """Whether `value` is of the type `hint`; hints that are neither plain types nor made of them fit all."""
     origin = typing.get_origin(hint)

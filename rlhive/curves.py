@@ -1,4 +1,4 @@
-"""The picture of a run: success, return and losses over environment steps."""
+"""The picture of a run: success, return and losses over its steps."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CURVES_FILE = "curves.png"
 CURVES = ("eval/success", "eval/return", "train/success", "train/return")
 
 
-def plot_curves(run_dir: str | os.PathLike[str]) -> Path | None:
-    """Draws success rate, return and losses over environment steps from metrics.csv into curves.png.
+def plot_curves(run_dir: str | os.PathLike[str], steps: str = "environment steps") -> Path | None:
+    """Draws success rate, return and losses from metrics.csv into curves.png, over what `steps` says.
 
     A line per seed, and their interquartile mean where there are several.
 
@@ -42,7 +42,9 @@ def plot_curves(run_dir: str | os.PathLike[str]) -> Path | None:
     num_rows = -(-len(names) // num_columns)
     figure = Figure(figsize=(4.2 * num_columns, 3.2 * num_rows), layout="constrained")
     for place, name in enumerate(names, start=1):
-        _plot_metric(figure.add_subplot(num_rows, num_columns, place), metrics, name)
+        axes = figure.add_subplot(num_rows, num_columns, place)
+        axes.set(title=name, xlabel=steps)
+        _plot_metric(axes, metrics, name)
     path = Path(run_dir) / CURVES_FILE
     with replacing(path) as beside:
         figure.savefig(beside, dpi=110)
@@ -64,6 +66,5 @@ def _plot_metric(axes: Axes, metrics: Mapping[str, np.ndarray], name: str) -> No
         axes.plot(shared, means, color="black", linewidth=2, label=f"IQM of {len(by_seed)} seeds")
     if name.endswith("/success"):
         axes.set_ylim(-0.03, 1.03)
-    axes.set(title=name, xlabel="environment steps")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small")

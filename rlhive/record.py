@@ -25,12 +25,13 @@ METRICS_FILE, AGGREGATE_FILE = "metrics.csv", "metrics_over_seeds.csv"
 SEEN_FILE = "seen.png"  # the images that the policy saw in the last evaluation
 COLUMNS, AGGREGATE_COLUMNS = ("step", "seed", "wall_time"), ("step", "wall_time", "num_seeds")
 LOGGERS = ("csv", "tensorboard", "wandb")
+OFFLINE = ("bc", "iql", "td3_bc")  # of `rlhive.losses_fn.ALGORITHMS`, which needs torch
 
 
 class Recorder:
     """Writes metrics to `metrics.csv` and to TorchRL's loggers, and what several seeds have in common.
 
-    `metrics.csv` is one wide table: `step` (environment steps of the seed), `seed`, `wall_time` (seconds
+    `metrics.csv` is one wide table: `step` (of the seed, see `step_name`), `seed`, `wall_time` (seconds
     since the start of the run), then a column for each metric. Numbers read back bit for bit; `wall_time` is
     the only column that differs in a repeated run, unless the metrics given are times themselves.
     `metrics_over_seeds.csv` has a row per step: `step`, `wall_time`, `num_seeds`, and the interquartile mean, the
@@ -208,6 +209,11 @@ def check_video_packages(what: str) -> None:
             f"{what} needs imageio with ffmpeg: "
             "install it with `uv sync --extra video` or `pip install 'rlhive-torch[video]'`"
         )
+
+
+def step_name(algorithm: str) -> str:
+    """What the steps in the metrics of an algorithm's runs count."""
+    return "gradient updates" if algorithm in OFFLINE else "environment steps"
 
 
 def read_metrics(run_dir: str | os.PathLike[str]) -> dict[str, np.ndarray]:

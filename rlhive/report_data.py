@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 
 from rlhive.core.compare import Estimate, iqm_curve
-from rlhive.record import METRICS_FILE, SEEN_FILE, read_metrics
+from rlhive.record import METRICS_FILE, SEEN_FILE, read_metrics, step_name
 
 SCORES = {"success": "eval/success", "return": "eval/return"}
 SEED_SETTINGS = {"SEED", "SEEDS", "NUM_SEEDS", "train.seed", "train.seeds", "train.num_seeds"}
@@ -22,12 +22,15 @@ RNG_SEED = 0  # the same runs give the same intervals
 
 @attrs.frozen
 class Process:
-    """One training process: its directory's name, its seeds, and what it took; None where that is not recorded."""
+    """One training process: its directory's name, its seeds, and what it took; None where that is not recorded.
+
+    `steps` are what `Run.step_name` says.
+    """
 
     name: str
     seeds: tuple[int, ...]
     seconds: float | None
-    environment_steps: int | None
+    steps: int | None
     peak_memory_bytes: int | None
 
 
@@ -41,7 +44,7 @@ class Run:
         spec: the (first) run's spec.json.
         config: the text of its config.gin.
         seeds: int64 `[S]`, ascending.
-        steps: environment steps per seed of all evaluations, int64 `[T]`, ascending.
+        steps: steps per seed of all evaluations, of what `step_name` says, int64 `[T]`, ascending.
         scores: success rate (0 to 1) and mean return by the names of `SCORES`, float64 `[S, T]`, NaN where missing.
         wall_time: seconds from the start of its process to each seed's last row, float64 `[S]`.
         processes: that trained it.
@@ -63,6 +66,11 @@ class Run:
     def environment(self) -> str:
         """RoboHive id."""
         return str(self.spec["env"]["name"])
+
+    @property
+    def step_name(self) -> str:
+        """What its steps count: environment steps, or gradient updates."""
+        return step_name(str(self.spec["algorithm"]))
 
     @property
     def complete(self) -> np.ndarray:
@@ -182,7 +190,7 @@ def _read_member(directory: Path) -> Run:
     for name, values in zip(SCORES, columns, strict=True):
         scores[name][row[evaluated], column] = np.where(np.isfinite(values), values, np.nan)[evaluated]
     wall_time = np.array([metrics["wall_time"][row == index].max() for index in range(len(seeds))])
-    process = _read_process(directory, tuple(seeds.tolist()))
+    process = _read_process(directory, tuple(seeds.tolist()), step_name(str(spec["algorithm"])))
     config = (directory / "config.gin").read_text()
     strip = directory / SEEN_FILE
     seen = strip.read_bytes() if strip.exists() else None
@@ -204,11 +212,12 @@ def _read_files(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
     return metrics, spec
 
 
-def _read_process(directory: Path, seeds: tuple[int, ...]) -> Process:
+def _read_process(directory: Path, seeds: tuple[int, ...], steps: str) -> Process:
     path = directory / "usage.json"
     try:
         usage = json.loads(path.read_text()) if path.exists() else {}
-        found = [usage.get(key) for key in ("seconds", "environment_steps", "peak_memory_bytes")]
+        keys = ("seconds", steps.replace(" ", "_"), "peak_memory_bytes")
+        found = [usage.get(key) for key in keys]
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: is no JSON object ({error}); remove it to report without") from None
     return Process(directory.resolve().name, seeds, *found)

@@ -151,11 +151,16 @@ def style(index: int) -> tuple[str, str]:
     return COLOURS[index % len(COLOURS)], LINES[index % len(LINES)]
 
 
+def step_names(runs: Sequence[Run]) -> str:
+    """What the steps of these runs count, in one word or two."""
+    return " or ".join(dict.fromkeys(run.step_name for run in runs))
+
+
 def _new(runs: Sequence[Run], name: str) -> tuple[Figure, Axes]:
     """Axes of a score over steps that all of the runs fit into."""
     figure = Figure(figsize=(4.8, 3.4), layout="constrained")
     axes = figure.subplots()
-    axes.set(xlabel="environment steps per seed", ylabel=LABELS[name])
+    axes.set(xlabel=f"{step_names(runs)} per seed", ylabel=LABELS[name])
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlim(0, 1.02 * max(run.steps[-1] for run in runs))
     low, high = 0.0, 1.0

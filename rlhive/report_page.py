@@ -17,6 +17,7 @@ from rlhive.report_figures import (
     reached_figure,
     runs_figure,
     seeds_figure,
+    step_names,
 )
 from rlhive.report_html import document, grid, heading, image, listing, note, section, table
 
@@ -145,7 +146,7 @@ def _seeds(runs: Sequence[Run]) -> str:
     head += [f"steps to {threshold:.0%}" for threshold in THRESHOLDS] + ["wall time"]
     tables = [table(head, _seed_rows(run), f"{run.label}, each seed's last evaluation") for run in runs]
     text = (
-        "Steps to a success rate: environment steps of the first evaluation that had it, or more. "
+        f"Steps to a success rate: {step_names(runs)} of the first evaluation that had it, or more. "
         "Wall time: from the start of the run to the seed's last row; seeds trained side by side share it."
     )
     return section("Seeds", grid(tables, wide=True), note(text))
@@ -166,7 +167,7 @@ def _seed_rows(run: Run) -> list[list[str]]:
 
 
 def _usage(runs: Sequence[Run]) -> str:
-    head = ["process", "seeds", "time", "environment steps", "steps per second", "peak memory"]
+    head = ["process", "seeds", "time", step_names(runs), "steps per second", "peak memory"]
     rows = [_usage_row(run, process) for run in runs for process in run.processes]
     return section(
         "Time and memory", table(head, rows), note("Of each training process, from its usage.json.")
@@ -174,7 +175,7 @@ def _usage(runs: Sequence[Run]) -> str:
 
 
 def _usage_row(run: Run, process: Process) -> list[str]:
-    seconds, steps, memory = process.seconds, process.environment_steps, process.peak_memory_bytes
+    seconds, steps, memory = process.seconds, process.steps, process.peak_memory_bytes
     return [
         run.label if len(run.processes) == 1 else f"{run.label}/{process.name}",
         _list(process.seeds),
@@ -246,8 +247,13 @@ def _episodes(runs: Sequence[Run]) -> str:
 def _configuration(runs: Sequence[Run]) -> str:
     texts = []
     for run in runs:
-        versions = ", ".join(f"{name} {version}" for name, version in run.spec.get("versions", {}).items())
-        texts.append(listing(run.label, f"{run.path}: {versions}", run.config))
+        about = ", ".join(f"{name} {version}" for name, version in run.spec.get("versions", {}).items())
+        if source := run.spec.get("dataset"):
+            about += (
+                f"; data set {source['path']}, sha256 {source['sha256']}: {source['trials']} trials, "
+                f"{source['steps']} steps. Left out: {'; '.join(source['left_out']) or 'nothing'}"
+            )
+        texts.append(listing(run.label, f"{run.path}: {about}", run.config))
     return section("Configuration", grid(texts))
 
 
@@ -267,7 +273,7 @@ def chance_text(chance: Estimate) -> str:
 
 
 def steps_text(value: float) -> str:
-    """Environment steps, or that they did not suffice."""
+    """Steps, or that they did not suffice."""
     return f"{value:,.0f}" if np.isfinite(value) else "not reached"
 
 

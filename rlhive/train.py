@@ -121,6 +121,7 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     from rlhive.core.merge import ADDED, is_under_way, merge_run, seeds_to_add
     from rlhive.core.run_spec import RunSpec
     from rlhive.curves import plot_curves
+    from rlhive.record import step_name
 
     added = seeds_to_add(directory, config)
     if not added:
@@ -135,9 +136,9 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
             return False
     seconds = json.loads((folder / "usage.json").read_text())["seconds"]
     merge_run(directory, config.seeds, before)
-    record_usage(directory, seconds, config.total_steps)
+    record_usage(directory, seconds, config.total_steps, config.algorithm)
     write_text(directory / "config.gin", config_text())
-    plot_curves(directory)
+    plot_curves(directory, step_name(config.algorithm))
     return True
 
 
@@ -171,23 +172,26 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     ):
         write_text(directory / "config.gin", config_text())
         write_text(directory / "operative_config.gin", operative_config_text())
+        if session.spec.dataset is not None:
+            sys.stderr.write(f"rlhive.train: {session.spec.dataset.describe()}\n")
         finished = loop.train(session)
     if session.stopped:
         sys.stderr.write(f"rlhive.train: stopped before the others: {stopped_text(session.stopped)}\n")
-    record_usage(directory, time.monotonic() - started, session.step)
+    record_usage(directory, time.monotonic() - started, session.step, config.algorithm)
     return finished
 
 
-def record_usage(directory: Path, seconds: float, steps: int) -> None:
+def record_usage(directory: Path, seconds: float, steps: int, algorithm: str) -> None:
     """Writes `usage.json`: the time of a run and of what it resumed, its steps, the largest memory of a process."""
     from rlhive.core.files import write_text
+    from rlhive.record import step_name
 
     path = directory / "usage.json"
     before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     usage = {
         "seconds": round(before + seconds, 3),
-        "environment_steps": steps,
+        step_name(algorithm).replace(" ", "_"): steps,
         "peak_memory_bytes": 1024 * peaks[0],
         "worker_peak_memory_bytes": 1024 * peaks[1],
     }
@@ -205,8 +209,11 @@ def share_cores(config: TrainConfig) -> str:
     import torch
 
     from rlhive.envs.vector import default_workers
+    from rlhive.losses_fn import ALGORITHMS
 
     cores = len(os.sched_getaffinity(0))
+    if ALGORITHMS[config.algorithm].offline:
+        return f"{cores} cores: updates on {torch.get_num_threads()} thread(s), evaluations between them"
     wanted = default_workers() if config.num_workers is None else config.num_workers
     workers = min(wanted, config.num_seeds * config.num_envs)
     if "OMP_NUM_THREADS" not in os.environ:

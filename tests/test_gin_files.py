@@ -10,6 +10,7 @@ from rlhive.config import ConfigError, load_config
 from rlhive.core.keys import make_generators
 from rlhive.core.learner import make_learner
 from rlhive.core.pixel_spec import PixelSpec
+from rlhive.data.trace import trace_file
 from rlhive.paths import gin_directory
 from rlhive.policy_fn.r3m import R3M
 
@@ -22,6 +23,14 @@ EXPLORATIONS = {
     "sac_egreedy.gin": "epsilon_random",
 }
 ENCODERS = {"sac_r3m.gin": "r3m18", "sac_rrl.gin": "rrl34", "sac_cnn.gin": "cnn"}
+OFFLINE = {
+    "bc_deterministic.gin": ("bc", "deterministic"),
+    "bc_gaussian.gin": ("bc", "gaussian"),
+    "bc_tanh_gaussian.gin": ("bc", "tanh_gaussian"),
+    "bc_mixture.gin": ("bc", "mixture"),
+    "iql.gin": ("iql", "tanh_gaussian"),
+    "td3_bc.gin": ("td3_bc", "deterministic"),
+}
 RANDOM = ["r3m.weights='random'", "rrl.weights='random'"]  # the published ones are not here
 PIXELS = PixelSpec(cameras=("top_cam",), height=64, width=64, quality="fast")
 
@@ -49,7 +58,7 @@ def test_the_folder_holds_gin_files_only():
 
 
 def test_the_shipped_files():
-    assert set(GIN_FILES) == {"base.gin", *EXPLORATIONS, *ENCODERS}
+    assert set(GIN_FILES) == {"base.gin", "offline.gin", "iql_to_sac.gin", *EXPLORATIONS, *ENCODERS, *OFFLINE}
 
 
 def test_the_macros_on_top_are_the_ones_users_set_first():
@@ -59,7 +68,7 @@ def test_the_macros_on_top_are_the_ones_users_set_first():
     assert not any(name.isupper() for name in names[len(MACROS) :])
 
 
-@pytest.mark.parametrize("name", sorted({*GIN_FILES} - {*ENCODERS}))
+@pytest.mark.parametrize("name", ["base.gin", *EXPLORATIONS])
 def test_makes_a_learner_that_acts_and_updates(name, franka_spec):
     small = ["NUM_SEEDS=2", "sac_network.hidden_sizes=(8, 8)", "train.batch_size=4", "replay.capacity=10"]
     config = load_config([name], small + ["GAMMA=0.9"] * (name == "base.gin"))
@@ -83,6 +92,24 @@ def test_makes_a_learner_that_acts_and_updates(name, franka_spec):
     state, metrics = learner.train_step(state, batch, learner.draw_loss_noise(generators))
     assert state["step"].tolist() == [1, 1]
     assert bool(metrics["loss"].isfinite().all())
+
+
+@pytest.mark.parametrize(("name", "expected"), OFFLINE.items())
+def test_makes_a_learner_of_recorded_episodes(name, expected, franka_spec, tmp_path):
+    with trace_file(tmp_path / "demo.h5", "FrankaReachRandom-v0"):
+        pass
+    small = [f"DATASET='{tmp_path / 'demo.h5'}'", "NUM_SEEDS=2", "train.batch_size=4"]
+    config = load_config([name], small)
+    learner = make_learner(config, franka_spec)
+    assert (config.algorithm, learner.network.head) == expected
+    assert (config.env_name, config.total_steps) == ("FrankaReachRandom-v0", 5000)
+    generators = [make_generators(seed) for seed in config.seeds]
+    state = learner.init(generators)
+    batch = torch.cat([row(2, franka_spec)] * 4, dim=1)
+    state, metrics = learner.train_step(state, batch, learner.draw_loss_noise(generators))
+    assert state["step"].tolist() == [1, 1] and bool(metrics["finite"].all())
+    seen = TensorDict({"observation": torch.zeros(2, 3, 21)}, [2, 3])
+    assert learner.act_mode(state, seen).shape == (2, 3, 9)
 
 
 @pytest.mark.parametrize(("name", "encoder"), ENCODERS.items())

@@ -1,5 +1,6 @@
 """docs/parameters.md against the code: every leaf of every algorithm, its shape and its selection."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rlhive.core.state import init_state
 from rlhive.core.tree_file import flatten
 from rlhive.losses_fn import ALGORITHMS, POLICY_KEYS
 from rlhive.policy_fn import load
+from rlhive.policy_fn.heads import HEADS
 
 DOCUMENT = (Path(__file__).parents[1] / "docs/parameters.md").read_text()
 SIZES = {"H0": 5, "H1": 6, "N": 3}
@@ -32,27 +34,51 @@ def shape_of(text, spec):
     return tuple(eval(size, {}, sizes) for size in text.split(",") if size)
 
 
-@pytest.fixture(params=sorted(ALGORITHMS))
-def algorithm(request):
+def heads_of(algorithm):
+    """The heads that its actor may have; None where it has no choice."""
+    if "head" not in inspect.signature(ALGORITHMS[algorithm].make_network).parameters:
+        return [None]
+    return [head for head in HEADS if algorithm != "iql" or HEADS[head].log_prob is not None]
+
+
+@pytest.fixture(params=[(name, head) for name in sorted(ALGORITHMS) for head in heads_of(name)], ids=str)
+def choice(request):
     return request.param
 
 
+@pytest.fixture
+def algorithm(choice):
+    return choice[0]
+
+
 @pytest.fixture(params=[(False, True), (True, False)], ids=["default", "norm swapped"])
-def network(request, algorithm, franka_spec):
-    return ALGORITHMS[algorithm].make_network(
+def network(request, choice, franka_spec):
+    make_network = ALGORITHMS[choice[0]].make_network
+    settings = {
+        "hidden_sizes": (SIZES["H0"], SIZES["H1"]),
+        "num_critics": SIZES["N"],
+        "actor_layer_norm": request.param[0],
+        "critic_layer_norm": request.param[1],
+        "head": choice[1],
+    }
+    taken = inspect.signature(make_network).parameters
+    return make_network(
         franka_spec,
-        hidden_sizes=(SIZES["H0"], SIZES["H1"]),
-        num_critics=SIZES["N"],
-        actor_layer_norm=request.param[0],
-        critic_layer_norm=request.param[1],
+        **{name: value for name, value in settings.items() if name in taken and value is not None},
     )
+
+
+def holds(condition, network):
+    """Whether `actor_layer_norm`, `head=gaussian` or nothing is true of the network."""
+    name, _, value = condition.partition("=")
+    return not condition or getattr(network, name) == (value or True)
 
 
 def documented_params(algorithm, network, spec):
     return {
         leaf: shape_of(shape, spec)
-        for name, leaf, shape, condition in table("algorithm", "leaf", "shape", "there when")
-        if name == algorithm and (not condition or getattr(network, condition))
+        for names, leaf, shape, condition in table("algorithms", "leaf", "shape", "there when")
+        if algorithm in names.split(", ") and holds(condition, network)
     }
 
 
@@ -91,7 +117,8 @@ def test_train_state_is_as_documented(algorithm, network, franka_spec):
 def test_selections_are_as_documented():
     rows = table("algorithm", "policy reads (`POLICY_KEYS`)", "has a target network (`target_keys`)")
     documented = {
-        name: (tuple(policy.split(", ")), tuple(target.split(", "))) for name, policy, target in rows
+        name: tuple(() if keys == "none" else tuple(keys.split(", ")) for keys in selections)
+        for name, *selections in rows
     }
     code = {name: (entry.policy_keys, entry.target_keys) for name, entry in ALGORITHMS.items()}
     assert documented == code

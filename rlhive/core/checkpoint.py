@@ -22,6 +22,7 @@ from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree import stack_seeds
 from rlhive.core.tree_file import LoadError, check_names, flatten, flush, header_json, read_tree, write_tree
 from rlhive.core.types import TrainState
+from rlhive.losses_fn import ALGORITHMS
 
 PathLike = str | os.PathLike[str]
 PARTS = ("params", "env_state", "train_state")
@@ -254,6 +255,7 @@ def _read_seed(folder: Path) -> _Seed:
             f"{folder}: its files are of different runs, seeds or steps; copy the checkpoint again"
         )
     rest = read["train_state"][0]
+    rest = _empty_parts(header.spec).update(rest)
     check_names(folder / "train_state.safetensors", {*_TRAINING, "rollout", "generators"}, rest.keys())
     state = {
         "params": read["params"][0],
@@ -264,6 +266,17 @@ def _read_seed(folder: Path) -> _Seed:
     }
     rollout = TensorDict({"explore": {}}).update(rest["rollout"])  # without leaves it is not in the file
     return _Seed(TensorDict(state, batch_size=[]), rollout, dict(rest["generators"].items()), header)
+
+
+def _empty_parts(spec: RunSpec) -> TensorDict:
+    """The subtrees that have no leaf, and so are in no file: there is no target, or no environment to learn in."""
+    algorithm = ALGORITHMS.get(spec.algorithm)
+    empty: dict[str, dict[str, Tensor]] = {}
+    if algorithm is not None and not algorithm.target_keys:
+        empty["target_params"] = {}
+    if algorithm is not None and algorithm.offline:
+        empty["rollout"] = {}
+    return TensorDict(empty, batch_size=[])
 
 
 def _origin(header: Header) -> tuple[str, int]:

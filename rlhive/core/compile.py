@@ -47,9 +47,7 @@ def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Call
     def flat_fn(*flat: Tensor) -> list[Tensor]:
         values = iter(flat)
         args = [
-            TensorDict({name: next(values) for name in of_arg}, example.batch_size)
-            if of_arg
-            else next(values)
+            next(values) if of_arg is None else _fill(example, {name: next(values) for name in of_arg})
             for of_arg, example in zip(names, examples, strict=True)
         ]
         results, out_spec = pytree.tree_flatten(fn(*args))
@@ -81,16 +79,24 @@ def _compile(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callabl
         )
 
 
-def _leaf_names(tree: Any) -> list[Any]:
-    """Names of the leaves of a TensorDict; none for a tensor."""
-    return list(tree.keys(include_nested=True, leaves_only=True)) if isinstance(tree, TensorDict) else []
+def _leaf_names(tree: Any) -> list[Any] | None:
+    """Names of the leaves of a TensorDict; None for a tensor."""
+    return list(tree.keys(include_nested=True, leaves_only=True)) if isinstance(tree, TensorDict) else None
 
 
-def _leaves(names: list[list[Any]], trees: Sequence[Any]) -> list[Tensor]:
+def _leaves(names: list[list[Any] | None], trees: Sequence[Any]) -> list[Tensor]:
     leaves: list[Tensor] = []
     for of_tree, tree in zip(names, trees, strict=True):
-        leaves += [tree[name] for name in of_tree] if of_tree else [tree]
+        leaves += [tree] if of_tree is None else [tree[name] for name in of_tree]
     return leaves
+
+
+def _fill(example: TensorDict, leaves: dict[Any, Tensor]) -> TensorDict:
+    """A tree with the subtrees of `example`, also those that have no leaf, and these leaves."""
+    tree = example.empty(recurse=True)
+    for name, leaf in leaves.items():
+        tree[name] = leaf
+    return tree
 
 
 def traced_at_first_call(fn: Callable[..., Any], *, compile: bool = False) -> Callable[..., Any]:

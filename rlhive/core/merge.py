@@ -63,7 +63,8 @@ def merge_run(run_dir: Path, seeds: Sequence[int], before: Sequence[int]) -> Non
     orders = {run_dir: _training(run_dir, before), added_dir: _training(added_dir, added)}
     replay = run_dir / "replay" / f"{last}.safetensors"
     training = set().union(*orders.values())
-    _merge_replays(replay, orders, [seed for seed in seeds if seed in training])
+    if replay.exists():  # not where the algorithm learns from a data set
+        _merge_replays(replay, orders, [seed for seed in seeds if seed in training])
     for step in checkpoint_steps(added_dir):
         if step in checkpoint_steps(run_dir):
             folders = seed_dirs(checkpoint_dir(run_dir, step)) | seed_dirs(checkpoint_dir(added_dir, step))

@@ -75,7 +75,7 @@ class ReplayBuffer:
         self._max_rows = capacity // num_envs
         self._batch_size = torch.Size((num_seeds, num_envs))
         self._columns = torch.arange(num_seeds)  # of the storage, where each seed's transitions are
-        self._n_step, self._gamma = n_step, 1.0 if gamma is None else gamma
+        self.n_step, self._gamma = n_step, 1.0 if gamma is None else gamma
         self._device = torch.device(device)
         self._storage = _storage(self._max_rows, scratch_dir, self._device)
         self.scratch_dir = scratch_dir
@@ -261,10 +261,10 @@ class ReplayBuffer:
         row, env = index // num_envs, index % num_envs
         offset = self._columns.unsqueeze(-1) * num_envs + env
         start = self._flat(row, offset)
-        if self._n_step == 1:
+        if self.n_step == 1:
             parts = {key: self._take(key, start) for key in self._rows}
             return TensorDict(parts, batch_size=index.shape)
-        ahead = torch.arange(self._n_step)
+        ahead = torch.arange(self.n_step)
         window = self._flat((row.unsqueeze(-1) + ahead) % self._max_rows, offset.unsqueeze(-1))
         newer = (self._cursor - 1 - row) % self._max_rows
         reward, done = self._take(REWARD, window), self._take(DONE, window)

@@ -7,17 +7,48 @@ import importlib.metadata
 import json
 import platform
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.tree_file import FORMAT_VERSION, LoadError, check_names, check_version
+from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.encoders import Encoder, encoder_from_dict, feature_dim
 
 PACKAGES = ("rlhive-torch", "torch", "tensordict", "torchrl", "robohive", "mujoco", "numpy")
+
+
+def _strings(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
+
+
+@attrs.frozen
+class DataSource:
+    """The data set that a run learns from, or has demonstrations of; plain values, JSON as it stands.
+
+    Attributes:
+        path: where it was; the same data may be elsewhere later.
+        sha256: of what lay there.
+        trials: how many.
+        steps: transitions of all of them.
+        left_out: the damaged trials, each with the reason.
+    """
+
+    path: str = attrs.field(eq=False, validator=attrs.validators.instance_of(str))
+    sha256: str = attrs.field(validator=attrs.validators.matches_re("[0-9a-f]{64}"))
+    trials: int = attrs.field(validator=attrs.validators.instance_of(int))
+    steps: int = attrs.field(validator=attrs.validators.instance_of(int))
+    left_out: tuple[str, ...] = attrs.field(converter=_strings, default=())
+
+    def describe(self) -> str:
+        """Which data set, in one line."""
+        left_out = f"; {len(self.left_out)} damaged trials left out" if self.left_out else ""
+        return (
+            f"data set {self.path}: {self.trials} trials, {self.steps} steps{left_out}, sha256 {self.sha256}"
+        )
 
 
 @attrs.frozen
@@ -26,12 +57,13 @@ class RunSpec:
 
     Attributes:
         algorithm: a name of `rlhive.losses_fn.ALGORITHMS`.
-        env: the environment it was trained on.
-        network: its networks.
+        env: the environment it was trained on, or that its data set is of.
+        network: its networks, of the algorithm's class.
         run_id: sha256 in hex, another one for each run.
         versions: of Python and of the packages that wrote it, by name.
         encoder: what its images go through; None without images.
         format_version: of the files.
+        dataset: what it learns from besides its own steps; None where there is nothing.
     """
 
     algorithm: str = attrs.field(validator=attrs.validators.instance_of(str))
@@ -41,9 +73,12 @@ class RunSpec:
     versions: dict[str, str] = attrs.field(validator=attrs.validators.instance_of(dict))
     encoder: Encoder | None = None
     format_version: int = FORMAT_VERSION
+    dataset: DataSource | None = None
 
     def __attrs_post_init__(self) -> None:
         env, network = self.env, self.network
+        if self.algorithm in ALGORITHMS and type(network) is not ALGORITHMS[self.algorithm].network:
+            raise ValueError(f"{type(network).__name__} is not the network of {self.algorithm}")
         if (self.encoder is None) != (env.pixels is None):
             raise ValueError(f"{env.name}: images need an encoder, and an encoder needs images")
         limits = (network.action_low, network.action_high)
@@ -62,8 +97,9 @@ class RunSpec:
         return self.env.observation_dim if learns else self.network.observation_dim
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dict for JSON."""
-        return attrs.asdict(self) | {"encoder": None if self.encoder is None else self.encoder.to_dict()}
+        """Plain dict for JSON; "dataset" is there where there is one."""
+        values = attrs.asdict(self) | {"encoder": None if self.encoder is None else self.encoder.to_dict()}
+        return {key: value for key, value in values.items() if key != "dataset" or value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: object = "spec") -> RunSpec:
@@ -73,21 +109,20 @@ class RunSpec:
             LoadError: an unknown format version, missing or unknown fields, or values that do not fit.
         """
         check_version(where, values.get("format_version"))
-        values = {"encoder": None, **values}  # runs older than images have neither this key nor the next
+        values = {"encoder": None, "dataset": None, **values}  # runs older than images have no "encoder"
         if isinstance(values.get("env"), Mapping):
-            values["env"] = {"pixels": None, **values["env"]}
-        for kind, fields in (
-            (cls, values),
-            (EnvSpec, values.get("env")),
-            (ActorCritic, values.get("network")),
-        ):
+            values["env"] = {"pixels": None, **values["env"]}  # nor this
+        algorithm = ALGORITHMS.get(str(values.get("algorithm")))
+        kinds = {"env": EnvSpec, "network": ActorCritic if algorithm is None else algorithm.network}
+        kinds |= {"dataset": DataSource} if values["dataset"] is not None else {}
+        for kind, fields in ((cls, values), *((kind, values.get(key)) for key, kind in kinds.items())):
             if not isinstance(fields, Mapping):
                 raise LoadError(f"{where}: has no valid description of {kind.__name__}")
             check_names(f"{where}, {kind.__name__}", [field.name for field in attrs.fields(kind)], fields)
         try:
-            env, network = EnvSpec.from_dict(values["env"]), ActorCritic(**values["network"])
+            parts = {key: kind(**values[key]) for key, kind in kinds.items()}
             encoder = None if values["encoder"] is None else encoder_from_dict(values["encoder"])
-            return cls(**{**values, "env": env, "network": network, "encoder": encoder})
+            return cls(**{**values, **parts, "encoder": encoder})
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             reason = str(error.args[0] if error.args else error).splitlines()[0]
             raise LoadError(f"{where}: a value does not fit: {reason}") from None
@@ -113,12 +148,17 @@ class RunSpec:
 
 
 def new_run_spec(
-    algorithm: str, env: EnvSpec, network: ActorCritic, seeds: Sequence[int], encoder: Encoder | None = None
+    algorithm: str,
+    env: EnvSpec,
+    network: ActorCritic,
+    seeds: Sequence[int],
+    encoder: Encoder | None = None,
+    dataset: DataSource | None = None,
 ) -> RunSpec:
     """The spec of a run that starts now; no other run has its run_id, not even one of equal settings."""
     content = [algorithm, env.to_dict(), network.to_dict(), list(seeds), uuid.uuid4().hex]
     run_id = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return RunSpec(algorithm, env, network, run_id, versions(), encoder)
+    return RunSpec(algorithm, env, network, run_id, versions(), encoder, dataset=dataset)
 
 
 def versions() -> dict[str, str]:

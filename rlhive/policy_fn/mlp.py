@@ -78,6 +78,11 @@ def _uniform(key: Generator, shape: tuple[int, ...], bound: float) -> Tensor:
 
 
 def _linear(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    if weight.shape == (
+        1,
+        x.shape[-1],
+    ):  # as a matrix product it has other bits for one seed than for several
+        return (x * weight).sum(-1, keepdim=True) + bias
     if weight.dim() == 2:
         return F.linear(x, weight, bias)
     members = weight.shape[0]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import attrs
 from attrs import validators as v
@@ -81,26 +80,80 @@ class OfflineNetwork(ActorCritic):
         return apply_mlp(actor, observation, activation=self.activation)
 
 
-def bc_network(spec: EnvSpec, *, head: str = "gaussian", **settings: Any) -> OfflineNetwork:
-    """The actor of behaviour cloning for an environment; `settings` as in `OfflineNetwork`."""
-    return _fitting(spec, head=head, parts=("actor",), **settings)
+def bc_network(
+    spec: EnvSpec,
+    *,
+    head: str = "gaussian",
+    hidden_sizes: Sequence[int] = (256, 256),
+    activation: str = "relu",
+    actor_layer_norm: bool = False,
+    feature_dim: int = 0,
+) -> OfflineNetwork:
+    """The actor of behaviour cloning for an environment; arguments as in `OfflineNetwork` and `actor_critic`."""
+    return OfflineNetwork(
+        spec.observation_dim + feature_dim,
+        spec.action_low,
+        spec.action_high,
+        hidden_sizes=hidden_sizes,
+        activation=activation,
+        actor_layer_norm=actor_layer_norm,
+        head=head,
+        parts=("actor",),
+    )
 
 
-def iql_network(spec: EnvSpec, *, head: str = "gaussian", **settings: Any) -> OfflineNetwork:
-    """The networks of IQL for an environment; `settings` as in `OfflineNetwork`.
+def iql_network(
+    spec: EnvSpec,
+    *,
+    head: str = "gaussian",
+    hidden_sizes: Sequence[int] = (256, 256),
+    activation: str = "relu",
+    actor_layer_norm: bool = False,
+    critic_layer_norm: bool = True,
+    num_critics: int = 2,
+    feature_dim: int = 0,
+) -> OfflineNetwork:
+    """The networks of IQL for an environment; arguments as in `OfflineNetwork` and `actor_critic`.
 
     Raises:
         ValueError: the head has no density.
     """
-    if HEADS[head].log_prob is None:
+    if head in HEADS and HEADS[head].log_prob is None:
         raise ValueError(f"IQL weighs log-probabilities, which the head {head!r} has none of")
-    return _fitting(spec, head=head, parts=PARTS, **settings)
+    return OfflineNetwork(
+        spec.observation_dim + feature_dim,
+        spec.action_low,
+        spec.action_high,
+        hidden_sizes=hidden_sizes,
+        activation=activation,
+        actor_layer_norm=actor_layer_norm,
+        critic_layer_norm=critic_layer_norm,
+        num_critics=num_critics,
+        head=head,
+        parts=PARTS,
+    )
 
 
-def td3_bc_network(spec: EnvSpec, **settings: Any) -> OfflineNetwork:
-    """The networks of TD3+BC for an environment, whose actor is deterministic; `settings` as in `OfflineNetwork`."""
-    return _fitting(spec, head="deterministic", parts=("actor", "critic"), **settings)
-
-
-def _fitting(spec: EnvSpec, **settings: Any) -> OfflineNetwork:
-    return OfflineNetwork(spec.observation_dim, spec.action_low, spec.action_high, **settings)
+def td3_bc_network(
+    spec: EnvSpec,
+    *,
+    hidden_sizes: Sequence[int] = (256, 256),
+    activation: str = "relu",
+    actor_layer_norm: bool = False,
+    critic_layer_norm: bool = True,
+    num_critics: int = 2,
+    feature_dim: int = 0,
+) -> OfflineNetwork:
+    """The networks of TD3+BC for an environment, whose actor is deterministic; arguments as in `iql_network`."""
+    return OfflineNetwork(
+        spec.observation_dim + feature_dim,
+        spec.action_low,
+        spec.action_high,
+        hidden_sizes=hidden_sizes,
+        activation=activation,
+        actor_layer_norm=actor_layer_norm,
+        critic_layer_norm=critic_layer_norm,
+        num_critics=num_critics,
+        head="deterministic",
+        parts=("actor", "critic"),
+    )

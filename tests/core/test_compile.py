@@ -91,6 +91,15 @@ def test_leaves_are_taken_by_name_whatever_their_order():
     assert traced(TensorDict({"b": torch.tensor(1.0), "a": torch.tensor(5.0)})).item() == 4.0
 
 
+def test_trees_without_leaves_are_trees():
+    def count(tree, nothing):
+        return TensorDict({"x": tree["x"] + len(nothing.keys()), "none": tree["none"]}, tree.batch_size)
+
+    tree, nothing = TensorDict({"x": torch.ones(2), "none": {}}, [2]), TensorDict({}, [2])
+    result = trace(count, tree, nothing)(tree, nothing)
+    assert set(result.keys()) == {"x", "none"} and result["x"].tolist() == [1, 1]
+
+
 def test_a_compiled_function_refuses_other_shapes_instead_of_compiling_again():
     compiled = trace(lambda x: x.sin(), torch.zeros(4), compile=True)
     assert compiled(torch.ones(4)).shape == (4,)

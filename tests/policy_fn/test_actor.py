@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.func import grad_and_value, vmap
 from torchrl.modules import TanhNormal
 
 from rlhive.policy_fn.actor import ActorCritic, tanh_normal_log_prob, tanh_normal_sample
@@ -92,3 +93,17 @@ def test_settings_out_of_range_are_refused():
         make_network(activation="gelu2")
     with pytest.raises(ValueError, match="num_critics"):
         make_network(num_critics=0)
+
+
+@pytest.mark.parametrize("width", [1, 2, 18])
+@pytest.mark.parametrize("hidden", [16, 256])
+def test_a_network_has_the_same_bits_alone_and_among_others(width, hidden):
+    generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
+    params = torch.stack([init_mlp(g, (21, hidden, hidden, width), layer_norm=True) for g in generators])
+    x = torch.stack([torch.randn(256, 21, generator=g) for g in generators])
+    gradient = vmap(grad_and_value(lambda params, x: apply_mlp(params, x).square().mean()))
+    for seed in range(3):
+        grads, loss = gradient(params, x)
+        own_grads, own_loss = gradient(params[[seed]], x[[seed]])
+        assert torch.equal(own_loss[0], loss[seed])
+        assert bool((own_grads[0] == grads[seed]).all())

@@ -411,7 +411,7 @@ def test_headers_that_do_not_fit_themselves(make_run):
 def test_unknown_algorithm(make_run):
     run = make_run()
     refuse(
-        "unknown algorithm 'ppo'; this version of rlhive has sac",
+        "unknown algorithm 'ppo'; this version of rlhive has sac, bc, iql, td3_bc",
         *trees(run),
         spec=attrs.evolve(run.spec, algorithm="ppo"),
     )

@@ -1,0 +1,177 @@
+"""What recorded episodes teach: behaviour cloning with each head, IQL against it on mixed data, and the kitchen.
+
+    python benchmarks/offline.py --task=heads --expert=runs/reach
+    python benchmarks/offline.py --task=mixed --expert=runs/reach/checkpoints/2000 \
+        --expert=runs/reach/checkpoints/4000
+    python benchmarks/offline.py --task=kitchen --expert=runs/light
+
+Each records the expert's episodes, trains on them, evaluates and prints a table: `python -m rlhive.data record`,
+`rlhive.train` and `rlhive.evaluate`, one after another, in `<out>/<task>`. What is there already is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from absl import flags
+
+from rlhive.command import start
+from rlhive.core.files import write_text
+from rlhive.data import trace
+from rlhive.data.episode import Episode
+
+FLAGS = flags.FLAGS
+EVALUATION_SEED = 1  # others than those by which runs evaluate themselves
+
+
+class Trial(NamedTuple):
+    """One configuration to train: a gin file and bindings."""
+
+    gin_file: str
+    bindings: tuple[str, ...] = ()
+
+
+class Task(NamedTuple):
+    """What is recorded and trained."""
+
+    environment: str
+    stochastic: bool
+    trials: dict[str, Trial]
+
+
+HEADS = {head: Trial(f"bc_{head}.gin") for head in ("deterministic", "gaussian", "tanh_gaussian", "mixture")}
+TASKS = {
+    "heads": Task("FrankaReachRandom-v0", False, HEADS),
+    "mixed": Task(
+        "FrankaReachRandom-v0",
+        True,
+        {"bc": Trial("bc_tanh_gaussian.gin"), "iql": Trial("iql.gin"), "td3_bc": Trial("td3_bc.gin")},
+    ),
+    "kitchen": Task("FK1_LightOnRandom-v4", False, {"gaussian": HEADS["gaussian"]}),
+}
+
+
+def define_flags() -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_enum("task", None, list(TASKS), "Which of the three.", required=True)
+    flags.DEFINE_multi_string(
+        "expert", None, "Run, or checkpoint of one, whose episodes are recorded; repeatable.", required=True
+    )
+
+    flags.DEFINE_string("seeds", "1,2,3,4,5", "The seeds that are trained side by side.")
+    flags.DEFINE_integer("record", 100, "Episodes to record.", lower_bound=1)
+    flags.DEFINE_integer("episodes", 100, "Episodes of each evaluation.", lower_bound=1)
+    flags.DEFINE_integer("updates", 5000, "Gradient updates.", lower_bound=1)
+    flags.DEFINE_multi_string("gin_bindings", [], "More bindings for every training.")
+    flags.DEFINE_string("out", "runs/offline", "Directory of data, runs and tables.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Records, trains, evaluates, prints."""
+    if len(argv) > 1:
+        raise ValueError(f"unknown argument {argv[1]!r}; see --help")
+    task, out = TASKS[FLAGS.task], Path(FLAGS.out) / FLAGS.task
+    out.mkdir(parents=True, exist_ok=True)
+    data = out / "demo.h5"
+    if not data.exists():
+        join([record(task, out, number) for number in range(len(FLAGS.expert))], data, task.environment)
+    rows = [data_row(data)]
+    rows += [row(name, trial, data, out / name) for name, trial in task.trials.items()]
+    text = format_table(rows)
+    write_text(out / "offline.md", text)
+    sys.stdout.write(text)
+    return 0
+
+
+def record(task: Task, out: Path, number: int) -> Path:
+    """Records an equal share of the episodes with one of the experts; no two play the same ones."""
+    path = out / f"expert_{number}.h5"
+    if not path.exists():
+        episodes = FLAGS.record // len(FLAGS.expert)
+        arguments = [
+            f"--env={task.environment}",
+            f"--policy={FLAGS.expert[number]}",
+            f"--episodes={episodes}",
+        ]
+        run(
+            "rlhive.data", "record", *arguments, f"--seed={number}", *["--stochastic"] * task.stochastic, path
+        )
+    return path
+
+
+def join(paths: Sequence[Path], out: Path, environment: str) -> None:
+    """One file of the trials of several."""
+    with trace.trace_file(out, environment) as file:
+        for path in paths:
+            with h5py.File(path) as source:
+                for name in source:
+                    source.copy(name, file, f"Trial{len(file)}")
+
+
+def run(module: str, *arguments: object) -> str:
+    """Runs `python -m module`; its stdout."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def data_row(data: Path) -> list[str]:
+    """The recorded episodes themselves."""
+    played = [episode for episode in trace.episodes(data) if isinstance(episode, Episode)]
+    success = np.mean([episode.success for episode in played])
+    returns = np.mean([episode.total_reward for episode in played])
+    return [f"the data, {len(played)} episodes", "-", f"{success:.1%}", f"{returns:.1f}"]
+
+
+def evaluate(run_dir: Path) -> str:
+    """The report of `rlhive.evaluate` as JSON text."""
+    arguments = [f"--run_dir={run_dir}", f"--episodes={FLAGS.episodes}", f"--seed={EVALUATION_SEED}"]
+    return run("rlhive.evaluate", *arguments, "--json")
+
+
+def row(name: str, trial: Trial, data: Path, folder: Path) -> list[str]:
+    """Trains and evaluates one configuration; a row of the table."""
+    if not (folder / "report.html").exists():
+        started = time.monotonic()
+        bindings = [f"DATASET='{data}'", f"SEEDS=({FLAGS.seeds},)", f"TOTAL_STEPS={FLAGS.updates}"]
+        bindings += [f"train.evaluate_every={FLAGS.updates}", *trial.bindings, *FLAGS.gin_bindings]
+        arguments = [f"--gin_bindings={binding}" for binding in bindings]
+        run("rlhive.train", f"--gin_file={trial.gin_file}", f"--run_dir={folder}", *arguments)
+        write_text(folder / "seconds.txt", f"{time.monotonic() - started:.0f}")
+    if not (folder / "evaluation.json").exists():
+        write_text(folder / "evaluation.json", evaluate(folder))
+    report: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
+    cells = [
+        interval(np.array([seed[key] for seed in report["seeds"]])) for key in ("success", "return_mean")
+    ]
+    success, returns = cells
+    return [name, (folder / "seconds.txt").read_text(), _cell(success, 100, "%"), _cell(returns, 1, "")]
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean over seeds `[S]`, and its 95 % bootstrap interval over seeds."""
+    draws = np.random.default_rng(0).choice(values, (10_000, len(values)))
+    low, high = np.percentile(draws.mean(axis=1), [2.5, 97.5])
+    return float(values.mean()), float(low), float(high)
+
+
+def _cell(estimate: tuple[float, float, float], scale: float, unit: str) -> str:
+    mean, low, high = (scale * value for value in estimate)
+    return f"{mean:.1f}{unit} ({low:.1f} to {high:.1f})"
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: a row per configuration, means over seeds and their 95 % intervals."""
+    head = ["", "seconds for all seeds", "success", "return"]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, ["---"] * len(head), *rows])
+
+
+if __name__ == "__main__":
+    start("offline", main, define_flags, sys.argv)

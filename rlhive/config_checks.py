@@ -1,0 +1,143 @@
+"""What can be checked of a configuration before a run starts. Free of gin."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from tensordict import TensorDict
+
+from rlhive.config_errors import ConfigError, fits
+from rlhive.core.compile import has_compiler
+from rlhive.core.env_spec import EnvSpec
+from rlhive.core.replay import ReplayBuffer
+from rlhive.data.source import environment_of
+from rlhive.envs.names import check_name
+from rlhive.losses_fn import ALGORITHMS
+from rlhive.paths import gin_directory
+from rlhive.record import check_loggers, check_video_packages
+from rlhive.suggest import suggest
+
+if TYPE_CHECKING:
+    from rlhive.config import TrainConfig
+
+
+def with_environment(config: TrainConfig) -> TrainConfig:
+    """The configuration with the environment that its data set names, if it has none.
+
+    Raises:
+        ValueError: the two are not one, neither names any that there is, or the data set cannot be read or used.
+    """
+    _check_dataset(config)
+    recorded = None if config.dataset is None else environment_of(config.dataset)
+    if config.env_name and recorded not in (None, config.env_name):
+        raise ValueError(
+            f"ENV_NAME is {config.env_name!r}, but {config.dataset} was recorded in {recorded!r}: leave ENV_NAME out"
+        )
+    if not config.env_name and recorded is None and config.dataset is not None:
+        raise ValueError(f"{config.dataset} does not say which environment it is of: set ENV_NAME")
+    check_name(config.env_name or recorded or "")
+    return config if config.env_name or recorded is None else attrs.evolve(config, env_name=recorded)
+
+
+def dry_build(config: TrainConfig) -> None:
+    """Builds all parts of a run that take no time, so that what is wrong with them is known now.
+
+    Raises:
+        ValueError, TypeError: a value that will not do.
+    """
+    check_loggers(config.loggers, config.wandb)
+    if config.video_every:
+        check_video_packages("train.video_every")
+    _check_device(config.device)
+    if config.compile and not has_compiler():
+        raise ValueError("train.compile=True needs a C++ compiler: install g++, or leave it out")
+    encoder = config.make_encoder()
+    if config.dataset is not None and encoder is not None and not encoder.frozen:
+        raise ValueError("train.encoder learns from images, which data sets of transitions do not have")
+    stand_in = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
+    config.make_loss(config.make_network(stand_in))
+    opt, params = config.optimizer(), TensorDict({"x": torch.zeros(1)})
+    opt.update(params, opt.init(params), params)  # a schedule is only called here
+    config.exploration(stand_in.action_low, stand_in.action_high)
+    replay = config.make_replay(num_seeds=config.num_seeds, num_envs=config.num_envs, device="cpu")
+    if config.demonstrations and (replay.prioritized or replay.n_step > 1):
+        raise ValueError("train.demonstrations go with replay.n_step=1 and replay.prioritized=False alone")
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.zeros((), device=name)
+    except (RuntimeError, AssertionError):
+        expected = "'cpu', or 'cuda' where torch sees a GPU (`python -m rlhive.doctor` tells)"
+        raise ValueError(f"train.device={name!r} cannot be used here; expected {expected}") from None
+
+
+def check_macros(text: str, bindings: Sequence[str]) -> None:
+    """Refuses macros that nothing reads, or that have no value.
+
+    Gin itself takes any new name for a macro, and notices one without a value only where it is read.
+
+    Args:
+        text: all bindings in force, as a gin file.
+        bindings: those of the command line.
+
+    Raises:
+        ConfigError: naming the macro.
+    """
+    defined = set(re.findall(r"^([A-Za-z_]\w*) =", text, flags=re.MULTILINE))
+    used = set(re.findall(r"%([A-Za-z_]\w*)", text))
+    given = set(re.findall(r"^\s*([A-Za-z_]\w*)\s*=", "\n".join(bindings), flags=re.MULTILINE))
+    shipped = "".join(path.read_text() for path in gin_directory().glob("*.gin"))
+    # A shipped macro is no longer read where the parameter that read it is bound to a value itself.
+    overridden = set(re.findall(r"%([A-Za-z_]\w*)", shipped)) - given
+    for name in sorted(defined - used - overridden):
+        raise ConfigError(f"nothing reads the macro {name!r}: {suggest(name, sorted(used))}")
+    for name in sorted(used - defined):
+        raise ConfigError(f"the macro %{name} has no value: {suggest(name, sorted(defined))}")
+
+
+def check_types(
+    factories: Mapping[str, Callable[..., Any]], get_bindings: Callable[[str], Mapping[str, Any]]
+) -> None:
+    """Most factories compare their numbers and say nothing of types: this names the binding of a wrong one.
+
+    Args:
+        factories: by the names of gin files.
+        get_bindings: `get_bindings(name) -> {parameter: value}` in force.
+
+    Raises:
+        ConfigError: naming the parameter.
+    """
+    for name, factory in factories.items():
+        hints = typing.get_type_hints(ReplayBuffer.__init__ if factory is ReplayBuffer else factory)
+        for parameter, value in get_bindings(name).items():
+            if not fits(value, hints[parameter]):
+                expected = str(inspect.formatannotation(hints[parameter])).replace("collections.abc.", "")
+                raise ConfigError(f"{name}.{parameter} must be {expected}, got {value!r}")
+
+
+def _check_dataset(config: TrainConfig) -> None:
+    offline = ALGORITHMS[config.algorithm].offline
+    if offline and config.dataset is None:
+        raise ValueError(
+            f"{config.algorithm} learns from recorded episodes: name them, as in DATASET='demo.h5'"
+        )
+    recorded = 0 if config.dataset is None else round(config.demonstrations * config.batch_size)
+    if not offline and (config.dataset is None) != (config.demonstrations == 0.0):
+        raise ValueError(
+            f"{config.algorithm} takes demonstrations by a data set and their share of each minibatch: give both "
+            "train.dataset and train.demonstrations, or neither"
+        )
+    if not offline and config.dataset is not None and not 0 < recorded < config.batch_size:
+        raise ValueError(f"train.demonstrations={config.demonstrations} gives a minibatch of one kind alone")
+    if offline and (config.num_envs, config.updates_per_step, config.demonstrations) != (1, 1.0, 0.0):
+        raise ValueError(
+            f"{config.algorithm} steps no environment to learn, and counts updates: leave NUM_ENVS and "
+            "train.updates_per_step at 1, and train.demonstrations at 0"
+        )

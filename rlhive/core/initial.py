@@ -1,0 +1,80 @@
+"""Starting a run from what another one has learned: a selection of keys, and the normaliser that belongs to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from tensordict import TensorDict
+
+from rlhive.core.checkpoint import checkpoint_dir, read_part, seed_dirs
+from rlhive.core.run_spec import RunSpec
+from rlhive.core.tree import stack_seeds
+from rlhive.core.tree_file import LoadError
+from rlhive.core.types import TrainState
+from rlhive.losses_fn import ALGORITHMS, INIT_KEYS
+from rlhive.policy_fn.offline import OfflineNetwork
+
+ACTOR = ("observation_dim", "action_low", "action_high", "hidden_sizes", "activation", "actor_layer_norm")
+CRITIC = ("critic_layer_norm", "num_critics")
+
+
+def start_from(
+    state: TrainState, run_dir: str | os.PathLike[str], spec: RunSpec, seeds: Sequence[int]
+) -> TrainState:
+    """The state `[S]` with the subtrees `INIT_KEYS` and the normaliser of the latest checkpoint of another run.
+
+    Targets begin equal to what they are the targets of. Seed k begins with seed k of that run, or with its only one.
+
+    Args:
+        state: freshly made; not written.
+        run_dir: the other run.
+        spec: of the run that starts.
+        seeds: the S seeds.
+
+    Raises:
+        LoadError: there is no such run or seed, its files are damaged, or its environment, algorithm, head or sizes
+            do not fit.
+    """
+    folders = seed_dirs(checkpoint_dir(run_dir))
+    if lacking := [seed for seed in seeds if seed not in folders and len(folders) > 1]:
+        raise LoadError(f"{run_dir}: has the seeds {list(folders)}, of which {lacking} cannot begin with one")
+    chosen = [folders.get(seed, next(iter(folders.values()))) for seed in seeds]
+    read = [read_part(folder / "params.safetensors", "params") for folder in chosen]
+    keys = _check_fits(run_dir, read[0][1].spec, spec)
+    taken = stack_seeds([params.select(*keys) for params, _ in read]).to(state["step"].device)
+    constants = [read_part(folder / "env_state.safetensors", "env_state")[0] for folder in chosen]
+    targets = [key for key in ALGORITHMS[spec.algorithm].target_keys if key in keys]
+    return TensorDict(
+        {
+            **state,
+            "params": state["params"].copy().update(taken),
+            "target_params": state["target_params"].copy().update(taken.select(*targets).clone()),
+            "env_state": stack_seeds(constants).to(state["step"].device),
+        },
+        batch_size=state.batch_size,
+    )
+
+
+def _check_fits(run_dir: object, origin: RunSpec, spec: RunSpec) -> tuple[str, ...]:
+    """The subtrees to take over."""
+    keys = INIT_KEYS.get((origin.algorithm, spec.algorithm))
+    if keys is None:
+        known = ", ".join(f"{later} from {earlier}" for earlier, later in INIT_KEYS)
+        raise LoadError(f"{run_dir}: {spec.algorithm} cannot start from {origin.algorithm}; there is {known}")
+    if origin.env != spec.env or origin.encoder != spec.encoder:
+        raise LoadError(
+            f"{run_dir}: is of another environment or encoder, {origin.env.name}, not {spec.env.name}"
+        )
+    if isinstance(origin.network, OfflineNetwork) and origin.network.head != "tanh_gaussian":
+        raise LoadError(
+            f"{run_dir}: its actor has the head {origin.network.head!r}, and {spec.algorithm} needs 'tanh_gaussian'"
+        )
+    names = ACTOR + (CRITIC if "critic" in keys else ())
+    pairs = [(name, getattr(origin.network, name), getattr(spec.network, name)) for name in names]
+    differing = [
+        f"{name} is {there!r} there and {here!r} here" for name, there, here in pairs if there != here
+    ]
+    if differing:
+        raise LoadError(f"{run_dir}: its networks do not fit: {'; '.join(differing)}")
+    return keys

@@ -1,0 +1,34 @@
+"""A step of learning offline: an update of every seed, each on a minibatch of its own of the data set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rlhive.core.run import Run, freeze
+from rlhive.progress import Progress
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
+
+
+def step(run: Run, progress: Progress) -> TensorDict | None:
+    """One update; its metrics `[S]`, None where it broke every seed.
+
+    Raises:
+        ValueError: the run has no data set.
+    """
+    if run.dataset is None:
+        raise ValueError(f"{run.config.algorithm} learns from a data set, and there is none")
+    config, before = run.config, run.state
+    batch = run.dataset.sample([g["replay"] for g in run.generators], config.batch_size).to(config.device)
+    run.state, metrics = run.learner.train_step(before, batch, run.learner.draw_loss_noise(run.generators))
+    broken = (~metrics["finite"]).nonzero().flatten().tolist()
+    if broken:
+        good_states = {run.seeds[index]: before[index] for index in broken}
+        kept = freeze(run, dict.fromkeys(good_states, "loss or a parameter"), good_states, progress)
+        if not kept:
+            return None
+        metrics = metrics[kept]
+    run.step += 1
+    progress.update(run.step)
+    return metrics

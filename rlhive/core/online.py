@@ -1,0 +1,119 @@
+"""A step of learning online: environments step in workers while the learner updates."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from rlhive.core.learner import observe
+from rlhive.core.rollout import SEEN, count_step, latest_episodes
+from rlhive.core.run import OnlineRun, freeze
+from rlhive.core.types import TrainState
+from rlhive.progress import Progress
+
+
+def step(run: OnlineRun, metrics: TensorDict | None, progress: Progress) -> TensorDict | None:
+    """One step of all environments and the updates due; the metrics `[S]` of the latest update."""
+    action = _choose_action(run)
+    if broken := dict.fromkeys(_not_finite(run, action), "action"):
+        kept = freeze(run, broken, {}, progress)
+        if not kept:
+            return metrics
+        action = action[kept]
+    run.envs.send(action)
+    metrics, good_states = _update(run, metrics)  # while the workers step
+    transition = run.envs.recv()
+    broken = dict.fromkeys(_not_finite(run, _seen(transition)), "observation or reward")
+    broken |= dict.fromkeys(good_states, "loss or a parameter")
+    if broken:
+        kept = freeze(run, broken, good_states, progress)
+        if not kept:
+            return metrics
+        action, transition = action[kept], transition[kept]
+        metrics = None if metrics is None else metrics[kept]
+    _store(run, action, transition)
+    run.step += run.config.num_envs
+    if transition["next", "done"].any():
+        progress.update(run.step, *latest_episodes(run.rollout["episodes"]))
+    return metrics
+
+
+def _choose_action(run: OnlineRun) -> Tensor:
+    """The next action `[S, E, A]`: uniformly random at first, then sampled from the policy and explored."""
+    num_envs, action_dim = run.config.num_envs, run.spec.env.action_dim
+    if run.step < run.config.init_random_steps:
+        uniform = torch.stack(
+            [torch.rand(num_envs, action_dim, generator=g["action"]) for g in run.generators]
+        )
+        low, high = run.learner.network.limits(uniform)
+        return low + uniform * (high - low)
+    normal = torch.stack([torch.randn(num_envs, action_dim, generator=g["action"]) for g in run.generators])
+    device, rollout = run.config.device, run.rollout
+    seen = rollout.select(*SEEN, strict=False).to(device)
+    action = run.learner.act(run.state, seen, normal.to(device)).cpu()
+    draws = torch.stack([run.explore.draw(g["exploration"], num_envs, action_dim) for g in run.generators])
+    action, rollout["explore"] = run.explore.apply(
+        rollout["explore"], action, draws, run.step, rollout["is_init"]
+    )
+    return action
+
+
+def _update(run: OnlineRun, metrics: TensorDict | None) -> tuple[TensorDict | None, dict[int, TrainState]]:
+    """The gradient updates due for the coming environment steps.
+
+    Returns:
+        The metrics `[S]` of the last update so far, and the last good state of each seed that one of these broke.
+    """
+    config = run.config
+    good_states: dict[int, TrainState] = {}
+    if run.step < config.init_random_steps or len(run.replay) < config.batch_size:
+        return metrics, good_states
+    ratio = config.updates_per_step
+    due = math.floor((run.step + config.num_envs) * ratio) - math.floor(run.step * ratio)
+    for _ in range(due):
+        batch = _minibatch(run)
+        noise = run.learner.draw_loss_noise(run.generators)
+        before = run.state
+        run.state, metrics = run.learner.train_step(before, batch, noise)
+        for index in (~metrics["finite"]).nonzero().flatten().tolist():
+            good_states.setdefault(run.seeds[index], before[index])
+        if "index" in batch.keys():  # noqa: SIM118
+            run.replay.update_priority(batch["index"], metrics["td_error"].nan_to_num(posinf=0.0))
+    return metrics, good_states
+
+
+def _minibatch(run: OnlineRun) -> TensorDict:
+    """Transitions `[S, B]` of the replay, and of the demonstrations where there are some (Ball 2023, section 4.1)."""
+    size, streams = run.config.batch_size, [of_seed["replay"] for of_seed in run.generators]
+    if run.dataset is None:
+        return run.replay.sample(streams, size)
+    recorded = round(run.config.demonstrations * size)
+    own = run.replay.sample(streams, size - recorded)
+    return torch.cat([own, run.dataset.sample(streams, recorded).to(run.config.device)], dim=1)
+
+
+def _store(run: OnlineRun, action: Tensor, transition: TensorDict) -> None:
+    """Stores the raw transition, takes what the policy saw into the normaliser, and moves on."""
+    rollout, observation = run.rollout, run.rollout["observation"]
+    following = transition["next"].select(*SEEN, "reward", "terminated", "done", strict=False)
+    stored = {**rollout.select(*SEEN, strict=False), "action": action, "next": following}
+    run.replay.extend(TensorDict(stored, transition.batch_size))
+    run.state = observe(run.state, observation.to(run.config.device))
+    rollout.update(transition.select(*SEEN, strict=False))
+    rollout["is_init"] = following["done"]
+    rollout["episodes"] = count_step(rollout["episodes"], transition["next"])
+
+
+def _not_finite(run: OnlineRun, values: Tensor) -> list[int]:
+    """The seeds that have a value in `[S, ...]` that is not finite."""
+    finite = values.isfinite().flatten(1).all(-1).tolist()
+    return [seed for seed, good in zip(run.seeds, finite, strict=True) if not good]
+
+
+def _seen(transition: TensorDict) -> Tensor:
+    """All that came from the environments, `[S, E, 2 O + 1]`."""
+    following = transition["next"]
+    return torch.cat([transition["observation"], following["observation"], following["reward"]], dim=-1)

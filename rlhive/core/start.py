@@ -1,0 +1,82 @@
+"""What a run starts with: its environments, its data set, the state of its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import torch
+from tensordict import TensorDict
+
+from rlhive.core.env_spec import EnvSpec
+from rlhive.core.run_spec import DataSource
+from rlhive.core.types import TrainState
+from rlhive.data.cache import load_dataset
+from rlhive.data.dataset import Dataset
+from rlhive.data.source import check_fits, describe
+from rlhive.envs.encoded import EncodedEnv
+from rlhive.envs.vector import VectorEnv
+from rlhive.losses_fn import ALGORITHMS
+from rlhive.policy_fn.actor import ActorCritic
+from rlhive.policy_fn.encoders import Encoder
+
+if TYPE_CHECKING:
+    from rlhive.config import TrainConfig
+
+
+def start_envs(
+    config: TrainConfig, seeds: Sequence[int], encoder: Encoder | None, sizes: Sequence[int]
+) -> tuple[VectorEnv | EncodedEnv, ...]:
+    """Environments for each of `sizes`, E per seed; their workers start at the same time, as each takes seconds."""
+
+    def start(num_envs: int) -> VectorEnv:
+        return VectorEnv(
+            config.env_name,
+            seeds=seeds,
+            num_envs=num_envs,
+            num_workers=config.num_workers,
+            pixels=config.pixels,
+        )
+
+    with ThreadPoolExecutor() as threads:
+        futures = [threads.submit(start, num_envs) for num_envs in sizes]
+    for future in futures:
+        if future.exception() is not None:
+            for other in futures:
+                if other.exception() is None:
+                    other.result().close()
+            future.result()
+    envs = tuple(future.result() for future in futures)
+    if encoder is None or not encoder.frozen:
+        return envs
+    params = encoder.init(torch.Generator()).to(config.device)
+    return tuple(EncodedEnv(vector, encoder, params) for vector in envs)
+
+
+def with_normalizer(state: TrainState, normalizer: TensorDict) -> TrainState:
+    """The state `[S]` with these constants, of one seed, for each of its seeds; nothing else is touched."""
+    new_state, env_state = state.copy(), state["env_state"].copy()
+    env_state["observation"] = torch.stack([normalizer] * len(state)).to(state["step"].device)
+    new_state["env_state"] = env_state
+    return new_state
+
+
+def open_dataset(config: TrainConfig, env: EnvSpec, network: ActorCritic) -> Dataset | None:
+    """The data set of the configuration, compared with the environment before any of it is built; None without one.
+
+    Raises:
+        LoadError: it is damaged, of other observations or actions, or lacks the rewards that the algorithm needs.
+    """
+    if config.dataset is None:
+        return None
+    source = describe(config.dataset, skip_damaged=config.skip_damaged)
+    needs_rewards = ALGORITHMS[config.algorithm].needs_rewards
+    check_fits(config.dataset, source, env, network.observation_dim, needs_rewards=needs_rewards)
+    return load_dataset(config.dataset, skip_damaged=config.skip_damaged)
+
+
+def source_of(dataset: Dataset) -> DataSource:
+    """What a run's spec says of its data set."""
+    spec = dataset.spec
+    return DataSource(spec.source, spec.sha256, len(spec.trials), spec.steps, spec.damaged)

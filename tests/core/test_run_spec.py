@@ -1,0 +1,84 @@
+"""What a run is of, to JSON and back, for the networks of every algorithm."""
+
+import json
+
+import attrs
+import pytest
+import torch
+from tensordict import TensorDict
+
+from rlhive.core.run_spec import DataSource, RunSpec, new_run_spec
+from rlhive.core.tree_file import LoadError
+from rlhive.losses_fn import ALGORITHMS
+from rlhive.policy_fn.flat import make_flat_apply
+from rlhive.policy_fn.heads import HEADS
+from rlhive.policy_fn.offline import bc_network
+from rlhive.policy_fn.policy import Policy
+
+SOURCE = DataSource("demo.h5", "0" * 64, trials=3, steps=150, left_out=("demo.h5: Trial1: cut short",))
+
+
+def make_spec(algorithm, env, dataset=None, **settings):
+    network = ALGORITHMS[algorithm].make_network(env, hidden_sizes=(8, 8), **settings)
+    return new_run_spec(algorithm, env, network, (1,), dataset=dataset)
+
+
+@pytest.mark.parametrize("dataset", [None, SOURCE])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_json_and_back(algorithm, dataset, franka_spec):
+    spec = make_spec(algorithm, franka_spec, dataset)
+    again = RunSpec.from_json(spec.to_json())
+    assert again == spec and type(again.network) is ALGORITHMS[algorithm].network
+    assert ("dataset" in json.loads(spec.to_json())) == (dataset is not None)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_head_is_part_of_it(head, franka_spec):
+    spec = make_spec("bc", franka_spec, head=head)
+    assert RunSpec.from_json(spec.to_json()).network.head == head
+
+
+def test_a_file_older_than_images_and_data_sets(franka_spec):
+    values = make_spec("sac", franka_spec).to_dict()
+    del values["encoder"], values["env"]["pixels"]
+    assert RunSpec.from_dict(values).dataset is None
+
+
+def test_the_same_data_elsewhere_is_the_same():
+    assert attrs.evolve(SOURCE, path="elsewhere.h5") == SOURCE
+    assert attrs.evolve(SOURCE, sha256="1" * 64) != SOURCE
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda values: values.update(algorithm="sac"), "ActorCritic: .*unexpected head, parts"),
+        (lambda values: values["network"].pop("head"), "OfflineNetwork: .*missing head"),
+        (lambda values: values["network"].update(head="cauchy"), "does not fit"),
+        (lambda values: values["dataset"].pop("sha256"), "DataSource: .*missing sha256"),
+        (lambda values: values["dataset"].update(sha256="x"), "does not fit"),
+        (lambda values: values.update(dataset=[]), "no valid description of DataSource"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message, franka_spec):
+    values = json.loads(make_spec("iql", franka_spec, SOURCE).to_json())
+    change(values)
+    with pytest.raises(LoadError, match=message):
+        RunSpec.from_dict(values)
+
+
+def test_the_network_of_another_algorithm_is_refused(franka_spec):
+    with pytest.raises(ValueError, match="OfflineNetwork is not the network of sac"):
+        attrs.evolve(make_spec("bc", franka_spec), algorithm="sac")
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_one_observation_at_a_time_gives_the_bits_of_the_general_function(head, franka_spec):
+    network = bc_network(franka_spec, head=head, hidden_sizes=(16, 16))
+    params = network.init(torch.Generator().manual_seed(0))
+    constants = {"loc": torch.ones(21), "scale": torch.full((21,), 2.0), "count": torch.ones(())}
+    env_state = TensorDict({"observation": constants})
+    policy = Policy(new_run_spec("bc", franka_spec, network, (1,)), params, env_state)
+    act = make_flat_apply(network, params, env_state)
+    for observation in 3.0 * torch.randn(50, 1, 21, generator=torch.Generator().manual_seed(1)):
+        assert torch.equal(act(observation), policy.apply(params, env_state, observation))

@@ -1,0 +1,369 @@
+"""Training on recorded episodes: the command, its seeds, its refusals, and all that reads such runs."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import gin
+from rlhive.config import ConfigError, load_config
+from rlhive.core import loop, online
+from rlhive.core.checkpoint import load_checkpoint
+from rlhive.core.errors import LoadError
+from rlhive.core.merge import seeds_to_add
+from rlhive.core.run import open_run
+from rlhive.data import load_dataset
+from rlhive.data.record import record
+from rlhive.data.trace import trace_file, write_trial
+from rlhive.evaluate import evaluate
+from rlhive.export import export
+from rlhive.losses_fn import ALGORITHMS
+from rlhive.policy_fn import load
+from rlhive.policy_fn.onnx_policy import load_onnx
+from rlhive.record import OFFLINE, step_name
+from rlhive.train import add_seeds
+from rlhive.train import run as command
+
+ENVIRONMENT = "FrankaReachRandom-v0"
+SMALL = [
+    "TOTAL_STEPS=12",
+    "train.num_workers=0",
+    "train.loggers=()",
+    "train.batch_size=32",
+    "train.evaluate_every=100",
+    "train.evaluation_episodes=1",
+    "train.log_every=4",
+]
+QUICK = ("bc_mixture", "td3_bc")
+FILES = ["bc_deterministic", "bc_gaussian", "bc_tanh_gaussian", "bc_mixture", "iql", "td3_bc"]
+
+
+@pytest.fixture(autouse=True)
+def clear_gin():
+    yield
+    gin.clear_config()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_and_apart(tmp_path_factory):
+    """One environment per seed for evaluations, and a cache of data sets of the test's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlhive.core.run.EVALUATION_ENVS", 1)
+        patch.setattr("rlhive.data.cache.cache_dir", lambda: tmp_path_factory.getbasetemp() / "cache")
+        yield
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """Two episodes of random actions, to be read only."""
+    path = tmp_path_factory.mktemp("demo") / "demo.h5"
+    record(ENVIRONMENT, "random", 2, path)
+    return path
+
+
+def bindings(data, name, *more):
+    network = "bc_network" if name.startswith("bc") else f"{name}_network"
+    return [f"DATASET='{data}'", f"{network}.hidden_sizes=(16, 16)", *SMALL, *more]
+
+
+def configure(data, name, *more):
+    return load_config([f"{name}.gin"], bindings(data, name, *more))
+
+
+def train(data, run_dir, name, *more, resume=False):
+    """Trains, and returns the run as the loop leaves it."""
+    run_dir.mkdir(exist_ok=True)
+    with open_run(configure(data, name, *more), run_dir, resume=resume) as run:
+        assert loop.train(run)
+    return run
+
+
+def rows(run_dir, seed):
+    with (run_dir / "metrics.csv").open() as file:
+        return [{**row, "wall_time": ""} for row in csv.DictReader(file) if row["seed"] == str(seed)]
+
+
+def trial(observation_dim=21, action_dim=9, steps=4):
+    actions = np.zeros((steps + 1, action_dim))
+    actions[-1] = np.nan
+    values = {"rewards": np.zeros(steps + 1), "done": np.zeros(steps + 1, bool)}
+    return {"observations": np.ones((steps + 1, observation_dim)), "actions": actions, **values}
+
+
+def write_trials(path, *trials, environment=ENVIRONMENT):
+    with trace_file(path, environment) as file:
+        for number, values in enumerate(trials):
+            write_trial(file, f"Trial{number}", values)
+    return path
+
+
+def test_the_names_of_steps_are_those_of_the_algorithms():
+    assert set(OFFLINE) == {name for name, algorithm in ALGORITHMS.items() if algorithm.offline}
+    assert step_name("bc") == "gradient updates" and step_name("sac") == "environment steps"
+
+
+def test_the_command_leaves_a_whole_run(demo, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    given = bindings(demo, "bc_gaussian", "NUM_SEEDS=2")
+    assert command(["bc_gaussian.gin"], given, str(run_dir), resume=False) == 0
+    said = capsys.readouterr().err
+    assert f"data set {demo}: 2 trials, 100 steps" in said
+    assert "12/12 steps (100%)" in said and f"done; see {run_dir}/report.html" in said
+    assert {path.name for path in run_dir.iterdir()} == {
+        "config.gin", "operative_config.gin", "spec.json", "metrics.csv", "metrics_over_seeds.csv", "curves.png",
+        "checkpoints", "usage.json", "report.html", "evaluations.npz",
+    }  # fmt: skip
+    source = json.loads((run_dir / "spec.json").read_text())["dataset"]
+    assert source == {
+        "path": str(demo),
+        "sha256": load_dataset(demo).spec.sha256,
+        "trials": 2,
+        "steps": 100,
+        "left_out": [],
+    }
+    assert json.loads((run_dir / "usage.json").read_text())["gradient_updates"] == 12
+    report = (run_dir / "report.html").read_text()
+    assert source["sha256"] in report and "gradient updates" in report
+    assert "environment steps" not in report
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FILES]
+)
+def test_every_head_is_evaluated_loaded_and_exported(name, demo, tmp_path):
+    run = train(demo, tmp_path / "run", name)
+    assert run.step == 12 and run.state["step"].tolist() == [12]
+    report = evaluate(tmp_path / "run", 1, 1, stochastic=True)
+    assert report["environment"] == ENVIRONMENT and report["step"] == 12
+    policy = load(tmp_path / "run")
+    assert policy.spec == run.spec
+    observation = load_dataset(demo).transitions["observation"][:7].numpy()
+    assert np.abs(policy(observation)).max() <= 1.0
+    export(tmp_path / "run", tmp_path / "bundle", onnx=True)
+    bundle, onnx = load(tmp_path / "bundle"), load_onnx(tmp_path / "bundle")
+    np.testing.assert_array_equal(bundle(observation), policy(observation))
+    np.testing.assert_allclose(onnx(observation), policy(observation), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["iql", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bc_mixture", "td3_bc"))]
+)
+def test_a_seed_is_the_same_alone_and_among_others_and_resumed(name, demo, tmp_path):
+    alone = train(demo, tmp_path / "alone", name, "SEED=3")
+    train(demo, tmp_path / "both", name, "SEEDS=(11, 3)", "TOTAL_STEPS=5")
+    both = train(demo, tmp_path / "both", name, "SEEDS=(11, 3)", resume=True)
+    assert bool((both.state[1:] == alone.state).all())
+    assert not bool((both.state[:1]["params"] == alone.state["params"]).all())
+    later = [
+        row for row in rows(tmp_path / "both", 3) if row["step"] != "5"
+    ]  # where a run ends it is evaluated
+    assert later == rows(tmp_path / "alone", 3)
+    checkpoint = load_checkpoint(tmp_path / "both", [11, 3])
+    assert bool((checkpoint.state == both.state).all())
+    assert list(checkpoint.state["target_params"].keys()) == list(ALGORITHMS[both.spec.algorithm].target_keys)
+
+
+@pytest.mark.slow
+def test_seeds_can_be_added(demo, tmp_path):
+    train(demo, tmp_path, "bc_gaussian", "SEED=1")
+    config = configure(demo, "bc_gaussian", "SEEDS=(1, 2)")
+    assert seeds_to_add(tmp_path, config) == (2,)
+    (tmp_path / "usage.json").write_text('{"seconds": 1.0}')
+    assert add_seeds(config, tmp_path, (1,))
+    together = train(demo, tmp_path.parent / "together", "bc_gaussian", "SEEDS=(1, 2)")
+    assert bool((load_checkpoint(tmp_path, [1, 2]).state == together.state).all())
+
+
+def test_the_normaliser_is_that_of_the_data(demo, tmp_path):
+    run = train(demo, tmp_path, "td3_bc", "NUM_SEEDS=2")
+    expected = load_dataset(demo).normalizer()
+    assert bool((run.state["env_state", "observation"] == torch.stack([expected] * 2)).all())
+    assert expected["count"] == 100
+
+
+@pytest.mark.slow
+def test_a_seed_that_is_not_finite_is_frozen_and_the_others_go_on(demo, tmp_path):
+    tmp_path.joinpath("run").mkdir()
+    config = configure(demo, "iql", "SEEDS=(4, 5, 6)")
+    with open_run(config, tmp_path / "run") as run:
+        real = run.dataset
+
+        class Broken:
+            count = 0
+
+            def sample(self, generators, batch_size):
+                self.count += 1
+                batch = real.sample(generators, batch_size)
+                if self.count == 3:
+                    batch["next", "reward"][1] = math.inf
+                return batch
+
+        run.dataset = Broken()
+        assert loop.train(run)
+    saved = load_checkpoint(tmp_path / "run", [4, 5, 6])
+    assert saved.counters == [{}, {"stopped_at": 2, "reason": "not finite"}, {}]
+    assert saved.state["step"].tolist() == [12, 2, 12]
+    whole = train(demo, tmp_path / "whole", "iql", "SEEDS=(4, 6)")
+    assert bool((saved.state[[0, 2]] == whole.state).all())
+
+
+def test_damaged_trials_are_named(demo, tmp_path):
+    cut = {**trial(), "rewards": np.full(5, np.nan)}
+    path = write_trials(tmp_path / "cut.h5", trial(), cut)
+    with pytest.raises(LoadError, match="Trial1/rewards: row 0 has a number that is not finite"):
+        train(path, tmp_path / "run", "bc_gaussian")
+    (tmp_path / "run2").mkdir()
+    run = train(path, tmp_path / "run2", "bc_gaussian", "train.skip_damaged=True")
+    assert run.spec.dataset.trials == 1 and "Trial1/rewards" in run.spec.dataset.left_out[0]
+    assert "1 damaged trials left out" in run.spec.dataset.describe()
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("bc_gaussian", ["DATASET=None"], "bc learns from recorded episodes: name them"),
+        ("iql", ["DATASET='nothing.h5'"], "nothing.h5: there is no such file"),
+        (
+            "iql",
+            ["ENV_NAME='door-v1'"],
+            "ENV_NAME is 'door-v1', but .* was recorded in 'FrankaReachRandom-v0'",
+        ),
+        ("iql", ["NUM_ENVS=2"], "steps no environment to learn"),
+        ("iql", ["train.updates_per_step=2.0"], "steps no environment to learn"),
+        ("sac", ["train.dataset='{demo}'"], "give both train.dataset and train.demonstrations, or neither"),
+    ],
+)
+def test_wrong_configurations_are_refused(name, more, message, demo):
+    given = [] if name == "sac" else [f"DATASET='{demo}'"]
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config([f"{name}.gin"], given + [binding.format(demo=demo) for binding in more])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_data_set_that_names_no_environment_needs_one(tmp_path):
+    path = write_trials(tmp_path / "data.h5", trial(), environment=None)
+    with pytest.raises(ConfigError, match="does not say which environment it is of: set ENV_NAME"):
+        configure(path, "bc_gaussian")
+    assert configure(path, "bc_gaussian", f"ENV_NAME='{ENVIRONMENT}'").env_name == ENVIRONMENT
+
+
+def test_a_data_set_that_does_not_fit_is_refused_before_it_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlhive.core.start.load_dataset", lambda *_, **__: pytest.fail("was built"))
+    path = write_trials(tmp_path / "other.h5", trial(20, 7))
+    message = "does not fit FrankaReachRandom-v0: it has 20 observations per step, not 21 and 7 actions per step, not 9"
+    with pytest.raises(LoadError, match=message):
+        train(path, tmp_path / "run", "bc_gaussian")
+
+
+def test_no_rewards_are_enough_for_behaviour_cloning_alone(demo, tmp_path, monkeypatch):
+    from rlhive.core import start
+
+    described = start.describe
+    monkeypatch.setattr(
+        start, "describe", lambda *args, **kw: described(*args, **kw)._replace(has_rewards=False)
+    )
+    train(demo, tmp_path / "bc", "bc_gaussian")
+    for name in ("iql", "td3_bc"):
+        with pytest.raises(
+            LoadError, match="has no rewards, which this algorithm learns from; bc does without"
+        ):
+            train(demo, tmp_path / name, name)
+
+
+def test_a_run_is_not_resumed_on_other_data(demo, tmp_path):
+    train(demo, tmp_path / "run", "bc_gaussian", "TOTAL_STEPS=2")
+    other = write_trials(tmp_path / "other.h5", trial())
+    with pytest.raises(LoadError, match="cannot be resumed with another dataset: sha256 is"):
+        train(other, tmp_path / "run", "bc_gaussian", resume=True)
+    moved = tmp_path / "moved.h5"
+    moved.write_bytes(demo.read_bytes())
+    assert train(moved, tmp_path / "run", "bc_gaussian", resume=True).step == 12
+
+
+def test_a_refusal_of_the_command_is_one_line(tmp_path, monkeypatch, demo):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="ENV_NAME is 'door-v1'"):
+        command(["bc_gaussian.gin"], [f"DATASET='{demo}'", "ENV_NAME='door-v1'"], None, resume=False)
+    assert not list(tmp_path.iterdir())
+
+
+ONLINE = [
+    "TOTAL_STEPS=46",
+    "train.num_workers=0",
+    "train.loggers=()",
+    "train.batch_size=32",
+    "train.evaluate_every=100",
+    "train.evaluation_episodes=1",
+    "sac_network.hidden_sizes=(16, 16)",
+    "replay.capacity=1000",
+]
+
+
+def go_on(demo, origin, run_dir, *more):
+    """SAC from another run."""
+    run_dir.mkdir(exist_ok=True)
+    config = load_config(["iql_to_sac.gin"], [f"DATASET='{demo}'", f"INIT_FROM='{origin}'", *ONLINE, *more])
+    with open_run(config, run_dir) as run:
+        first = run.state
+        assert loop.train(run)
+    return first, run
+
+
+@pytest.fixture(scope="module")
+def iql(demo, tmp_path_factory):
+    """A run of IQL of the seeds 1 and 2, to be read only."""
+    return train(demo, tmp_path_factory.mktemp("iql"), "iql", "SEEDS=(1, 2)")
+
+
+def test_sac_begins_with_iql_and_keeps_the_demonstrations(demo, iql, tmp_path):
+    first, run = go_on(demo, iql.run_dir, tmp_path / "both", "SEEDS=(2, 1)")
+    for key in ("actor", "critic"):
+        assert bool((first["params", key] == iql.state["params", key][[1, 0]]).all())
+    assert bool((first["target_params", "critic"] == first["params", "critic"]).all())
+    assert bool((first["env_state"] == iql.state["env_state"][[1, 0]]).all())
+    assert run.state["step"].tolist() == [14, 14]
+    assert run.state["env_state", "observation", "count"].tolist() == [146, 146]
+    assert run.spec.dataset == iql.spec.dataset
+    alone = go_on(demo, iql.run_dir, tmp_path / "alone", "SEEDS=(1,)")[1]
+    assert bool((run.state[1:] == alone.state).all())
+
+
+def test_a_minibatch_has_the_wanted_share_of_demonstrations(demo, iql, tmp_path):
+    _, run = go_on(demo, iql.run_dir, tmp_path, "train.demonstrations=0.25")
+    recorded = load_dataset(demo).transitions["observation"]
+    batch = online._minibatch(run)
+    found = (batch["observation"][0].unsqueeze(1) == recorded).all(-1).any(1)
+    assert batch.shape == (1, 32) and found.tolist() == [False] * 24 + [True] * 8
+
+
+@pytest.mark.slow
+def test_sac_begins_with_the_actor_of_behaviour_cloning_alone(demo, tmp_path):
+    cloned = train(demo, tmp_path / "bc", "bc_tanh_gaussian", "SEED=5")
+    first, _ = go_on(demo, tmp_path / "bc", tmp_path / "sac", "SEED=7", "TOTAL_STEPS=2")
+    assert bool((first["params", "actor"] == cloned.state["params", "actor"]).all())
+    assert load(tmp_path / "sac").spec.algorithm == "sac"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["sac_network.hidden_sizes=(8, 16)"], "hidden_sizes is \\(16, 16\\) there and \\(8, 16\\) here"),
+        (["sac_network.num_critics=3"], "num_critics is 2 there and 3 here"),
+        (["SEEDS=(2, 3)"], "has the seeds \\[1, 2\\], of which \\[3\\] cannot begin"),
+    ],
+)
+def test_what_sac_cannot_begin_with_is_refused(more, message, demo, iql, tmp_path):
+    with pytest.raises(LoadError, match=message):
+        go_on(demo, iql.run_dir, tmp_path, *more)
+
+
+@pytest.mark.parametrize(
+    "more", [["replay.n_step=3"], ["replay.prioritized=True"], ["train.demonstrations=0.0"], ["DATASET=None"]]
+)
+def test_demonstrations_that_could_not_be_drawn_are_refused(more, demo):
+    with pytest.raises(ConfigError, match="demonstrations"):
+        load_config(["iql_to_sac.gin"], [f"DATASET='{demo}'", *more])
