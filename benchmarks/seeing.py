@@ -57,7 +57,7 @@ class Score(NamedTuple):
 def define_flags() -> None:
     """Defines the command's flags."""
     flags.DEFINE_list("policies", list(POLICIES), "Which ones.")
-    flags.DEFINE_list("seeds", ["1", "2", "3"], "The seeds, such as 1,2,3.")
+    flags.DEFINE_list("seeds", ["1", "2"], "The seeds, such as 1,2,3.")
     flags.DEFINE_integer("steps", 6000, "Environment steps of each run.", lower_bound=1)
     flags.DEFINE_integer("jobs", 1, "Runs at a time; they share the cores evenly.", lower_bound=1)
     flags.DEFINE_string("out", "runs/seeing", "Directory of the runs, of seeing.md and of seeing.png.")

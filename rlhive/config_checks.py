@@ -59,7 +59,9 @@ def dry_build(config: TrainConfig) -> None:
         raise ValueError("train.compile=True needs a C++ compiler: install g++, or leave it out")
     encoder = config.make_encoder()
     if config.dataset is not None and encoder is not None and not encoder.frozen:
-        raise ValueError("train.encoder learns from images, which data sets of transitions do not have")
+        raise ValueError(
+            "data sets are learned from through a frozen encoder alone: @r3m or @rrl with frozen=True, or @flat"
+        )
     stand_in = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
     config.make_loss(config.make_network(stand_in))
     opt, params = config.optimizer(), TensorDict({"x": torch.zeros(1)})

@@ -48,10 +48,9 @@ def clear_gin():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_and_apart(tmp_path_factory):
-    """One environment per seed for evaluations, and a cache of data sets of the test's own."""
+def apart(tmp_path_factory):
+    """A cache of data sets of the tests' own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rlhive.core.run.EVALUATION_ENVS", 1)
         patch.setattr("rlhive.data.cache.cache_dir", lambda: tmp_path_factory.getbasetemp() / "cache")
         yield
 

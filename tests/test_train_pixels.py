@@ -13,6 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+import gin
+from rlhive.core.errors import LoadError
 from rlhive.core.evaluation import evaluation_seeds
 from rlhive.core.normalizer import normalize
 from rlhive.core.run_spec import RunSpec
@@ -23,6 +25,7 @@ from rlhive.envs.robohive import RoboHive
 from rlhive.policy_fn import load
 from rlhive.policy_fn.r3m import R3M
 from rlhive.record import EVALUATION_SEED
+from rlhive.train import run as train_here
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = [
@@ -118,7 +121,7 @@ def test_the_policy_acts_alike_in_another_process(r3m_run, tmp_path):
 
 
 @pytest.mark.timeout(600)
-def test_a_policy_that_sees_is_recorded_with_its_own_images(r3m_run, tmp_path, monkeypatch):
+def test_recorded_images_are_cloned_through_the_encoder(r3m_run, tmp_path, monkeypatch):
     policy = load(r3m_run[0])
     record(policy.spec.env.name, str(r3m_run[0]), 1, tmp_path / "seen.h5")
     monkeypatch.setattr("rlhive.data.cache.cache_dir", lambda: tmp_path / "cache")
@@ -129,6 +132,19 @@ def test_a_policy_that_sees_is_recorded_with_its_own_images(r3m_run, tmp_path, m
         normalized = normalize(policy.env_state["observation"], seen)
         action = policy.spec.network.mode(policy.params["actor"], normalized)
     torch.testing.assert_close(action, dataset.transitions["action"][:4], rtol=0, atol=1e-5)
+
+    images = [binding for binding in SMALL if binding.startswith(("images", "train.evaluation"))]
+    bindings = [f"DATASET='{tmp_path / 'seen.h5'}'", "r3m.weights='random'", "TOTAL_STEPS=20", *images]
+    assert train_here(["bc_gaussian.gin"], bindings, str(tmp_path / "clone"), resume=False) == 0
+    clone = load(tmp_path / "clone")
+    assert clone.spec.encoder == policy.spec.encoder and clone.spec.dataset.steps == len(dataset)
+    assert torch.equal(clone.env_state["observation", "loc"], dataset.normalizer()["loc"])
+    observation = {"observation": np.zeros(18, np.float32), "pixels": np.zeros((1, 64, 64, 3), np.uint8)}
+    assert clone(observation).shape == (9,)
+    with pytest.raises(LoadError, match="has fast images 64x64 of top_cam; asked for are full ones 64x64"):
+        wrong = [*bindings, "images.quality='full'"]
+        train_here(["bc_gaussian.gin"], wrong, str(tmp_path / "wrong"), resume=False)
+    gin.clear_config()
 
 
 @pytest.mark.timeout(600)

@@ -123,12 +123,13 @@ def open_run(
     offline = ALGORITHMS[config.algorithm].offline
     with contextlib.ExitStack() as stack:
         encoder = config.make_encoder()
-        sizes = (EVALUATION_ENVS,) if offline else (EVALUATION_ENVS, config.num_envs)
+        num_evaluation_envs = min(EVALUATION_ENVS, config.evaluation_episodes)
+        sizes = (num_evaluation_envs,) if offline else (num_evaluation_envs, config.num_envs)
         evaluation_envs, *training_envs = start_envs(config, seeds, encoder, sizes)
         for envs in (evaluation_envs, *training_envs):
             stack.callback(envs.close)
         learner = make_learner(config, evaluation_envs.spec, encoder)
-        dataset = open_dataset(config, evaluation_envs.spec, learner.network)
+        dataset = open_dataset(config, evaluation_envs.spec, encoder)
         source = None if dataset is None else source_of(dataset)
         spec = new_run_spec(
             config.algorithm, evaluation_envs.spec, learner.network, config.seeds, encoder, source

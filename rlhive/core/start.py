@@ -18,7 +18,6 @@ from rlhive.data.source import check_fits, describe
 from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
 from rlhive.losses_fn import ALGORITHMS
-from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.encoders import Encoder
 
 if TYPE_CHECKING:
@@ -62,18 +61,26 @@ def with_normalizer(state: TrainState, normalizer: TensorDict) -> TrainState:
     return new_state
 
 
-def open_dataset(config: TrainConfig, env: EnvSpec, network: ActorCritic) -> Dataset | None:
+def open_dataset(config: TrainConfig, env: EnvSpec, encoder: Encoder | None) -> Dataset | None:
     """The data set of the configuration, compared with the environment before any of it is built; None without one.
 
+    Its images go through the environment's encoder once, and the features follow the observation, as online.
+
     Raises:
-        LoadError: it is damaged, of other observations or actions, or lacks the rewards that the algorithm needs.
+        LoadError: it is damaged, of other observations, actions or images, or lacks the rewards that the algorithm
+            needs.
     """
     if config.dataset is None:
         return None
     source = describe(config.dataset, skip_damaged=config.skip_damaged)
-    needs_rewards = ALGORITHMS[config.algorithm].needs_rewards
-    check_fits(config.dataset, source, env, network.observation_dim, needs_rewards=needs_rewards)
-    return load_dataset(config.dataset, skip_damaged=config.skip_damaged)
+    check_fits(config.dataset, source, env, needs_rewards=ALGORITHMS[config.algorithm].needs_rewards)
+    return load_dataset(
+        config.dataset,
+        skip_damaged=config.skip_damaged,
+        pixels=env.pixels,
+        encoder=encoder,
+        device=config.device,
+    )
 
 
 def source_of(dataset: Dataset) -> DataSource:

@@ -42,22 +42,19 @@ def describe(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Sou
     raise LoadError(f"{path}: has no whole trial")
 
 
-def check_fits(
-    path: str | os.PathLike[str], source: Source, env: EnvSpec, observation_dim: int, *, needs_rewards: bool
-) -> None:
+def check_fits(path: str | os.PathLike[str], source: Source, env: EnvSpec, *, needs_rewards: bool) -> None:
     """Refuses a data set that an algorithm cannot learn a policy for an environment from.
 
     Args:
         path: of the data set, for the message.
         source: what it has.
         env: the environment.
-        observation_dim: how many numbers the policy sees there, the features of its images included.
         needs_rewards: whether the algorithm learns from rewards.
 
     Raises:
         LoadError: naming all that differs.
     """
-    wanted = {"observations": observation_dim, "actions": env.action_dim}
+    wanted = {"observations": env.observation_dim, "actions": env.action_dim}
     found = {"observations": source.observation_dim, "actions": source.action_dim}
     differing = [
         f"{found[what]} {what} per step, not {wanted[what]}" for what in wanted if found[what] != wanted[what]

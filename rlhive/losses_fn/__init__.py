@@ -58,7 +58,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         make_loss=make_bc_loss,
         draw_noise=draw_no_noise,
         target_keys=(),
-        policy_keys=("actor",),
+        policy_keys=("actor", "encoder"),
         offline=True,
         needs_rewards=False,
     ),
@@ -68,7 +68,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         make_loss=make_iql_loss,
         draw_noise=draw_no_noise,
         target_keys=("critic",),
-        policy_keys=("actor",),
+        policy_keys=("actor", "encoder"),
         offline=True,
     ),
     "td3_bc": Algorithm(
@@ -77,7 +77,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         make_loss=make_td3_bc_loss,
         draw_noise=draw_td3_bc_noise,
         target_keys=("actor", "critic"),
-        policy_keys=("actor",),
+        policy_keys=("actor", "encoder"),
         offline=True,
     ),
 }

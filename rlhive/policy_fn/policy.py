@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -132,7 +133,9 @@ class Policy:
         with torch.no_grad():
             seen = TensorDict({"observation": self._own(vector).reshape(-1, env.observation_dim)})
             if pixels is not None:
-                seen["pixels"] = torch.from_numpy(pixels.reshape(-1, *pixels.shape[-4:])).to(self.device)
+                seen["pixels"] = torch.from_numpy(pixels.reshape(math.prod(shape), *pixels.shape[-4:])).to(
+                    self.device
+                )
             action = self.apply(self.params, self.env_state, seen, noise)
         return action.reshape(*shape, env.action_dim)
 

@@ -1,11 +1,16 @@
 """Which encoder an environment gets, and what actor and critics see of it."""
 
+import attrs
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
 
-from rlhive.core.normalizer import init_normalizer, update_normalizer
+from rlhive.core.normalizer import init_normalizer, normalize, update_normalizer
 from rlhive.core.pixel_spec import PixelSpec
+from rlhive.core.run_spec import new_run_spec
+from rlhive.policy_fn import load
+from rlhive.policy_fn.actor import actor_critic
 from rlhive.policy_fn.cnn import CNN, make_cnn
 from rlhive.policy_fn.encoders import Flat, encoder_from_dict, feature_dim, named_encoder, network_input
 from rlhive.policy_fn.r3m import R3M
@@ -72,3 +77,17 @@ def test_the_networks_see_what_is_normalised_once(encoder):
         expected = torch.cat([expected, features], -1)
     env_state = TensorDict({"observation": normalizer})
     torch.testing.assert_close(network_input(encoder, params, env_state, seen.lock_()), expected)
+
+
+def test_a_policy_without_cameras_acts_on_the_observation_alone(franka_spec):
+    env = attrs.evolve(franka_spec, pixels=PixelSpec((), 64, 64, "fast"))
+    network = actor_critic(env, hidden_sizes=(8,))
+    spec = new_run_spec("sac", env, network, [1], Flat())
+    params = network.init(torch.Generator().manual_seed(0))
+    observations = torch.randn(9, env.observation_dim, generator=torch.Generator().manual_seed(0))
+    normalizer = update_normalizer(init_normalizer(env.observation_dim), observations)
+    policy = load(params, TensorDict({"observation": normalizer}), spec=spec)
+    seen = {"observation": np.ones((2, env.observation_dim), np.float32)}
+    seen["pixels"] = np.zeros((2, *env.pixels.shape), np.uint8)
+    normalized = normalize(normalizer, torch.from_numpy(seen["observation"]))
+    assert np.allclose(policy(seen), network.mode(params["actor"], normalized).numpy())
