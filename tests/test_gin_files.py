@@ -1,6 +1,7 @@
 """Every shipped gin file makes a run's parts."""
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -10,7 +11,7 @@ from rlhive.config import ConfigError, load_config
 from rlhive.core.keys import make_generators
 from rlhive.core.learner import make_learner
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.data.trace import trace_file
+from rlhive.data.trace import trace_file, write_trial
 from rlhive.paths import gin_directory
 from rlhive.policy_fn.r3m import R3M
 
@@ -96,8 +97,9 @@ def test_makes_a_learner_that_acts_and_updates(name, franka_spec):
 
 @pytest.mark.parametrize(("name", "expected"), OFFLINE.items())
 def test_makes_a_learner_of_recorded_episodes(name, expected, franka_spec, tmp_path):
-    with trace_file(tmp_path / "demo.h5", "FrankaReachRandom-v0"):
-        pass
+    values = {"observations": np.ones((3, 21)), "actions": np.zeros((3, 9)), "rewards": np.zeros(3)}
+    with trace_file(tmp_path / "demo.h5", "FrankaReachRandom-v0") as file:
+        write_trial(file, "Trial0", values)
     small = [f"DATASET='{tmp_path / 'demo.h5'}'", "NUM_SEEDS=2", "train.batch_size=4"]
     config = load_config([name], small)
     learner = make_learner(config, franka_spec)
