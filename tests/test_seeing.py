@@ -46,14 +46,14 @@ def test_seeing_helps_by_a_margin_with_intervals_apart(cnn, blind, helps):
 
 
 def test_the_policies_differ_in_what_they_see_alone():
-    configs = {
-        name: load_config(["sac_cnn.gin"], [*seeing.SETTINGS, *bindings])
-        for name, bindings in seeing.POLICIES.items()
-    }
-    assert [config.pixels.cameras for config in configs.values()] == [("top_cam",), (), ("top_cam",)]
-    assert {config.pixels.quality for config in configs.values()} == {"fast"}
-    assert configs["blind"].make_encoder().feature_dim(configs["blind"].pixels) == 0
-    assert configs["r3m18-random"].make_encoder().weights == "random"
+    encoders, pixels = {}, {}
+    for name, bindings in seeing.POLICIES.items():
+        config = load_config(["sac_cnn.gin"], [*seeing.SETTINGS, *bindings])  # in force until the next one
+        encoders[name], pixels[name] = config.make_encoder(), config.pixels
+    assert [of.cameras for of in pixels.values()] == [("top_cam",), (), ("top_cam",)]
+    assert {of.quality for of in pixels.values()} == {"fast"}
+    assert encoders["blind"].feature_dim(pixels["blind"]) == 0
+    assert encoders["r3m18-random"].weights == "random"
 
 
 @pytest.mark.slow
