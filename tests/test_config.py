@@ -36,7 +36,7 @@ def refusal(*bindings) -> str:
         ("sac_los.gamma=0.9", ["'sac_los'", "did you mean sac_loss"]),
         ("train.exploration=@gausian", ["'gausian'", "did you mean gaussian"]),
         ("sac_loss.gama=0.9", ["sac_loss has no parameter 'gama'", "did you mean gamma?"]),
-        ("train.batchsize=3", ["train has no parameter 'batchsize'", "did you mean batch_size?"]),
+        ("train.batchsize=3", ["train has no parameter 'batchsize'", "did you mean batch_size"]),
         ("train.make_loss=@sac_loss", ["make_loss"]),
         ("ENV_NAME='FrankaReachRandm-v0'", ["'FrankaReachRandm-v0'", "did you mean FrankaReachRandom-v0"]),
         ("ENV_NAME='zzz'", ["'zzz'", "python -m rlhive.envs --list"]),
