@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -12,7 +13,7 @@ from rlhive.core.normalizer import CLIP, SCALE_MIN
 from rlhive.core.types import EnvState, Params
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.heads import HEADS
-from rlhive.policy_fn.mlp import ACTIVATIONS
+from rlhive.policy_fn.mlp import ACTIVATIONS, linear
 from rlhive.policy_fn.offline import OfflineNetwork
 
 Step = Callable[[Tensor], Tensor]
@@ -72,7 +73,11 @@ def _mlp_steps(params: Params, activate: Step) -> list[Step]:
 
 
 def _linear(weight: Tensor, bias: Tensor) -> Step:
-    return lambda x: F.linear(x, weight, bias)
+    if len(weight) == 1:
+        return functools.partial(linear, weight, bias)
+    return lambda x: F.linear(
+        x, weight, bias
+    )  # what `linear` comes to, without looking at the shape each time
 
 
 def _layer_norm(weight: Tensor, bias: Tensor) -> Step:

@@ -61,7 +61,7 @@ def apply_mlp(params: Params, x: Tensor, *, activation: str = "relu") -> Tensor:
     depth = len(params.keys())
     for index in range(depth):
         layer = params[f"layer_{index}"]
-        x = _linear(layer["weight"], layer["bias"], x)
+        x = linear(layer["weight"], layer["bias"], x)
         if index < depth - 1:
             x = activate(layer_norm(layer["norm"], x) if "norm" in layer.keys() else x)  # noqa: SIM118
     return x
@@ -73,17 +73,24 @@ def layer_norm(norm: Params, x: Tensor) -> Tensor:
     return torch.addcmul(norm["bias"].unsqueeze(-2), normalized, norm["weight"].unsqueeze(-2))
 
 
-def _uniform(key: Generator, shape: tuple[int, ...], bound: float) -> Tensor:
-    return torch.empty(shape).uniform_(-bound, bound, generator=key)
+def linear(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """A linear layer, or `N` of them, with the same bits for one seed as for several under `vmap`.
 
+    Args:
+        weight: `[out, in]`, or `[N, out, in]`.
+        bias: `[out]`, or `[N, out]`.
+        x: `[B, in]`, or `[N, B, in]`.
 
-def _linear(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    if weight.shape == (
-        1,
-        x.shape[-1],
-    ):  # as a matrix product it has other bits for one seed than for several
+    Returns:
+        `[B, out]`, or `[N, B, out]`.
+    """
+    if weight.dim() == 2 and len(weight) == 1:  # a matrix product has other bits for one seed there
         return (x * weight).sum(-1, keepdim=True) + bias
     if weight.dim() == 2:
         return F.linear(x, weight, bias)
     members = weight.shape[0]
     return torch.baddbmm(bias.unsqueeze(-2), x.expand(members, *x.shape[-2:]), weight.transpose(-1, -2))
+
+
+def _uniform(key: Generator, shape: tuple[int, ...], bound: float) -> Tensor:
+    return torch.empty(shape).uniform_(-bound, bound, generator=key)

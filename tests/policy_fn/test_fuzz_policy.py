@@ -117,3 +117,26 @@ def test_one_observation_gives_the_bits_of_the_general_function(make_run, franka
         general = policy.apply(policy.params, policy.env_state, observation)
         assert torch.equal(policy(observation[0]), general[0])
         assert torch.equal(policy(observation), general)
+
+
+@pytest.mark.parametrize("head", ["deterministic", "gaussian", "tanh_gaussian", "mixture"])
+@pytest.mark.parametrize("num_actions", [1, 9])
+def test_every_head_gives_one_observation_the_bits_of_the_general_function(
+    make_run, franka_spec, head, num_actions
+):
+    import attrs
+    import torch
+
+    from rlhive.core.run_spec import new_run_spec
+    from rlhive.policy_fn.offline import bc_network
+
+    limits = {"action_low": (-1.0,) * num_actions, "action_high": (1.0,) * num_actions}
+    names = tuple(map(str, range(num_actions)))
+    env = attrs.evolve(franka_spec, action_dim=num_actions, action_names=names, **limits)
+    network = bc_network(env, head=head, hidden_sizes=(48, 40))
+    params = network.init(torch.Generator().manual_seed(3))
+    env_state = make_run().state["env_state"][0]
+    policy = load(params, env_state, spec=new_run_spec("bc", env, network, (1,)))
+    for observation in 4.0 * torch.randn(50, 1, 21, generator=torch.Generator().manual_seed(0)):
+        general = policy.apply(policy.params, policy.env_state, observation)
+        assert torch.equal(policy(observation[0]), general[0])
