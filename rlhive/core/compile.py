@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -47,8 +47,8 @@ def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Call
     def flat_fn(*flat: Tensor) -> list[Tensor]:
         values = iter(flat)
         args = [
-            next(values) if of_arg is None else _fill(example, {name: next(values) for name in of_arg})
-            for of_arg, example in zip(names, examples, strict=True)
+            _fill(example, values) if isinstance(example, TensorDict) else next(values)
+            for example in examples
         ]
         results, out_spec = pytree.tree_flatten(fn(*args))
         out_specs.append(out_spec)
@@ -91,12 +91,13 @@ def _leaves(names: list[list[Any] | None], trees: Sequence[Any]) -> list[Tensor]
     return leaves
 
 
-def _fill(example: TensorDict, leaves: dict[Any, Tensor]) -> TensorDict:
-    """A tree with the subtrees of `example`, also those that have no leaf, and these leaves."""
-    tree = example.empty(recurse=True)
-    for name, leaf in leaves.items():
-        tree[name] = leaf
-    return tree
+def _fill(example: TensorDict, values: Iterator[Tensor]) -> TensorDict:
+    """A tree with the keys of `example` in their order, subtrees without leaves included, and the next values."""
+    tree = {
+        key: _fill(value, values) if isinstance(value, TensorDict) else next(values)
+        for key, value in example.items()
+    }
+    return TensorDict(tree, example.batch_size)
 
 
 def traced_at_first_call(fn: Callable[..., Any], *, compile: bool = False) -> Callable[..., Any]:

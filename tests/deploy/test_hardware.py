@@ -36,7 +36,7 @@ def drivers(monkeypatch):
 
 
 def deploy(policy, robot, folder, **settings):
-    settings = {"max_steps": 3 * AFTER, "max_delta": 0.1, "frozen": 0.3, **settings}
+    settings = {"max_steps": 3 * AFTER, "max_delta": 0.1, **settings}
     return run(policy, connect(NAME, robot.config), folder, **settings)
 
 
@@ -78,7 +78,7 @@ def test_healthy_robot_finishes_in_time_and_is_left_where_it_is(policy, tmp_path
 )
 def test_faults_end_in_the_last_action_within_one_period(policy, tmp_path, fault, reason, message):
     with fake_franka(tmp_path, fault, AFTER) as robot:
-        report = deploy(policy, robot, tmp_path / "out")
+        report = deploy(policy, robot, tmp_path / "out", frozen=0.3)
         time.sleep(0.05)
     assert (report.reason, AFTER <= report.steps < 2 * AFTER) == (reason, True), report
     assert message in report.message
