@@ -30,8 +30,7 @@ def read_observation(env: EnvSpec, observation: Any) -> np.ndarray:
     if isinstance(observation, Mapping) and observation.keys() == {"observation"}:
         observation = observation["observation"]
     by_key = isinstance(observation, Mapping)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
-        vector = _joined(env, observation) if by_key else _as_float32(observation, "observation")
+    vector = _joined(env, observation) if by_key else _as_float32(observation, "observation")
     if vector.shape[-1:] != (env.observation_dim,):
         expected = [*vector.shape[:-1], env.observation_dim]
         raise ValueError(f"observation must have shape {expected}, got {list(vector.shape)}")
@@ -128,4 +127,7 @@ def _as_float32(value: Any, name: str) -> np.ndarray:
         value = np.asarray(value)
     if value.dtype.kind not in _NUMBERS:
         raise ValueError(f"{name} must hold numbers, got an array of {value.dtype}")
-    return value.astype(np.float32)
+    if value.dtype == np.float32:
+        return value.copy()
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+        return value.astype(np.float32)
