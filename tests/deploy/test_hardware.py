@@ -95,7 +95,7 @@ def test_faults_end_in_the_last_action_within_one_period(policy, tmp_path, fault
 @pytest.mark.parametrize("fault", ["lost", "reordered"])
 def test_what_is_no_fault_does_not_stop(policy, tmp_path, fault):
     with fake_franka(tmp_path, fault, AFTER) as robot:
-        report = deploy(policy, robot, tmp_path / "out")
+        report = deploy(policy, robot, tmp_path / "out", staleness=0.5)  # other processes may keep it waiting
     assert report.reason == "finished", report
     assert_safe(robot)
 
