@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import attrs
 from attrs import validators as v
@@ -90,10 +91,9 @@ def bc_network(
     feature_dim: int = 0,
 ) -> OfflineNetwork:
     """The actor of behaviour cloning for an environment; arguments as in `OfflineNetwork` and `actor_critic`."""
-    return OfflineNetwork(
-        spec.observation_dim + feature_dim,
-        spec.action_low,
-        spec.action_high,
+    return _fitting(
+        spec,
+        feature_dim,
         hidden_sizes=hidden_sizes,
         activation=activation,
         actor_layer_norm=actor_layer_norm,
@@ -120,10 +120,9 @@ def iql_network(
     """
     if head in HEADS and HEADS[head].log_prob is None:
         raise ValueError(f"IQL weighs log-probabilities, which the head {head!r} has none of")
-    return OfflineNetwork(
-        spec.observation_dim + feature_dim,
-        spec.action_low,
-        spec.action_high,
+    return _fitting(
+        spec,
+        feature_dim,
         hidden_sizes=hidden_sizes,
         activation=activation,
         actor_layer_norm=actor_layer_norm,
@@ -145,10 +144,9 @@ def td3_bc_network(
     feature_dim: int = 0,
 ) -> OfflineNetwork:
     """The networks of TD3+BC for an environment, whose actor is deterministic; arguments as in `iql_network`."""
-    return OfflineNetwork(
-        spec.observation_dim + feature_dim,
-        spec.action_low,
-        spec.action_high,
+    return _fitting(
+        spec,
+        feature_dim,
         hidden_sizes=hidden_sizes,
         activation=activation,
         actor_layer_norm=actor_layer_norm,
@@ -157,3 +155,8 @@ def td3_bc_network(
         head="deterministic",
         parts=("actor", "critic"),
     )
+
+
+def _fitting(spec: EnvSpec, feature_dim: int, **settings: Any) -> OfflineNetwork:
+    # What gin configures has its arguments by name, so that a wrong one is known before a run.
+    return OfflineNetwork(spec.observation_dim + feature_dim, spec.action_low, spec.action_high, **settings)

@@ -120,7 +120,6 @@ def test_compiling_is_logged_once_for_each_number_of_seeds(caplog):
     assert all(line.startswith("compiled in ") for line in lines[1::2])
 
 
-@pytest.mark.slow  # compiles in two new processes
 def test_another_process_finds_what_was_compiled(tmp_path):
     script = (
         "import torch; from rlhive.core.compile import trace; "
