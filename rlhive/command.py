@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -41,10 +42,21 @@ def start(
             sys.stderr.write(f"{name}: interrupted\n")
             return 130  # what shells expect after Ctrl-C
 
+    let_threads_sleep()
     define_flags()
     app.define_help_flags()
     log_to_stderr(name)
     app.run(run, argv=list(argv), flags_parser=parse)
+
+
+def let_threads_sleep() -> None:
+    """Lets OpenMP's threads sleep some microseconds after their work, where the user says nothing about it.
+
+    By default they spin for milliseconds, in the way of whatever else runs on their cores: beside one busy process, two
+    threads then take 37 instead of 13 ms for the update that takes 7 alone. It counts until torch is imported.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def log_to_stderr(name: str) -> None:

@@ -199,9 +199,10 @@ def record_usage(directory: Path, seconds: float, steps: int, algorithm: str) ->
 
 
 def share_cores(config: TrainConfig) -> str:
-    """Gives torch the cores that no worker steps environments on, unless OMP_NUM_THREADS says how many.
+    """Gives torch its threads, unless OMP_NUM_THREADS says how many.
 
-    OpenMP waits for its slowest thread: one whose core is taken by a worker makes each operation many times slower.
+    All cores: workers that step physics are idle most of the time that an update takes, and the threads of
+    `rlhive.command` do not get in their way. Those that draw images are not idle; they keep their cores.
 
     Returns:
         Who gets which, for the log.
@@ -216,7 +217,7 @@ def share_cores(config: TrainConfig) -> str:
         return f"{cores} cores: updates on {torch.get_num_threads()} thread(s), evaluations between them"
     wanted = default_workers() if config.num_workers is None else config.num_workers
     workers = min(wanted, config.num_seeds * config.num_envs)
-    if "OMP_NUM_THREADS" not in os.environ:
+    if "OMP_NUM_THREADS" not in os.environ and config.pixels is not None:
         torch.set_num_threads(max(1, cores - workers))
     where = f"in {workers} worker(s)" if workers else "in this process"
     return f"{cores} cores: environments step {where}, updates on {torch.get_num_threads()} thread(s)"

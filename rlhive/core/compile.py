@@ -20,9 +20,11 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-# A vectorised exp differs from the scalar one in the last bit. Which of them the last few elements of a loop get would
-# depend on how many seeds there are, and with it a seed's result.
-INDUCTOR_CONFIG: dict[str, Any] = {"cpp.enable_loop_tail_vec": False}
+# Two habits of Inductor would let a seed's bits depend on how many seeds there are. A vectorised exp differs from the
+# scalar one in the last bit, and the last few elements of a loop get one or the other. And the threads share the sum
+# over a minibatch where it is the outermost loop, as for one seed alone: loops of fewer elements per thread than the
+# chunk here, which is more than minibatches have and less than hidden layers, stay with one thread.
+INDUCTOR_CONFIG: dict[str, Any] = {"cpp.enable_loop_tail_vec": False, "cpp.min_chunk_size": 16384}
 
 logger = logging.getLogger(__name__)
 

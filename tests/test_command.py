@@ -1,0 +1,25 @@
+"""What all commands have in common before they start."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rlhive.command import let_threads_sleep
+
+
+def test_the_threads_of_a_command_sleep_soon():
+    command = [sys.executable, "-m", "rlhive.train", "--gin_file=sac.gin", "--gin.ENV_NAME='no-such-robot'"]
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment["OMP_DISPLAY_ENV"] = "verbose"  # OpenMP prints what it was told when torch loads it
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stderr
+    assert "GOMP_SPINCOUNT = '1000'" in output and "no-such-robot" in output
+
+
+@pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "7")])
+def test_what_the_user_says_about_threads_counts(monkeypatch, name, value):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setenv(name, value)
+    let_threads_sleep()
+    assert os.environ.get("GOMP_SPINCOUNT", "") == (value if name == "GOMP_SPINCOUNT" else "")
