@@ -57,8 +57,8 @@ TASKS = {
         True,
         {
             "bc_tanh_gaussian": HEADS["tanh_gaussian"],
-            "bc_gaussian": HEADS["gaussian"],
             "iql": Trial("iql.gin"),
+            "bc_gaussian": HEADS["gaussian"],
         },
     ),
     "kitchen": Task("FK1_LightOnRandom-v4", False, {"gaussian": HEADS["gaussian"]}),

@@ -80,8 +80,8 @@ class OfflineNetwork(ActorCritic):
         Raises:
             ValueError: the head has no density.
         """
-        out = self._outs(actor, observation)[..., 0, :]
-        return self._density()(out, action, *self.limits(observation))
+        density = self._density()
+        return density(self._outs(actor, observation)[..., 0, :], action, *self.limits(observation))
 
     def plan(self, actor: Params, observation: Tensor, noise: Tensor | None = None) -> Tensor:
         """The next K actions `[B, K, A]`: the deterministic ones, or those of standard normal noise `[B, K, A]`."""
