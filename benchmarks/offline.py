@@ -1,35 +1,37 @@
 """What recorded episodes teach: behaviour cloning with each head, IQL against it on mixed data, and the kitchen.
 
     python benchmarks/offline.py --task=heads --expert=runs/reach
-    python benchmarks/offline.py --task=mixed --expert=runs/reach/checkpoints/2000 \
-        --expert=runs/reach/checkpoints/4000
+    python benchmarks/offline.py --task=mixed --expert=runs/reach/checkpoints/8000
     python benchmarks/offline.py --task=kitchen --expert=runs/light
 
 Each records the expert's episodes, trains on them, evaluates and prints a table: `python -m rlhive.data record`,
 `rlhive.train` and `rlhive.evaluate`, one after another, in `<out>/<task>`. What is there already is not done again.
+Mixed data are of an expert that explores: each of its actions is uniformly random with probability 0.5.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import h5py
 import numpy as np
 from absl import flags
 
+from rlhive import load_torch
 from rlhive.command import start
-from rlhive.core.files import write_text
+from rlhive.core.files import replacing, write_text
 from rlhive.data import trace
 from rlhive.data.episode import Episode
 
 FLAGS = flags.FLAGS
 EVALUATION_SEED = 1  # others than those by which runs evaluate themselves
+EPSILON = 0.5  # of mixed data
+RESAMPLES = 2000
 
 
 class Trial(NamedTuple):
@@ -40,10 +42,10 @@ class Trial(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is recorded and trained."""
+    """What is recorded, by an expert that explores or one that does not, and trained."""
 
     environment: str
-    stochastic: bool
+    explores: bool
     trials: dict[str, Trial]
 
 
@@ -53,7 +55,11 @@ TASKS = {
     "mixed": Task(
         "FrankaReachRandom-v0",
         True,
-        {"bc": Trial("bc_tanh_gaussian.gin"), "iql": Trial("iql.gin"), "td3_bc": Trial("td3_bc.gin")},
+        {
+            "bc_tanh_gaussian": HEADS["tanh_gaussian"],
+            "iql": Trial("iql.gin"),
+            "bc_gaussian": HEADS["gaussian"],
+        },
     ),
     "kitchen": Task("FK1_LightOnRandom-v4", False, {"gaussian": HEADS["gaussian"]}),
 }
@@ -95,16 +101,35 @@ def record(task: Task, out: Path, number: int) -> Path:
     """Records an equal share of the episodes with one of the experts; no two play the same ones."""
     path = out / f"expert_{number}.h5"
     if not path.exists():
-        episodes = FLAGS.record // len(FLAGS.expert)
-        arguments = [
-            f"--env={task.environment}",
-            f"--policy={FLAGS.expert[number]}",
-            f"--episodes={episodes}",
-        ]
-        run(
-            "rlhive.data", "record", *arguments, f"--seed={number}", *["--stochastic"] * task.stochastic, path
-        )
+        expert, episodes = FLAGS.expert[number], FLAGS.record // len(FLAGS.expert)
+        if task.explores:
+            explore(task.environment, expert, episodes, number, path)
+        else:
+            arguments = [f"--env={task.environment}", f"--policy={expert}", f"--episodes={episodes}"]
+            run("rlhive.data", "record", *arguments, f"--seed={number}", path)
     return path
+
+
+def explore(environment: str, expert: str, episodes: int, seed: int, path: Path) -> None:
+    """Records an expert each of whose actions is uniformly random with probability `EPSILON`."""
+    load_torch()  # before anything that loads mujoco
+    from rlhive.data.record import play
+    from rlhive.envs.robohive import RoboHive
+    from rlhive.policy_fn import load
+
+    policy, env, rng = load(expert), RoboHive(environment), np.random.default_rng((seed, episodes))
+    low, high = np.array(env.spec.action_low), np.array(env.spec.action_high)
+
+    def act(seen: dict[str, np.ndarray], rest: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        if rng.random() < EPSILON:
+            return rng.uniform(low, high), None
+        return policy(seen["observation"]), None
+
+    with trace.trace_file(path, environment) as file:
+        for number in range(episodes):
+            first = env.reset(int(rng.integers(2**32, 2**63)))  # no seed of training or evaluation
+            trace.write_trial(file, f"Trial{number}", play(env, first, act, env.spec.max_episode_steps))
+    env.close()
 
 
 def join(paths: Sequence[Path], out: Path, environment: str) -> None:
@@ -130,10 +155,19 @@ def data_row(data: Path) -> list[str]:
     return [f"the data, {len(played)} episodes", "-", f"{success:.1%}", f"{returns:.1f}"]
 
 
-def evaluate(run_dir: Path) -> str:
-    """The report of `rlhive.evaluate` as JSON text."""
-    arguments = [f"--run_dir={run_dir}", f"--episodes={FLAGS.episodes}", f"--seed={EVALUATION_SEED}"]
-    return run("rlhive.evaluate", *arguments, "--json")
+def evaluate(run_dir: Path) -> np.ndarray:
+    """Success and return of every seed in the same episodes, `[2, S, episodes]`, as `rlhive.evaluate` counts them."""
+    load_torch()  # before anything that loads mujoco
+    import torch
+
+    from rlhive.core.evaluation import evaluation_seeds
+    from rlhive.evaluate import load_policies, play
+
+    torch.set_num_threads(1)
+    policies, _ = load_policies(run_dir)
+    episode_seeds = evaluation_seeds(EVALUATION_SEED, FLAGS.episodes)
+    outcome = play(policies, EVALUATION_SEED, episode_seeds, stochastic=False)
+    return np.stack([outcome.success, outcome.returns])
 
 
 def row(name: str, trial: Trial, data: Path, folder: Path) -> list[str]:
@@ -145,20 +179,19 @@ def row(name: str, trial: Trial, data: Path, folder: Path) -> list[str]:
         arguments = [f"--gin_bindings={binding}" for binding in bindings]
         run("rlhive.train", f"--gin_file={trial.gin_file}", f"--run_dir={folder}", *arguments)
         write_text(folder / "seconds.txt", f"{time.monotonic() - started:.0f}")
-    if not (folder / "evaluation.json").exists():
-        write_text(folder / "evaluation.json", evaluate(folder))
-    report: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
-    cells = [
-        interval(np.array([seed[key] for seed in report["seeds"]])) for key in ("success", "return_mean")
-    ]
-    success, returns = cells
+    if not (folder / "episodes.npy").exists():
+        with replacing(folder / "episodes.npy") as beside:
+            np.save(beside, evaluate(folder))
+    success, returns = map(interval, np.load(folder / "episodes.npy"))
     return [name, (folder / "seconds.txt").read_text(), _cell(success, 100, "%"), _cell(returns, 1, "")]
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean over seeds `[S]`, and its 95 % bootstrap interval over seeds."""
-    draws = np.random.default_rng(0).choice(values, (10_000, len(values)))
-    low, high = np.percentile(draws.mean(axis=1), [2.5, 97.5])
+    """Mean of `[S, n]`, and its 95 % bootstrap interval: seeds are drawn anew, and the episodes of each."""
+    rng, (num_seeds, num_episodes) = np.random.default_rng(0), values.shape
+    seed = rng.integers(num_seeds, size=(RESAMPLES, num_seeds, 1))
+    episode = rng.integers(num_episodes, size=(RESAMPLES, num_seeds, num_episodes))
+    low, high = np.percentile(values[seed, episode].mean((1, 2)), [2.5, 97.5])
     return float(values.mean()), float(low), float(high)
 
 
@@ -168,7 +201,7 @@ def _cell(estimate: tuple[float, float, float], scale: float, unit: str) -> str:
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table: a row per configuration, means over seeds and their 95 % intervals."""
+    """A Markdown table: a row per configuration, means over seeds and episodes, and their 95 % intervals."""
     head = ["", "seconds for all seeds", "success", "return"]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, ["---"] * len(head), *rows])
 

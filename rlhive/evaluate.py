@@ -13,7 +13,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tensordict import TensorDict
     from torch import Tensor
 
-    from rlhive.core.evaluation import Episodes
+    from rlhive.core.evaluation import Act, Episodes
     from rlhive.policy_fn.loading import Policy
 
 FLAGS = flags.FLAGS
@@ -191,8 +191,12 @@ def play(
     actors = [make_actor(policy, seed, stochastic=stochastic) for policy in policies.values()]
     trained_on = next(iter(policies.values())).spec.env
 
-    def act(seen: TensorDict) -> Tensor:
-        return torch.stack([own(part) for own, part in zip(actors, seen, strict=True)])
+    def act(seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        rests = [None] * len(actors) if rest is None else list(rest)
+        actions, left = zip(
+            *(own(*parts) for own, *parts in zip(actors, seen, rests, strict=True)), strict=True
+        )
+        return torch.stack(actions), None if left[0] is None else torch.stack(left)
 
     # A worker process would pay more to start than it saves on this few steps.
     with VectorEnv(trained_on.name, seeds=list(policies), num_workers=0, pixels=trained_on.pixels) as envs:
@@ -240,16 +244,17 @@ def best_seed(run_dir: str | os.PathLike[str], seeds: Sequence[int], evaluation_
     return max((seed for seed in seeds if seed in last), key=lambda seed: last[seed], default=None)
 
 
-def make_actor(policy: Policy, seed: int, *, stochastic: bool) -> Callable[[TensorDict], Tensor]:
+def make_actor(policy: Policy, seed: int, *, stochastic: bool) -> Act:
     """The policy as a function of what `VectorEnv` shows, batch `[E]`; a stochastic one draws noise from `seed`."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    env = policy.spec.env
+    env, chunk_size = policy.spec.env, policy.spec.network.chunk_size
 
-    def act(seen: TensorDict) -> Tensor:
-        noise = torch.randn(*seen.shape, env.action_dim, generator=generator) if stochastic else None
-        return policy(dict(seen.items()) if env.pixels else seen["observation"], noise)
+    def act(seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        drawn = stochastic and rest is None
+        noise = torch.randn(*seen.shape, chunk_size, env.action_dim, generator=generator) if drawn else None
+        return policy.act(dict(seen.items()) if env.pixels else seen["observation"], rest, noise)
 
     return act
 

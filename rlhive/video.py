@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import imageio.v2 as imageio
 import numpy as np
 import torch
 from tensordict import TensorDict
-from torch import Tensor
 from tqdm import tqdm
 
 from rlhive.core.env_spec import EnvSpec
-from rlhive.core.evaluation import check_same_environment
+from rlhive.core.evaluation import Act, check_same_environment
 from rlhive.core.files import replacing
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.render import Renderer, camera_id, choose_backend, rendering_errors, view_options
@@ -24,7 +23,7 @@ WIDTH, HEIGHT = 640, 480  # of each camera's picture
 
 
 def film(
-    act: Callable[[TensorDict], Tensor],
+    act: Act,
     spec: EnvSpec,
     episode_seed: int,
     path: Path,
@@ -35,7 +34,7 @@ def film(
     The pictures are drawn like those of quality "fast", whatever the policy itself sees.
 
     Args:
-        act: `act(what VectorEnv.reset gives, batch size [1]) -> action [1, A]`.
+        act: as `run_episodes` takes it, but of batch size `[1]`.
         spec: the environment the policy was trained on.
         episode_seed: determines the episode.
         path: the .mp4 file, which is there only when it is whole.
@@ -54,11 +53,12 @@ def film(
             imageio.get_writer(beside, fps=1.0 / env.spec.dt) as writer,
             tqdm(total=env.spec.max_episode_steps, desc="video", unit="picture") as progress,
         ):
-            observation, done = env.reset(episode_seed), False
+            observation, done, rest = env.reset(episode_seed), False, None
             while not done:
                 writer.append_data(studio.shoot())  # type: ignore[attr-defined]
                 progress.update()
-                result = env.step(act(_seen(env, observation))[0].numpy())
+                action, rest = act(_seen(env, observation), rest)
+                result = env.step(action[0].numpy())
                 observation, done = result.observation, result.terminated or result.truncated
     finally:
         env.close()

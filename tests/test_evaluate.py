@@ -126,7 +126,7 @@ def test_every_seed_plays_its_own_policy_on_the_same_episodes(make_run, installe
     for entry, seed in zip(report["seeds"], run.seeds, strict=True):
         policy = load(run.run_dir, seed=seed)
         with VectorEnv(installed.name, seeds=[77], num_workers=0) as envs:
-            episodes = run_episodes(envs, policy, evaluation_seeds(5, 3))
+            episodes = run_episodes(envs, policy.act, evaluation_seeds(5, 3))
         summary = summarize(episodes.returns[0], np.random.default_rng(5))
         assert entry == {
             "seed": seed,

@@ -111,7 +111,7 @@ def test_makes_a_learner_of_recorded_episodes(name, expected, franka_spec, tmp_p
     state, metrics = learner.train_step(state, batch, learner.draw_loss_noise(generators))
     assert state["step"].tolist() == [1, 1] and bool(metrics["finite"].all())
     seen = TensorDict({"observation": torch.zeros(2, 3, 21)}, [2, 3])
-    assert learner.act_mode(state, seen).shape == (2, 3, 9)
+    assert learner.plan(state, seen).shape == (2, 3, 1, 9)
 
 
 @pytest.mark.parametrize(("name", "encoder"), ENCODERS.items())
@@ -130,9 +130,9 @@ def test_makes_a_learner_of_images(name, encoder, franka_spec):
     flags = torch.zeros(1, 2, 1, dtype=torch.bool)
     following = {**seen, "reward": flags.float(), "terminated": flags, "done": flags}
     batch = TensorDict({**seen, "action": torch.zeros(1, 2, 9), "next": following}, [1, 2])
-    action = learner.act_mode(state, TensorDict(seen, [1, 2]))
+    action = learner.plan(state, TensorDict(seen, [1, 2]))
     state, metrics = learner.train_step(state, batch, learner.draw_loss_noise(generators))
-    assert action.shape == (1, 2, 9) and bool(metrics["finite"].all())
+    assert action.shape == (1, 2, 1, 9) and bool(metrics["finite"].all())
 
 
 def test_the_name_of_the_environment_alone_takes_r3m():

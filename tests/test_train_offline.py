@@ -193,9 +193,9 @@ def test_a_seed_that_is_not_finite_is_frozen_and_the_others_go_on(demo, tmp_path
         class Broken:
             count = 0
 
-            def sample(self, generators, batch_size):
+            def sample(self, generators, batch_size, chunk_size):
                 self.count += 1
-                batch = real.sample(generators, batch_size)
+                batch = real.sample(generators, batch_size, chunk_size)
                 if self.count == 3:
                     batch["next", "reward"][1] = math.inf
                 return batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
 
 SOLVED_STEPS = 5  # an episode is a success when it is solved on more steps than this
+Act: TypeAlias = Callable[[TensorDict, Tensor | None], tuple[Tensor, Tensor | None]]
 _TAG = 0x6576616C  # "eval": no stream of training has a spawn key
 
 
@@ -51,14 +52,13 @@ def evaluation_seeds(seed: int, episodes: int) -> list[int]:
     return np.random.SeedSequence(seed, spawn_key=(_TAG,)).generate_state(episodes, np.uint64).tolist()
 
 
-def run_episodes(
-    envs: VectorEnv | EncodedEnv, act: Callable[[TensorDict], Tensor], episode_seeds: Sequence[int]
-) -> Episodes:
+def run_episodes(envs: VectorEnv | EncodedEnv, act: Act, episode_seeds: Sequence[int]) -> Episodes:
     """Plays one episode from each of `n` episode seeds with each seed's policy, in rounds of E at a time.
 
     Args:
         envs: the environments `[S, E]`; their streams are another after this.
-        act: `act(seen) -> action [S, E, A]`, float32; `seen` `[S, E]` is what `VectorEnv.reset` gives.
+        act: `act(seen, rest) -> (action [S, E, A] float32, rest)`; `seen` `[S, E]` is what `VectorEnv.reset` gives, and
+            `rest` what it returned at the step before, such as the rest of a plan, None where episodes begin.
         episode_seeds: `n` seeds, the same for every one of the S.
 
     Raises:
@@ -91,20 +91,21 @@ def check_same_environment(installed: EnvSpec, trained_on: EnvSpec) -> None:
 
 
 def _play(
-    envs: VectorEnv | EncodedEnv, act: Callable[[TensorDict], Tensor], seeds: Sequence[int]
+    envs: VectorEnv | EncodedEnv, act: Act, seeds: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One round: returns, lengths and solved steps `[S, len(seeds)]`."""
     num_seeds, num_envs = envs.shape
     padded = list(seeds) + [seeds[0]] * (num_envs - len(seeds))
-    seen = envs.reset([padded] * num_seeds)
+    seen, rest = envs.reset([padded] * num_seeds), None
     returns = torch.zeros(envs.shape, dtype=torch.float64)
     lengths, solved_steps = torch.zeros(2, *envs.shape, dtype=torch.int64)
     running = torch.ones(envs.shape, dtype=torch.bool)
     while running.any():
-        envs.send(act(seen))
+        action, rest = act(seen, rest)
+        envs.send(action)
         step = envs.recv()
         seen, following = step.exclude("next"), step["next"]
-        # What a finished environment does next is an episode nobody asked for.
+        # What a finished environment does next is an episode nobody asked for, even by a plan of the one before.
         returns += torch.where(running, following["reward"].squeeze(-1), 0.0)
         solved_steps += following["solved"].squeeze(-1) & running
         lengths += running

@@ -66,6 +66,10 @@ def _check_fits(run_dir: object, origin: RunSpec, spec: RunSpec) -> tuple[str, .
         raise LoadError(
             f"{run_dir}: is of another environment or encoder, {origin.env.name}, not {spec.env.name}"
         )
+    if origin.network.chunk_size > 1:
+        raise LoadError(
+            f"{run_dir}: its actor plans {origin.network.chunk_size} actions at once, and {spec.algorithm} needs 1"
+        )
     if isinstance(origin.network, OfflineNetwork) and origin.network.head != "tanh_gaussian":
         raise LoadError(
             f"{run_dir}: its actor has the head {origin.network.head!r}, and {spec.algorithm} needs 'tanh_gaussian'"

@@ -36,7 +36,7 @@ class Learner(NamedTuple):
         draw_loss_noise: `draw_loss_noise(generators) -> noise` of one update.
         act: `act(state, seen, noise [S, E, A]) -> action [S, E, A]`, sampled; `seen` `[S, E]` has raw "observation",
             and "pixels" where an encoder learns.
-        act_mode: `act_mode(state, seen) -> action`, deterministic.
+        plan: `plan(state, seen) -> actions [S, E, K, A]`, the next K, deterministic.
     """
 
     network: ActorCritic
@@ -44,7 +44,7 @@ class Learner(NamedTuple):
     train_step: TrainStep
     draw_loss_noise: Callable[[Generators], Noise]
     act: Callable[[TrainState, TensorDict, Tensor], Tensor]
-    act_mode: Callable[[TrainState, TensorDict], Tensor]
+    plan: Callable[[TrainState, TensorDict], Tensor]
 
 
 def make_learner(config: TrainConfig, spec: EnvSpec, encoder: Encoder | None = None) -> Learner:
@@ -87,23 +87,23 @@ def make_learner(config: TrainConfig, spec: EnvSpec, encoder: Encoder | None = N
 def _make_actors(
     network: ActorCritic, learns: Encoder | None
 ) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """`act` and `act_mode` of a `Learner`."""
+    """`act` and `plan` of a `Learner`."""
 
     def sample(params: TensorDict, env_state: TensorDict, seen: TensorDict, noise: Tensor) -> Tensor:
         return network.sample(params["actor"], network_input(learns, params, env_state, seen), noise)[0]
 
     def mode(params: TensorDict, env_state: TensorDict, seen: TensorDict) -> Tensor:
-        return network.mode(params["actor"], network_input(learns, params, env_state, seen))
+        return network.plan(params["actor"], network_input(learns, params, env_state, seen))
 
     sample_seeds, mode_seeds = (traced_at_first_call(vmap(fn)) for fn in (sample, mode))
 
     def act(state: TrainState, seen: TensorDict, noise: Tensor) -> Tensor:
         return sample_seeds(state["params"], state["env_state"], seen, noise)
 
-    def act_mode(state: TrainState, seen: TensorDict) -> Tensor:
+    def plan(state: TrainState, seen: TensorDict) -> Tensor:
         return mode_seeds(state["params"], state["env_state"], seen)
 
-    return act, act_mode
+    return act, plan
 
 
 def observe(state: TrainState, observation: Tensor) -> TrainState:

@@ -13,6 +13,7 @@ from rlhive.core.pictures import Strip, film_run, write_strip
 from rlhive.core.rollout import episode_summary
 from rlhive.core.run import NOT_FINITE, TARGET_MET, OnlineRun, Run, save_run, stop_seeds, stopped_text
 from rlhive.curves import plot_curves
+from rlhive.policy_fn.plan import follow
 from rlhive.progress import Progress
 from rlhive.record import EVALUATION_SEED, step_name
 
@@ -79,8 +80,8 @@ def _evaluate(run: Run, progress: Progress) -> None:
     device, target = run.config.device, run.config.target_success
     seeds = evaluation_seeds(EVALUATION_SEED, run.config.evaluation_episodes)
 
-    def act(seen: TensorDict) -> Tensor:
-        return run.learner.act_mode(run.state, seen.to(device)).cpu()
+    def act(seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return follow(rest, lambda: run.learner.plan(run.state, seen.to(device)).cpu())
 
     pixels = run.spec.env.pixels
     strip = Strip(act, run.evaluation_envs) if pixels and pixels.cameras else None

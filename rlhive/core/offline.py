@@ -20,7 +20,8 @@ def step(run: Run, progress: Progress) -> TensorDict | None:
     if run.dataset is None:
         raise ValueError(f"{run.config.algorithm} learns from a data set, and there is none")
     config, before = run.config, run.state
-    batch = run.dataset.sample([g["replay"] for g in run.generators], config.batch_size).to(config.device)
+    streams, chunk_size = [own["replay"] for own in run.generators], run.learner.network.chunk_size
+    batch = run.dataset.sample(streams, config.batch_size, chunk_size).to(config.device)
     run.state, metrics = run.learner.train_step(before, batch, run.learner.draw_loss_noise(run.generators))
     broken = (~metrics["finite"]).nonzero().flatten().tolist()
     if broken:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from rlhive.core.evaluation import evaluation_seeds
+from rlhive.core.evaluation import Act, evaluation_seeds
 from rlhive.core.files import replacing
 from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
@@ -29,22 +28,22 @@ class Strip:
     """An acting function that keeps some of the images it acts on: those of the first seed's first episode.
 
     Args:
-        act: `act(seen) -> action`, as `run_episodes` takes it.
+        act: as `run_episodes` takes it.
         envs: with images, about to be reset.
     """
 
-    def __init__(self, act: Callable[[TensorDict], Tensor], envs: VectorEnv | EncodedEnv) -> None:
+    def __init__(self, act: Act, envs: VectorEnv | EncodedEnv) -> None:
         self._act, self._envs, self._calls = act, envs, 0
         self._steps = np.linspace(0, (envs.spec.max_episode_steps or 1) - 1, MOMENTS).astype(int)
         self._images: dict[int, Tensor] = {}
 
-    def __call__(self, seen: TensorDict) -> Tensor:
+    def __call__(self, seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What `act` gives."""
         if self._calls in self._steps:
             pixels = self._envs.pixels if isinstance(self._envs, EncodedEnv) else seen["pixels"]
             self._images[self._calls] = pixels[0, 0, ..., -3:].clone()
         self._calls += 1
-        return self._act(seen)
+        return self._act(seen, rest)
 
     def picture(self, length: int) -> np.ndarray:
         """u8 `[cameras * H, T * W, 3]`: cameras from top to bottom, an episode of that length from left to right."""
@@ -74,8 +73,8 @@ def film_run(run: Run) -> Path:
     path = run.run_dir / "videos" / f"{run.step}.mp4"
     path.parent.mkdir(exist_ok=True)
 
-    def act(seen: TensorDict) -> Tensor:
-        return policy(dict(seen.items()) if policy.spec.env.pixels else seen["observation"])
+    def act(seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return policy.act(dict(seen.items()) if policy.spec.env.pixels else seen["observation"], rest)
 
     episode_seed = evaluation_seeds(EVALUATION_SEED, 1)[0]
     film(act, run.spec.env, episode_seed, path, run.config.video_cameras)

@@ -17,6 +17,7 @@ from rlhive.core.tree_file import FORMAT_VERSION, LoadError, check_names, check_
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.encoders import Encoder, encoder_from_dict, feature_dim
+from rlhive.policy_fn.offline import OfflineNetwork
 
 PACKAGES = ("rlhive-torch", "torch", "tensordict", "torchrl", "robohive", "mujoco", "numpy")
 
@@ -98,7 +99,8 @@ class RunSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON; "dataset" is there where there is one."""
-        values = attrs.asdict(self) | {"encoder": None if self.encoder is None else self.encoder.to_dict()}
+        values = attrs.asdict(self) | {"network": self.network.to_dict()}
+        values["encoder"] = None if self.encoder is None else self.encoder.to_dict()
         return {key: value for key, value in values.items() if key != "dataset" or value is not None}
 
     @classmethod
@@ -114,6 +116,8 @@ class RunSpec:
             values["env"] = {"pixels": None, **values["env"]}  # nor this
         algorithm = ALGORITHMS.get(str(values.get("algorithm")))
         kinds = {"env": EnvSpec, "network": ActorCritic if algorithm is None else algorithm.network}
+        if kinds["network"] is OfflineNetwork and isinstance(values.get("network"), Mapping):
+            values["network"] = {"chunk_size": 1, **values["network"]}
         kinds |= {"dataset": DataSource} if values["dataset"] is not None else {}
         for kind, fields in ((cls, values), *((kind, values.get(key)) for key, kind in kinds.items())):
             if not isinstance(fields, Mapping):

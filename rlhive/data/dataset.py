@@ -103,17 +103,23 @@ class Dataset:
 
     spec: DatasetSpec
     transitions: TensorDict = attrs.field(repr=False)
+    _ends: Tensor = attrs.field(init=False, repr=False)
+
+    @_ends.default
+    def _trial_ends(self) -> Tensor:
+        return torch.tensor(self.spec.lengths).cumsum(0)
 
     def __len__(self) -> int:
         """N."""
         return self.spec.steps
 
-    def sample(self, generators: Sequence[Generator], batch_size: int) -> Batch:
+    def sample(self, generators: Sequence[Generator], batch_size: int, chunk_size: int = 1) -> Batch:
         """A minibatch per seed, each drawn with replacement and with its own CPU generator.
 
         Args:
             generators: S generators, advanced by the call.
             batch_size: B, transitions per seed.
+            chunk_size: K, as in `take`.
 
         Returns:
             Fresh tensors of batch `[S, B]`, raw, on the CPU.
@@ -126,15 +132,23 @@ class Dataset:
                 f"expected a generator per seed and batch_size >= 1, got {len(generators)}, {batch_size}"
             )
         index = torch.stack([torch.randint(len(self), (batch_size,), generator=g) for g in generators])
-        return self.take(index)
+        return self.take(index, chunk_size)
 
-    def take(self, index: Tensor) -> Batch:
-        """The transitions at `index`, int64 `[...]` in [0, N): fresh tensors of batch `[...]`."""
-        flat = index.flatten()
-        parts = {}
-        for key, rows in self.transitions.items(include_nested=True, leaves_only=True):
-            taken = rows.as_subclass(Tensor).index_select(0, flat)
-            parts[key] = taken.view(*index.shape, *taken.shape[1:])
+    def take(self, index: Tensor, chunk_size: int = 1) -> Batch:
+        """The transitions at `index`, int64 `[...]` in [0, N): fresh tensors of batch `[...]`.
+
+        With `chunk_size` K > 1 "action" is `[..., K, A]`, from that of the step on, and "mask" bool `[..., K]` says
+        which of them are of its trial; after its end the last one is repeated.
+        """
+        parts = {
+            key: _rows(rows, index)
+            for key, rows in self.transitions.items(include_nested=True, leaves_only=True)
+        }
+        if chunk_size > 1:
+            end = self._ends[torch.searchsorted(self._ends, index, right=True)].unsqueeze(-1)
+            steps = index.unsqueeze(-1) + torch.arange(chunk_size)
+            parts["action"] = _rows(self.transitions["action"], steps.minimum(end - 1))
+            parts["mask"] = steps < end
         return TensorDict(parts, batch_size=index.shape)
 
     def normalizer(self) -> TensorDict:
@@ -166,6 +180,12 @@ def open_folder(folder: Path) -> Dataset:
 def column_file(folder: Path, key: tuple[str, ...]) -> Path:
     """Where the rows of a key lie, plain numbers one after another."""
     return folder / f"{'.'.join(key)}.bin"
+
+
+def _rows(column: Tensor, index: Tensor) -> Tensor:
+    """Fresh copies of the rows at `index`, `[..., width]`."""
+    taken = column.as_subclass(Tensor).index_select(0, index.flatten())
+    return taken.view(*index.shape, *taken.shape[1:])
 
 
 def _map(path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> MemoryMappedTensor:

@@ -53,7 +53,9 @@ def detect(path: str | os.PathLike[str]) -> str:
         for trial in trial_names(file):
             with contextlib.suppress(LoadError), h5_errors(str(path)):  # met again when it is read
                 names |= set(open_trial(file, trial, str(path)))
-    return "roboset" if "data" in names and "actions" not in names else "trace"
+            if "actions" in names:
+                return "trace"
+    return "roboset" if "data" in names else "trace"
 
 
 def h5_file(path: str | os.PathLike[str], format_name: str) -> Path:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rlhive.envs.robohive import RoboHive
     from rlhive.policy_fn.policy import Policy
 
-Act = Callable[[dict[str, np.ndarray]], np.ndarray]
+Act = Callable[[dict[str, np.ndarray], np.ndarray | None], tuple[np.ndarray, np.ndarray | None]]
 _TAG = 0x64617461  # "data": no episode of training or evaluation has this spawn key
 
 
@@ -77,7 +77,8 @@ def play(env: RoboHive, first: np.ndarray, act: Act, limit: int) -> dict[str, np
     Args:
         env: a `RoboHive`.
         first: its present observation, f32 `[O]`.
-        act: `act({"observation" [O], images}) -> action [A]`.
+        act: `act({"observation" [O], images}, rest) -> (action [A], rest)`; `rest` is what it returned at the step
+            before, such as the rest of a plan, None at first.
         limit: the most steps.
 
     Returns:
@@ -91,11 +92,14 @@ def play(env: RoboHive, first: np.ndarray, act: Act, limit: int) -> dict[str, np
         trace = Trace("record")
         trace.create_group("Trial")
         _, reward, done, *_ = env.env.forward()  # the reward of where it starts
-    observation, row = first, 0
+    observation, row, rest = first, 0, None
     while True:
         images = env.images()
         last = done or row == limit
-        action = np.full(env.spec.action_dim, np.nan) if last else act({"observation": observation, **images})
+        if last:
+            action = np.full(env.spec.action_dim, np.nan)
+        else:
+            action, rest = act({"observation": observation, **images}, rest)
         trace.append_datums(
             "Trial",
             {
@@ -153,16 +157,17 @@ def _make_act(policy: Policy | str, spec: EnvSpec, seed: int, stochastic: bool) 
     rng = np.random.default_rng(seed)
     low, high = np.array(spec.action_low), np.array(spec.action_high)
     if policy == "zero":
-        return lambda seen: np.clip(0.0, low, high)
+        return lambda seen, rest: (np.clip(0.0, low, high), None)
     if isinstance(policy, str):
-        return lambda seen: rng.uniform(low, high)
+        return lambda seen, rest: (rng.uniform(low, high), None)
     from rlhive.core.evaluation import check_same_environment
 
     check_same_environment(spec, policy.spec.env)
 
-    def act(seen: dict[str, np.ndarray]) -> np.ndarray:
-        noise = rng.standard_normal(spec.action_dim).astype(np.float32) if stochastic else None
-        action: np.ndarray = policy(seen if "pixels" in seen else seen["observation"], noise)
-        return action
+    shape = (policy.spec.network.chunk_size, spec.action_dim)
+
+    def act(seen: dict[str, np.ndarray], rest: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        noise = rng.standard_normal(shape).astype(np.float32) if stochastic and rest is None else None
+        return policy.act(seen if "pixels" in seen else seen["observation"], rest, noise)
 
     return act

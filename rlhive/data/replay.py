@@ -139,7 +139,7 @@ def _play(env: RoboHive, episode: Episode, state: dict[str, np.ndarray]) -> dict
             f"{episode.name} has {episode.actions.shape[1]} actions per step, {env.spec.name} {env.spec.action_dim}"
         )
     actions = iter(episode.actions)
-    return play(env, env.restore(state), lambda seen: next(actions), len(episode))
+    return play(env, env.restore(state), lambda seen, rest: (next(actions), None), len(episode))
 
 
 def _compare(episode: Episode, values: dict[str, np.ndarray], state: dict[str, np.ndarray]) -> Drift:

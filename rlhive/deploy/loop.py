@@ -111,6 +111,7 @@ class _Loop:
             self._images, self._frames = ImageWatch(shape, self._staleness, frozen), Frames(env.pixels)
         self._reference: np.ndarray | None = None
         self._last: np.ndarray | None = None
+        self._plan: np.ndarray | None = None  # what is left of it
         self.held_at: float | None = None
 
     def run(self, received: Sequence[int]) -> tuple[str, str]:
@@ -156,7 +157,7 @@ class _Loop:
     def _step(self, reading: Reading, deadline: float, started: float) -> Reading:
         self._watch.check(reading.time, reading.sensors)
         images = self._see(reading)
-        wanted = _act(self._policy, reading.observation | images)
+        wanted, self._plan = _act(self._policy, reading.observation | images, self._plan)
         last = self._reference if self._last is None else self._last
         action = limit_action(wanted, last, self._low, self._high, self._settings.max_delta)
         latency = time.monotonic() - reading.time
@@ -193,9 +194,11 @@ class _Loop:
         return {"pixels": self._frames.append(np.stack(images))}
 
 
-def _act(policy: Policy, observation: dict[str, np.ndarray]) -> np.ndarray:
+def _act(
+    policy: Policy, observation: dict[str, np.ndarray], rest: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
     try:
-        return policy(observation)
+        return policy.act(observation, rest)
     except NotFiniteActionError as error:
         raise FaultError("action_not_finite", str(error)) from None
     except NotFiniteError as error:

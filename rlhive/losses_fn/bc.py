@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -10,26 +11,37 @@ from rlhive.policy_fn.heads import HEADS
 from rlhive.policy_fn.offline import OfflineNetwork
 
 
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of `values` `[B, K, ...]` where `mask`, bool `[B, K]`, is true; None is true everywhere."""
+    if mask is None:
+        return values.mean()
+    mask = mask.view(*mask.shape, *[1] * (values.dim() - mask.dim())).expand_as(values)
+    return torch.where(mask, values, 0.0).sum() / mask.sum()
+
+
 def make_bc_loss(network: OfflineNetwork) -> LossFn:
     """Makes the loss of behaviour cloning (Pomerleau 1991): minus the log-probability of the data's actions.
 
-    A deterministic actor has none: there it is the mean squared error over all entries.
+    A deterministic actor has none: there it is the mean squared error over all entries. An actor that plans K > 1
+    steps copies as many of the data's actions, each as likely as it makes it, but for those after a trial's end.
 
     Args:
         network: the actor that `params` belongs to.
 
     Returns:
         `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. `batch` has normalised
-        "observation" `[B, O]` and "action" `[B, A]`; there is no target, and no noise. Metrics are `[]`.
+        "observation" `[B, O]` and "action" `[B, A]`, of a plan `[B, K, A]` with "mask" bool `[B, K]`, true before the
+        end of the trial; there is no target, and no noise. Metrics are `[]`.
     """
 
     def loss_fn(params: Params, target_params: Params, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
-        error = network.mode(params["actor"], batch["observation"]) - batch["action"]
-        mse = error.square().mean()
+        actor, observation, mask = params["actor"], batch["observation"], batch.get("mask")
+        plan = batch["action"] if network.chunk_size > 1 else batch["action"].unsqueeze(-2)
+        mse = masked_mean((network.plan(actor, observation) - plan).square(), mask)
         if HEADS[network.head].log_prob is None:
             loss = mse
         else:
-            loss = -network.log_prob(params["actor"], batch["observation"], batch["action"]).mean()
+            loss = -masked_mean(network.plan_log_prob(actor, observation, plan), mask)
         return loss, TensorDict({"loss_bc": loss.detach(), "mse": mse.detach()}, batch_size=[])
 
     return loss_fn

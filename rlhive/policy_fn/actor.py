@@ -111,6 +111,11 @@ class ActorCritic:
         """A."""
         return len(self.action_low)
 
+    @property
+    def chunk_size(self) -> int:
+        """K, the actions that it plans at once."""
+        return 1
+
     def init(self, key: Generator) -> Params:
         """Draws `{"actor", "critic" [N, ...], "log_alpha" []}` from a CPU generator; every critic is drawn alone."""
         critic_sizes = (self.observation_dim + self.action_dim, *self.hidden_sizes, 1)
@@ -145,6 +150,12 @@ class ActorCritic:
         """Deterministic action `[B, A]` for normalised observations `[B, O]`."""
         loc, _ = self.dist(actor, observation)
         return tanh_normal_mode(loc, *self.limits(loc))
+
+    def plan(self, actor: Params, observation: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The next K actions `[B, K, A]`: the deterministic ones, or those of standard normal noise `[B, K, A]`."""
+        if noise is None:
+            return self.mode(actor, observation).unsqueeze(-2)
+        return self.sample(actor, observation, noise.squeeze(-2))[0].unsqueeze(-2)
 
     def value(self, critic: Params, observation: Tensor, action: Tensor) -> Tensor:
         """State-action values `[N, B]` for normalised observations `[B, O]` and actions `[B, A]`."""

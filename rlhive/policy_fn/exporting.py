@@ -53,8 +53,14 @@ def write_graphs(
         torch_export: write `policy.pt2`.
 
     Raises:
+        ValueError: the policy plans several actions at once.
         RuntimeError: what was written computes other actions than the policy.
     """
+    if (chunk_size := policy.spec.network.chunk_size) > 1:
+        raise ValueError(
+            f"the policy plans {chunk_size} actions at once, and the graph has one: export it without --onnx and "
+            "--torch_export, or train it with bc_network.chunk_size=1"
+        )
     program, graphs = trace(policy), {}
     if onnx:
         graphs[ONNX] = write_onnx(program, folder / ONNX, description)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -31,12 +31,22 @@ class OfflineNetwork(ActorCritic):
     Attributes:
         head: a name in `HEADS`.
         parts: which of `PARTS` the parameters have.
+        chunk_size: K, how many actions the actor plans at once (Zhao 2023, arXiv:2304.13705); its last layer has the
+            numbers of one step after those of another. Such an actor is alone, and not the head "mixture".
     """
 
     head: str = attrs.field(default="tanh_gaussian", validator=v.in_(tuple(HEADS)))
     parts: tuple[str, ...] = attrs.field(
         default=PARTS, converter=_parts, validator=v.deep_iterable(v.in_(PARTS))
     )
+    chunk_size: int = attrs.field(default=1, validator=v.and_(v.instance_of(int), v.ge(1), v.le(1000)))
+
+    def __attrs_post_init__(self) -> None:
+        if self.chunk_size > 1 and (self.head == "mixture" or self.parts != ("actor",)):
+            raise ValueError(
+                "chunk_size > 1 goes with behaviour cloning and the heads deterministic, gaussian and tanh_gaussian "
+                f"alone, not with {self.head} of {', '.join(self.parts)}"
+            )
 
     def init(self, key: Generator) -> Params:
         """Draws `{"actor", "critic" [N, ...], "value"}`, those of `parts`, from a CPU generator."""
@@ -47,18 +57,22 @@ class OfflineNetwork(ActorCritic):
 
     def init_actor(self, key: Generator) -> Params:
         """Draws the actor's tree, which is all that a deployed policy needs."""
-        width = HEADS[self.head].width(self.action_dim)
+        width = self.chunk_size * HEADS[self.head].width(self.action_dim)
         return init_mlp(
             key, (self.observation_dim, *self.hidden_sizes, width), layer_norm=self.actor_layer_norm
         )
 
     def sample(self, actor: Params, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Action `[B, A]` and log-probability `[B]` for normalised observations and standard normal noise `[B, A]`."""
-        return HEADS[self.head].sample(self._out(actor, observation), noise, *self.limits(observation))
+        """Action `[B, A]` and log-probability `[B]` for normalised observations and standard normal noise `[B, A]`.
+
+        Of a plan it is the first action, here and in `mode` and `log_prob`.
+        """
+        out = self._outs(actor, observation)[..., 0, :]
+        return HEADS[self.head].sample(out, noise, *self.limits(observation))
 
     def mode(self, actor: Params, observation: Tensor) -> Tensor:
         """Deterministic action `[B, A]` for normalised observations `[B, O]`."""
-        return HEADS[self.head].mode(self._out(actor, observation), *self.limits(observation))
+        return HEADS[self.head].mode(self._outs(actor, observation)[..., 0, :], *self.limits(observation))
 
     def log_prob(self, actor: Params, observation: Tensor, action: Tensor) -> Tensor:
         """Log-probability `[B]` of actions `[B, A]`.
@@ -66,19 +80,45 @@ class OfflineNetwork(ActorCritic):
         Raises:
             ValueError: the head has no density.
         """
-        log_prob = HEADS[self.head].log_prob
-        if log_prob is None:
-            raise ValueError(
-                f"the head {self.head!r} has no density; take one of gaussian, tanh_gaussian, mixture"
-            )
-        return log_prob(self._out(actor, observation), action, *self.limits(observation))
+        density = self._density()
+        return density(self._outs(actor, observation)[..., 0, :], action, *self.limits(observation))
+
+    def plan(self, actor: Params, observation: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The next K actions `[B, K, A]`: the deterministic ones, or those of standard normal noise `[B, K, A]`."""
+        out, limits = self._outs(actor, observation), self.limits(observation)
+        if noise is None:
+            return HEADS[self.head].mode(out, *limits)
+        return HEADS[self.head].sample(out, noise, *limits)[0]
+
+    def plan_log_prob(self, actor: Params, observation: Tensor, plan: Tensor) -> Tensor:
+        """Log-probabilities `[B, K]` of the actions of a plan `[B, K, A]`.
+
+        Raises:
+            ValueError: the head has no density.
+        """
+        return self._density()(self._outs(actor, observation), plan, *self.limits(observation))
 
     def state_value(self, value: Params, observation: Tensor) -> Tensor:
         """Values `[B]` of normalised observations `[B, O]`."""
         return apply_mlp(value, observation, activation=self.activation).squeeze(-1)
 
-    def _out(self, actor: Params, observation: Tensor) -> Tensor:
-        return apply_mlp(actor, observation, activation=self.activation)
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for JSON; "chunk_size" is there where it is not 1."""
+        values = attrs.asdict(self)
+        return {key: value for key, value in values.items() if key != "chunk_size" or value != 1}
+
+    def _outs(self, actor: Params, observation: Tensor) -> Tensor:
+        """What the head makes each action of, `[B, K, width]`."""
+        out = apply_mlp(actor, observation, activation=self.activation)
+        return out.unflatten(-1, (self.chunk_size, out.shape[-1] // self.chunk_size))
+
+    def _density(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        log_prob = HEADS[self.head].log_prob
+        if log_prob is None:
+            raise ValueError(
+                f"the head {self.head!r} has no density; take one of gaussian, tanh_gaussian, mixture"
+            )
+        return log_prob
 
 
 def bc_network(
@@ -88,12 +128,18 @@ def bc_network(
     hidden_sizes: Sequence[int] = (256, 256),
     activation: str = "relu",
     actor_layer_norm: bool = False,
+    chunk_size: int = 1,
     feature_dim: int = 0,
 ) -> OfflineNetwork:
-    """The actor of behaviour cloning for an environment; arguments as in `OfflineNetwork` and `actor_critic`."""
+    """The actor of behaviour cloning for an environment; arguments as in `OfflineNetwork` and `actor_critic`.
+
+    Raises:
+        ValueError: a chunk of the head "mixture".
+    """
     return _fitting(
         spec,
         feature_dim,
+        chunk_size=chunk_size,
         hidden_sizes=hidden_sizes,
         activation=activation,
         actor_layer_norm=actor_layer_norm,

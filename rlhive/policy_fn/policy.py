@@ -19,11 +19,15 @@ from rlhive.policy_fn.compare import differences
 from rlhive.policy_fn.encoders import network_input
 from rlhive.policy_fn.flat import make_flat_apply
 from rlhive.policy_fn.observation import is_finite, read_seen
+from rlhive.policy_fn.plan import follow
 
 
 @attrs.frozen(eq=False)
 class Policy:
     """A trained policy: `policy(observation)`, and `policy.apply`, the pure function behind it.
+
+    One that was trained to plan K actions at once acts as in training by `policy.act`; `policy(observation)` is the
+    first action of `policy.plan(observation)`, so that calling it alone plans anew at each step.
 
     Attributes:
         spec: what it was trained as and on; `spec.env` names the parts of observation and action.
@@ -74,7 +78,41 @@ class Policy:
         if noise is None and vector.ndim == 1 and pixels is None:
             action = self._act_on_one(self._own(vector[None]))[0]
         else:
-            action = self._act_on_many(vector, pixels, noise)
+            action = self._act_on_many(self.apply, vector, pixels, noise, (self.spec.env.action_dim,))
+        return self._checked(action, device)
+
+    def plan(self, observation: Any, noise: Any = None) -> Any:
+        """The next K actions, float32 `[..., K, A]`; K is 1 but for policies that were trained to plan more.
+
+        Args:
+            observation: as in `__call__`, which has the errors raised, too.
+            noise: standard normal numbers `[..., K, A]` for actions drawn from the policy.
+        """
+        arrays, device = _as_arrays(observation)
+        vector, pixels = read_seen(self.spec.env, arrays)
+        of_each = (self.spec.network.chunk_size, self.spec.env.action_dim)
+        return self._checked(self._act_on_many(self.apply_plan, vector, pixels, noise, of_each), device)
+
+    def act(self, observation: Any, rest: Any = None, noise: Any = None) -> tuple[Any, Any]:
+        """The next action of the policy's plan, and what is left of it: all K are taken before it plans again.
+
+        Args:
+            observation: as in `__call__`, which has the errors raised, too; checked at every step, planned on when
+                nothing is left.
+            rest: what was left at the step before, None where an episode begins.
+            noise: standard normal numbers `[..., K, A]`, for a plan that begins here.
+
+        Returns:
+            The action `[..., A]`, and what is left, `[..., k, A]` or None.
+        """
+        if rest is None and self.spec.network.chunk_size == 1:
+            return self(observation, None if noise is None else noise[..., 0, :]), None
+        if rest is not None:
+            read_seen(self.spec.env, _as_arrays(observation)[0])
+        return follow(rest, lambda: self.plan(observation, noise))
+
+    def _checked(self, action: Tensor, device: torch.device | None) -> Any:
+        """Finite float32 actions within their limits: a tensor on `device`, or an array without one."""
         if self.dtype != torch.float32:  # rounding to float32 may leave the limits
             action = action.to(torch.float32)
             action = torch.clamp(action, *self.spec.network.limits(action))
@@ -102,11 +140,25 @@ class Policy:
         Returns:
             Actions `[B, A]`; a value that is not finite stays so.
         """
-        seen = TensorDict({"observation": observation}) if isinstance(observation, Tensor) else observation
-        x = network_input(self.spec.encoder, params, env_state, seen)
+        x = self._input(params, env_state, observation)
         if noise is None:
             return self.spec.network.mode(params["actor"], x)
         return self.spec.network.sample(params["actor"], x, noise)[0]
+
+    def apply_plan(
+        self,
+        params: Params,
+        env_state: EnvState,
+        observation: Tensor | TensorDict,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """As `apply`, but the next K actions `[B, K, A]`, for noise `[B, K, A]`."""
+        x = self._input(params, env_state, observation)
+        return self.spec.network.plan(params["actor"], x, noise)
+
+    def _input(self, params: Params, env_state: EnvState, observation: Tensor | TensorDict) -> Tensor:
+        seen = TensorDict({"observation": observation}) if isinstance(observation, Tensor) else observation
+        return network_input(self.spec.encoder, params, env_state, seen)
 
     def __reduce__(self) -> tuple[type[Policy], tuple[RunSpec, Params, EnvState]]:
         return Policy, (
@@ -119,25 +171,33 @@ class Policy:
         """Every difference between what the policy was trained on and a robot; see `compare.differences`."""
         return differences(self.spec.env, env_or_robot)
 
-    def _act_on_many(self, vector: np.ndarray, pixels: np.ndarray | None, noise: Any) -> Tensor:
+    def _act_on_many(
+        self,
+        apply: Callable[..., Tensor],
+        vector: np.ndarray,
+        pixels: np.ndarray | None,
+        noise: Any,
+        of_each: tuple[int, ...],
+    ) -> Tensor:
+        """What `apply`, `self.apply` or `apply_plan`, gives: `[..., *of_each]`."""
         env = self.spec.env
         shape = vector.shape[:-1]
         if noise is not None:
             noise = np.asarray(_as_arrays(noise)[0], np.float32)
-            expected = (*shape, env.action_dim)
+            expected = (*shape, *of_each)
             if noise.shape != expected:
                 raise ValueError(f"noise must have shape {list(expected)}, got {list(noise.shape)}")
             if not np.isfinite(noise).all():
                 raise ValueError("noise is not finite")
-            noise = self._own(noise).reshape(-1, env.action_dim)
+            noise = self._own(noise).reshape(-1, *of_each)
         with torch.no_grad():
             seen = TensorDict({"observation": self._own(vector).reshape(-1, env.observation_dim)})
             if pixels is not None:
                 seen["pixels"] = torch.from_numpy(pixels.reshape(math.prod(shape), *pixels.shape[-4:])).to(
                     self.device
                 )
-            action = self.apply(self.params, self.env_state, seen, noise)
-        return action.reshape(*shape, env.action_dim)
+            action = apply(self.params, self.env_state, seen, noise)
+        return action.reshape(*shape, *of_each)
 
     def _own(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device, self.dtype)

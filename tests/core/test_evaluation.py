@@ -8,9 +8,9 @@ from rlhive.envs.toy import ConstantReward, MatchSign, ReachPoint
 from rlhive.envs.vector import VectorEnv
 
 
-def towards_target(seen):
+def towards_target(seen, rest=None):
     observation = seen["observation"]
-    return (4.0 * (observation[..., 1:] - observation[..., :1])).clamp(-1.0, 1.0)
+    return (4.0 * (observation[..., 1:] - observation[..., :1])).clamp(-1.0, 1.0), None
 
 
 def test_evaluation_seeds_are_fixed_distinct_and_prefixes():
@@ -38,7 +38,7 @@ def test_evaluation_seeds_out_of_range_are_refused(arguments):
 
 def test_known_returns_lengths_and_success():
     with VectorEnv(ConstantReward, seeds=[1, 2], num_envs=2, num_workers=0) as envs:
-        episodes = run_episodes(envs, lambda seen: torch.zeros(2, 2, 1), evaluation_seeds(0, 5))
+        episodes = run_episodes(envs, lambda seen, rest: (torch.zeros(2, 2, 1), None), evaluation_seeds(0, 5))
     assert episodes.returns.shape == (2, 5)
     assert episodes.returns.dtype == np.float64
     assert (episodes.returns == 10.0).all()
@@ -49,7 +49,9 @@ def test_known_returns_lengths_and_success():
 
 def test_success_needs_more_than_five_solved_steps():
     with VectorEnv(MatchSign, seeds=[1], num_workers=0) as envs:
-        episodes = run_episodes(envs, lambda seen: seen["observation"].sign(), evaluation_seeds(0, 4))
+        episodes = run_episodes(
+            envs, lambda seen, rest: (seen["observation"].sign(), None), evaluation_seeds(0, 4)
+        )
     assert (episodes.solved_steps == 1).all()
     assert not episodes.success.any()
 
@@ -68,13 +70,28 @@ def test_episodes_depend_on_their_seeds_alone(num_envs):
 
 
 def test_each_seed_plays_its_own_policy():
-    def act(seen):
-        return torch.stack([towards_target(seen[0]), torch.zeros(2, 1)])
+    def act(seen, rest):
+        return torch.stack([towards_target(seen[0])[0], torch.zeros(2, 1)]), None
 
     with VectorEnv(ReachPoint, seeds=[1, 2], num_envs=2, num_workers=0) as envs:
         episodes = run_episodes(envs, act, evaluation_seeds(0, 10))
     assert episodes.success[0].all()
     assert not episodes.success[1].all()
+
+
+def test_what_is_left_of_a_plan_comes_back_until_episodes_begin():
+    given = []
+
+    def act(seen, rest):
+        given.append(rest)
+        return torch.zeros(1, 2, 1), torch.full((1, 2, 1, 1), len(given))
+
+    with VectorEnv(ConstantReward, seeds=[1], num_envs=2, num_workers=0) as envs:
+        run_episodes(envs, act, evaluation_seeds(0, 4))  # two rounds of 10 steps
+    assert [None if rest is None else int(rest[0, 0]) for rest in given] == [
+        *(None, *range(1, 10)),
+        *(None, *range(11, 20)),
+    ]
 
 
 def test_environment_without_a_time_limit_is_refused():
@@ -87,4 +104,4 @@ def test_environment_without_a_time_limit_is_refused():
         VectorEnv(Endless, seeds=[1], num_workers=0) as envs,
         pytest.raises(ValueError, match="no time limit"),
     ):
-        run_episodes(envs, lambda seen: torch.zeros(1, 1, 1), [1])
+        run_episodes(envs, lambda seen, rest: (torch.zeros(1, 1, 1), None), [1])

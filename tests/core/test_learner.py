@@ -66,7 +66,7 @@ def test_the_policy_sees_observations_normalised_once():
     with torch.no_grad():
         mode = learner.network.mode(actor, normalised)
         sample = learner.network.sample(actor, normalised, noise[0])[0]
-    torch.testing.assert_close(learner.act_mode(state, seen(observation))[0], mode)
+    torch.testing.assert_close(learner.plan(state, seen(observation))[0, :, 0], mode)
     torch.testing.assert_close(learner.act(state, seen(observation), noise)[0], sample)
 
 
@@ -124,8 +124,8 @@ def test_seeds_side_by_side_equal_each_alone():
         compare(own_after[0], after[index])
         compare(own_metrics[0], metrics[index])
         torch.testing.assert_close(
-            alone.act_mode(own_state, seen(observation[index : index + 1]))[0],
-            learner.act_mode(state, seen(observation))[index],
+            alone.plan(own_state, seen(observation[index : index + 1]))[0],
+            learner.plan(state, seen(observation))[index],
         )
 
 

@@ -45,7 +45,9 @@ def write_episodes(path, env):
     with trace_file(path, env.spec.name, env.spec.pixels) as file:
         for number, seed in enumerate(SEEDS):
             actions = iter(actions_of(seed))
-            values = play(env, env.reset(seed), lambda seen, actions=actions: next(actions), STEPS)
+            values = play(
+                env, env.reset(seed), lambda seen, rest, actions=actions: (next(actions), None), STEPS
+            )
             write_trial(file, f"Trial{number}", values)
     env.close()
     return path

@@ -21,10 +21,10 @@ session.EVALUATION_ENVS = 1  # one observation at a time, as on a robot: a batch
 play = loop.run_episodes
 def noting(envs, act, seeds):
     steps = []
-    def act_and_note(seen):
-        action = act(seen)
+    def act_and_note(seen, rest):
+        action, rest = act(seen, rest)
         steps.append({**seen.select("observation", "pixels", strict=False), "action": action})
-        return action
+        return action, rest
     outcome = play(envs, act_and_note, seeds)
     np.savez(sys.argv[1], **{key: np.stack([step[key][0, 0].numpy() for step in steps]) for key in steps[0]})
     return outcome

@@ -1,0 +1,34 @@
+"""What learning from mixed data must reach: some ten minutes."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def python(*arguments):
+    subprocess.run([sys.executable, *map(str, arguments)], check=True, cwd=ROOT)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4 * 3600)
+def test_iql_beats_behaviour_cloning_on_mixed_data(tmp_path):
+    steps = ("--gin.TOTAL_STEPS=8000", "--gin.train.checkpoint_every=8000")
+    python("-m", "rlhive.train", "--gin_file=gin/sac_gaussian.gin", f"--run_dir={tmp_path / 'reach'}", *steps)
+    script, expert = ROOT / "benchmarks/offline.py", f"--expert={tmp_path / 'reach'}"
+    python(script, "--task=mixed", expert, "--seeds=21,22,23", "--updates=2000", f"--out={tmp_path}")
+    spec = importlib.util.spec_from_file_location("offline", script)
+    offline = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(offline)
+    scores = {
+        name: np.load(tmp_path / "mixed" / name / "episodes.npy") for name in offline.TASKS["mixed"].trials
+    }
+    (_, returns), low = scores["iql"], offline.interval(scores["iql"][1])[1]
+    for name in ("bc_gaussian", "bc_tanh_gaussian"):  # which succeed as often: the return tells
+        assert low > offline.interval(scores[name][1])[2], name
+    assert returns.mean() > 178.0
