@@ -113,9 +113,7 @@ class R3M:
         return cls(**{name: value for name, value in values.items() if name not in ("kind", "image_size")})
 
 
-def load_r3m(
-    name: str, *, weights: str = PUBLISHED, frozen: bool = True, precision: str = FLOAT32
-) -> R3M:
+def load_r3m(name: str, *, weights: str = PUBLISHED, frozen: bool = True, precision: str = FLOAT32) -> R3M:
     """The encoder of that name, its weights found and kept in the cache.
 
     Args:

@@ -1,5 +1,7 @@
 """Which encoder an environment gets, and what actor and critics see of it."""
 
+import itertools
+
 import attrs
 import numpy as np
 import pytest
@@ -81,8 +83,10 @@ def test_the_networks_see_what_is_normalised_once(encoder):
     torch.testing.assert_close(network_input(encoder, params, env_state, seen.lock_()), expected)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("encoder", [R3M("r3m18", "random"), SMALL, Flat()], ids=lambda encoder: encoder.name)
+@pytest.mark.parametrize(
+    ("encoder", "dtype"),
+    [(R3M("r3m18", "random"), torch.bfloat16), *itertools.product((SMALL, Flat()), DTYPES)],
+)
 def test_a_policy_that_sees_computes_in_any_dtype(encoder, dtype, franka_spec):
     policy = make_pixel_policy(attrs.evolve(franka_spec, pixels=PIXELS), encoder)
     seen = {"observation": np.ones(21, np.float32), "pixels": np.full(PIXELS.shape, 99, np.uint8)}
