@@ -29,7 +29,7 @@ PRODUCTS = {
     50: 4.089e9,
 }  # multiplications of an image, as torchvision documents them
 LEAST = {
-    "RLHive": {"torchvision": 1.0, "TorchRL": 1.0, OTHER_SIZE: 1.2},
+    "RLHive": {"torchvision": 0.95, "TorchRL": 0.95, OTHER_SIZE: 1.2},  # 1.0 less the noise, see docs/encoders.md
     "RLHive bfloat16": {"torchvision": 1.3, "TorchRL": 1.3},  # where the processor has instructions for it
 }
 
@@ -97,9 +97,9 @@ def test_images_per_second(benchmark, sides, depth):
 
 
 def matrix_speed():
-    """Floating point operations per second of the best of 20 products of 1024x1024 matrices."""
+    """Floating point operations per second of the best of 100 products of 1024x1024 matrices."""
     matrix, times = torch.ones(1024, 1024), []
-    for _ in range(20):
+    for _ in range(100):
         started = time.perf_counter()
         matrix @ matrix
         times.append(time.perf_counter() - started)
