@@ -118,7 +118,10 @@ def test_makes_a_learner_of_recorded_episodes(name, expected, franka_spec, tmp_p
 
 @pytest.mark.parametrize(
     ("name", "bindings", "encoder"),
-    [*((name, (), encoder) for name, encoder in ENCODERS.items()), ("sac_r3m.gin", FINE_TUNED, "r3m18")],
+    [
+        *((name, (), encoder) for name, encoder in ENCODERS.items()),
+        pytest.param("sac_r3m.gin", FINE_TUNED, "r3m18", marks=pytest.mark.slow),  # 20 s
+    ],
 )
 def test_makes_a_learner_of_images(name, bindings, encoder, franka_spec):
     small = [*RANDOM, "sac_network.hidden_sizes=(8, 8)", "train.batch_size=2"]
