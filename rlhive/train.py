@@ -156,11 +156,6 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar
     sys.stderr.write(f"rlhive.train: {share_cores(config)}\n")
-    if (pixels := config.pixels) is not None:
-        sys.stderr.write(
-            f"rlhive.train: images of {', '.join(pixels.cameras)}, {pixels.height}x{pixels.width}, "
-        )
-        sys.stderr.write(f"{pixels.quality} quality; {describe(config.make_encoder())}\n")
     if config.video_every:
         from rlhive.video import check_cameras
 
@@ -172,6 +167,9 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     ):
         write_text(directory / "config.gin", config_text())
         write_text(directory / "operative_config.gin", operative_config_text())
+        if (pixels := session.spec.env.pixels) is not None:
+            images = f"images of {', '.join(pixels.cameras)}, {pixels.height}x{pixels.width}, {pixels.quality} quality"
+            sys.stderr.write(f"rlhive.train: {images}; {describe(session.spec.encoder)}\n")
         if session.spec.dataset is not None:
             sys.stderr.write(f"rlhive.train: {session.spec.dataset.describe()}\n")
         finished = loop.train(session)

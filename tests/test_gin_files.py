@@ -11,6 +11,7 @@ from rlhive.config import ConfigError, load_config
 from rlhive.core.keys import make_generators
 from rlhive.core.learner import make_learner
 from rlhive.core.pixel_spec import PixelSpec
+from rlhive.core.tree_file import flatten
 from rlhive.data.trace import trace_file, write_trial
 from rlhive.paths import gin_directory
 from rlhive.policy_fn.r3m import R3M
@@ -33,6 +34,7 @@ OFFLINE = {
     "td3_bc.gin": ("td3_bc", "deterministic"),
 }
 RANDOM = ["r3m.weights='random'", "rrl.weights='random'"]  # the published ones are not here
+FINE_TUNED = ("r3m.frozen=False", "train.compile=False")
 PIXELS = PixelSpec(cameras=("top_cam",), height=64, width=64, quality="fast")
 
 
@@ -114,9 +116,16 @@ def test_makes_a_learner_of_recorded_episodes(name, expected, franka_spec, tmp_p
     assert learner.plan(state, seen).shape == (2, 3, 1, 9)
 
 
-@pytest.mark.parametrize(("name", "encoder"), ENCODERS.items())
-def test_makes_a_learner_of_images(name, encoder, franka_spec):
-    config = load_config([name], [*RANDOM, "sac_network.hidden_sizes=(8, 8)", "train.batch_size=2"])
+@pytest.mark.parametrize(
+    ("name", "bindings", "encoder"),
+    [
+        *((name, (), encoder) for name, encoder in ENCODERS.items()),
+        pytest.param("sac_r3m.gin", FINE_TUNED, "r3m18", marks=pytest.mark.slow),  # 20 s
+    ],
+)
+def test_makes_a_learner_of_images(name, bindings, encoder, franka_spec):
+    small = [*RANDOM, "sac_network.hidden_sizes=(8, 8)", "train.batch_size=2"]
+    config = load_config([name], [*small, *bindings])
     made = config.make_encoder()
     assert made.name == encoder and config.pixels.cameras == ("left_cam", "right_cam", "top_cam")
     learner = make_learner(config, attrs.evolve(franka_spec, pixels=PIXELS), made)
@@ -131,8 +140,12 @@ def test_makes_a_learner_of_images(name, encoder, franka_spec):
     following = {**seen, "reward": flags.float(), "terminated": flags, "done": flags}
     batch = TensorDict({**seen, "action": torch.zeros(1, 2, 9), "next": following}, [1, 2])
     action = learner.plan(state, TensorDict(seen, [1, 2]))
-    state, metrics = learner.train_step(state, batch, learner.draw_loss_noise(generators))
+    new_state, metrics = learner.train_step(state, batch, learner.draw_loss_noise(generators))
     assert action.shape == (1, 2, 1, 9) and bool(metrics["finite"].all())
+    if not made.frozen:
+        before, after = (flatten(of["params", "encoder"]) for of in (state, new_state))
+        stay = {leaf for leaf in before if torch.equal(before[leaf], after[leaf])}
+        assert stay == {leaf for leaf in before if "running_" in leaf}
 
 
 def test_the_name_of_the_environment_alone_takes_r3m():

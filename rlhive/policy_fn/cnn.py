@@ -87,9 +87,10 @@ class CNN:
             pixels: uint8 `[B, cameras, H, W, 3 * frames]`.
 
         Returns:
-            float32 `[B, cameras * dim]` in -1..1, camera after camera.
+            `[B, cameras * dim]` in -1..1, camera after camera, in the dtype of the parameters.
         """
-        x = pixels.flatten(0, 1).permute(0, 3, 1, 2).float() / 255.0 - 0.5
+        dtype = params["conv_0", "weight"].dtype
+        x = pixels.flatten(0, 1).permute(0, 3, 1, 2).to(dtype) / 255.0 - 0.5
         for index, (_, _, stride) in enumerate(self.layers):
             layer = params[f"conv_{index}"]
             x = F.relu(F.conv2d(x, layer["weight"], layer["bias"], stride))

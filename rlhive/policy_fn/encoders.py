@@ -15,7 +15,7 @@ from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.types import EnvState, Params
 from rlhive.envs.names import encoder_of
 from rlhive.policy_fn.cnn import CNN, LAYERS, Layer, make_cnn
-from rlhive.policy_fn.r3m import PUBLISHED, R3M, load_r3m
+from rlhive.policy_fn.r3m import BFLOAT16, FLOAT32, PUBLISHED, R3M, load_r3m
 
 
 @attrs.frozen
@@ -70,8 +70,10 @@ def describe(encoder: Encoder | None) -> str:
     """The encoder in a few words, for people."""
     if encoder is None:
         return "no encoder"
-    weights = f", weights {encoder.weights}" if isinstance(encoder, R3M) else ""
-    return f"encoder {encoder.name}{weights}, {'frozen' if encoder.frozen else 'learning'}"
+    text = f"encoder {encoder.name}"
+    if isinstance(encoder, R3M):
+        text += f", weights {encoder.weights}" + f", {BFLOAT16}" * (encoder.precision == BFLOAT16)
+    return f"{text}, {'frozen' if encoder.frozen else 'learning'}"
 
 
 def network_input(encoder: Encoder | None, params: Params, env_state: EnvState, seen: TensorDict) -> Tensor:
@@ -91,22 +93,36 @@ def network_input(encoder: Encoder | None, params: Params, env_state: EnvState, 
     normalizer, observation = env_state["observation"], seen["observation"]
     if encoder is None:
         return normalize(normalizer, observation)
-    features = encoder.apply(params["encoder"], seen["pixels"])
+    features = encoder.apply(params["encoder"], seen["pixels"]).to(observation.dtype)
     if encoder.frozen:
         return normalize(normalizer, torch.cat([observation, features], dim=-1))
     return torch.cat([normalize(normalizer, observation), features], dim=-1)
 
 
-def r3m(pixels: PixelSpec, *, depth: int = 18, weights: str = PUBLISHED, frozen: bool = True) -> R3M:
+def r3m(
+    pixels: PixelSpec,
+    *,
+    depth: int = 18,
+    weights: str = PUBLISHED,
+    frozen: bool = True,
+    precision: str = FLOAT32,
+) -> R3M:
     """R3M's ResNet of that depth; see `load_r3m`."""
     _check_one_frame(pixels)
-    return load_r3m(f"r3m{depth}", weights=weights, frozen=frozen)
+    return load_r3m(f"r3m{depth}", weights=weights, frozen=frozen, precision=precision)
 
 
-def rrl(pixels: PixelSpec, *, depth: int = 34, weights: str = PUBLISHED, frozen: bool = True) -> R3M:
+def rrl(
+    pixels: PixelSpec,
+    *,
+    depth: int = 34,
+    weights: str = PUBLISHED,
+    frozen: bool = True,
+    precision: str = FLOAT32,
+) -> R3M:
     """The same network with ImageNet's weights, as in RRL (https://arxiv.org/abs/2107.03380)."""
     _check_one_frame(pixels)
-    return load_r3m(f"rrl{depth}", weights=weights, frozen=frozen)
+    return load_r3m(f"rrl{depth}", weights=weights, frozen=frozen, precision=precision)
 
 
 def _check_one_frame(pixels: PixelSpec) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 NAMES = tuple(files.PUBLISHED)
 PUBLISHED, RANDOM = "published", "random"
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
 IMAGE_SIZE, _RESIZED = 224, 256
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 _CPU_IMAGES = 4  # at a time: small activations stay in the caches; measured up to 10 % faster than 64
@@ -41,11 +42,18 @@ class R3M:
         name: "r3m18", "r3m34", "r3m50", or "rrl18" … with ImageNet's weights (Shah 2021).
         weights: SHA-256 of the weights (`weights_sha256`), or "random".
         frozen: whether it stays as it is; otherwise it is fine-tuned, BatchNorm's statistics stay.
+        precision: what a frozen one's convolutions compute in, "float32" or "bfloat16"; weights, features and
+            preprocessing are float32 whatever it is.
     """
 
     name: str = attrs.field(validator=v.in_(NAMES))
     weights: str = attrs.field(validator=v.matches_re(f"{RANDOM}|[0-9a-f]{{64}}"))
     frozen: bool = attrs.field(default=True, validator=v.instance_of(bool))
+    precision: str = attrs.field(default=FLOAT32, validator=v.in_((FLOAT32, BFLOAT16)))
+
+    def __attrs_post_init__(self) -> None:
+        if not self.frozen and self.precision != FLOAT32:
+            raise ValueError(f"an encoder that is fine-tuned computes in {FLOAT32}, got {self.precision}")
 
     @property
     def network(self) -> ResNet:
@@ -82,14 +90,17 @@ class R3M:
             pixels: uint8 `[B, cameras, H, W, 3]`.
 
         Returns:
-            float32 `[B, cameras * D]`, camera after camera.
+            float32 `[B, cameras * D]`, camera after camera; float64 with parameters of that.
         """
         images = pixels.flatten(0, 1)
+        if self.precision == BFLOAT16:
+            params = params.apply(Tensor.bfloat16)
+        dtype = params["conv1", "weight"].dtype
         whole = (
             images.device.type != "cpu" or torch.compiler.is_exporting()
         )  # a graph has no loop over its batch
         parts = [images] if whole else images.split(_CPU_IMAGES)
-        features = torch.cat([self.network.apply(params, preprocess(part)) for part in parts])
+        features = torch.cat([self.network.apply(params, preprocess(part).to(dtype)) for part in parts])
         return features.unflatten(0, pixels.shape[:2]).flatten(1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,24 +113,26 @@ class R3M:
         return cls(**{name: value for name, value in values.items() if name not in ("kind", "image_size")})
 
 
-def load_r3m(name: str, *, weights: str = PUBLISHED, frozen: bool = True) -> R3M:
+def load_r3m(name: str, *, weights: str = PUBLISHED, frozen: bool = True, precision: str = FLOAT32) -> R3M:
     """The encoder of that name, its weights found and kept in the cache.
 
     Args:
         name: one of `NAMES`.
         weights: "published", from the cache or downloaded; the path of a file (`load_weights`); or "random".
         frozen: whether it stays as it is.
+        precision: "float32" or "bfloat16", see `R3M`.
 
     Raises:
         LoadError: there are no such weights, or they are of another network; one line that says what to do.
     """
     if name not in NAMES:
         raise ValueError(f"there is no encoder {name!r}: {suggest(name, NAMES)}")
+    found = R3M(name, RANDOM, frozen, precision)
     if weights == RANDOM:
-        return R3M(name, RANDOM, frozen)
+        return found
     if weights == PUBLISHED:
-        return R3M(name, files.weights_sha256(files.published_weights(name)), frozen)
-    return _keep(name, files.load_weights(weights), weights, frozen)
+        return attrs.evolve(found, weights=files.weights_sha256(files.published_weights(name)))
+    return attrs.evolve(found, weights=_keep(name, files.load_weights(weights), weights))
 
 
 def from_module(module: nn.Module, name: str, *, frozen: bool = True) -> R3M:
@@ -133,14 +146,14 @@ def from_module(module: nn.Module, name: str, *, frozen: bool = True) -> R3M:
     Raises:
         LoadError: the module is another network.
     """
-    return _keep(name, files.module_weights(module), type(module).__name__, frozen)
+    return R3M(name, _keep(name, files.module_weights(module), type(module).__name__), frozen)
 
 
-def _keep(name: str, params: Params, source: str, frozen: bool) -> R3M:
+def _keep(name: str, params: Params, source: str) -> str:
     depth = files.depth_of(params)
     if name[-2:] != str(depth):
         raise files.LoadError(f"{source}: holds a ResNet-{depth}, which {name} is not; use {name[:3]}{depth}")
-    return R3M(name, files.keep_weights(name, params, source), frozen)
+    return files.keep_weights(name, params, source)
 
 
 def preprocess(images: Tensor) -> Tensor:

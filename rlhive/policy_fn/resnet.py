@@ -68,7 +68,7 @@ class ResNet:
             layer = params[f"layer{stage + 1}"]
             for index in range(blocks):
                 x = _apply_block(layer[str(index)], x, stride=2 if stage > 0 and index == 0 else 1)
-        return x.mean((-2, -1))
+        return x.mean((-2, -1), dtype=torch.promote_types(x.dtype, torch.float32))
 
     def fold(self, params: Params) -> Params:
         """Each BatchNorm merged into the convolution before it: the same function with a third fewer operations.

@@ -1,5 +1,7 @@
 """Which encoder an environment gets, and what actor and critics see of it."""
 
+import itertools
+
 import attrs
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from rlhive.policy_fn import load
 from rlhive.policy_fn.actor import actor_critic
 from rlhive.policy_fn.cnn import CNN, make_cnn
 from rlhive.policy_fn.encoders import Flat, encoder_from_dict, feature_dim, named_encoder, network_input
+from rlhive.policy_fn.loading import DTYPES
 from rlhive.policy_fn.r3m import R3M
+from tests.helpers import make_pixel_policy
 
 PIXELS = PixelSpec(cameras=("a", "b"), height=16, width=12)
 SMALL = make_cnn(PIXELS, layers=((4, 4, 2),), dim=3)
@@ -77,6 +81,17 @@ def test_the_networks_see_what_is_normalised_once(encoder):
         expected = torch.cat([expected, features], -1)
     env_state = TensorDict({"observation": normalizer})
     torch.testing.assert_close(network_input(encoder, params, env_state, seen.lock_()), expected)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "dtype"),
+    [(R3M("r3m18", "random"), torch.bfloat16), *itertools.product((SMALL, Flat()), DTYPES)],
+)
+def test_a_policy_that_sees_computes_in_any_dtype(encoder, dtype, franka_spec):
+    policy = make_pixel_policy(attrs.evolve(franka_spec, pixels=PIXELS), encoder)
+    seen = {"observation": np.ones(21, np.float32), "pixels": np.full(PIXELS.shape, 99, np.uint8)}
+    other = load(policy.params, policy.env_state, spec=policy.spec, dtype=dtype)
+    assert np.allclose(other(seen), policy(seen), rtol=0, atol=0.05) and other(seen).dtype == np.float32
 
 
 def test_a_policy_without_cameras_acts_on_the_observation_alone(franka_spec):

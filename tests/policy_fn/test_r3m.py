@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import attrs
 import pytest
 import torch
 from torch.func import grad, vmap
@@ -71,6 +72,20 @@ def test_an_image_has_one_embedding_in_any_batch_and_position():
     assert torch.equal(two_cameras.view_as(whole), whole)
 
 
+@torch.no_grad()
+def test_bfloat16_features_are_close_and_one_per_image_too():
+    encoder = from_module(torchvision_resnet(18), "r3m18")
+    rounded = attrs.evolve(encoder, precision="bfloat16")
+    params, pixels = encoder.init(KEY), random_pixels(6, 1, 64, 64, 3)
+    assert (rounded.init(KEY) == params).all()  # files hold float32
+    expected, found = encoder.apply(params, pixels), rounded.apply(params, pixels)
+    assert found.dtype == torch.float32
+    error = (found - expected).abs().max() / expected.abs().max()
+    assert 1e-4 < error < 1e-2
+    for count in (1, 2, 5):
+        assert torch.equal(rounded.apply(params, pixels[:count]), found[:count])
+
+
 _EMBED = """
 import sys, torch
 from rlhive.policy_fn.r3m import R3M
@@ -128,13 +143,14 @@ def test_fine_tuned_seeds_under_vmap_equal_a_loop():
 
 
 def test_what_is_in_the_spec_comes_back():
-    encoder = R3M("rrl34", "random", frozen=False)
-    assert R3M.from_dict(encoder.to_dict()) == encoder
+    for encoder in (R3M("r3m18", "random", precision="bfloat16"), R3M("rrl34", "random", frozen=False)):
+        assert R3M.from_dict(encoder.to_dict()) == encoder
     assert encoder.to_dict() == {
         "kind": "r3m",
         "name": "rrl34",
         "weights": "random",
         "frozen": False,
+        "precision": "float32",
         "image_size": 224,
     }
 
@@ -155,6 +171,8 @@ def test_wrong_names_networks_and_images_are_refused():
         load_r3m("r3m-18")
     with pytest.raises(ValueError, match="weights"):
         R3M("r3m18", "published")
+    with pytest.raises(ValueError, match="fine-tuned computes in float32, got bfloat16"):
+        R3M("r3m18", "random", frozen=False, precision="bfloat16")
     with pytest.raises(LoadError, match=r"holds a ResNet-34, which r3m18 is not; use r3m34"):
         from_module(torchvision_resnet(34), "r3m18")
     with pytest.raises(ValueError, match="must be uint8"):

@@ -1,0 +1,54 @@
+"""How much memory a replay takes is said before a run, and one that cannot be there is refused."""
+
+import logging
+
+import attrs
+import pytest
+
+import gin
+from rlhive.config import load_config
+from rlhive.core.pixel_spec import PixelSpec
+from rlhive.core.replay_size import check_replay, free_memory
+from rlhive.core.run_spec import new_run_spec
+from rlhive.policy_fn.encoders import feature_dim
+
+ONE_CAMERA = PixelSpec(("top_cam",), 64, 64, "fast")
+TRANSITION = 4 * (2 * 21 + 9 + 1) + 2  # bytes: float32 but for two flags; without images and features
+
+
+@pytest.fixture(autouse=True)
+def clear(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # "scratch" is made there
+    yield
+    gin.clear_config()
+
+
+def check(env, name, *bindings):
+    config = load_config([name], ["r3m.weights='random'", *bindings])
+    encoder = config.make_encoder()
+    spec = attrs.evolve(env, pixels=None if encoder is None else ONE_CAMERA)
+    network = config.make_network(spec, feature_dim=feature_dim(encoder, spec.pixels))
+    replay = config.make_replay(num_seeds=config.num_seeds, num_envs=1, device="cpu")
+    check_replay(replay, config, new_run_spec("sac", spec, network, config.seeds, encoder))
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [("sac.gin", 0), ("sac_r3m.gin", 4 * 2 * 512), ("sac_cnn.gin", 2 * 64 * 64 * 3)],
+)
+def test_the_memory_of_a_run_is_said(name, image, franka_spec, caplog):
+    with caplog.at_level(logging.INFO, "rlhive"):
+        check(franka_spec, name, "TOTAL_STEPS=100000", "NUM_SEEDS=2", "replay.scratch_dir='scratch'")
+    size = 2 * 100_000 * (TRANSITION + image) / 1e9
+    assert f"the replay of 100000 steps of 2 seed(s) takes {size:.2f} GB on disk" in caplog.text
+
+
+def test_what_does_not_fit_is_refused_with_the_figure(franka_spec):
+    steps = 2 * free_memory() // TRANSITION
+    many = (f"TOTAL_STEPS={steps}", f"replay.capacity={steps}")
+    with pytest.raises(ValueError, match=r"would take [\d.]+ GB, of [\d.]+ GB of free memory") as refused:
+        check(franka_spec, "sac.gin", *many)
+    assert "replay.scratch_dir" in str(refused.value) and "\n" not in str(refused.value)
+    check(franka_spec, "sac.gin", *many, "replay.scratch_dir='scratch'")
+    with pytest.raises(ValueError, match="capacity must be at least 50, an episode"):
+        check(franka_spec, "sac.gin", "replay.capacity=49")
