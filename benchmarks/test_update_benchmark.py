@@ -2,9 +2,13 @@
 
     uv run --group bench --with sbx-rl==0.28.0 pytest benchmarks/test_update_benchmark.py -s
 
-All sides of a comparison take turns in one process; the medians over the rounds count.
+All sides of a comparison take turns; the medians over the rounds count. Libraries take theirs in processes of their
+own, since the threads that one leaves spinning would slow the next one down.
 """
 
+import contextlib
+import functools
+import multiprocessing
 import statistics
 import time
 
@@ -17,16 +21,16 @@ from benchmarks import peers
 ROUNDS, UPDATES = 11, 10
 
 
-def milliseconds(benchmark, sides):
-    """Median time of one call of each side, over rounds in which they take turns."""
+def milliseconds(benchmark, sides, *, updates=UPDATES, of=1):
+    """Median time of an update of each side, over rounds in which they take turns: `updates` calls, `of` updates each."""
     times = {name: [] for name in sides}
 
     def one_round():
         for name, update in sides.items():
             started = time.perf_counter()
-            for _ in range(UPDATES):
+            for _ in range(updates):
                 update()
-            times[name].append(1e3 * (time.perf_counter() - started) / UPDATES)
+            times[name].append(1e3 * (time.perf_counter() - started) / (updates * of))
 
     for update in sides.values():
         for _ in range(3):
@@ -38,20 +42,48 @@ def milliseconds(benchmark, sides):
     return medians
 
 
+def serve(make_update, connection):
+    """In a process of its own: makes an update, says the sizes of its networks, and updates as often as it is told."""
+    update = make_update()
+    connection.send(update.num_parameters)
+    while count := connection.recv():
+        for _ in range(count):
+            update()
+        connection.send(None)
+
+
+@contextlib.contextmanager
+def in_processes(makers):
+    """Functions that make `UPDATES` updates each in another process, and the sizes of their networks, by name."""
+    context, connections, processes = multiprocessing.get_context("spawn"), {}, []
+    for name, make_update in makers.items():
+        connections[name], theirs = context.Pipe()
+        processes.append(context.Process(target=serve, args=(make_update, theirs), daemon=True))
+        processes[-1].start()
+
+    def update_there(connection):
+        connection.send(UPDATES)
+        connection.recv()
+
+    sizes = {name: connection.recv() for name, connection in connections.items()}
+    yield {name: functools.partial(update_there, own) for name, own in connections.items()}, sizes
+    for process in processes:
+        process.kill()
+
+
 @pytest.mark.timeout(900)
 def test_one_seed_against_other_libraries(benchmark):
     pytest.importorskip("sbx", reason="run it with --with sbx-rl==0.28.0")
-    ours = peers.rlhive_update()
-    sides = {
-        "RLHive": ours,
-        "RLHive, not compiled": peers.rlhive_update(compile=False),
-        "SB3": peers.sb3_update(),
-        "SBX": peers.sbx_update(),
-        "TorchRL": peers.torchrl_update(),
+    makers = {
+        "RLHive": peers.rlhive_update,
+        "RLHive, not compiled": functools.partial(peers.rlhive_update, compile=False),
+        "SB3": peers.sb3_update,
+        "SBX": peers.sbx_update,
+        "TorchRL": peers.torchrl_update,
     }
-    sizes = {name: side.num_parameters for name, side in sides.items()}
-    assert len(set(sizes.values())) == 1, sizes
-    medians = milliseconds(benchmark, sides)
+    with in_processes(makers) as (sides, sizes):
+        assert len(set(sizes.values())) == 1, sizes
+        medians = milliseconds(benchmark, sides, updates=1, of=UPDATES)
     ratios = {name: value / medians["RLHive"] for name, value in medians.items()}
     print("ratios: " + ", ".join(f"{name} {value:.2f}" for name, value in ratios.items()))
     assert ratios["SB3"] >= 2.5 and ratios["SBX"] >= 1.3 and ratios["TorchRL"] >= 3.5
