@@ -22,7 +22,7 @@ ROUNDS, UPDATES = 11, 10
 
 
 def milliseconds(benchmark, sides, *, updates=UPDATES, of=1):
-    """Median time of an update of each side, over rounds in which they take turns: `updates` calls, `of` updates each."""
+    """Median time of an update of each side, over rounds of `updates` calls of `of` updates each."""
     times = {name: [] for name in sides}
 
     def one_round():
