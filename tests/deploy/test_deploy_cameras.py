@@ -202,10 +202,10 @@ def test_policy_that_is_too_slow_is_a_fault(drivers, seeing, tmp_path):
         def check(self, robot):
             return seeing.check(robot)
 
-        def __call__(self, observation):
+        def act(self, observation, rest):
             self.calls += 1
             time.sleep(0.3 if self.calls > AFTER else 0.0)
-            return seeing(observation)
+            return seeing.act(observation, rest)
 
     with fake_franka(tmp_path) as robot:
         robot.add_camera("top_cam")
