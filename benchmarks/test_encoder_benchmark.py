@@ -28,8 +28,8 @@ PRODUCTS = {
     34: 3.664e9,
     50: 4.089e9,
 }  # multiplications of an image, as torchvision documents them
-LEAST = {  # in float32 1.0 less the noise: no more is to be had, see docs/encoders.md
-    "RLHive": {"torchvision": 0.95, "TorchRL": 0.95, OTHER_SIZE: 1.2},
+LEAST = {  # the targets; in float32 that of TorchRL is not reached: docs/encoders.md
+    "RLHive": {"torchvision": 1.0, "TorchRL": 1.3, OTHER_SIZE: 1.2},
     "RLHive bfloat16": {"torchvision": 1.3, "TorchRL": 1.3},  # where the processor has instructions for it
 }
 

@@ -65,10 +65,12 @@ def in_processes(makers):
         connection.send(UPDATES)
         connection.recv()
 
-    sizes = {name: connection.recv() for name, connection in connections.items()}
-    yield {name: functools.partial(update_there, own) for name, own in connections.items()}, sizes
-    for process in processes:
-        process.kill()
+    try:
+        sizes = {name: connection.recv() for name, connection in connections.items()}
+        yield {name: functools.partial(update_there, own) for name, own in connections.items()}, sizes
+    finally:
+        for process in processes:
+            process.kill()
 
 
 @pytest.mark.timeout(900)

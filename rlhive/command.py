@@ -52,8 +52,8 @@ def start(
 def let_threads_sleep() -> None:
     """Lets OpenMP's threads sleep some microseconds after their work, where the user says nothing about it.
 
-    By default they spin for milliseconds, in the way of whatever else runs on their cores: beside one busy process, two
-    threads then take 37 instead of 13 ms for the update that takes 7 alone. It counts until torch is imported.
+    By default they spin for milliseconds, in the way of whatever else runs on their cores: beside one busy process an
+    update on two threads was then up to three times as slow as with this. It counts until torch is imported.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
