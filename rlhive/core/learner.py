@@ -13,7 +13,7 @@ from rlhive.core.compile import traced_at_first_call
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.normalizer import update_normalizer
 from rlhive.core.state import init_state, make_train_step
-from rlhive.core.tree import stack_seeds
+from rlhive.core.tree import replace, stack_seeds, to_device
 from rlhive.core.types import Metrics, Noise, TrainState, TrainStep
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.losses_fn.pixels import draw_shifts, make_pixel_loss
@@ -78,7 +78,8 @@ def make_learner(config: TrainConfig, spec: EnvSpec, encoder: Encoder | None = N
         return noise if learns is None else noise.update(draw_shifts(generator, config.batch_size))
 
     def draw_loss_noise(generators: Generators) -> Noise:
-        return stack_seeds([draw_seed_noise(of_seed["loss"]) for of_seed in generators]).to(config.device)
+        noise = stack_seeds([draw_seed_noise(of_seed["loss"]) for of_seed in generators])
+        return to_device(noise, config.device)
 
     update = traced_at_first_call(vmap(train_step), compile=config.compiles)
     return Learner(network, init, update, draw_loss_noise, *_make_actors(network, learns))
@@ -108,11 +109,9 @@ def _make_actors(
 
 def observe(state: TrainState, observation: Tensor) -> TrainState:
     """The state with raw observations `[S, E, O]` taken into its normaliser; nothing else is touched."""
-    new_state = state.copy()
-    env_state = state["env_state"].copy()
-    env_state["observation"] = update_normalizer(env_state["observation"], observation)
-    new_state["env_state"] = env_state
-    return new_state
+    env_state = state["env_state"]
+    seen = update_normalizer(env_state["observation"], observation)
+    return replace(state, {"env_state": replace(env_state, {"observation": seen})})
 
 
 def last_metrics(metrics: Metrics) -> dict[str, Tensor]:

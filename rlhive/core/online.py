@@ -11,6 +11,7 @@ from torch import Tensor
 from rlhive.core.learner import observe
 from rlhive.core.rollout import SEEN, count_step, latest_episodes
 from rlhive.core.run import OnlineRun, freeze
+from rlhive.core.tree import to_device
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress
 
@@ -52,7 +53,7 @@ def _choose_action(run: OnlineRun) -> Tensor:
         return low + uniform * (high - low)
     normal = torch.stack([torch.randn(num_envs, action_dim, generator=g["action"]) for g in run.generators])
     device, rollout = run.config.device, run.rollout
-    seen = rollout.select(*SEEN, strict=False).to(device)
+    seen = to_device(rollout.select(*SEEN, strict=False), device)
     action = run.learner.act(run.state, seen, normal.to(device)).cpu()
     draws = torch.stack([run.explore.draw(g["exploration"], num_envs, action_dim) for g in run.generators])
     action, rollout["explore"] = run.explore.apply(

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from tensordict import TensorDict
 
+from rlhive.core.compile import prepare_compiler
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.run_spec import DataSource
+from rlhive.core.tree import replace, stack_seeds
 from rlhive.core.types import TrainState
 from rlhive.data.cache import load_dataset
 from rlhive.data.dataset import Dataset
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
 def start_envs(
     config: TrainConfig, seeds: Sequence[int], encoder: Encoder | None, sizes: Sequence[int]
 ) -> tuple[VectorEnv | EncodedEnv, ...]:
-    """Environments for each of `sizes`, E per seed; their workers start at the same time, as each takes seconds."""
+    """Environments for each of `sizes`, E per seed; their workers start at the same time, as each takes seconds.
+
+    So does the compiler.
+    """
 
     def start(num_envs: int) -> VectorEnv:
         return VectorEnv(
@@ -40,6 +45,8 @@ def start_envs(
 
     with ThreadPoolExecutor() as threads:
         futures = [threads.submit(start, num_envs) for num_envs in sizes]
+        if config.compiles:
+            prepare_compiler()
     for future in futures:
         if future.exception() is not None:
             for other in futures:
@@ -55,10 +62,8 @@ def start_envs(
 
 def with_normalizer(state: TrainState, normalizer: TensorDict) -> TrainState:
     """The state `[S]` with these constants, of one seed, for each of its seeds; nothing else is touched."""
-    new_state, env_state = state.copy(), state["env_state"].copy()
-    env_state["observation"] = torch.stack([normalizer] * len(state)).to(state["step"].device)
-    new_state["env_state"] = env_state
-    return new_state
+    observation = stack_seeds([normalizer] * len(state)).to(state["step"].device)
+    return replace(state, {"env_state": replace(state["env_state"], {"observation": observation})})
 
 
 def open_dataset(config: TrainConfig, env: EnvSpec, encoder: Encoder | None) -> Dataset | None:

@@ -17,6 +17,10 @@ from rlhive import WORKER_NAME
 from rlhive.core.env_spec import EnvSpec
 from rlhive.envs.chunk import Arrays, Chunk, Factory, Place, byte_count, map_arrays
 
+# Workers yield to the learner, which needs their steps only after its update: on two cores a training step took 9.7 ms
+# instead of 11.3 (means of four and of three runs in turns, FrankaReachRandom-v0).
+NICENESS = 5
+
 
 class Pool(Protocol):
     """All environments of a `VectorEnv`, in row order."""
@@ -195,6 +199,7 @@ def work(
     connection: Connection, name: str, factory: Factory, places: Sequence[Place], first_row: int, rows: int
 ) -> None:
     """Main function of a worker process: build, then obey the parent until it closes the pipe or is gone."""
+    os.nice(NICENESS)
     try:
         chunk = Chunk(name, factory, places)
         connection.send(("done", chunk.spec))

@@ -28,6 +28,21 @@ def test_all_finite_sees_one_nan_and_ignores_integers():
     assert not tree.all_finite(TensorDict({"a": torch.tensor([1.0, float("nan")])}))
 
 
+def test_replacing_an_entry_shares_the_others_and_leaves_the_tree_alone():
+    before = make_tree()
+    after = tree.replace(before, {"a": torch.zeros(2)})
+    assert after["a"].tolist() == [0.0, 0.0] and before["a"].tolist() == [3.0, 0.0]
+    assert after["b", "c"] is before["b", "c"]
+    assert after.batch_size == before.batch_size
+
+
+def test_a_tree_that_is_on_the_device_is_not_copied():
+    moved = tree.to_device(make_tree(), "cpu")
+    assert (moved == make_tree()).all()
+    assert tree.to_device(moved, "cpu")["b", "c"] is moved["b", "c"]
+    assert tree.to_device(moved, "meta")["b", "c"].is_meta
+
+
 def test_operations_work_under_vmap():
     stacked = tree.stack_seeds([make_tree(1.0), make_tree(2.0)])
     norms = vmap(tree.global_norm)(stacked)
