@@ -48,6 +48,29 @@ def arguments(run_dir, *bindings, gin_file="sac_gaussian.gin") -> list[str]:
     ]
 
 
+@pytest.fixture
+def all_threads(monkeypatch):
+    """As in a process that nobody told how many threads to take."""
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    yield torch.get_num_threads()
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("bindings", "draws"), [([], False), (["ENV_NAME='FrankaReachRandom_v2d-v0'"], True)]
+)
+def test_updates_leave_cores_to_workers_that_draw_alone(all_threads, bindings, draws):
+    log = train.share_cores(load_config(["sac_cnn.gin"] if draws else ["sac_gaussian.gin"], bindings))
+    gin.clear_config()
+    workers = min(1, all_threads - 1)  # of one environment
+    threads = max(1, all_threads - workers) if draws else all_threads
+    assert torch.get_num_threads() == threads
+    assert log.startswith(f"{all_threads} cores: environments step in ")
+    assert log.endswith(f"updates on {threads} thread(s)")
+
+
 def run(*args, code=0, **settings) -> str:
     """Runs the command to its end; its stderr."""
     done = subprocess.run(

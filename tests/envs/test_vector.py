@@ -12,6 +12,7 @@ import torch
 from bad_toys import Failing, Slow, unbuildable
 
 from rlhive.envs import RoboHive, VectorEnv
+from rlhive.envs.pool import NICENESS
 from rlhive.envs.toy import ConstantReward, MatchSign, ReachPoint
 
 NEXT_KEYS = {"observation", "reward", "rwd_sparse", "terminated", "truncated", "done", "solved"}
@@ -241,6 +242,12 @@ def test_killed_worker_is_an_error_and_not_a_hang(while_stepping):
     with pytest.raises(RuntimeError, match="closed"):
         env.send(torch.zeros(2, 1, 1))
     assert set(children_of(os.getpid())) - others <= {None} | tracker_pids()
+
+
+def test_workers_yield_to_the_process_that_learns():
+    with VectorEnv(ReachPoint, seeds=[1], num_workers=1) as env:
+        niceness = os.getpriority(os.PRIO_PROCESS, env._pool.workers[0].process.pid)
+    assert niceness == min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
 
 
 def tracker_pids():
