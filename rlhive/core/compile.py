@@ -49,9 +49,9 @@ def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Call
     def flat_fn(*flat: Tensor) -> list[Tensor]:
         values = iter(flat)
         results = fn(*(_fill(spec, values) for spec in specs))
-        several = isinstance(results, tuple)
-        out_specs.extend(_spec_of(result) for result in (results if several else [results]))
-        return _leaves(out_specs, results if several else [results])
+        results = results if isinstance(results, tuple) else (results,)
+        out_specs[:] = [_spec_of(result) for result in results]
+        return _leaves(out_specs, results)
 
     leaves = _leaves(specs, examples)
     graph = make_fx(flat_fn)(*leaves)
