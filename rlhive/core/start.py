@@ -29,10 +29,7 @@ if TYPE_CHECKING:
 def start_envs(
     config: TrainConfig, seeds: Sequence[int], encoder: Encoder | None, sizes: Sequence[int]
 ) -> tuple[VectorEnv | EncodedEnv, ...]:
-    """Environments for each of `sizes`, E per seed; their workers start at the same time, as each takes seconds.
-
-    So does the compiler.
-    """
+    """Environments for each of `sizes`, E per seed; all workers start at once, and the compiler gets ready meanwhile."""
 
     def start(num_envs: int) -> VectorEnv:
         return VectorEnv(
