@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def start_envs(
     config: TrainConfig, seeds: Sequence[int], encoder: Encoder | None, sizes: Sequence[int]
 ) -> tuple[VectorEnv | EncodedEnv, ...]:
-    """Environments for each of `sizes`, E per seed; all workers start at once, and the compiler gets ready meanwhile."""
+    """Environments for each of `sizes`, E per seed; all workers start at once; the compiler gets ready meanwhile."""
 
     def start(num_envs: int) -> VectorEnv:
         return VectorEnv(
