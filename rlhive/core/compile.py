@@ -26,6 +26,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 # chunk here, which is more than minibatches have and less than hidden layers, stay with one thread.
 INDUCTOR_CONFIG: dict[str, Any] = {"cpp.enable_loop_tail_vec": False, "cpp.min_chunk_size": 16384}
 
+aten = torch.ops.aten
 logger = logging.getLogger(__name__)
 
 
@@ -81,6 +82,8 @@ def prepare_compiler() -> None:
 
 
 def _compile(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Any]:
+    _turn_products(graph.graph)
+    graph.recompile()
     # Without a GPU, this module warns at the first compilation that it found none.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with torch.no_grad():
@@ -90,6 +93,38 @@ def _compile(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callabl
             dynamic_shapes="from_example_inputs",
             options={"config_patches": INDUCTOR_CONFIG},
         )
+
+
+def _turn_products(graph: torch.fx.Graph) -> None:
+    """Writes `(A B)^T` as `B^T A^T`: the gradient of a critic's weights then comes as they lie in memory.
+
+    Read transposed, it would cost the optimizer's loop more time than its arithmetic.
+    """
+    for node in graph.find_nodes(op="call_function", target=aten.transpose.int):
+        if _is_turned(node) and _is_turned(node.args[0]):
+            node.replace_all_uses_with(node.args[0].args[0])
+    graph.eliminate_dead_code()
+    for node in graph.find_nodes(op="call_function", target=aten.transpose.int):
+        view = node.args[0]
+        product = view.args[0] if view.target is aten._unsafe_view.default else None
+        if product is None or product.target is not aten.bmm.default or not _is_turned(node):
+            continue
+        with graph.inserting_before(node):
+            a, b = (graph.call_function(aten.transpose.int, (factor, -2, -1)) for factor in product.args)
+            turned = graph.call_function(aten.bmm.default, (b, a))
+            *leading, rows, columns = view.args[1]
+            node.replace_all_uses_with(
+                graph.call_function(aten._unsafe_view.default, (turned, [*leading, columns, rows]))
+            )
+    graph.eliminate_dead_code()
+
+
+def _is_turned(node: torch.fx.Node) -> bool:
+    """Whether a node swaps the last two dimensions."""
+    if node.target is not aten.transpose.int:
+        return False
+    dim = node.meta["val"].dim()
+    return {axis % dim for axis in node.args[1:]} == {dim - 2, dim - 1}
 
 
 class _Tree(NamedTuple):

@@ -91,7 +91,8 @@ def _make_actors(
     """`act` and `plan` of a `Learner`."""
 
     def sample(params: TensorDict, env_state: TensorDict, seen: TensorDict, noise: Tensor) -> Tensor:
-        return network.sample(params["actor"], network_input(learns, params, env_state, seen), noise)[0]
+        action, _ = network.sample(params["actor"], network_input(learns, params, env_state, seen), noise)
+        return action.contiguous()
 
     def mode(params: TensorDict, env_state: TensorDict, seen: TensorDict) -> Tensor:
         return network.plan(params["actor"], network_input(learns, params, env_state, seen))

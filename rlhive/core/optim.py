@@ -89,14 +89,19 @@ def adam(
         if max_grad_norm is not None:
             grads = clip_subtrees(grads, max_grad_norm)
         count = opt_state["count"] + 1
-        step_size = schedule(opt_state["count"]) / (1.0 - b1**count)
-        root_correction = (1.0 - b2**count).sqrt()
+        step_size = schedule(opt_state["count"]) / _bias_correction(b1, count)
+        root_correction = _bias_correction(b2, count).sqrt()
         mu = map_tree(lambda m, g: torch.lerp(m, g, 1.0 - b1), opt_state["mu"], grads)
         nu = map_tree(lambda n, g: torch.addcmul(b2 * n, g, g, value=1.0 - b2), opt_state["nu"], grads)
         updates = map_tree(lambda m, n: -step_size * m / (n.sqrt() / root_correction + eps), mu, nu)
         return updates, TensorDict({"mu": mu, "nu": nu, "count": count}, batch_size=[])
 
     return GradientTransformation(init, update)
+
+
+def _bias_correction(decay: float, count: Tensor) -> Tensor:
+    # 1 - decay^count. Inductor computes a power anew for every vector of parameters, but the exp of a number only once.
+    return (1.0 - torch.exp(count.double() * math.log(decay))).float()
 
 
 def clip_by_global_norm(grads: Params, max_norm: float) -> Params:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
+
+Key = str | tuple[str, ...]
 
 
 def map_tree(fn: Callable[..., Tensor], tree: TensorDict, *others: TensorDict) -> TensorDict:
@@ -48,14 +51,44 @@ def replace(tree: TensorDict, values: Mapping[str, Tensor | TensorDict]) -> Tens
     return TensorDict({**dict(tree.items()), **values}, batch_size=tree.batch_size)
 
 
+def unflatten(leaves: Mapping[Key, Tensor], batch_size: torch.Size) -> TensorDict:
+    """The tree of leaves by key or path of keys, all of one batch size, unchecked: 4 us for 6 leaves, or else 20."""
+    values: dict[str, Any] = {}
+    for key, leaf in leaves.items():
+        *path, name = key if isinstance(key, tuple) else (key,)
+        subtree = values
+        for part in path:
+            subtree = subtree.setdefault(part, {})
+        subtree[name] = leaf
+    return _unchecked(values, batch_size)
+
+
+def _unchecked(values: dict[str, Any], batch_size: torch.Size) -> TensorDict:
+    tree = {
+        key: _unchecked(value, batch_size) if isinstance(value, dict) else value
+        for key, value in values.items()
+    }
+    return TensorDict._new_unsafe(tree, batch_size=batch_size)
+
+
 def to_device(tree: TensorDict, device: str | torch.device) -> TensorDict:
     """The tree on a device; where it is already there, ten times as fast as its own `to`, 60 us."""
     return map_tree(lambda leaf: leaf.to(device), tree)
 
 
 def stack_seeds(trees: Sequence[TensorDict]) -> TensorDict:
-    """Stacks the trees of single seeds into one with a leading `[S]`."""
-    return torch.stack(list(trees))
+    """Stacks the trees of single seeds into one with a leading `[S]`; a leaf that is transposed in memory stays so."""
+    values = {}
+    for key, value in trees[0].items():
+        parts = [tree[key] for tree in trees]
+        values[key] = stack_seeds(parts) if isinstance(value, TensorDict) else _stack(parts)
+    return TensorDict(values, batch_size=[len(trees), *trees[0].batch_size])
+
+
+def _stack(parts: list[Tensor]) -> Tensor:
+    if parts[0].is_contiguous():
+        return torch.stack(parts)
+    return torch.stack([part.mT for part in parts]).mT
 
 
 def all_finite(tree: TensorDict) -> bool:

@@ -60,14 +60,14 @@ def make_sac_loss(
         return td_target(
             reward_scale * following["reward"].squeeze(-1),
             following["terminated"].squeeze(-1),
-            value - params["log_alpha"].exp() * log_prob,
+            value - temperature(params) * log_prob,
             gamma**steps,
         )
 
     def loss_fn(params: Params, target_params: Params, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
         with torch.no_grad():
             target = critic_target(params, target_params, batch, noise)
-        alpha = params["log_alpha"].exp().detach()
+        alpha = temperature(params).detach()
 
         prediction = network.value(params["critic"], batch["observation"], batch["action"])
         error = distance(prediction, target.expand_as(prediction), distance_kind).sum(0)
@@ -98,7 +98,14 @@ def make_sac_loss(
     return loss_fn
 
 
+def temperature(params: Params) -> Tensor:
+    """The weight `[]` of the entropy."""
+    # In double precision, rounded: compiled, the exp of 16 seeds is a vector's, whose last bit is not that of one seed.
+    return params["log_alpha"].double().exp().float()
+
+
 def draw_sac_noise(generator: Generator, network: ActorCritic, batch_size: int) -> Noise:
     """Standard normal noise for one call of the loss: "action" and "next_action", `[B, A]`, from a CPU generator."""
-    action, next_action = torch.randn(2, batch_size, network.action_dim, generator=generator)
+    # Transposed in memory, as the actor's output is.
+    action, next_action = torch.randn(2, network.action_dim, batch_size, generator=generator).mT
     return TensorDict({"action": action, "next_action": next_action}, batch_size=[])

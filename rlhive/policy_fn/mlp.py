@@ -51,19 +51,34 @@ def apply_mlp(params: Params, x: Tensor, *, activation: str = "relu") -> Tensor:
 
     Args:
         params: the tree of `init_mlp`, or several stacked.
-        x: `[B, in]`, given to every member of an ensemble.
+        x: `[B, in]`, given to every member of an ensemble, or `[N, B, in]`.
         activation: a name of `ACTIVATIONS`.
 
     Returns:
         `[B, out]`, or `[N, B, out]` for an ensemble.
     """
-    activate = ACTIVATIONS[activation]
-    depth = len(params.keys())
-    for index in range(depth):
+    last = params[f"layer_{len(params.keys()) - 1}"]
+    return linear(last["weight"], last["bias"], _apply_hidden(params, x, ACTIVATIONS[activation]))
+
+
+def apply_mlp_columns(params: Params, x: Tensor, *, activation: str = "relu") -> Tensor:
+    """As `apply_mlp` of one MLP, transposed: `[out, B]`.
+
+    Loops over few outputs of many rows vectorise where the rows are contiguous in memory; and a seed's bits do not
+    depend on how many seeds there are, since a vectorised exp differs from the scalar one in the last bit.
+    """
+    last = params[f"layer_{len(params.keys()) - 1}"]
+    hidden = _apply_hidden(params, x, ACTIVATIONS[activation])
+    if len(x) == 1:  # a product with one column has other bits for one seed
+        return linear(last["weight"], last["bias"], hidden).mT
+    return torch.addmm(last["bias"].unsqueeze(-1), last["weight"], hidden.mT)
+
+
+def _apply_hidden(params: Params, x: Tensor, activate: Callable[[Tensor], Tensor]) -> Tensor:
+    for index in range(len(params.keys()) - 1):
         layer = params[f"layer_{index}"]
         x = linear(layer["weight"], layer["bias"], x)
-        if index < depth - 1:
-            x = activate(layer_norm(layer["norm"], x) if "norm" in layer.keys() else x)  # noqa: SIM118
+        x = activate(layer_norm(layer["norm"], x) if "norm" in layer.keys() else x)  # noqa: SIM118
     return x
 
 

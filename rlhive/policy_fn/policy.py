@@ -140,10 +140,8 @@ class Policy:
         Returns:
             Actions `[B, A]`; a value that is not finite stays so.
         """
-        x = self._input(params, env_state, observation)
-        if noise is None:
-            return self.spec.network.mode(params["actor"], x)
-        return self.spec.network.sample(params["actor"], x, noise)[0]
+        noise = None if noise is None else noise.unsqueeze(-2)
+        return self.apply_plan(params, env_state, observation, noise)[..., 0, :]
 
     def apply_plan(
         self,

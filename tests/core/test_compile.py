@@ -9,8 +9,9 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torch.func import vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from rlhive.core.compile import has_compiler, trace, traced_at_first_call
+from rlhive.core.compile import _turn_products, has_compiler, trace, traced_at_first_call
 from rlhive.core.keys import make_generators
 from rlhive.core.optim import adam
 from rlhive.core.state import init_state, make_train_step
@@ -67,14 +68,27 @@ def test_a_compiled_train_step_agrees_with_the_eager_one():
 
 
 def test_compiled_seeds_do_not_depend_on_how_many_there_are(two_threads):
-    # Threads would share the sums over a minibatch of this size, for one seed alone.
-    step, state, batch, noise = make_inputs(3, batch_size=2048)
+    # Threads would share the sums over a minibatch of this size, for one seed alone; and there are as many seeds as
+    # fill a vector, which would choose other kernels for them.
+    step, state, batch, noise = make_inputs(17, batch_size=2048)
     together, alone = (traced_at_first_call(step, compile=True) for _ in range(2))
     states, own = state, state[1:2]
     for _ in range(30):
         states, metrics = together(states, batch, noise)
         own, own_metrics = alone(own, batch[1:2], noise[1:2])
     assert (states[1:2] == own).all() and (metrics[1:2] == own_metrics).all()
+
+
+def test_a_transposed_product_comes_out_as_it_is_read():
+    def gradient(x, upstream):
+        return (x.mT @ upstream).mT.mT.mT
+
+    examples = torch.randn(3, 7, 5), torch.randn(3, 7, 4)
+    module = make_fx(gradient)(*examples)
+    _turn_products(module.graph)
+    module.recompile()
+    assert module(*examples).is_contiguous()
+    torch.testing.assert_close(module(*examples), gradient(*examples))
 
 
 def test_the_function_is_run_once_whatever_the_number_of_calls():

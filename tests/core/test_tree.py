@@ -49,3 +49,21 @@ def test_operations_work_under_vmap():
     mixed = vmap(lambda old, new: tree.polyak(old, new, 0.5))(stacked, stacked)
     assert norms.tolist() == [5.0, 10.0]
     assert (mixed == stacked).all()
+
+
+def test_leaves_by_path_make_a_tree_of_one_batch_size():
+    leaves = {"a": torch.zeros(2, 3), ("next", "a"): torch.ones(2, 3), ("next", "b"): torch.ones(2, 1)}
+    made = tree.unflatten(leaves, torch.Size([2]))
+    assert (made == TensorDict(leaves, batch_size=[2])).all()
+    assert made.batch_size == made["next"].batch_size == (2,)
+
+
+def test_stacked_seeds_keep_a_transposed_leaf_transposed():
+    seeds = [
+        TensorDict({"a": torch.arange(6.0).view(2, 3).mT * scale, "b": {"c": torch.tensor(scale)}})
+        for scale in (1.0, 2.0)
+    ]
+    stacked = tree.stack_seeds(seeds)
+    assert stacked.batch_size == stacked["b"].batch_size == (2,)
+    assert stacked["a"].shape == (2, 3, 2) and stacked["a"].mT.is_contiguous()
+    assert (stacked == torch.stack(seeds)).all()

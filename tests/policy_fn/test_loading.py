@@ -62,7 +62,8 @@ def store_actions(run, path):
 
     action = vmap(act)(params, env_state, observation)
     sampled = vmap(sample)(params, env_state, observation, noise)
-    save_file({"observation": observation, "noise": noise, "action": action, "sampled": sampled}, path)
+    stored = {"observation": observation, "noise": noise, "action": action, "sampled": sampled}
+    save_file({name: values.contiguous() for name, values in stored.items()}, path)
 
 
 def test_actions_equal_those_of_training_bit_for_bit_in_another_process(make_run):
@@ -87,6 +88,13 @@ print("equal")
     command = [sys.executable, "-c", script, *(str(run.run_dir) for run in runs)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.stdout == "equal\n", result.stderr
+
+
+def test_actions_of_many_observations_lie_in_memory_row_by_row(make_run):
+    policy = load(make_run("alone").run_dir)
+    observation, noise = observations(1, 4, 21)[0], observations(1, 4, 9)[0]
+    assert policy(observation).is_contiguous() and policy(observation, noise).is_contiguous()
+    assert policy.apply(policy.params, policy.env_state, observation).is_contiguous()
 
 
 def test_run_files_and_trees_give_the_same_policy(make_run):
