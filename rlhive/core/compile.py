@@ -106,16 +106,17 @@ def _turn_products(graph: torch.fx.Graph) -> None:
     graph.eliminate_dead_code()
     for node in graph.find_nodes(op="call_function", target=aten.transpose.int):
         view = node.args[0]
-        product = view.args[0] if view.target is aten._unsafe_view.default else None
-        if product is None or product.target is not aten.bmm.default or not _is_turned(node):
+        if not (_is_turned(node) and _is_only_use(view, aten._unsafe_view.default)):
             continue
+        product = view.args[0]
+        if not _is_only_use(product, aten.bmm.default):
+            continue
+        *leading, rows, columns = view.args[1]
         with graph.inserting_before(node):
             a, b = (graph.call_function(aten.transpose.int, (factor, -2, -1)) for factor in product.args)
             turned = graph.call_function(aten.bmm.default, (b, a))
-            *leading, rows, columns = view.args[1]
-            node.replace_all_uses_with(
-                graph.call_function(aten._unsafe_view.default, (turned, [*leading, columns, rows]))
-            )
+            shaped = graph.call_function(aten._unsafe_view.default, (turned, [*leading, columns, rows]))
+        node.replace_all_uses_with(shaped)
     graph.eliminate_dead_code()
 
 
@@ -125,6 +126,10 @@ def _is_turned(node: torch.fx.Node) -> bool:
         return False
     dim = node.meta["val"].dim()
     return {axis % dim for axis in node.args[1:]} == {dim - 2, dim - 1}
+
+
+def _is_only_use(node: torch.fx.Node, target: torch._ops.OpOverload) -> bool:
+    return node.target is target and len(node.users) == 1
 
 
 class _Tree(NamedTuple):
