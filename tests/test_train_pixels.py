@@ -203,7 +203,7 @@ def test_a_video_is_filmed_every_so_many_evaluations(cnn_run):
 def test_the_report_shows_what_the_policy_saw(made, request):
     run_dir, _ = request.getfixturevalue(made)
     seen = imageio.imread(run_dir / "seen.png")[..., :3]
-    assert seen.shape == (64, 8 * 64, 3)
+    assert seen.shape in [(64, count * 64, 3) for count in range(2, 9)]  # fewer where the episode ended early
     assert (
         base64.b64encode((run_dir / "seen.png").read_bytes()).decode()
         in (run_dir / "report.html").read_text()

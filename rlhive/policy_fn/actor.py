@@ -76,6 +76,12 @@ def _sizes(values: Iterable[int]) -> tuple[int, ...]:
     return tuple(values)
 
 
+def _dist(columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation `[B, A]` of the last layer's `[2 A, B]`."""
+    loc, log_scale = columns.chunk(2, dim=-2)
+    return loc.mT, log_scale.clamp(LOG_SCALE_MIN, LOG_SCALE_MAX).exp().mT
+
+
 @attrs.frozen
 class ActorCritic:
     """Networks of a continuous actor and `num_critics` state-action critics; pure functions, no parameters inside.
@@ -137,16 +143,15 @@ class ActorCritic:
         return init_mlp(key, actor_sizes, layer_norm=self.actor_layer_norm)
 
     def dist(self, actor: Params, observation: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation `[B, A]` before the tanh, for normalised observations `[B, O]`.
-
-        Both are transposed in memory, which makes loops over the minibatch fast (`apply_mlp_columns`).
-        """
-        loc, log_scale = apply_mlp_columns(actor, observation, activation=self.activation).chunk(2)
-        return loc.mT, log_scale.clamp(LOG_SCALE_MIN, LOG_SCALE_MAX).exp().mT
+        """Mean and standard deviation `[B, A]` before the tanh, for normalised observations `[B, O]`."""
+        return _dist(apply_mlp(actor, observation, activation=self.activation).mT)
 
     def sample(self, actor: Params, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Action `[B, A]` and log-probability `[B]` for normalised observations and standard normal noise `[B, A]`."""
-        loc, scale = self.dist(actor, observation)
+        """Action `[B, A]` and log-probability `[B]` for normalised observations and standard normal noise `[B, A]`.
+
+        The action is transposed in memory, which makes the loss's loops over the minibatch fast.
+        """
+        loc, scale = _dist(apply_mlp_columns(actor, observation, activation=self.activation))
         return tanh_normal_sample(loc, scale, noise, *self.limits(loc))
 
     def mode(self, actor: Params, observation: Tensor) -> Tensor:

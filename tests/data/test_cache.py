@@ -210,8 +210,12 @@ def within_the_limit(use, path):
     def limited():
         torch.set_num_threads(1)
         tqdm.monitor_interval = 0  # the stack of its thread would count as 8 MB
-        # Arrays of 64 KiB are new memory then, not what tests before have freed, which counts already.
+        # Arrays of 64 KiB are new memory then, once nothing is left of what tests before have freed, which counts
+        # already.
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)
+        before, freed = memory_of_its_own(), []
+        while memory_of_its_own() == before:
+            freed.append(bytearray(1 << 16))
         most = memory_of_its_own() + LIMIT
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
         use(path)
