@@ -11,7 +11,16 @@ from rlhive.core.interrupt import catch_signals
 from rlhive.core.learner import last_metrics
 from rlhive.core.pictures import Strip, film_run, write_strip
 from rlhive.core.rollout import episode_summary
-from rlhive.core.run import NOT_FINITE, TARGET_MET, OnlineRun, Run, save_run, stop_seeds, stopped_text
+from rlhive.core.run import (
+    NOT_FINITE,
+    TARGET_MET,
+    OnlineRun,
+    Run,
+    save_run,
+    stop_seeds,
+    stopped_text,
+    store_step,
+)
 from rlhive.curves import plot_curves
 from rlhive.policy_fn.plan import follow
 from rlhive.progress import Progress
@@ -63,6 +72,7 @@ def _step(run: Run, metrics: TensorDict | None, progress: Progress) -> TensorDic
 
 
 def _log(run: Run, metrics: TensorDict) -> None:
+    store_step(run)
     values = last_metrics(metrics)
     rows = {}
     for index, seed in enumerate(run.seeds):

@@ -9,9 +9,9 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.learner import observe
-from rlhive.core.rollout import SEEN, count_step, latest_episodes
-from rlhive.core.run import OnlineRun, freeze
-from rlhive.core.tree import to_device
+from rlhive.core.rollout import SEEN, latest_episodes
+from rlhive.core.run import OnlineRun, freeze, store_step
+from rlhive.core.tree import to_device, unflatten
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress
 
@@ -24,8 +24,10 @@ def step(run: OnlineRun, metrics: TensorDict | None, progress: Progress) -> Tens
         if not kept:
             return metrics
         action = action[kept]
-    run.envs.send(action)
-    metrics, good_states = _update(run, metrics)  # while the workers step
+    run.envs.send(action)  # from here to recv(), while the workers step
+    store_step(run)
+    run.state = observe(run.state, run.rollout["observation"].to(run.config.device))
+    metrics, good_states = _update(run, metrics)
     transition = run.envs.recv()
     broken = dict.fromkeys(_not_finite(run, _seen(transition)), "observation or reward")
     broken |= dict.fromkeys(good_states, "loss or a parameter")
@@ -35,9 +37,10 @@ def step(run: OnlineRun, metrics: TensorDict | None, progress: Progress) -> Tens
             return metrics
         action, transition = action[kept], transition[kept]
         metrics = None if metrics is None else metrics[kept]
-    _store(run, action, transition)
+    _move_on(run, action, transition)
     run.step += run.config.num_envs
     if transition["next", "done"].any():
+        store_step(run)
         progress.update(run.step, *latest_episodes(run.rollout["episodes"]))
     return metrics
 
@@ -96,16 +99,14 @@ def _minibatch(run: OnlineRun) -> TensorDict:
     return torch.cat([own, run.dataset.sample(streams, recorded).to(run.config.device)], dim=1)
 
 
-def _store(run: OnlineRun, action: Tensor, transition: TensorDict) -> None:
-    """Stores the raw transition, takes what the policy saw into the normaliser, and moves on."""
-    rollout, observation = run.rollout, run.rollout["observation"]
-    following = transition["next"].select(*SEEN, "reward", "terminated", "done", strict=False)
-    stored = {**rollout.select(*SEEN, strict=False), "action": action, "next": following}
-    run.replay.extend(TensorDict(stored, transition.batch_size))
-    run.state = observe(run.state, observation.to(run.config.device))
+def _move_on(run: OnlineRun, action: Tensor, transition: TensorDict) -> None:
+    """Goes on from where the environments are now, and leaves what the next action does not need to `store_step`."""
+    rollout, following = run.rollout, transition["next"]
+    run.unstored = unflatten(
+        {**rollout.select(*SEEN, strict=False), "action": action, "next": following}, transition.batch_size
+    )
     rollout.update(transition.select(*SEEN, strict=False))
     rollout["is_init"] = following["done"]
-    rollout["episodes"] = count_step(rollout["episodes"], transition["next"])
 
 
 def _not_finite(run: OnlineRun, values: Tensor) -> list[int]:

@@ -26,7 +26,7 @@ from rlhive.core.resume import (
     replay_path,
     restore_stopped,
 )
-from rlhive.core.rollout import first_rollout, resume_rollout
+from rlhive.core.rollout import SEEN, count_step, first_rollout, resume_rollout
 from rlhive.core.run_spec import RunSpec, new_run_spec
 from rlhive.core.start import open_dataset, source_of, start_envs, with_normalizer
 from rlhive.core.tree import stack_seeds
@@ -90,11 +90,13 @@ class OnlineRun(Run):
         explore: the exploration's functions.
         envs: the training environments `[S, E]`.
         replay: the transitions.
+        unstored: the last step of the environments `[S, E]`, until `store_step` puts it into the replay.
     """
 
     explore: Exploration
     envs: VectorEnv | EncodedEnv
     replay: ReplayBuffer
+    unstored: TensorDict | None = None
 
 
 @contextlib.contextmanager
@@ -186,6 +188,23 @@ def _online_parts(
     return {"explore": explore, "envs": envs, "replay": replay, "rollout": rollout}
 
 
+def store_step(run: Run) -> None:
+    """Puts the last step of the environments into the replay and into the count of episodes, if that is still to do.
+
+    A training step leaves it to the next one, which does it while the workers step.
+    """
+    if not isinstance(run, OnlineRun) or run.unstored is None:
+        return
+    transition, run.unstored = run.unstored, None
+    following = transition["next"]
+    stored = {
+        **transition.select(*SEEN, "action", strict=False),
+        "next": following.select(*SEEN, "reward", "terminated", "done", strict=False),
+    }
+    run.replay.extend(TensorDict(stored, transition.batch_size))
+    run.rollout["episodes"] = count_step(run.rollout["episodes"], following)
+
+
 def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainState]) -> list[int]:
     """Takes seeds out of the run; the others go on as if these had never been there.
 
@@ -197,6 +216,7 @@ def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainS
     Returns:
         The indices, in the `[S]` before, of the seeds that go on.
     """
+    store_step(run)
     for seed, reason in reasons.items():
         index = run.seeds.index(seed)
         state = states.get(seed, run.state[index])
@@ -231,6 +251,7 @@ def stopped_text(stopped: Mapping[int, Stopped]) -> str:
 
 def save_run(run: Run) -> None:
     """Writes the replay of this step, then the checkpoint, then drops older replays: never a checkpoint without."""
+    store_step(run)
     folder = run.run_dir / "replay"
     if isinstance(run, OnlineRun):
         folder.mkdir(exist_ok=True)
