@@ -174,10 +174,12 @@ def _fill(spec: _Spec, values: Iterator[Tensor]) -> Any:
     return TensorDict._new_unsafe(tree, batch_size=spec.batch_size)
 
 
-def traced_at_first_call(fn: Callable[..., Any], *, compile: bool = False) -> Callable[..., Any]:
+def traced_at_first_call(
+    fn: Callable[..., Any], *, compile: bool = False, name: str = "a function"
+) -> Callable[..., Any]:
     """`trace(fn, *args)` at the first call with each size of the arguments' leading `[S]`; arguments as in `trace`.
 
-    Compiling is logged, with its time.
+    Compiling is logged, with its time and the name.
     """
     traced: dict[int, Callable[..., Any]] = {}
 
@@ -186,7 +188,7 @@ def traced_at_first_call(fn: Callable[..., Any], *, compile: bool = False) -> Ca
         if num_seeds not in traced:
             started = time.monotonic()
             if compile:
-                logger.info("compiling the update of %d seed(s), half a minute at the first time", num_seeds)
+                logger.info("compiling %s of %d seed(s), up to half a minute at first", name, num_seeds)
             traced[num_seeds] = trace(fn, *args, compile=compile)
             if compile:
                 logger.info("compiled in %.0f s", time.monotonic() - started)

@@ -81,12 +81,23 @@ def make_learner(config: TrainConfig, spec: EnvSpec, encoder: Encoder | None = N
         noise = stack_seeds([draw_seed_noise(of_seed["loss"]) for of_seed in generators])
         return to_device(noise, config.device)
 
-    update = traced_at_first_call(vmap(train_step), compile=config.compiles)
-    return Learner(network, init, update, draw_loss_noise, *_make_actors(network, learns))
+    update = traced_at_first_call(vmap(train_step), compile=config.compiles, name="the update")
+    compiles = config.compiles and learns is None and _act_compiles_alike(network, config.num_envs)
+    act, plan = _make_actors(network, learns, compile=compiles)
+    return Learner(network, init, update, draw_loss_noise, act, plan)
+
+
+def _act_compiles_alike(network: ActorCritic, num_envs: int) -> bool:
+    """Whether compiled actions have the same bits for any number of seeds.
+
+    So it is with products of one row, which are compiled as loops; not with the library's products of more rows, nor
+    with the sums of a LayerNorm.
+    """
+    return num_envs == 1 and not network.actor_layer_norm
 
 
 def _make_actors(
-    network: ActorCritic, learns: Encoder | None
+    network: ActorCritic, learns: Encoder | None, *, compile: bool
 ) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
     """`act` and `plan` of a `Learner`."""
 
@@ -97,7 +108,8 @@ def _make_actors(
     def mode(params: TensorDict, env_state: TensorDict, seen: TensorDict) -> Tensor:
         return network.plan(params["actor"], network_input(learns, params, env_state, seen))
 
-    sample_seeds, mode_seeds = (traced_at_first_call(vmap(fn)) for fn in (sample, mode))
+    sample_seeds = traced_at_first_call(vmap(sample), compile=compile, name="the action")
+    mode_seeds = traced_at_first_call(vmap(mode))
 
     def act(state: TrainState, seen: TensorDict, noise: Tensor) -> Tensor:
         return sample_seeds(state["params"], state["env_state"], seen, noise)

@@ -131,14 +131,14 @@ def test_a_compiled_function_refuses_other_shapes_instead_of_compiling_again():
 
 
 def test_compiling_is_logged_once_for_each_number_of_seeds(caplog):
-    doubled = traced_at_first_call(lambda x: 2 * x, compile=True)
+    doubled = traced_at_first_call(lambda x: 2 * x, compile=True, name="the double")
     with caplog.at_level(logging.INFO, logger="rlhive"):
         for num_seeds in (2, 2, 1, 2):
             doubled(torch.zeros(num_seeds, 3))
     lines = [record.getMessage() for record in caplog.records]
     assert [line.split(",")[0] for line in lines[::2]] == [
-        "compiling the update of 2 seed(s)",
-        "compiling the update of 1 seed(s)",
+        "compiling the double of 2 seed(s)",
+        "compiling the double of 1 seed(s)",
     ]
     assert all(line.startswith("compiled in ") for line in lines[1::2])
 

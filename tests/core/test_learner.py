@@ -141,3 +141,25 @@ def test_metrics_are_named_for_the_log():
     named = last_metrics(metrics)
     assert {"loss/actor", "loss/qvalue", "loss/alpha", "train/alpha", "train/entropy"} <= set(named)
     assert all(value.shape == (2,) for value in named.values())  # the TD errors [S, B] are left out
+
+
+@pytest.mark.parametrize(("activation", "layer_norm"), [("relu", False), ("tanh", False), ("relu", True)])
+def test_actions_of_a_compiled_run_do_not_depend_on_how_many_seeds_there_are(activation, layer_norm):
+    numbers = tuple(range(1, 18))  # as many as fill a vector, which could choose other kernels for them
+    bindings = [
+        "train.compile=True",
+        "sac_network.hidden_sizes=(240, 48)",
+        f"sac_network.activation='{activation}'",
+        f"sac_network.actor_layer_norm={layer_norm}",
+    ]
+    _, together, _, states = learn(*bindings, seeds=numbers)
+    _, alone, _, _ = learn(*bindings)
+    draw = torch.Generator().manual_seed(0)
+    observation, noise = torch.randn(17, 1, 5, generator=draw), torch.randn(17, 1, 2, generator=draw)
+    actions = together.act(states, seen(observation), noise)
+    for index in range(17):
+        own = slice(index, index + 1)
+        action = alone.act(states[own], seen(observation[own]), noise[own])
+        assert torch.equal(action, actions[own]), numbers[index]
+    _, eager, _, _ = learn("train.compile=False", *bindings[1:])
+    torch.testing.assert_close(actions[:1], eager.act(states[:1], seen(observation[:1]), noise[:1]))
