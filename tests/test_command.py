@@ -17,6 +17,37 @@ def test_the_threads_of_a_command_sleep_soon():
     assert "GOMP_SPINCOUNT = '1000'" in output and "no-such-robot" in output
 
 
+AT_THE_END = """
+import atexit, sys, threading, time
+from rlhive import command
+
+def main(argv):
+    atexit.register(lambda: print("registered"))
+    threading.Thread(target=lambda: (time.sleep(0.5), print("thread"))).start()
+    print("main", end=" ")
+    return 3
+
+command.start("test", main, lambda: None, sys.argv)
+"""
+
+
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+def test_a_command_ends_as_python_does():
+    command = [sys.executable, "-c", AT_THE_END]
+    ended = subprocess.run(command, env=BUFFERED, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "main thread\nregistered\n", "")
+
+
+def test_a_command_whose_reader_left_fails_without_a_traceback():
+    command = [sys.executable, "-c", AT_THE_END]
+    with subprocess.Popen(command, env=BUFFERED, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ran:
+        ran.stdout.close()
+        assert ran.wait(60) == 3
+        assert ran.stderr.read() == b""
+
+
 @pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "7")])
 def test_what_the_user_says_about_threads_counts(monkeypatch, name, value):
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)

@@ -9,8 +9,9 @@ where Inductor's cache on disk already has the kernels; and nothing is left that
 from __future__ import annotations
 
 import logging
+import os
 import shutil
-import threading
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -70,22 +71,40 @@ def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Call
 
 
 def prepare_compiler() -> None:
-    """Does what Inductor does once before it compiles: 2.5 s of imports here, the rest in a thread.
-
-    That is trying out, with the C++ compiler, which vector instructions there are; 7 s where its cache on disk does not
-    say so.
-    """
+    """Does what is to be done once before compiling: 2 s of imports."""
+    _expect_no_gpu()
     import torch._inductor.compile_fx  # noqa: F401
-    from torch._inductor.cpu_vec_isa import valid_vec_isa_list
 
-    threading.Thread(target=valid_vec_isa_list, daemon=True).start()
+    _trust_vector_instructions()
+
+
+def _trust_vector_instructions() -> None:
+    """Spares Inductor 7 s of trying each set of vector instructions, where the C++ compiler has heard of all of them.
+
+    It would compile and load a program for each, to find compilers that do not know the processor and builds of torch
+    older than AVX-512. Here the compiler is asked about its flags; where it says no, Inductor tries as ever.
+    """
+    from torch._inductor.config import cpp
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.cpu_vec_isa import supported_vec_isa_list, x86_isa_checker
+
+    here = set(x86_isa_checker())
+    flags = [isa.build_arch_flags() for isa in supported_vec_isa_list if set(str(isa).split()) <= here]
+    if cpp.vec_isa_ok is None and flags:
+        command = [get_cpp_compiler(), *" ".join(flags).split(), "-fsyntax-only", "-x", "c++", os.devnull]
+        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            cpp.vec_isa_ok = True
+
+
+def _expect_no_gpu() -> None:
+    """Silences the module that warns, when the compiler is first used, that it found no GPU."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 def _compile(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Any]:
     _turn_products(graph.graph)
     graph.recompile()
-    # Without a GPU, this module warns at the first compilation that it found none.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    _expect_no_gpu()
     with torch.no_grad():
         return torch._inductor.standalone_compile(
             graph,

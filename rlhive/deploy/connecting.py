@@ -37,6 +37,7 @@ def connect(name: str, config_path: str | os.PathLike[str], *, timeout: float = 
         ValueError: no such environment or file.
         RuntimeError: a driver is not installed, or a device does not answer.
     """
+    from rlhive.envs.importing import import_robohive
     from rlhive.envs.names import built_name, check_name
     from rlhive.envs.robohive import quiet
     from rlhive.envs.simhive import ensure
@@ -48,8 +49,8 @@ def connect(name: str, config_path: str | os.PathLike[str], *, timeout: float = 
     try:
         with quiet(), watchdog(timeout, "connecting"):
             import gymnasium
-            import robohive  # noqa: F401
 
+            import_robohive()
             spec = gymnasium.spec(built_name(name))
             settings: dict[str, Any] = {
                 "is_hardware": True,

@@ -15,6 +15,7 @@ import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.pixel_spec import PixelSpec
+from rlhive.envs.importing import import_robohive
 from rlhive.envs.lean import lighten
 from rlhive.envs.names import built_name, check_name
 from rlhive.envs.pixels import choose_pixels, own_pixels
@@ -258,8 +259,8 @@ def _build(name: str) -> tuple[Any, int | None]:
     simhive.ensure()
     with quiet():
         import gymnasium
-        import robohive  # noqa: F401
 
+        import_robohive()
         spec = gymnasium.spec(built_name(name))
         # Without visual keys RoboHive does not load torch, nor an encoder: the images are drawn by `View`.
         blind = {"visual_keys": None} if "visual_keys" in spec.kwargs else {}

@@ -1,0 +1,47 @@
+"""The import of RoboHive."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+VIDEO = "skvideo", "skvideo.io"  # what RoboHive imports to write videos
+
+
+def import_robohive() -> None:
+    """Imports RoboHive, which registers its environments with gymnasium.
+
+    Its writer of videos comes when it is used: it imports most of SciPy, which is half of the time until an
+    environment is built, and 50 MB of every process that has one.
+    """
+    if "robohive" in sys.modules:
+        return
+    with _import_at_first_use(*VIDEO):
+        import robohive  # noqa: F401
+
+
+class _Later(ModuleType):
+    """What stands for a module that is imported when something of it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextlib.contextmanager
+def _import_at_first_use(package: str, module: str) -> Iterator[None]:
+    """Imports inside get a module of a package that is not loaded yet; all other imports are as ever."""
+    if package in sys.modules:
+        yield
+        return
+    stand_ins = {name: _Later(name) for name in (package, module)}
+    setattr(stand_ins[package], module.removeprefix(f"{package}."), stand_ins[module])
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]

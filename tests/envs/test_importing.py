@@ -1,0 +1,21 @@
+"""RoboHive's import leaves its writer of videos for later, and everything else as it was."""
+
+import subprocess
+import sys
+
+CHECK = """
+import sys
+from rlhive.envs.importing import import_robohive
+import_robohive()
+assert "skvideo" not in sys.modules and "scipy.signal" not in sys.modules
+import robohive.envs.env_base
+assert robohive.envs.env_base.skvideo.io.vwrite.__module__ == "skvideo.io.io"  # imported at its first use
+import skvideo.utils  # and as ever for others
+import_robohive()
+import skvideo
+assert skvideo.__file__
+"""
+
+
+def test_robohive_imports_its_writer_of_videos_when_it_writes_one():
+    subprocess.run([sys.executable, "-c", CHECK], check=True)
