@@ -21,13 +21,14 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from rlhive.core.products import align_products, turn_products
+
 # Two habits of Inductor would let a seed's bits depend on how many seeds there are. A vectorised exp differs from the
 # scalar one in the last bit, and the last few elements of a loop get one or the other. And the threads share the sum
 # over a minibatch where it is the outermost loop, as for one seed alone: loops of fewer elements per thread than the
 # chunk here, which is more than minibatches have and less than hidden layers, stay with one thread.
 INDUCTOR_CONFIG: dict[str, Any] = {"cpp.enable_loop_tail_vec": False, "cpp.min_chunk_size": 16384}
 
-aten = torch.ops.aten
 logger = logging.getLogger(__name__)
 
 
@@ -57,6 +58,10 @@ def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Call
 
     leaves = _leaves(specs, examples)
     graph = make_fx(flat_fn)(*leaves)
+    if compile:
+        turn_products(graph.graph)
+    if all(leaf.is_cpu for leaf in leaves):
+        align_products(graph.graph, num_threads=torch.get_num_threads())
     graph.graph.eliminate_dead_code()
     graph.recompile()
     run: Callable[..., Any] = _compile(graph, leaves) if compile else graph
@@ -102,8 +107,6 @@ def _expect_no_gpu() -> None:
 
 
 def _compile(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Any]:
-    _turn_products(graph.graph)
-    graph.recompile()
     _expect_no_gpu()
     with torch.no_grad():
         return torch._inductor.standalone_compile(
@@ -112,43 +115,6 @@ def _compile(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callabl
             dynamic_shapes="from_example_inputs",
             options={"config_patches": INDUCTOR_CONFIG},
         )
-
-
-def _turn_products(graph: torch.fx.Graph) -> None:
-    """Writes `(A B)^T` as `B^T A^T`: the gradient of a critic's weights then comes as they lie in memory.
-
-    Read transposed, it would cost the optimizer's loop more time than its arithmetic.
-    """
-    for node in graph.find_nodes(op="call_function", target=aten.transpose.int):
-        if _is_turned(node) and _is_turned(node.args[0]):
-            node.replace_all_uses_with(node.args[0].args[0])
-    graph.eliminate_dead_code()
-    for node in graph.find_nodes(op="call_function", target=aten.transpose.int):
-        view = node.args[0]
-        if not (_is_turned(node) and _is_only_use(view, aten._unsafe_view.default)):
-            continue
-        product = view.args[0]
-        if not _is_only_use(product, aten.bmm.default):
-            continue
-        *leading, rows, columns = view.args[1]
-        with graph.inserting_before(node):
-            a, b = (graph.call_function(aten.transpose.int, (factor, -2, -1)) for factor in product.args)
-            turned = graph.call_function(aten.bmm.default, (b, a))
-            shaped = graph.call_function(aten._unsafe_view.default, (turned, [*leading, columns, rows]))
-        node.replace_all_uses_with(shaped)
-    graph.eliminate_dead_code()
-
-
-def _is_turned(node: torch.fx.Node) -> bool:
-    """Whether a node swaps the last two dimensions."""
-    if node.target is not aten.transpose.int:
-        return False
-    dim = node.meta["val"].dim()
-    return {axis % dim for axis in node.args[1:]} == {dim - 2, dim - 1}
-
-
-def _is_only_use(node: torch.fx.Node, target: torch._ops.OpOverload) -> bool:
-    return node.target is target and len(node.users) == 1
 
 
 class _Tree(NamedTuple):

@@ -11,9 +11,10 @@ from tensordict import TensorDict
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from rlhive.core.compile import _turn_products, has_compiler, trace, traced_at_first_call
+from rlhive.core.compile import has_compiler, trace, traced_at_first_call
 from rlhive.core.keys import make_generators
 from rlhive.core.optim import adam
+from rlhive.core.products import turn_products
 from rlhive.core.state import init_state, make_train_step
 from rlhive.core.tree import stack_seeds
 from rlhive.losses_fn import draw_sac_noise, make_sac_loss
@@ -85,7 +86,7 @@ def test_a_transposed_product_comes_out_as_it_is_read():
 
     examples = torch.randn(3, 7, 5), torch.randn(3, 7, 4)
     module = make_fx(gradient)(*examples)
-    _turn_products(module.graph)
+    turn_products(module.graph)
     module.recompile()
     assert module(*examples).is_contiguous()
     torch.testing.assert_close(module(*examples), gradient(*examples))

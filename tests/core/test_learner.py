@@ -163,3 +163,17 @@ def test_actions_of_a_compiled_run_do_not_depend_on_how_many_seeds_there_are(act
         assert torch.equal(action, actions[own]), numbers[index]
     _, eager, _, _ = learn("train.compile=False", *bindings[1:])
     torch.testing.assert_close(actions[:1], eager.act(states[:1], seen(observation[:1]), noise[:1]))
+
+
+def test_actions_of_odd_layers_depend_on_the_number_of_seeds_in_their_last_bits_alone():
+    numbers = tuple(range(1, 18))
+    bindings = ["train.compile=False", "sac_network.hidden_sizes=(250, 37)"]
+    _, together, _, states = learn(*bindings, seeds=numbers)
+    _, alone, _, _ = learn(*bindings)
+    draw = torch.Generator().manual_seed(0)
+    observation, noise = torch.randn(17, 3, 5, generator=draw), torch.randn(17, 3, 2, generator=draw)
+    actions = together.act(states, seen(observation), noise)
+    for index in range(17):
+        own = slice(index, index + 1)
+        action = alone.act(states[own].clone(), seen(observation[own]), noise[own])
+        torch.testing.assert_close(action, actions[own], rtol=0.0, atol=1e-6)

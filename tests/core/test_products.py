@@ -1,0 +1,66 @@
+"""Matrix products have the same bits for one seed as for several, whatever their sizes and the threads."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from rlhive.core.compile import trace
+from rlhive.core.products import align_products
+
+# In a process of its own, since MKL takes its number of threads when it starts.
+COMPARE = """
+import sys
+import torch
+from rlhive.core.compile import trace
+
+torch.set_num_threads(int(sys.argv[1]))
+draw = torch.Generator().manual_seed(0)
+SIZES = (6, 256, 256), (10, 256, 256), (256, 256, 21), (256, 100, 18), (100, 64, 40), (2, 21, 256)
+for rows, inner, columns in SIZES:
+    a, b = torch.randn(5, rows, inner, generator=draw), torch.randn(5, inner, columns, generator=draw)
+    bias = torch.randn(5, 1, columns, generator=draw)
+    together = trace(torch.baddbmm, bias, a, b)(bias, a, b)
+    one = trace(torch.baddbmm, *(value[:1].clone() for value in (bias, a, b)))
+    for k in range(5):
+        alone = one(*(value[k : k + 1].clone() for value in (bias, a, b)))
+        assert torch.equal(alone[0], together[k]), (rows, inner, columns, k)
+    torch.testing.assert_close(together, bias + a @ b, rtol=1e-5, atol=1e-4)
+"""
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3, 4])
+def test_products_do_not_depend_on_how_many_seeds_there_are(num_threads):
+    environment = os.environ | {"OMP_NUM_THREADS": str(num_threads), "MKL_DYNAMIC": "FALSE"}
+    command = [sys.executable, "-c", COMPARE, str(num_threads)]
+    subprocess.run(command, env=environment, check=True)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 7), (3, 5, 6), (20, 8, 18)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_widened_product_has_the_size_and_the_values_of_the_original(shape, with_bias):
+    rows, inner, columns = shape
+    draw = torch.Generator().manual_seed(0)
+    a, b, bias = (torch.randn(size, generator=draw) for size in ((rows, inner), (inner, columns), (columns,)))
+
+    def product(a, b, bias):
+        return torch.addmm(bias, a, b) if with_bias else a @ b
+
+    graph = make_fx(product)(a, b, bias)
+    align_products(graph.graph, num_threads=4)
+    graph.recompile()
+    assert "constant_pad_nd" in graph.code
+    result = graph(a, b, bias)
+    assert result.is_contiguous()
+    torch.testing.assert_close(result, product(a, b, bias))
+
+
+def test_a_product_of_whole_blocks_stays_as_it_is():
+    a, b = torch.randn(256, 28), torch.randn(28, 256)
+    graph = make_fx(torch.mm)(a, b)
+    align_products(graph.graph, num_threads=16)
+    assert "constant_pad_nd" not in graph.code
+    assert torch.equal(trace(torch.mm, a, b)(a, b), a @ b)
