@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Callable[..., Any]:
     """A function that repeats the tensor operations of `fn(*examples)`, for trees of the same structure and shapes.
 
-    Uncompiled, its results equal those of `fn` bit for bit; compiled, to rounding. It has no gradient of its own.
+    Uncompiled, its results equal those of `fn` bit for bit, but for the matrix products that `align_products` widens;
+    compiled, to rounding. It has no gradient of its own.
 
     Args:
         fn: a pure function of TensorDicts and tensors that returns one or a tuple of them, without control flow that
