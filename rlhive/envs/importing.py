@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+import threading
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+LOCK = threading.Lock()
 VIDEO = "skvideo", "skvideo.io"  # what RoboHive imports to write videos
 
 
@@ -18,10 +20,10 @@ def import_robohive() -> None:
     Its writer of videos comes when it is used: it imports most of SciPy, which is half of the time until an
     environment is built, and 50 MB of every process that has one.
     """
-    if "robohive" in sys.modules:
-        return
-    with _import_at_first_use(*VIDEO):
-        import robohive  # noqa: F401
+    with LOCK:  # threads that build environments at the same time must not meet half of it
+        postponed = contextlib.nullcontext() if "robohive" in sys.modules else _import_at_first_use(*VIDEO)
+        with postponed:
+            import robohive  # noqa: F401
 
 
 class _Later(ModuleType):

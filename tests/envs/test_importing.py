@@ -19,3 +19,21 @@ assert skvideo.__file__
 
 def test_robohive_imports_its_writer_of_videos_when_it_writes_one():
     subprocess.run([sys.executable, "-c", CHECK], check=True)
+
+
+TOGETHER = """
+from concurrent.futures import ThreadPoolExecutor
+import gymnasium
+from rlhive.envs.importing import import_robohive
+
+def registered(_):
+    import_robohive()
+    return "FrankaReachRandom-v0" in gymnasium.registry
+
+with ThreadPoolExecutor(4) as threads:
+    assert all(threads.map(registered, range(4)))
+"""
+
+
+def test_threads_that_import_it_together_all_find_it_whole():
+    subprocess.run([sys.executable, "-c", TOGETHER], check=True)
