@@ -84,15 +84,12 @@ def align_products(graph: Graph, *, num_threads: int) -> None:
     """
     for target, first in PRODUCTS.items():
         for node in graph.find_nodes(op="call_function", target=target):
-            a, b = _nodes(node)[first : first + 2]
+            arguments: Any = node.args
+            a, b = arguments[first : first + 2]
             rows, inner = a.meta["val"].shape[-2:]
             margins = _margins(rows, inner, b.meta["val"].shape[-1], num_threads)
             if any(margins):
                 _widen(graph, node, first, margins)
-
-
-def _nodes(node: Node) -> list[Any]:
-    return list(node.args)
 
 
 def _margins(rows: int, inner: int, columns: int, num_threads: int) -> _Margins:
@@ -108,8 +105,9 @@ def _margins(rows: int, inner: int, columns: int, num_threads: int) -> _Margins:
 
 def _widen(graph: Graph, node: Node, first: int, margins: _Margins) -> None:
     """Puts a product of larger factors, cut to its size, in the place of one."""
-    *added, a, b = _nodes(node)[: first + 2]
+    arguments: Any = node.args
     target: Any = node.target
+    *added, a, b = arguments[: first + 2]
     rows, columns = node.meta["val"].shape[-2:]
 
     def pad(value: Node, down: int, right: int) -> Node:

@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from rlhive.core.compile import has_compiler, trace, traced_at_first_call
+from rlhive.core.compile import has_compiler, prepare_compiler, trace, traced_at_first_call
 from rlhive.core.keys import make_generators
 from rlhive.core.optim import adam
 from rlhive.core.products import turn_products
@@ -160,3 +160,14 @@ def test_another_process_finds_what_was_compiled(tmp_path):
         kernels.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.so")})
     assert outputs[0] == outputs[1]
     assert kernels[0] and kernels[0] == kernels[1]
+
+
+@pytest.mark.parametrize(("compiler", "trusted"), [("true", True), ("false", None)])
+def test_a_compiler_that_refuses_vector_instructions_is_left_to_inductor(monkeypatch, compiler, trusted):
+    from torch._inductor import config, cpp_builder, cpu_vec_isa
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", lambda: compiler)
+    monkeypatch.setattr(cpu_vec_isa, "x86_isa_checker", lambda: ["avx2"])
+    with config.patch({"cpp.vec_isa_ok": None}):
+        prepare_compiler()
+        assert config.cpp.vec_isa_ok is trusted

@@ -143,37 +143,36 @@ def test_metrics_are_named_for_the_log():
     assert all(value.shape == (2,) for value in named.values())  # the TD errors [S, B] are left out
 
 
+def act_together_and_alone(*bindings, num_envs):
+    """Actions of 17 seeds, as many as fill a vector, which could choose other kernels for them, and of each alone."""
+    _, together, _, states = learn(*bindings, seeds=tuple(range(1, 18)))
+    _, alone, _, _ = learn(*bindings)
+    draw = torch.Generator().manual_seed(0)
+    observation, noise = (
+        torch.randn(17, num_envs, 5, generator=draw),
+        torch.randn(17, num_envs, 2, generator=draw),
+    )
+    one_by_one = [
+        alone.act(states[own : own + 1].clone(), seen(observation[own : own + 1]), noise[own : own + 1])
+        for own in range(17)
+    ]
+    return together.act(states, seen(observation), noise), torch.cat(one_by_one)
+
+
 @pytest.mark.parametrize(("activation", "layer_norm"), [("relu", False), ("tanh", False), ("relu", True)])
 def test_actions_of_a_compiled_run_do_not_depend_on_how_many_seeds_there_are(activation, layer_norm):
-    numbers = tuple(range(1, 18))  # as many as fill a vector, which could choose other kernels for them
     bindings = [
-        "train.compile=True",
         "sac_network.hidden_sizes=(240, 48)",
         f"sac_network.activation='{activation}'",
         f"sac_network.actor_layer_norm={layer_norm}",
     ]
-    _, together, _, states = learn(*bindings, seeds=numbers)
-    _, alone, _, _ = learn(*bindings)
-    draw = torch.Generator().manual_seed(0)
-    observation, noise = torch.randn(17, 1, 5, generator=draw), torch.randn(17, 1, 2, generator=draw)
-    actions = together.act(states, seen(observation), noise)
-    for index in range(17):
-        own = slice(index, index + 1)
-        action = alone.act(states[own], seen(observation[own]), noise[own])
-        assert torch.equal(action, actions[own]), numbers[index]
-    _, eager, _, _ = learn("train.compile=False", *bindings[1:])
-    torch.testing.assert_close(actions[:1], eager.act(states[:1], seen(observation[:1]), noise[:1]))
+    together, alone = act_together_and_alone("train.compile=True", *bindings, num_envs=1)
+    assert torch.equal(together, alone)
+    eager, _ = act_together_and_alone("train.compile=False", *bindings, num_envs=1)
+    torch.testing.assert_close(together, eager)
 
 
 def test_actions_of_odd_layers_depend_on_the_number_of_seeds_in_their_last_bits_alone():
-    numbers = tuple(range(1, 18))
     bindings = ["train.compile=False", "sac_network.hidden_sizes=(250, 37)"]
-    _, together, _, states = learn(*bindings, seeds=numbers)
-    _, alone, _, _ = learn(*bindings)
-    draw = torch.Generator().manual_seed(0)
-    observation, noise = torch.randn(17, 3, 5, generator=draw), torch.randn(17, 3, 2, generator=draw)
-    actions = together.act(states, seen(observation), noise)
-    for index in range(17):
-        own = slice(index, index + 1)
-        action = alone.act(states[own].clone(), seen(observation[own]), noise[own])
-        torch.testing.assert_close(action, actions[own], rtol=0.0, atol=1e-6)
+    together, alone = act_together_and_alone(*bindings, num_envs=3)
+    torch.testing.assert_close(together, alone, rtol=0.0, atol=1e-6)
