@@ -1,5 +1,6 @@
-"""OpenMP's threads sleep as soon as in the commands of RLHive (`rlhive.command`), for all libraries alike."""
+"""Threads and memory are set as in the commands of RLHive (`rlhive.command`), for all libraries alike."""
 
-import os
+from rlhive.command import keep_freed_memory, let_threads_sleep
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is imported
+let_threads_sleep()  # before torch is imported
+keep_freed_memory()

@@ -23,6 +23,8 @@ ROUNDS, UPDATES = 3, 200
 UPDATE_LOOP = """
 import sys, time
 from benchmarks import peers
+from rlhive.command import keep_freed_memory
+keep_freed_memory()
 update = peers.rlhive_update(int(sys.argv[1]))
 for _ in range(10): update()
 print("ready", flush=True); sys.stdin.readline()

@@ -17,6 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import peers
+from rlhive.command import keep_freed_memory
 
 ROUNDS, UPDATES = 11, 10
 
@@ -44,6 +45,7 @@ def milliseconds(benchmark, sides, *, updates=UPDATES, of=1):
 
 def serve(make_update, connection):
     """In a process of its own: makes an update, says the sizes of its networks, and updates as often as it is told."""
+    keep_freed_memory()
     update = make_update()
     connection.send(update.num_parameters)
     while count := connection.recv():

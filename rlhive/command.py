@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import logging
 import os
@@ -49,6 +50,7 @@ def start(
 
     let_threads_sleep()
     collect_less_often()
+    keep_freed_memory()
     define_flags()
     app.define_help_flags()
     log_to_stderr(name)
@@ -87,6 +89,21 @@ def collect_less_often() -> None:
     of a run. Memory stays the same: evaluations leave such cycles, 6000 objects each, training steps hardly any.
     """
     gc.set_threshold(50_000, 5, 5)
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc keep up to 256 MB of freed memory for what comes next, where the user says nothing about it.
+
+    It returns the end of its heap to the system, of which the next update then asks for it again, page by page: where
+    the trees of a run came to lie so, which is chance, an update of eight small seeds took half as long again.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    if sys.platform != "linux" or {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys():
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for parameter in (trim_threshold, mmap_threshold):
+            libc.mallopt(parameter, 1 << 28)
 
 
 def log_to_stderr(name: str) -> None:
