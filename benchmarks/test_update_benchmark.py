@@ -97,7 +97,7 @@ def test_one_seed_against_other_libraries(benchmark):
 def test_fraction_of_the_sgemm_ceiling(benchmark):
     update = peers.rlhive_update()
     eager = peers.rlhive_update(compile=False)
-    eager()  # the first call computes everything twice, once to trace it
+    eager()  # the first call traces
     with FlopCounterMode(display=False) as counter:
         eager()
     matrix = torch.randn(1024, 1024)
