@@ -54,3 +54,30 @@ def test_what_the_user_says_about_threads_counts(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     let_threads_sleep()
     assert os.environ.get("GOMP_SPINCOUNT", "") == (value if name == "GOMP_SPINCOUNT" else "")
+
+
+FAULTS = """
+import resource
+from rlhive.command import keep_freed_memory
+
+def pages_fetched():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [b"x" * (8 << 20) for _ in range(3)]  # filled, and freed when this returns
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+keep_freed_memory()
+pages_fetched()
+print(pages_fetched())
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "keeps"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)]
+)
+def test_memory_that_was_freed_serves_again_unless_the_user_says_otherwise(environment, keeps):
+    unset = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    ran = subprocess.run(
+        [sys.executable, "-c", FAULTS], env=unset | environment, capture_output=True, text=True, check=True
+    )
+    pages = 3 * (8 << 20) // 4096
+    assert int(ran.stdout) < 0.01 * pages if keeps else int(ran.stdout) > 0.9 * pages

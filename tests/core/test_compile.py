@@ -108,6 +108,11 @@ def test_the_function_is_run_once_whatever_the_number_of_calls():
     assert len(calls) == 1
 
 
+def test_tracing_computes_nothing():
+    huge = 1 << 50  # four petabytes of float32
+    trace(lambda x: torch.ones(huge, dtype=x.dtype).mul(x).sum(), torch.ones(1))
+
+
 def test_leaves_are_taken_by_name_whatever_their_order():
     traced = trace(
         lambda tree: tree["a"] - tree["b"], TensorDict({"a": torch.ones(()), "b": torch.zeros(())})

@@ -1,4 +1,4 @@
-"""Matrix products have the same bits for one seed as for several, whatever their sizes and the threads."""
+"""Matrix products and what is made of them have the same bits for one seed as for several, whatever the threads."""
 
 import os
 import subprocess
@@ -31,11 +31,49 @@ for rows, inner, columns in SIZES:
     torch.testing.assert_close(together, bias + a @ b, rtol=1e-5, atol=1e-4)
 """
 
+COMPARE_UPDATES = """
+import sys
+import torch
+from torch.func import vmap
+from rlhive.core.compile import trace
+from rlhive.core.keys import make_generators
+from rlhive.core.optim import adam
+from rlhive.core.state import init_state, make_train_step
+from rlhive.core.tree import stack_seeds
+from rlhive.losses_fn import draw_sac_noise, make_sac_loss
+from rlhive.policy_fn.actor import actor_critic
+from tests.helpers import make_batch, make_spec
+
+torch.set_num_threads(int(sys.argv[1]))
+spec = make_spec(21, (-1.0,) * 5, (1.0,) * 5)
+network, opt = actor_critic(spec, hidden_sizes=(100, 64)), adam(1e-3)
+
+def draw(seed):
+    streams = make_generators(seed)
+    state = init_state(network.init(streams["init"]), opt, observation_dim=21, target_keys=("critic",))
+    batch = make_batch(streams["replay"], 100, observation_dim=21, action_dim=5)
+    return state, batch, draw_sac_noise(streams["loss"], network, 100)
+
+seeds = [draw(seed) for seed in range(5)]
+inputs = lambda chosen: tuple(stack_seeds(trees) for trees in zip(*chosen))
+step = vmap(make_train_step(make_sac_loss(network), opt))
+together, alone = trace(step, *inputs(seeds)), trace(step, *inputs(seeds[:1]))
+states, batch, noise = inputs(seeds)
+for _ in range(3):
+    states, metrics = together(states, batch, noise)
+for k in range(5):
+    state, own_batch, own_noise = inputs(seeds[k : k + 1])
+    for _ in range(3):
+        state, own_metrics = alone(state, own_batch, own_noise)
+    assert (states[k : k + 1] == state).all() and (metrics[k : k + 1] == own_metrics).all(), k
+"""
+
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3, 4])
-def test_products_do_not_depend_on_how_many_seeds_there_are(num_threads):
+@pytest.mark.parametrize("compare", [COMPARE, COMPARE_UPDATES], ids=["products", "updates"])
+def test_nothing_depends_on_how_many_seeds_there_are(compare, num_threads):
     environment = os.environ | {"OMP_NUM_THREADS": str(num_threads), "MKL_DYNAMIC": "FALSE"}
-    command = [sys.executable, "-c", COMPARE, str(num_threads)]
+    command = [sys.executable, "-c", compare, str(num_threads)]
     subprocess.run(command, env=environment, check=True)
 
 
