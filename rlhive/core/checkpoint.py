@@ -6,47 +6,24 @@ seed alone. `checkpoints/latest` is a relative link to the newest step.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import attrs
 import torch
 from tensordict import TensorDict
 from torch import Generator, Tensor
 
+from rlhive.core.checkpoint_files import PARTS, TRAINING, Header, origin, read_part, read_seed, write_seed
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree import stack_seeds
-from rlhive.core.tree_file import LoadError, check_names, flatten, flush, header_json, read_tree, write_tree
+from rlhive.core.tree_file import LoadError, flatten, flush
 from rlhive.core.types import TrainState
-from rlhive.losses_fn import ALGORITHMS
 
 PathLike = str | os.PathLike[str]
-PARTS = ("params", "env_state", "train_state")
 LATEST = "latest"
-_TRAINING = ("target_params", "opt_state", "step")
-
-
-@attrs.frozen
-class Header:
-    """What the header of each file says.
-
-    Attributes:
-        kind: which of `PARTS` the tree is.
-        spec: the run it is of.
-        seed: the seed it is of.
-        step: environment steps per seed.
-        counters: what else the training loop knows of the seed; plain JSON values, in "train_state" only.
-    """
-
-    kind: str
-    spec: RunSpec
-    seed: int
-    step: int
-    counters: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 class Checkpoint(NamedTuple):
@@ -110,10 +87,10 @@ def save_checkpoint(
     try:
         for index, seed in enumerate(seeds):
             own = {name: of_seed[index].get_state() for name, of_seed in generators.items()}
-            rest = TensorDict({key: state[index][key] for key in _TRAINING}, batch_size=[])
+            rest = TensorDict({key: state[index][key] for key in TRAINING}, batch_size=[])
             rest.update({"rollout": rollout[index], "generators": TensorDict(own)})
             folder = beside / f"seed_{seed}" if len(seeds) > 1 else beside
-            _write_seed(folder, state[index], rest, Header("", spec, seed, step, counters[index]))
+            write_seed(folder, state[index], rest, Header("", spec, seed, step, counters[index]))
         flush(beside)
         _replace_directory(beside, final)
     except BaseException:
@@ -138,9 +115,9 @@ def load_checkpoint(run_dir: PathLike, seeds: Sequence[int], *, step: int | None
     folders = seed_dirs(folder)
     if sorted(folders) != sorted(seeds):
         raise LoadError(f"{folder}: holds the seeds {sorted(folders)}, but {sorted(seeds)} are asked for")
-    parts = [_read_seed(folders[seed]) for seed in seeds]
+    parts = [read_seed(folders[seed]) for seed in seeds]
     header = parts[0].header
-    if any(_origin(part.header) != _origin(header) for part in parts):
+    if any(origin(part.header) != origin(header) for part in parts):
         raise LoadError(f"{folder}: its files are of different runs or steps; copy the checkpoint again")
     names = parts[0].generators
     return Checkpoint(
@@ -166,23 +143,6 @@ def replace_checkpoint(run_dir: PathLike, step: int, folders: Mapping[int, Path]
         flush(own)
     flush(beside)
     _replace_directory(beside, root / str(step))
-
-
-def read_part(path: PathLike, kind: str) -> tuple[TensorDict, Header]:
-    """One file of a checkpoint: its tree, batch size `[]`, and its header.
-
-    Raises:
-        LoadError: the file is damaged, of another kind or format, or its header is.
-    """
-    tree, fields = read_tree(path)
-    if fields.get("kind") != kind:
-        raise LoadError(f"{path}: holds {fields.get('kind')!r}, but a file of {kind!r} is expected")
-    spec = RunSpec.from_json(fields.get("spec", ""), f"{path}, spec in its header")
-    counters = header_json(path, fields, "counters")
-    numbers = [fields.get(name, "") for name in ("seed", "step")]
-    if not all(number.isdecimal() for number in numbers) or fields.get("run_id") != spec.run_id:
-        raise LoadError(f"{path}: seed, step or run_id of its header are missing or do not fit together")
-    return tree, Header(kind, spec, int(numbers[0]), int(numbers[1]), dict(counters))
 
 
 def checkpoint_dir(run_dir: PathLike, step: int | None = None) -> Path:
@@ -223,64 +183,6 @@ def seed_dirs(checkpoint: PathLike) -> dict[int, Path]:
             f"{checkpoint}: is not a checkpoint, it has no params.safetensors and no seed_<seed>/"
         )
     return folders
-
-
-class _Seed(NamedTuple):
-    state: TrainState
-    rollout: TensorDict
-    generators: dict[str, Tensor]
-    header: Header
-
-
-def _write_seed(folder: Path, state: TrainState, rest: TensorDict, header: Header) -> None:
-    folder.mkdir(parents=True)
-    for kind, tree in zip(PARTS, (state["params"], state["env_state"], rest), strict=True):
-        fields = {
-            "kind": kind,
-            "spec": json.dumps(header.spec.to_dict()),
-            "run_id": header.spec.run_id,
-            "seed": str(header.seed),
-            "step": str(header.step),
-            "counters": json.dumps(dict(header.counters) if kind == "train_state" else {}),
-        }
-        write_tree(folder / f"{kind}.safetensors", tree, fields)
-    flush(folder)
-
-
-def _read_seed(folder: Path) -> _Seed:
-    read = {kind: read_part(folder / f"{kind}.safetensors", kind) for kind in PARTS}
-    header = read["train_state"][1]
-    if any(_origin(other) != _origin(header) or other.seed != header.seed for _, other in read.values()):
-        raise LoadError(
-            f"{folder}: its files are of different runs, seeds or steps; copy the checkpoint again"
-        )
-    rest = read["train_state"][0]
-    rest = _empty_parts(header.spec).update(rest)
-    check_names(folder / "train_state.safetensors", {*_TRAINING, "rollout", "generators"}, rest.keys())
-    state = {
-        "params": read["params"][0],
-        "target_params": rest["target_params"],
-        "opt_state": rest["opt_state"],
-        "env_state": read["env_state"][0],
-        "step": rest["step"],
-    }
-    rollout = TensorDict({"explore": {}}).update(rest["rollout"])  # without leaves it is not in the file
-    return _Seed(TensorDict(state, batch_size=[]), rollout, dict(rest["generators"].items()), header)
-
-
-def _empty_parts(spec: RunSpec) -> TensorDict:
-    """The subtrees that have no leaf, and so are in no file: there is no target, or no environment to learn in."""
-    algorithm = ALGORITHMS.get(spec.algorithm)
-    empty: dict[str, dict[str, Tensor]] = {}
-    if algorithm is not None and not algorithm.target_keys:
-        empty["target_params"] = {}
-    if algorithm is not None and algorithm.offline:
-        empty["rollout"] = {}
-    return TensorDict(empty, batch_size=[])
-
-
-def _origin(header: Header) -> tuple[str, int]:
-    return header.spec.run_id, header.step
 
 
 def _check_seeds(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from tensordict import TensorDict
 
-from rlhive.core.checkpoint import checkpoint_dir, read_part, seed_dirs
+from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
+from rlhive.core.checkpoint_files import read_part
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree import stack_seeds
 from rlhive.core.tree_file import LoadError

@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rlhive.core.checkpoint import checkpoint_dir, checkpoint_steps, read_part, replace_checkpoint, seed_dirs
+from rlhive.core.checkpoint import checkpoint_dir, checkpoint_steps, replace_checkpoint, seed_dirs
+from rlhive.core.checkpoint_files import read_part
 from rlhive.core.files import replacing
 from rlhive.core.tree_file import LoadError
 from rlhive.record import merge_metrics

@@ -142,10 +142,6 @@ class ActorCritic:
         actor_sizes = (self.observation_dim, *self.hidden_sizes, 2 * self.action_dim)
         return init_mlp(key, actor_sizes, layer_norm=self.actor_layer_norm)
 
-    def dist(self, actor: Params, observation: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation `[B, A]` before the tanh, for normalised observations `[B, O]`."""
-        return _dist(apply_mlp(actor, observation, activation=self.activation).mT)
-
     def sample(self, actor: Params, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Action `[B, A]` and log-probability `[B]` for normalised observations and standard normal noise `[B, A]`.
 
@@ -156,7 +152,7 @@ class ActorCritic:
 
     def mode(self, actor: Params, observation: Tensor) -> Tensor:
         """Deterministic action `[B, A]` for normalised observations `[B, O]`."""
-        loc, _ = self.dist(actor, observation)
+        loc = apply_mlp(actor, observation, activation=self.activation)[..., : self.action_dim]
         return tanh_normal_mode(loc, *self.limits(loc))
 
     def plan(self, actor: Params, observation: Tensor, noise: Tensor | None = None) -> Tensor:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from tensordict import TensorDict
 
-from rlhive.core.checkpoint import checkpoint_dir, read_part, seed_dirs
+from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
+from rlhive.core.checkpoint_files import read_part
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree_file import LoadError
 from rlhive.core.types import EnvState, Params

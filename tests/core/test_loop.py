@@ -11,12 +11,13 @@ from tensordict import TensorDict
 
 import gin
 from rlhive.config import load_config
-from rlhive.core import loop
+from rlhive.core import loop, online
 from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.rollout import count_step, episode_summary, init_episodes, latest_episodes
-from rlhive.core.run import open_run
+from rlhive.core.run import open_run, store_step
 from rlhive.core.tree_file import LoadError
 from rlhive.envs.toy import ConstantReward, MatchSign, ReachPoint
+from rlhive.progress import Progress
 
 SMALL = [
     "train.num_workers=0",
@@ -405,3 +406,16 @@ def test_a_toy_with_one_right_answer_is_learned(tmp_path):
     )
     train(MatchSign, tmp_path, *bindings)
     assert float(rows(tmp_path)[-1]["eval/return"]) > 0.9  # 1 is the best, 0 what chance gives
+
+
+def test_the_last_step_is_stored_once_when_it_is_asked_for(tmp_path):
+    with open_run(configure(ReachPoint), tmp_path) as run:
+        store_step(run)  # there is none yet
+        for _ in range(2):
+            online.step(run, None, Progress(2))
+        seen = run.unstored["next", "observation"].clone()
+        assert len(run.replay) == run.rollout["episodes"]["elapsed"].item() == 1
+        for _ in range(2):
+            store_step(run)
+            assert len(run.replay) == run.rollout["episodes"]["elapsed"].item() == 2
+            assert (run.replay.latest(("next", "observation"), 1)[0] == seen).all()

@@ -1,0 +1,124 @@
+"""The files of one seed in a checkpoint: `{params,env_state,train_state}.safetensors`, and what their headers say."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import attrs
+from tensordict import TensorDict
+from torch import Tensor
+
+from rlhive.core.run_spec import RunSpec
+from rlhive.core.tree_file import LoadError, check_names, flush, header_json, read_tree, write_tree
+from rlhive.core.types import TrainState
+from rlhive.losses_fn import ALGORITHMS
+
+PARTS = ("params", "env_state", "train_state")
+TRAINING = ("target_params", "opt_state", "step")  # of the train state, in its third file
+
+
+@attrs.frozen
+class Header:
+    """What the header of each file says.
+
+    Attributes:
+        kind: which of `PARTS` the tree is.
+        spec: the run it is of.
+        seed: the seed it is of.
+        step: environment steps per seed.
+        counters: what else the training loop knows of the seed; plain JSON values, in "train_state" only.
+    """
+
+    kind: str
+    spec: RunSpec
+    seed: int
+    step: int
+    counters: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+def read_part(path: str | os.PathLike[str], kind: str) -> tuple[TensorDict, Header]:
+    """One file of a checkpoint: its tree, batch size `[]`, and its header.
+
+    Raises:
+        LoadError: the file is damaged, of another kind or format, or its header is.
+    """
+    tree, fields = read_tree(path)
+    if fields.get("kind") != kind:
+        raise LoadError(f"{path}: holds {fields.get('kind')!r}, but a file of {kind!r} is expected")
+    spec = RunSpec.from_json(fields.get("spec", ""), f"{path}, spec in its header")
+    counters = header_json(path, fields, "counters")
+    numbers = [fields.get(name, "") for name in ("seed", "step")]
+    if not all(number.isdecimal() for number in numbers) or fields.get("run_id") != spec.run_id:
+        raise LoadError(f"{path}: seed, step or run_id of its header are missing or do not fit together")
+    return tree, Header(kind, spec, int(numbers[0]), int(numbers[1]), dict(counters))
+
+
+def origin(header: Header) -> tuple[str, int]:
+    """The run and the step that a file is of."""
+    return header.spec.run_id, header.step
+
+
+class SeedFiles(NamedTuple):
+    """What the three files hold; trees of batch size `[]`, and the generators' states, uint8, by name."""
+
+    state: TrainState
+    rollout: TensorDict
+    generators: dict[str, Tensor]
+    header: Header
+
+
+def write_seed(folder: Path, state: TrainState, rest: TensorDict, header: Header) -> None:
+    """Writes a seed's three files into a new folder: params, env_state and `rest`; `header.kind` is not read."""
+    folder.mkdir(parents=True)
+    for kind, tree in zip(PARTS, (state["params"], state["env_state"], rest), strict=True):
+        fields = {
+            "kind": kind,
+            "spec": json.dumps(header.spec.to_dict()),
+            "run_id": header.spec.run_id,
+            "seed": str(header.seed),
+            "step": str(header.step),
+            "counters": json.dumps(dict(header.counters) if kind == "train_state" else {}),
+        }
+        write_tree(folder / f"{kind}.safetensors", tree, fields)
+    flush(folder)
+
+
+def read_seed(folder: Path) -> SeedFiles:
+    """Reads what `write_seed` wrote.
+
+    Raises:
+        LoadError: a file is missing or damaged, or they are of different runs, seeds or steps.
+    """
+    read = {kind: read_part(folder / f"{kind}.safetensors", kind) for kind in PARTS}
+    header = read["train_state"][1]
+    if any(origin(other) != origin(header) or other.seed != header.seed for _, other in read.values()):
+        raise LoadError(
+            f"{folder}: its files are of different runs, seeds or steps; copy the checkpoint again"
+        )
+    rest = read["train_state"][0]
+    rest = _empty_parts(header.spec).update(rest)
+    check_names(folder / "train_state.safetensors", {*TRAINING, "rollout", "generators"}, rest.keys())
+    state = {
+        "params": read["params"][0],
+        "target_params": rest["target_params"],
+        "opt_state": rest["opt_state"],
+        "env_state": read["env_state"][0],
+        "step": rest["step"],
+    }
+    rollout = TensorDict({"explore": {}}).update(rest["rollout"])  # without leaves it is not in the file
+    return SeedFiles(TensorDict(state, batch_size=[]), rollout, dict(rest["generators"].items()), header)
+
+
+def _empty_parts(spec: RunSpec) -> TensorDict:
+    """The subtrees that have no leaf, and so are in no file: there is no target, or no environment to learn in."""
+    algorithm = ALGORITHMS.get(spec.algorithm)
+    empty: dict[str, dict[str, Tensor]] = {}
+    if algorithm is not None and not algorithm.target_keys:
+        empty["target_params"] = {}
+    if algorithm is not None and algorithm.offline:
+        empty["rollout"] = {}
+    return TensorDict(empty, batch_size=[])
