@@ -1,6 +1,9 @@
 """Threads and memory are set as in the commands of RLHive (`rlhive.command`), for all libraries alike."""
 
-from rlhive.command import keep_freed_memory, let_threads_sleep
+import os
 
-let_threads_sleep()  # before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is imported, which `rlhive` does
+
+from rlhive.command import keep_freed_memory
+
 keep_freed_memory()
