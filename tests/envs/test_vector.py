@@ -307,6 +307,17 @@ def test_worker_does_not_import_torch():
     assert "libtorch" not in maps
 
 
+def test_each_worker_has_a_core_of_its_own_where_there_are_enough_of_them():
+    cores = os.sched_getaffinity(0)
+
+    def cores_of_workers(count):
+        with VectorEnv(ReachPoint, seeds=[1], num_envs=len(cores) + 1, num_workers=count) as env:
+            return [os.sched_getaffinity(worker.process.pid) for worker in env._pool.workers]
+
+    assert cores_of_workers(len(cores)) == [{core} for core in sorted(cores)]
+    assert cores_of_workers(1) == [cores]
+
+
 def test_single_core_steps_in_this_process():
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
