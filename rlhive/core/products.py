@@ -25,7 +25,7 @@ FEW_ROWS = 12  # rows up to which alignment matters, and two threads split what 
 VECTOR = 16  # columns of a block; three threads and more split what is no multiple
 
 
-def turn_products(graph: torch.fx.Graph) -> None:
+def turn_products(graph: Graph) -> None:
     """Writes `(A B)^T` as `B^T A^T`: the gradient of a critic's weights then comes as they lie in memory.
 
     Read transposed, it would cost the optimizer's loop more time than its arithmetic.
@@ -53,7 +53,7 @@ def turn_products(graph: torch.fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def _is_turned(node: torch.fx.Node) -> bool:
+def _is_turned(node: Node) -> bool:
     """Whether a node swaps the last two dimensions."""
     if node.target is not aten.transpose.int:
         return False
@@ -61,7 +61,7 @@ def _is_turned(node: torch.fx.Node) -> bool:
     return {axis % dim for axis in node.args[1:]} == {dim - 2, dim - 1}
 
 
-def _is_only_use(node: torch.fx.Node, target: torch._ops.OpOverload) -> bool:
+def _is_only_use(node: Node, target: torch._ops.OpOverload) -> bool:
     return node.target is target and len(node.users) == 1
 
 
