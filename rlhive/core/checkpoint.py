@@ -16,7 +16,7 @@ import torch
 from tensordict import TensorDict
 from torch import Generator, Tensor
 
-from rlhive.core.checkpoint_files import PARTS, TRAINING, Header, origin, read_part, read_seed, write_seed
+from rlhive.core.checkpoint_files import PARTS, TRAINING, origin, read_part, read_seed, write_seed
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree import stack_seeds
 from rlhive.core.tree_file import LoadError, flatten, flush
@@ -89,8 +89,10 @@ def save_checkpoint(
             own = {name: of_seed[index].get_state() for name, of_seed in generators.items()}
             rest = TensorDict({key: state[index][key] for key in TRAINING}, batch_size=[])
             rest.update({"rollout": rollout[index], "generators": TensorDict(own)})
+            trees = {name: state[index][name] for name in ("params", "env_state")} | {"train_state": rest}
             folder = beside / f"seed_{seed}" if len(seeds) > 1 else beside
-            write_seed(folder, state[index], rest, Header("", spec, seed, step, counters[index]))
+            header = {"spec": spec, "seed": seed, "step": step, "counters": counters[index]}
+            write_seed(folder, trees, header)
         flush(beside)
         _replace_directory(beside, final)
     except BaseException:

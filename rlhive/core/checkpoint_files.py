@@ -71,19 +71,17 @@ class SeedFiles(NamedTuple):
     header: Header
 
 
-def write_seed(folder: Path, state: TrainState, rest: TensorDict, header: Header) -> None:
-    """Writes a seed's three files into a new folder: params, env_state and `rest`; `header.kind` is not read."""
+def write_seed(folder: Path, trees: Mapping[str, TensorDict], header: Mapping[str, Any]) -> None:
+    """Writes a seed's files into a new folder.
+
+    Args:
+        folder: where they are to be.
+        trees: one of batch size `[]` for each of `PARTS`.
+        header: the `Header` of all three, but for `kind`; `counters` are written to "train_state" only.
+    """
     folder.mkdir(parents=True)
-    for kind, tree in zip(PARTS, (state["params"], state["env_state"], rest), strict=True):
-        fields = {
-            "kind": kind,
-            "spec": json.dumps(header.spec.to_dict()),
-            "run_id": header.spec.run_id,
-            "seed": str(header.seed),
-            "step": str(header.step),
-            "counters": json.dumps(dict(header.counters) if kind == "train_state" else {}),
-        }
-        write_tree(folder / f"{kind}.safetensors", tree, fields)
+    for kind in PARTS:
+        write_tree(folder / f"{kind}.safetensors", trees[kind], _fields(Header(kind, **header)))
     flush(folder)
 
 
@@ -111,6 +109,17 @@ def read_seed(folder: Path) -> SeedFiles:
     }
     rollout = TensorDict({"explore": {}}).update(rest["rollout"])  # without leaves it is not in the file
     return SeedFiles(TensorDict(state, batch_size=[]), rollout, dict(rest["generators"].items()), header)
+
+
+def _fields(header: Header) -> dict[str, str]:
+    return {
+        "kind": header.kind,
+        "spec": json.dumps(header.spec.to_dict()),
+        "run_id": header.spec.run_id,
+        "seed": str(header.seed),
+        "step": str(header.step),
+        "counters": json.dumps(dict(header.counters) if header.kind == "train_state" else {}),
+    }
 
 
 def _empty_parts(spec: RunSpec) -> TensorDict:

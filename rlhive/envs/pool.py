@@ -222,9 +222,9 @@ def work(
     rows: int,
 ) -> None:
     """Main function of a worker process: build, then obey the parent until it closes the pipe or is gone."""
-    os.nice(NICENESS)
-    os.sched_setaffinity(0, cores)
     try:
+        os.nice(NICENESS)
+        _stay_on(cores)
         chunk = Chunk(name, factory, places)
         connection.send(("done", chunk.spec))
         with open(reduction.recv_handle(connection), "rb+") as file:
@@ -238,3 +238,11 @@ def work(
         return  # the parent is gone, or has closed its side
     except Exception as error:
         connection.send(("error", str(error)))
+
+
+def _stay_on(cores: set[int]) -> None:
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError as error:
+        text = ", ".join(map(str, sorted(cores)))
+        raise RuntimeError(f"a worker process cannot run on the core(s) {text}: {error.strerror}") from error

@@ -318,6 +318,12 @@ def test_each_worker_has_a_core_of_its_own_where_there_are_enough_of_them():
     assert cores_of_workers(1) == [cores]
 
 
+def test_core_that_is_refused_is_an_error_that_says_so(monkeypatch):
+    monkeypatch.setattr("rlhive.envs.pool._cores", lambda count: [{100_000}] * count)
+    with pytest.raises(RuntimeError, match="worker process cannot run on the core\\(s\\) 100000"):
+        VectorEnv(ReachPoint, seeds=[1], num_workers=1)
+
+
 def test_single_core_steps_in_this_process():
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
