@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from rlhive.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rlhive.core.files import write_text
 from rlhive.core.initial import start_from
 from rlhive.core.keys import make_generators
-from rlhive.core.learner import Learner, make_learner
+from rlhive.core.learner import Generators, Learner, make_learner
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.replay_size import check_replay
 from rlhive.core.resume import (
@@ -141,11 +141,7 @@ def open_run(
         if checkpoint:
             state = checkpoint.state[[config.seeds.index(seed) for seed in seeds]].to(config.device)
         else:
-            state = learner.init(generators)
-            if offline and dataset is not None:
-                state = with_normalizer(state, dataset.normalizer())
-            if config.init_from is not None:
-                state = start_from(state, config.init_from, spec, seeds)
+            state = _first_state(config, learner, generators, spec, seeds, dataset)
             write_text(run_dir / "spec.json", spec.to_json())
         shared: dict[str, Any] = {
             "config": config,
@@ -169,6 +165,23 @@ def open_run(
         )
         shared["recorder"] = stack.enter_context(recorder)
         yield Run(**shared, rollout=TensorDict({}, [len(seeds)])) if offline else OnlineRun(**shared)
+
+
+def _first_state(
+    config: TrainConfig,
+    learner: Learner,
+    generators: Generators,
+    spec: RunSpec,
+    seeds: Sequence[int],
+    dataset: Dataset | None,
+) -> TrainState:
+    """Of a new run: from the generators, or from the policy of another run; offline with the data's normaliser."""
+    state = learner.init(generators)
+    if dataset is not None and ALGORITHMS[config.algorithm].offline:
+        state = with_normalizer(state, dataset.normalizer())
+    if config.init_from is not None:
+        state = start_from(state, config.init_from, spec, seeds)
+    return state
 
 
 def _online_parts(
