@@ -13,7 +13,7 @@ import attrs
 from attrs import validators as v
 
 import gin
-from rlhive.config_checks import check_macros, check_types, dry_build, with_environment
+from rlhive.config_checks import check_discount, check_macros, check_types, dry_build, with_environment
 from rlhive.config_errors import ConfigError, explain_gin, explain_value
 from rlhive.core.compile import has_compiler
 from rlhive.core.optim import GradientTransformation, adam, cosine_schedule
@@ -45,11 +45,15 @@ _FACTORIES: dict[str, Callable[..., Any]] = {
     **{f"{name}_network": algorithm.make_network for name, algorithm in ALGORITHMS.items()},
     **{f"{name}_loss": algorithm.make_loss for name, algorithm in ALGORITHMS.items()},
 }
-# What gin hands out and fills in; the functions themselves stay free of gin, so that they vmap, compile and pickle.
-_OURS = {
+_OURS: dict[str, list[str]] = {  # what the run itself gives its parts, and no user
     "images": ["name", "depth"],
-    **{f"{name}_network": ["feature_dim"] for name in ALGORITHMS},
-}  # not the user's
+    "replay": ["num_seeds", "num_envs", "device"],
+    **{factory.__name__: ["action_low", "action_high"] for factory in _EXPLORATIONS},
+    **{factory.__name__: ["pixels"] for factory in _ENCODERS},
+    **{f"{name}_network": ["spec", "feature_dim"] for name in ALGORITHMS},
+    **{f"{name}_loss": ["network"] for name in ALGORITHMS},
+}
+# What gin hands out and fills in; the functions themselves stay free of gin, so that they vmap, compile and pickle.
 _CONFIGURED = {
     name: gin.external_configurable(factory, name, denylist=_OURS.get(name))
     for name, factory in _FACTORIES.items()
@@ -80,7 +84,7 @@ class TrainConfig:
     Attributes:
         env_name: RoboHive id; empty for the one that the data set names.
         algorithm: a name of `rlhive.losses_fn.ALGORITHMS`.
-        seed: first seed.
+        seed: first seed, where `seeds` is empty.
         num_seeds: seeds trained side by side: `seed, seed + 1, ...`.
         seeds: the training seeds `[S]`, which need not be in a row; if empty, `seed` and `num_seeds` say them.
         num_envs: environments per seed.
@@ -203,11 +207,10 @@ class TrainConfig:
         object.__setattr__(self, "num_seeds", len(seeds))
 
 
-_CONFIGURED["train"] = gin.external_configurable(
-    TrainConfig, "train", denylist=["make_network", "make_loss", "make_replay", "choose_images"]
-)
+_OURS["train"] = ["make_network", "make_loss", "make_replay", "choose_images"]
+_CONFIGURED["train"] = gin.external_configurable(TrainConfig, "train", denylist=_OURS["train"])
 _PARAMETERS = {
-    name: tuple(inspect.signature(made).parameters)
+    name: [one for one in inspect.signature(made).parameters if one not in _OURS.get(name, ())]
     for name, made in {**_FACTORIES, "train": TrainConfig}.items()
 }
 
@@ -223,7 +226,7 @@ def load_config(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> Tr
         bindings: gin bindings such as "TOTAL_STEPS=1000" or "adam.learning_rate=3e-4".
 
     Raises:
-        FileNotFoundError: an unknown file.
+        ValueError: an unknown file.
         ConfigError: an unknown name, parameter, macro, environment or value, in one line.
     """
     gin.clear_config()
@@ -236,10 +239,36 @@ def load_config(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> Tr
     try:
         check_types({**_FACTORIES, "train": TrainConfig}, gin.get_bindings)
         config = with_environment(_CONFIGURED["train"]())
+        check_discount(config.algorithm, _FACTORIES, gin.get_bindings)
         dry_build(config)
+        return _settled(config)
     except (ValueError, TypeError) as error:
         raise ConfigError(explain_value(error)) from None
-    return config
+
+
+@attrs.frozen
+class _Bound:
+    """A factory with its settings, by value."""
+
+    factory: Callable[..., Any]
+    settings: dict[str, Any]
+
+    def __call__(self, *args: Any, **given: Any) -> Any:
+        return self.factory(*args, **{**self.settings, **given})
+
+
+def _settled(config: TrainConfig) -> TrainConfig:
+    """The configuration whose parts keep the bindings now in force, whatever is loaded after."""
+    names = {configured: name for name, configured in _CONFIGURED.items()}
+    settled: dict[str, Any] = {
+        field.name: _Bound(_FACTORIES[names[part]], gin.get_bindings(names[part]))
+        for field in attrs.fields(TrainConfig)
+        if callable(part := getattr(config, field.name)) and part in names
+    }
+    if config.encoder is None and config.pixels is not None:
+        name, settings = named_encoder(config.env_name)
+        settled["encoder"] = _Bound(_FACTORIES[name], gin.get_bindings(name) | settings)
+    return attrs.evolve(config, **settled)
 
 
 @contextlib.contextmanager

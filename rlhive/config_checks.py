@@ -124,6 +124,33 @@ def check_types(
                 raise ConfigError(f"{name}.{parameter} must be {expected}, got {value!r}")
 
 
+def check_discount(
+    algorithm: str,
+    factories: Mapping[str, Callable[..., Any]],
+    get_bindings: Callable[[str], Mapping[str, Any]],
+) -> None:
+    """Refuses a replay that sums the rewards of n steps with another discount than the loss has.
+
+    Args:
+        algorithm: a name of `rlhive.losses_fn.ALGORITHMS`.
+        factories: by the names of gin files.
+        get_bindings: `get_bindings(name) -> {parameter: value}` in force.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    if ALGORITHMS[algorithm].offline:  # which has no replay
+        return
+    loss = f"{algorithm}_loss"
+    default = inspect.signature(factories[loss]).parameters["gamma"].default
+    own, summed = get_bindings(loss).get("gamma", default), get_bindings("replay").get("gamma")
+    if get_bindings("replay").get("n_step", 1) > 1 and summed != own:
+        raise ConfigError(
+            f"{loss}.gamma is {own} but replay.gamma, for the sums of replay.n_step rewards, is {summed}: "
+            "they must be the same, set GAMMA alone"
+        )
+
+
 def _check_dataset(config: TrainConfig) -> None:
     offline = ALGORITHMS[config.algorithm].offline
     if offline and config.dataset is None:

@@ -40,6 +40,8 @@ def explain_gin(error: Exception, parameters: Mapping[str, Sequence[str]]) -> st
     if match := re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", text):
         known = parameters.get(match[1].split(".")[-1], ())
         return f"{match[1]} has no parameter {match[2]!r}: {suggest(match[2], known)}"
+    if match := re.search(r"Configurable '([\w.]+)' has denylisted kwarg '(\w+)'", text):
+        return f"{match[1]}.{match[2]} cannot be set: the run itself gives it"
     if "malformed node" in text or "Couldn't parse" in text or isinstance(error, SyntaxError):
         return "expected NAME=VALUE with a Python literal as value; strings need quotes, as in NAME='text'"
     return text

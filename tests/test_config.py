@@ -2,10 +2,16 @@
 
 import re
 
+import attrs
 import pytest
+import torch
+from tensordict import TensorDict
 
 import gin
 from rlhive.config import ConfigError, config_text, load_config, operative_config_text
+from rlhive.core.env_spec import EnvSpec
+
+SPEC = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -186,8 +192,53 @@ def test_the_text_of_a_configuration_gives_it_again(bindings, tmp_path):
     config, text = load(*bindings), config_text()
     path = tmp_path / "config.gin"
     path.write_text(text)
-    assert load_config([path]) == config
+    again = load_config([path])
+    if "adam.learning_rate=@cosine_schedule()" in bindings:  # a schedule is a function, equal to itself alone
+        again = attrs.evolve(again, optimizer=config.optimizer)
+    assert again == config
     assert config_text() == text
+
+
+def test_a_configuration_stays_as_it_is_whatever_is_loaded_or_cleared_after():
+    small = ["sac_network.hidden_sizes=(8, 8)", "replay.capacity=5000", "sac_loss.gamma=0.5"]
+    small += ["adam.learning_rate=@cosine_schedule()", "cosine_schedule.learning_rate=1e-2"]
+    small += ["cosine_schedule.decay_updates=10", "gaussian.sigma_init=0.25", "gaussian.sigma_end=0.25"]
+    images = ["ENV_NAME='FrankaReachRandom_v2d-v0'", "images.cameras=('top_cam',)", "r3m.weights='random'"]
+    config = load(*small, *images)
+    load()
+    gin.clear_config()
+    assert config.make_network(SPEC).hidden_sizes == (8, 8)
+    assert config.make_replay(num_seeds=1, num_envs=1, device="cpu").capacity == 5000
+    assert config.pixels.cameras == ("top_cam",)
+    assert config.make_encoder().weights == "random"
+    explore, zero = config.exploration((-1.0,), (1.0,)), torch.zeros(1, 1)
+    noise = TensorDict({"normal": torch.ones(1, 1)}, [1])
+    assert explore.apply(explore.init(1, 1), zero, noise, 0, zero.bool())[0].item() == 0.25
+    opt, params = config.optimizer(), TensorDict({"x": zero})
+    assert opt.update(params + 1.0, opt.init(params), params)[0]["x"].item() == pytest.approx(-1e-2)
+
+
+def test_discounts_of_loss_and_replay_are_one():
+    words = refusal("replay.n_step=3", "sac_loss.gamma=0.5")
+    assert "sac_loss.gamma is 0.5 but replay.gamma" in words and "set GAMMA alone" in words
+    load("replay.n_step=3", "GAMMA=0.5")
+    load("sac_loss.gamma=0.5")  # one step has no sum
+
+
+@pytest.mark.parametrize(
+    "binding",
+    [
+        "replay.num_seeds=7",
+        "replay.device='cuda'",
+        "gaussian.action_low=(0.0,)",
+        "sac_network.spec=None",
+        "sac_loss.network=None",
+        "r3m.pixels=None",
+    ],
+)
+def test_what_a_run_gives_its_parts_itself_is_no_setting(binding):
+    name = binding.split("=")[0]
+    assert f"{name} cannot be set" in refusal(binding)
 
 
 def test_the_operative_text_has_the_defaults_too():

@@ -167,7 +167,7 @@ def test_an_encoder_without_images_is_refused():
 @pytest.mark.parametrize(("name", "exploration"), EXPLORATIONS.items())
 def test_files_differ_in_their_exploration_alone(name, exploration):
     config, default = load_config([name]), load_config(["sac_gaussian.gin"])
-    assert config.exploration.__name__ == exploration
+    assert config.exploration.factory.__name__ == exploration
     assert attrs.evolve(config, exploration=default.exploration) == default
 
 

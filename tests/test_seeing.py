@@ -48,7 +48,7 @@ def test_seeing_helps_by_a_margin_with_intervals_apart(cnn, blind, helps):
 def test_the_policies_differ_in_what_they_see_alone():
     encoders, pixels = {}, {}
     for name, bindings in seeing.POLICIES.items():
-        config = load_config(["sac_cnn.gin"], [*seeing.SETTINGS, *bindings])  # in force until the next one
+        config = load_config(["sac_cnn.gin"], [*seeing.SETTINGS, *bindings])
         encoders[name], pixels[name] = config.make_encoder(), config.pixels
     assert [of.cameras for of in pixels.values()] == [("top_cam",), (), ("top_cam",)]
     assert {of.quality for of in pixels.values()} == {"fast"}
