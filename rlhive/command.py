@@ -14,14 +14,16 @@ from typing import NoReturn
 
 from absl import app, flags
 
+INTERRUPTED = 130  # what shells expect after Ctrl-C
+
 
 def start(
     name: str, main: Callable[[Sequence[str]], int], define_flags: Callable[[], None], argv: Sequence[str]
 ) -> None:
     """Parses the flags and ends the process with the exit code of `main`.
 
-    A wrong flag and a `ValueError` of `main` end it with 2, a failure (`RuntimeError`, `OSError`) with 1, Ctrl-C with
-    130, each with one line that says why.
+    A wrong flag and a `ValueError` of `main` end it with 2, a failure (`RuntimeError`, `ArithmeticError`, `OSError`)
+    with 1, Ctrl-C with 130, each with one line that says why.
 
     Args:
         name: of the command, which begins its messages.
@@ -40,12 +42,12 @@ def start(
     def run(args: Sequence[str]) -> None:
         try:
             code = main(args)
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
             sys.stderr.write(f"{name}: {error}\n")
             code = 2 if isinstance(error, ValueError) else 1
         except KeyboardInterrupt:
             sys.stderr.write(f"{name}: interrupted\n")
-            code = 130  # what shells expect after Ctrl-C
+            code = INTERRUPTED
         leave(code)
 
     let_threads_sleep()

@@ -27,7 +27,6 @@ from rlhive.policy_fn import encoders, exploration
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.encoders import Encoder, EncoderFactory, named_encoder
 from rlhive.policy_fn.exploration import Exploration
-from rlhive.record import LOGGERS
 
 _EXPLORATIONS = (
     exploration.gaussian,
@@ -146,7 +145,7 @@ class TrainConfig:
         default=(), converter=tuple, validator=v.deep_iterable(v.instance_of(str))
     )
     loggers: tuple[str, ...] = attrs.field(
-        default=("tensorboard",), converter=tuple, validator=v.deep_iterable(v.in_(LOGGERS))
+        default=("tensorboard",), converter=tuple, validator=v.deep_iterable(v.instance_of(str))
     )
     wandb: dict[str, Any] | None = attrs.field(default=None, validator=v.optional(v.instance_of(dict)))
     num_workers: int | None = attrs.field(default=None, validator=v.optional(_at_least(0)))

@@ -25,7 +25,7 @@ from rlhive.paths import cache_dir
 OK, NOTE, FAIL = "ok", "note", "FAIL"
 
 _PROBE_SECONDS = 120.0
-_REINSTALL = "`uv sync`, or `pip install rlhive-torch` into a fresh environment"
+_REINSTALL = '`uv sync`, or README.md, "Install as a package", in a fresh environment'
 
 _IMPORT_TORCH = """
 import rlhive, torch, tensordict, torchrl

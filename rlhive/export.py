@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"--run_dir={FLAGS.run_dir}: there is no such directory")
     if FLAGS.onnx and not all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime"))):
         raise ValueError(
-            "--onnx needs its packages: `uv sync --extra onnx` or `pip install 'rlhive-torch[onnx]'`"
+            "--onnx needs its packages: `uv sync --extra onnx` or `pip install onnx onnxruntime onnxscript`"
         )
     with contextlib.redirect_stdout(sys.stderr):  # the exporters print
         export(

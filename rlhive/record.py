@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import importlib.util
 import os
 import time
@@ -16,6 +15,7 @@ import numpy as np
 
 from rlhive.core.files import replacing
 from rlhive.core.stats import iqm
+from rlhive.suggest import suggest
 
 if TYPE_CHECKING:
     from torchrl.record.loggers import Logger
@@ -183,10 +183,7 @@ def check_loggers(loggers: Sequence[str], wandb: Mapping[str, Any] | None) -> No
     """
     for name in loggers:
         if name not in LOGGERS:
-            near = difflib.get_close_matches(name, LOGGERS, n=1, cutoff=0)[0]
-            raise ValueError(
-                f"unknown logger {name!r}: did you mean {near!r}? There are {', '.join(LOGGERS)}"
-            )
+            raise ValueError(f"there is no logger {name!r}: {suggest(name, LOGGERS)}")
     if "wandb" in loggers and not (wandb or {}).get("project"):
         raise ValueError('logging to wandb needs its project, such as wandb = {"project": "robots"}')
     if "wandb" in loggers and importlib.util.find_spec("wandb") is None:
@@ -207,7 +204,7 @@ def check_video_packages(what: str) -> None:
     if any(importlib.util.find_spec(name) is None for name in ("imageio", "imageio_ffmpeg")):
         raise ValueError(
             f"{what} needs imageio with ffmpeg: "
-            "install it with `uv sync --extra video` or `pip install 'rlhive-torch[video]'`"
+            "install it with `uv sync --extra video` or `pip install 'imageio[ffmpeg]'`"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from rlhive.core.compare import Estimate, iqm_curve
+from rlhive.core.seed_stats import Estimate, iqm_curve
 from rlhive.record import METRICS_FILE, SEEN_FILE, read_metrics, step_name
 
 SCORES = {"success": "eval/success", "return": "eval/return"}

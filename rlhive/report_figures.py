@@ -11,7 +11,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
-from rlhive.core.compare import Estimate, performance_profile, probability_of_improvement, steps_to_threshold
+from rlhive.core.seed_stats import (
+    Estimate,
+    performance_profile,
+    probability_of_improvement,
+    steps_to_threshold,
+)
 from rlhive.report_data import RNG_SEED, Run
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlhive.core.compare import RESAMPLES, Estimate, steps_to_threshold
+from rlhive.core.seed_stats import RESAMPLES, Estimate, steps_to_threshold
 from rlhive.record import EVALUATION_SEED
 from rlhive.report_data import Process, Run, settings, shared_step
 from rlhive.report_figures import (

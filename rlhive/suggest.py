@@ -6,10 +6,14 @@ import difflib
 from collections.abc import Sequence
 
 
+def nearest(name: str, known: Sequence[str]) -> list[str]:
+    """Up to three of the known names that look most like `name`, whatever the case, best first."""
+    lowered = {candidate.lower(): candidate for candidate in known}
+    return [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
+
+
 def suggest(name: str, known: Sequence[str]) -> str:
     """ "did you mean A or B?" with the names most like `name`, or all the known ones where none is."""
-    lowered = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(lowered[match] for match in close)}?"
+    if close := nearest(name, known):
+        return f"did you mean {' or '.join(close)}?"
     return f"known are {', '.join(known)}"

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from rlhive.command import start
+from rlhive.command import INTERRUPTED, start
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
     from rlhive.core.run_spec import RunSpec
 
 FLAGS = flags.FLAGS
-INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 
 def define_flags() -> None:
@@ -48,18 +47,11 @@ def expand_gin_flags(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command; the exit code is 0, 2 for wrong input, 1 for a failure, 130 after Ctrl-C."""
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"unknown argument {argv[1]!r}; see --help")
-        check_flags(FLAGS.gin_file, FLAGS.run_dir, FLAGS.resume)
-        return run(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.run_dir, resume=FLAGS.resume)
-    except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
-        sys.stderr.write(f"rlhive.train: {error}\n")
-        return 2 if isinstance(error, ValueError) else 1
-    except KeyboardInterrupt:
-        sys.stderr.write("rlhive.train: interrupted\n")
-        return INTERRUPTED
+    """Runs the command; the exit code is 0, or 130 where the run was stopped before its end."""
+    if len(argv) > 1:
+        raise ValueError(f"unknown argument {argv[1]!r}; see --help")
+    check_flags(FLAGS.gin_file, FLAGS.run_dir, FLAGS.resume)
+    return run(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.run_dir, resume=FLAGS.resume)
 
 
 def check_flags(gin_files: Sequence[str], run_dir: str | None, resume: bool) -> None:
@@ -155,7 +147,8 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     from rlhive.policy_fn.encoders import describe
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar
-    sys.stderr.write(f"rlhive.train: {share_cores(config)}\n")
+    shares = share_cores(config)
+    sys.stderr.write(f"rlhive.train: {shares}\n")
     if config.video_every:
         from rlhive.video import check_cameras
 

@@ -11,7 +11,7 @@ from rlhive.config import ConfigError, load_config
 from rlhive.core import loop
 from rlhive.core.errors import LoadError
 from rlhive.core.evaluation import evaluation_seeds, run_episodes
-from rlhive.core.initial import start_from
+from rlhive.core.init_from import start_from
 from rlhive.core.run import open_run
 from rlhive.core.run_spec import RunSpec, new_run_spec
 from rlhive.core.tree import leaves, stack_seeds

@@ -47,7 +47,7 @@ def refusal(*bindings) -> str:
         ("ENV_NAME='FrankaReachRandm-v0'", ["'FrankaReachRandm-v0'", "did you mean FrankaReachRandom-v0"]),
         ("ENV_NAME='zzz'", ["'zzz'", "python -m rlhive.envs --list"]),
         ("ALGORITHM='sacc'", ["'algorithm'", "'sac'", "'sacc'"]),
-        ("train.loggers=('tensorbord',)", ["'loggers'", "'tensorboard'", "'tensorbord'"]),
+        ("train.loggers=('tensorbord',)", ["'tensorbord'", "did you mean tensorboard?"]),
         ("sac_network.activation='rulu'", ["'activation'", "'relu'", "'rulu'"]),
     ],
 )

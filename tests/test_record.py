@@ -95,7 +95,7 @@ def test_tensorboard_and_torchrl_csv(tmp_path):
 
 
 def test_unknown_loggers_are_refused():
-    with pytest.raises(ValueError, match="unknown logger 'tensorbord': did you mean 'tensorboard'"):
+    with pytest.raises(ValueError, match="no logger 'tensorbord': did you mean tensorboard"):
         check_loggers(["tensorbord"], None)
 
 

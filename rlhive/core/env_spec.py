@@ -10,6 +10,8 @@ import attrs
 
 from rlhive.core.pixel_spec import PixelSpec
 
+SOLVED_STEPS = 5  # RoboHive counts an episode as a success when it is solved on more steps than this
+
 
 def _names(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(values)

@@ -10,11 +10,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from rlhive.core.env_spec import EnvSpec
+from rlhive.core.env_spec import SOLVED_STEPS, EnvSpec
 from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
 
-SOLVED_STEPS = 5  # an episode is a success when it is solved on more steps than this
 Act: TypeAlias = Callable[[TensorDict, Tensor | None], tuple[Tensor, Tensor | None]]
 _TAG = 0x6576616C  # "eval": no stream of training has a spawn key
 

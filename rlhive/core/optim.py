@@ -37,6 +37,11 @@ def constant_schedule(learning_rate: float) -> Schedule:
 def cosine_schedule(learning_rate: float, decay_updates: int, final_fraction: float = 0.0) -> Schedule:
     """Half a cosine from `learning_rate` to `final_fraction` of it over `decay_updates` updates (SGDR, eq. 5).
 
+    Args:
+        learning_rate: at the first update.
+        decay_updates: updates until `final_fraction` is reached.
+        final_fraction: of the learning rate that is left from then on.
+
     Raises:
         ValueError: if a value is out of its range.
     """

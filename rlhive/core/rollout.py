@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from tensordict import TensorDict
 
-from rlhive.core.evaluation import SOLVED_STEPS
+from rlhive.core.env_spec import SOLVED_STEPS
 from rlhive.core.replay import ReplayBuffer
 from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv

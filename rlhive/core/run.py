@@ -13,7 +13,7 @@ from tensordict import TensorDict
 
 from rlhive.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rlhive.core.files import write_text
-from rlhive.core.initial import start_from
+from rlhive.core.init_from import start_from
 from rlhive.core.keys import make_generators
 from rlhive.core.learner import Generators, Learner, make_learner
 from rlhive.core.replay import ReplayBuffer

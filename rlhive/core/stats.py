@@ -30,14 +30,13 @@ def summarize(values: ArrayLike, rng: np.random.Generator) -> Summary:
 
 
 def bootstrap_interval(
-    values: ArrayLike, rng: np.random.Generator, *, confidence: float = 0.95, resamples: int = 10_000
+    values: ArrayLike, rng: np.random.Generator, *, resamples: int = 10_000
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean, which is where the means of resampled values fall.
+    """95 % percentile bootstrap interval of the mean, which is where the means of resampled values fall.
 
     Args:
         values: float `[n]`.
         rng: draws the resamples; advanced by the call.
-        confidence: probability within the interval.
         resamples: how often the values are drawn again.
 
     Returns:
@@ -48,8 +47,7 @@ def bootstrap_interval(
     """
     values = _checked(values)
     drawn = rng.integers(0, len(values), (resamples, len(values)))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(values[drawn].mean(axis=1), (tail, 1 - tail))
+    low, high = np.quantile(values[drawn].mean(axis=1), (0.025, 0.975))
     return float(low), float(high)
 
 

@@ -89,8 +89,3 @@ def _stack(parts: list[Tensor]) -> Tensor:
     if parts[0].is_contiguous():
         return torch.stack(parts)
     return torch.stack([part.mT for part in parts]).mT
-
-
-def all_finite(tree: TensorDict) -> bool:
-    """Whether no leaf holds a NaN or an infinity."""
-    return all(bool(torch.isfinite(leaf).all()) for leaf in leaves(tree) if leaf.is_floating_point())

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 import attrs
 import numpy as np
 
+from rlhive.core.env_spec import SOLVED_STEPS
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
-
-_SOLVED_STEPS = 5  # RoboHive counts an episode as a success when it is solved on more steps than this
 
 
 def _names(values: Iterable[str]) -> tuple[str, ...]:
@@ -70,7 +69,7 @@ class Episode:
     @property
     def success(self) -> bool | None:
         """Whether the task was solved on more than 5 steps, as RoboHive counts it."""
-        return None if self.solved is None else int(self.solved.sum()) > _SOLVED_STEPS
+        return None if self.solved is None else int(self.solved.sum()) > SOLVED_STEPS
 
 
 def as_rows(values: np.ndarray, where: str) -> np.ndarray:

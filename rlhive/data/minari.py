@@ -1,6 +1,6 @@
 """Minari's data sets: a directory with `data/metadata.json` and `data/main_data.hdf5`, one group per episode.
 
-Reading needs h5py alone. Writing is the `minari` package's own: `pip install 'rlhive-torch[minari]'`.
+Reading needs h5py alone. Writing is the `minari` package's own: `uv sync --extra minari` or `pip install minari`.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def _write(folder: Path, name: str, episodes: Iterable[Episode], environment: st
         from minari.data_collector import EpisodeBuffer
         from minari.dataset.minari_storage import MinariStorage
     except ImportError:
-        raise ValueError("writing Minari needs its package: pip install 'rlhive-torch[minari]'") from None
+        raise ValueError(
+            "writing Minari needs its package: `uv sync --extra minari` or `pip install minari`"
+        ) from None
     storage, count = None, 0
     for episode in episodes:
         if episode.rewards is None:

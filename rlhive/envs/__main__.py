@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlhive.core.env_spec import SOLVED_STEPS
 from rlhive.envs.names import check_name, list_names, suites
 
 if TYPE_CHECKING:
     from rlhive.core.env_spec import EnvSpec
     from rlhive.envs.robohive import RoboHive, StepResult
-
-_SUCCESS_STEPS = 5  # RoboHive counts an episode as a success when it is solved on more steps than this
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check(options.check, options.policy, options.steps, options.seed)
     except (ValueError, RuntimeError) as error:
         sys.stderr.write(f"{error}\n")
-        return 1
+        return 2 if isinstance(error, ValueError) else 1
     return 0
 
 
@@ -126,11 +125,11 @@ def _summarise(results: list[StepResult]) -> str:
     text += f"solved on {solved.sum()} steps\n"
     if not episodes:
         return text + "no episode ended: more --steps show returns and success\n"
-    successes = sum(solved[episode].sum() > _SUCCESS_STEPS for episode in episodes)
+    successes = sum(solved[episode].sum() > SOLVED_STEPS for episode in episodes)
     mean_return = np.mean([rewards[episode].sum() for episode in episodes])
     return text + (
         f"{len(episodes)} episodes: mean return {mean_return:.2f}, "
-        f"{successes} successful (solved on more than {_SUCCESS_STEPS} steps)\n"
+        f"{successes} successful (solved on more than {SOLVED_STEPS} steps)\n"
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.resources
 import json
 import re
+
+from rlhive.suggest import nearest
 
 _ENCODER = re.compile(r"_v(flat|r3m18|r3m34|r3m50|rrl18|rrl34|rrl50|vc1s|vc1l)(?=-v\d+$)")
 
@@ -22,13 +23,6 @@ def list_names(pattern: str | None = None) -> list[str]:
     """Ids of the environments of all suites; with a `pattern`, those containing it, whatever the case."""
     names = [name for suite in suites().values() for name in suite]
     return [name for name in names if (pattern or "").lower() in name.lower()]
-
-
-def nearest(name: str, count: int = 3) -> list[str]:
-    """The `count` or fewer ids that look most like `name`, best first."""
-    lowered = {known.lower(): known for known in list_names()}
-    close = difflib.get_close_matches(name.lower(), lowered, n=count, cutoff=0.5)
-    return [lowered[known] for known in close]
 
 
 def encoder_of(name: str) -> str | None:
@@ -50,6 +44,6 @@ def check_name(name: str) -> None:
     """
     if any(built_name(name) in names for names in suites().values()):
         return
-    close = nearest(name)
+    close = nearest(name, list_names())
     hint = f"did you mean {', '.join(close)}?" if close else "`python -m rlhive.envs --list` prints them all"
     raise ValueError(f"{name!r} is not an environment of RoboHive: {hint}")

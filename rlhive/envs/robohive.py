@@ -230,7 +230,7 @@ def make(name: str, *, seed: int | None = None, device: str | torch.device = "cp
         name: id of RoboHive's suites.
         seed: of the episodes to come.
         device: of the tensors.
-        **images: `from_pixels`, `cameras`, `image_size`, `quality` and `depth`, see `choose_pixels`.
+        **images: `from_pixels`, `cameras`, `image_size`, `quality`, `depth` and `frames`, see `choose_pixels`.
 
     Raises:
         ValueError: `name` is not an id of RoboHive, the message has the nearest ones; or images that cannot be.

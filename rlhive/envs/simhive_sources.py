@@ -90,7 +90,7 @@ def robohive_directory() -> Path:
     spec = importlib.util.find_spec("robohive")
     if spec is None or not spec.submodule_search_locations:
         raise SimHiveError(
-            "robohive is not installed in this Python: `uv sync`, or `pip install robohive==0.7.0`"
+            'robohive is not installed in this Python: `uv sync`, or README.md, "Install as a package"'
         )
     return Path(spec.submodule_search_locations[0])
 

@@ -11,7 +11,7 @@ from typing import Any
 from rlhive.core.errors import LoadError
 
 BUNDLE_VERSION = 1
-SPEC = "spec.json"
+SPEC, ONNX = "spec.json", "policy.onnx"
 MAX_SPEC_BYTES, MAX_FILE_BYTES = 1 << 20, 1 << 28
 
 

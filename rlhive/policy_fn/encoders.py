@@ -16,6 +16,7 @@ from rlhive.core.types import EnvState, Params
 from rlhive.envs.names import encoder_of
 from rlhive.policy_fn.cnn import CNN, LAYERS, Layer, make_cnn
 from rlhive.policy_fn.r3m import BFLOAT16, FLOAT32, PUBLISHED, R3M, load_r3m
+from rlhive.policy_fn.resnet import fold
 
 
 @attrs.frozen
@@ -63,7 +64,7 @@ def encoder_tree(encoder: Encoder) -> Params:
     if not isinstance(encoder, R3M):
         return encoder.init(Generator())
     params = encoder.network.init(Generator())
-    return encoder.network.fold(params) if encoder.frozen else params
+    return fold(params) if encoder.frozen else params
 
 
 def describe(encoder: Encoder | None) -> str:

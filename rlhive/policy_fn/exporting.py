@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rlhive.envs.names import built_name, list_names
-from rlhive.policy_fn.bundle_files import SPEC
+from rlhive.policy_fn.bundle_files import ONNX, SPEC
 from rlhive.policy_fn.observation import example_observation
 from rlhive.policy_fn.policy import Policy
 
 TOLERANCE, SAMPLES = 1e-5, 1000
-ONNX, TORCH_EXPORT = "policy.onnx", "policy.pt2"
+TORCH_EXPORT = "policy.pt2"
 INPUTS, OUTPUT = ("observation", "pixels"), "action"
 _CHUNK = 20  # observations in memory at once: images of several cameras are a megabyte each
 

@@ -12,11 +12,9 @@ import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError, NotFiniteActionError
-from rlhive.policy_fn.bundle_files import SPEC, check_file, read_spec
+from rlhive.policy_fn.bundle_files import ONNX, SPEC, check_file, read_spec
 from rlhive.policy_fn.compare import differences
 from rlhive.policy_fn.observation import example_observation, is_finite, read_seen
-
-ONNX = "policy.onnx"
 
 
 @attrs.frozen(eq=False)

@@ -17,9 +17,9 @@ from rlhive.core.run_spec import RunSpec
 from rlhive.core.types import EnvState, Params
 from rlhive.policy_fn.compare import differences
 from rlhive.policy_fn.encoders import network_input
-from rlhive.policy_fn.flat import make_flat_apply
 from rlhive.policy_fn.observation import is_finite, read_seen
 from rlhive.policy_fn.plan import follow
+from rlhive.policy_fn.single import make_single_apply
 
 
 @attrs.frozen(eq=False)
@@ -54,7 +54,7 @@ class Policy:
 
     @_act_on_one.default
     def _make_act_on_one(self) -> Callable[[Tensor], Tensor]:
-        return make_flat_apply(self.spec.network, self.params, self.env_state)
+        return make_single_apply(self.spec.network, self.params, self.env_state)
 
     def __call__(self, observation: Any, noise: Any = None) -> Any:
         """The action, float32 `[..., A]` within its limits; a tensor for tensors, an array for arrays.

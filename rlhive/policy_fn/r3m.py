@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 
 from rlhive.core.types import Params
 from rlhive.policy_fn import weights as files
-from rlhive.policy_fn.resnet import ResNet
+from rlhive.policy_fn.resnet import ResNet, fold
 from rlhive.suggest import suggest
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class R3M:
             params = self.network.init(torch.Generator().manual_seed(0))
         else:
             params = files.find_weights(self.name, self.weights)
-        return self.network.fold(params) if self.frozen else params  # once, not for every batch
+        return fold(params) if self.frozen else params  # once, not for every batch
 
     def apply(self, params: Params, pixels: Tensor) -> Tensor:
         """Embeds each camera's image; an image's embedding does not depend on the others in the batch.

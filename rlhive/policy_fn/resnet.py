@@ -70,17 +70,6 @@ class ResNet:
                 x = _apply_block(layer[str(index)], x, stride=2 if stage > 0 and index == 0 else 1)
         return x.mean((-2, -1), dtype=torch.promote_types(x.dtype, torch.float32))
 
-    def fold(self, params: Params) -> Params:
-        """Each BatchNorm merged into the convolution before it: the same function with a third fewer operations.
-
-        Args:
-            params: the tree of `init`, batch size `[]`.
-
-        Returns:
-            A tree of convolutions `{"weight", "bias"}`, weights in channels-last order.
-        """
-        return _fold(params)
-
 
 def _init_conv(key: Generator, inputs: int, outputs: int, size: int) -> dict[str, Tensor]:
     std = math.sqrt(2.0 / (outputs * size * size))  # Kaiming's, by fan-out
@@ -128,14 +117,22 @@ def _convolve(params: Params, conv: str, norm: str, x: Tensor, stride: int) -> T
     return F.batch_norm(y, mean, var, stats["weight"], stats["bias"], training=False, eps=_EPS)
 
 
-def _fold(params: Params) -> Params:
+def fold(params: Params) -> Params:
+    """Each BatchNorm merged into the convolution before it: the same function with a third fewer operations.
+
+    Args:
+        params: the tree of `ResNet.init`, batch size `[]`.
+
+    Returns:
+        A tree of convolutions `{"weight", "bias"}`, weights in channels-last order.
+    """
     folded = {}
     for name, value in params.items():
         norm = params.get(_NORM_OF.get(name, ""), None)
         if norm is not None and "weight" in value.keys():  # noqa: SIM118
             folded[name] = _fold_one(value["weight"], norm)
         elif "running_var" not in value.keys():  # noqa: SIM118
-            folded[name] = _fold(value)
+            folded[name] = fold(value)
     return TensorDict(folded, batch_size=[])
 
 

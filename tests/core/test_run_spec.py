@@ -10,10 +10,10 @@ from tensordict import TensorDict
 from rlhive.core.run_spec import DataSource, RunSpec, new_run_spec
 from rlhive.core.tree_file import LoadError
 from rlhive.losses_fn import ALGORITHMS
-from rlhive.policy_fn.flat import make_flat_apply
 from rlhive.policy_fn.heads import HEADS
 from rlhive.policy_fn.offline import bc_network
 from rlhive.policy_fn.policy import Policy
+from rlhive.policy_fn.single import make_single_apply
 
 SOURCE = DataSource("demo.h5", "0" * 64, trials=3, steps=150, left_out=("demo.h5: Trial1: cut short",))
 
@@ -79,6 +79,6 @@ def test_one_observation_at_a_time_gives_the_bits_of_the_general_function(head, 
     constants = {"loc": torch.ones(21), "scale": torch.full((21,), 2.0), "count": torch.ones(())}
     env_state = TensorDict({"observation": constants})
     policy = Policy(new_run_spec("bc", franka_spec, network, (1,)), params, env_state)
-    act = make_flat_apply(network, params, env_state)
+    act = make_single_apply(network, params, env_state)
     for observation in 3.0 * torch.randn(50, 1, 21, generator=torch.Generator().manual_seed(1)):
         assert torch.equal(act(observation), policy.apply(params, env_state, observation))

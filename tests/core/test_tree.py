@@ -23,11 +23,6 @@ def test_global_norm_is_over_all_leaves():
     assert tree.global_norm(make_tree()).item() == 5.0
 
 
-def test_all_finite_sees_one_nan_and_ignores_integers():
-    assert tree.all_finite(make_tree().unlock_().set("count", torch.tensor(1)))
-    assert not tree.all_finite(TensorDict({"a": torch.tensor([1.0, float("nan")])}))
-
-
 def test_replacing_an_entry_shares_the_others_and_leaves_the_tree_alone():
     before = make_tree()
     after = tree.replace(before, {"a": torch.zeros(2)})

@@ -65,7 +65,7 @@ def test_answers_that_need_no_environment_come_at_once(arguments):
 
 def test_unknown_environment_fails_in_one_line():
     result = run("--check", "FrankaReech-v0")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
     assert "did you mean" in result.stderr and "FrankaReachRandom-v0" in result.stderr

@@ -85,10 +85,6 @@ def make_torchrl_loss(params, target_params, kind):
     return loss
 
 
-def stacked_critic(params):
-    return TensorDict({"critic": params["critic"].auto_batch_size_(1)}, batch_size=[])
-
-
 @pytest.mark.parametrize("kind", ["l2", "smooth_l1"])
 def test_loss_and_gradients_equal_torchrl(kind):
     network = make_network()

@@ -15,6 +15,7 @@ from rlhive.core.tree_file import LoadError
 from rlhive.policy_fn import r3m
 from rlhive.policy_fn import weights as files
 from rlhive.policy_fn.r3m import R3M, load_r3m
+from rlhive.policy_fn.resnet import fold
 from tests.policy_fn.resnets import r3m_module, torchvision_resnet
 
 
@@ -64,7 +65,7 @@ def test_the_command_converts_a_file_that_the_name_then_finds(r3m_file, cache):
     output = subprocess.check_output(command, text=True)
     encoder = load_r3m("r3m18")
     assert encoder.weights in output and "ResNet-18" in output
-    assert (encoder.init(torch.Generator()) == encoder.network.fold(files.load_weights(r3m_file))).all()
+    assert (encoder.init(torch.Generator()) == fold(files.load_weights(r3m_file))).all()
     with safe_open(target, framework="pt") as file:
         assert file.metadata()["sha256"] == encoder.weights
         assert files.file_sha256(r3m_file) in file.metadata()["source"]

@@ -6,7 +6,7 @@ from tensordict import TensorDict
 from torch.func import grad, vmap
 
 from rlhive.core.tree_file import flatten
-from rlhive.policy_fn.resnet import DEPTHS, ResNet
+from rlhive.policy_fn.resnet import DEPTHS, ResNet, fold
 from rlhive.policy_fn.weights import module_weights
 from tests.policy_fn.resnets import assert_same_embeddings, torchvision_resnet
 
@@ -22,7 +22,7 @@ def test_golden_embeddings_equal_torchvision(depth):
     params = module_weights(reference)
     expected = reference(batch)
     assert expected.shape == (2, network.feature_dim)
-    for tree in (params, network.fold(params)):
+    for tree in (params, fold(params)):
         assert_same_embeddings(network.apply(tree, batch), expected)
         channels_last = batch.contiguous(memory_format=torch.channels_last)
         assert_same_embeddings(network.apply(tree, channels_last), expected)
@@ -44,7 +44,7 @@ def test_init_has_torchvisions_names_shapes_and_spread(depth):
 def test_several_sets_of_weights_under_vmap_equal_a_loop():
     network, batch = ResNet(18), images(2)
     trees = [network.init(torch.Generator().manual_seed(seed)) for seed in range(3)]
-    for each in (trees, [network.fold(tree) for tree in trees]):
+    for each in (trees, [fold(tree) for tree in trees]):
         together = vmap(network.apply, (0, None))(torch.stack(each), batch)
         for index, tree in enumerate(each):
             assert_same_embeddings(together[index], network.apply(tree, batch))

@@ -19,7 +19,7 @@ from rlhive.policy_fn.offline import OfflineNetwork
 Step = Callable[[Tensor], Tensor]
 
 
-def make_flat_apply(network: ActorCritic, params: Params, env_state: EnvState) -> Step:
+def make_single_apply(network: ActorCritic, params: Params, env_state: EnvState) -> Step:
     """`act(observation [1, O]) -> action [1, A]`: `Policy.apply` with its trees looked up and constants computed once.
 
     The operations are those of `normalize`, `apply_mlp` and the head's mode, in their order, so that the bits

@@ -1,0 +1,28 @@
+"""docs/settings.md against the code: every setting of a gin file, and its default."""
+
+import inspect
+import re
+from pathlib import Path
+
+from rlhive import config
+
+DOCUMENT = (Path(__file__).parents[1] / "docs/settings.md").read_text()
+
+
+def default_of(parameter: inspect.Parameter) -> str:
+    if parameter.default is inspect.Parameter.empty:
+        return "-"
+    if callable(parameter.default):
+        return f"`@{parameter.default.__name__}`"
+    return f"`{parameter.default!r}`"
+
+
+def test_every_setting_is_in_the_document_with_its_default():
+    written = re.findall(r"^\| `([\w.]+)` \| (.+?) \| .+ \|$", DOCUMENT, flags=re.MULTILINE)
+    makers = {"train": config.TrainConfig, **config._FACTORIES}
+    settings = [
+        (f"{name}.{parameter}", default_of(inspect.signature(maker).parameters[parameter]))
+        for name, maker in makers.items()
+        for parameter in config._PARAMETERS[name]
+    ]
+    assert written == settings
