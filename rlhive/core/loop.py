@@ -8,7 +8,6 @@ from torch import Tensor
 from rlhive.core import offline, online
 from rlhive.core.evaluation import evaluation_seeds, run_episodes
 from rlhive.core.interrupt import catch_signals
-from rlhive.core.learner import last_metrics
 from rlhive.core.pictures import Strip, film_run, write_strip
 from rlhive.core.rollout import episode_summary
 from rlhive.core.run import (
@@ -16,6 +15,8 @@ from rlhive.core.run import (
     TARGET_MET,
     OnlineRun,
     Run,
+    freeze,
+    not_finite,
     save_run,
     stop_seeds,
     stopped_text,
@@ -39,12 +40,11 @@ def train(run: Run) -> bool:
     config = run.config
     progress = Progress(config.total_steps, initial_step=run.step)
     evaluated_at = saved_at = run.step
-    metrics = None
     with catch_signals() as stopped:
         while run.step < config.total_steps and run.seeds and not stopped:
-            metrics = _step(run, metrics, progress)
-            if _due(run, config.log_every) and metrics is not None:
-                _log(run, metrics)
+            _step(run, progress)
+            if _due(run, config.log_every) and run.metrics:
+                _log(run)
             if _due(run, config.evaluate_every):
                 _evaluate(run, progress)
                 evaluated_at = run.step
@@ -65,18 +65,18 @@ def train(run: Run) -> bool:
     return not stopped
 
 
-def _step(run: Run, metrics: TensorDict | None, progress: Progress) -> TensorDict | None:
+def _step(run: Run, progress: Progress) -> None:
     if isinstance(run, OnlineRun):
-        return online.step(run, metrics, progress)
-    return offline.step(run, progress)
+        online.step(run, progress)
+    else:
+        offline.step(run, progress)
 
 
-def _log(run: Run, metrics: TensorDict) -> None:
+def _log(run: Run) -> None:
     store_step(run)
-    values = last_metrics(metrics)
     rows = {}
     for index, seed in enumerate(run.seeds):
-        own = {name: value[index].item() for name, value in values.items()}
+        own = {name: value[index].item() for name, value in run.metrics.items()}
         rows[seed] = own | (
             episode_summary(run.rollout["episodes"][index]) if len(run.rollout.keys()) else {}
         )
@@ -87,11 +87,13 @@ def _evaluate(run: Run, progress: Progress) -> None:
     """Evaluates every seed that trains; one that reached `target_success` stops here."""
     if not run.seeds:
         return
-    device, target = run.config.device, run.config.target_success
+    device, target, broken = run.config.device, run.config.target_success, set[int]()
     seeds = evaluation_seeds(EVALUATION_SEED, run.config.evaluation_episodes)
 
     def act(seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return follow(rest, lambda: run.learner.plan(run.state, seen.to(device)).cpu())
+        action, rest = follow(rest, lambda: run.learner.plan(run.state, seen.to(device)).cpu())
+        broken.update(not_finite(run, action))
+        return action.nan_to_num(0.0, 0.0, 0.0), rest
 
     pixels = run.spec.env.pixels
     strip = Strip(act, run.evaluation_envs) if pixels and pixels.cameras else None
@@ -103,7 +105,10 @@ def _evaluate(run: Run, progress: Progress) -> None:
             "eval/length": float(outcome.lengths[index].mean()),
         }
         for index, seed in enumerate(run.seeds)
+        if seed not in broken
     }
+    if broken and not freeze(run, dict.fromkeys(sorted(broken), "action"), {}, progress):
+        return
     run.recorder.write_seeds(run.step, rows)
     plot_curves(run.run_dir, step_name(run.config.algorithm))
     if strip:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from rlhive.core.learner import last_metrics
 from rlhive.core.run import Run, freeze
 from rlhive.progress import Progress
 
-if TYPE_CHECKING:
-    from tensordict import TensorDict
 
-
-def step(run: Run, progress: Progress) -> TensorDict | None:
-    """One update; its metrics `[S]`, None where it broke every seed.
+def step(run: Run, progress: Progress) -> None:
+    """One update.
 
     Raises:
         ValueError: the run has no data set.
@@ -23,13 +19,11 @@ def step(run: Run, progress: Progress) -> TensorDict | None:
     streams, chunk_size = [own["replay"] for own in run.generators], run.learner.network.chunk_size
     batch = run.dataset.sample(streams, config.batch_size, chunk_size).to(config.device)
     run.state, metrics = run.learner.train_step(before, batch, run.learner.draw_loss_noise(run.generators))
+    run.metrics = last_metrics(metrics)
     broken = (~metrics["finite"]).nonzero().flatten().tolist()
     if broken:
         good_states = {run.seeds[index]: before[index] for index in broken}
-        kept = freeze(run, dict.fromkeys(good_states, "loss or a parameter"), good_states, progress)
-        if not kept:
-            return None
-        metrics = metrics[kept]
+        if not freeze(run, dict.fromkeys(good_states, "loss or a parameter"), good_states, progress):
+            return
     run.step += 1
     progress.update(run.step)
-    return metrics

@@ -8,41 +8,43 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from rlhive.core.learner import observe
+from rlhive.core.learner import last_metrics, observe
 from rlhive.core.rollout import SEEN, latest_episodes
-from rlhive.core.run import OnlineRun, freeze, store_step
+from rlhive.core.run import OnlineRun, freeze, not_finite, store_step
 from rlhive.core.tree import to_device, unflatten
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress
 
 
-def step(run: OnlineRun, metrics: TensorDict | None, progress: Progress) -> TensorDict | None:
-    """One step of all environments and the updates due; the metrics `[S]` of the latest update."""
+def step(run: OnlineRun, progress: Progress) -> None:
+    """One step of all environments and the updates due."""
     action = _choose_action(run)
-    if broken := dict.fromkeys(_not_finite(run, action), "action"):
+    if broken := dict.fromkeys(not_finite(run, action), "action"):
         kept = freeze(run, broken, {}, progress)
         if not kept:
-            return metrics
+            return
         action = action[kept]
     run.envs.send(action)  # from here to recv(), while the workers step
     store_step(run)
-    run.state = observe(run.state, run.rollout["observation"].to(run.config.device))
-    metrics, good_states = _update(run, metrics)
+    before = run.state
+    run.state = observe(before, run.rollout["observation"].to(run.config.device))
+    # An observation whose square is more than a float32 holds.
+    overflown = not_finite(run, run.state["env_state", "observation", "scale"])
+    good_states = _update(run)
     transition = run.envs.recv()
-    broken = dict.fromkeys(_not_finite(run, _seen(transition)), "observation or reward")
-    broken |= dict.fromkeys(good_states, "loss or a parameter")
+    broken = dict.fromkeys(not_finite(run, _seen(transition)), "observation or reward")
+    broken |= dict.fromkeys(good_states, "loss or a parameter") | dict.fromkeys(overflown, "normaliser")
     if broken:
+        good_states |= {seed: before[run.seeds.index(seed)] for seed in overflown}
         kept = freeze(run, broken, good_states, progress)
         if not kept:
-            return metrics
+            return
         action, transition = action[kept], transition[kept]
-        metrics = None if metrics is None else metrics[kept]
     _move_on(run, action, transition)
     run.step += run.config.num_envs
     if transition["next", "done"].any():
         store_step(run)
         progress.update(run.step, *latest_episodes(run.rollout["episodes"]))
-    return metrics
 
 
 def _choose_action(run: OnlineRun) -> Tensor:
@@ -65,16 +67,12 @@ def _choose_action(run: OnlineRun) -> Tensor:
     return action
 
 
-def _update(run: OnlineRun, metrics: TensorDict | None) -> tuple[TensorDict | None, dict[int, TrainState]]:
-    """The gradient updates due for the coming environment steps.
-
-    Returns:
-        The metrics `[S]` of the last update so far, and the last good state of each seed that one of these broke.
-    """
+def _update(run: OnlineRun) -> dict[int, TrainState]:
+    """The gradient updates due for the coming environment steps; the last good state of each seed that one broke."""
     config = run.config
     good_states: dict[int, TrainState] = {}
     if run.step < config.init_random_steps or len(run.replay) < config.batch_size:
-        return metrics, good_states
+        return good_states
     ratio = config.updates_per_step
     due = math.floor((run.step + config.num_envs) * ratio) - math.floor(run.step * ratio)
     for _ in range(due):
@@ -86,7 +84,8 @@ def _update(run: OnlineRun, metrics: TensorDict | None) -> tuple[TensorDict | No
             good_states.setdefault(run.seeds[index], before[index])
         if "index" in batch.keys():  # noqa: SIM118
             run.replay.update_priority(batch["index"], metrics["td_error"].nan_to_num(posinf=0.0))
-    return metrics, good_states
+        run.metrics = last_metrics(metrics)
+    return good_states
 
 
 def _minibatch(run: OnlineRun) -> TensorDict:
@@ -107,12 +106,6 @@ def _move_on(run: OnlineRun, action: Tensor, transition: TensorDict) -> None:
     )
     rollout.update(transition.select(*SEEN, strict=False))
     rollout["is_init"] = following["done"]
-
-
-def _not_finite(run: OnlineRun, values: Tensor) -> list[int]:
-    """The seeds that have a value in `[S, ...]` that is not finite."""
-    finite = values.isfinite().flatten(1).all(-1).tolist()
-    return [seed for seed, good in zip(run.seeds, finite, strict=True) if not good]
 
 
 def _seen(transition: TensorDict) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import attrs
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 
 from rlhive.core.checkpoint import Checkpoint
 from rlhive.core.replay import ReplayBuffer
@@ -30,11 +31,6 @@ class Stopped(NamedTuple):
     reason: str
 
 
-def counters_of(stopped: Stopped | None) -> dict[str, Any]:
-    """What a checkpoint keeps of how a seed stopped."""
-    return {} if stopped is None else {"stopped_at": stopped.step, "reason": stopped.reason}
-
-
 def restore_stopped(
     config: TrainConfig, checkpoint: Checkpoint, generators: Sequence[dict[str, torch.Generator]]
 ) -> dict[int, Stopped]:
@@ -52,6 +48,12 @@ def restore_stopped(
                 counters["reason"],
             )
     return stopped
+
+
+def restore_metrics(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The metrics `[S]` of the latest update of the seeds that train; none where it was before the first."""
+    rows = [own.get("metrics", {}) for own in checkpoint.counters if "stopped_at" not in own]
+    return {name: torch.tensor([row[name] for row in rows]) for name in (rows[0] if rows else {})}
 
 
 def check_same(run_dir: Path, saved: RunSpec, now: RunSpec) -> RunSpec:

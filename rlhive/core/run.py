@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 
 from rlhive.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rlhive.core.files import write_text
@@ -21,9 +22,9 @@ from rlhive.core.replay_size import check_replay
 from rlhive.core.resume import (
     Stopped,
     check_same,
-    counters_of,
     load_replay,
     replay_path,
+    restore_metrics,
     restore_stopped,
 )
 from rlhive.core.rollout import SEEN, count_step, first_rollout, resume_rollout
@@ -64,6 +65,7 @@ class Run:
         rollout: where their training environments are, `[S]`, see `rlhive.core.rollout`; without leaves offline.
         stopped: the seeds that no longer train.
         step: environment steps per seed so far; offline, gradient updates.
+        metrics: those `[S]` of the latest update by their names in the logs; none before the first.
         dataset: recorded transitions to learn from; None where there are none.
     """
 
@@ -79,6 +81,7 @@ class Run:
     rollout: TensorDict
     stopped: dict[int, Stopped]
     step: int
+    metrics: dict[str, Tensor]
     dataset: Dataset | None
 
 
@@ -154,6 +157,7 @@ def open_run(
             "state": state,
             "stopped": stopped,
             "step": checkpoint.step if checkpoint else 0,
+            "metrics": restore_metrics(checkpoint) if checkpoint else {},
             "dataset": dataset,
         }
         shared |= _online_parts(run_dir, training_envs[0], checkpoint, shared) if training_envs else {}
@@ -239,6 +243,7 @@ def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainS
     run.generators = [run.generators[index] for index in kept]
     if kept:
         run.state, run.rollout = run.state[kept], run.rollout[kept]
+        run.metrics = {name: value[kept] for name, value in run.metrics.items()}
         run.evaluation_envs.keep(kept)
         if isinstance(run, OnlineRun):
             run.envs.keep(kept)
@@ -255,6 +260,12 @@ def freeze(
             f"seed {seed}: the {what} is not finite at step {run.step}; it is frozen at its last good state"
         )
     return stop_seeds(run, dict.fromkeys(broken, NOT_FINITE), good_states)
+
+
+def not_finite(run: Run, values: Tensor) -> list[int]:
+    """The seeds that have a value in `[S, ...]` that is not finite."""
+    finite = values.isfinite().flatten(1).all(-1).tolist()
+    return [seed for seed, good in zip(run.seeds, finite, strict=True) if not good]
 
 
 def stopped_text(stopped: Mapping[int, Stopped]) -> str:
@@ -283,8 +294,16 @@ def save_run(run: Run) -> None:
         seeds=run.config.seeds,
         rollout=stack_seeds([rollout.select("explore", "episodes", strict=False) for rollout in rollouts]),
         generators={name: [own[name] for own in generators] for name in generators[0]},
-        counters=[counters_of(run.stopped.get(seed)) for seed in run.config.seeds],
+        counters=[_counters(run, seed) for seed in run.config.seeds],
     )
     for path in folder.glob("*.safetensors"):
         if path != replay_path(run.run_dir, run.step):
             path.unlink()
+
+
+def _counters(run: Run, seed: int) -> dict[str, Any]:
+    """What a checkpoint keeps of a seed beside its trees: how it stopped, or else the metrics of its latest update."""
+    if seed in run.stopped:
+        return {"stopped_at": run.stopped[seed].step, "reason": run.stopped[seed].reason}
+    index = run.seeds.index(seed)
+    return {"metrics": {name: value[index].item() for name, value in run.metrics.items()}}

@@ -201,6 +201,7 @@ def test_resuming_goes_on_where_the_checkpoint_was(tmp_path):
         ("NUM_SEEDS=3", "NUM_ENVS=2", "train.log_every=4", "train.target_success=0.3"),
         ("train.exploration=@ornstein_uhlenbeck", "train.log_every=7"),
         ("replay.prioritized=True", "replay.n_step=3", "GAMMA=0.95"),
+        ("train.updates_per_step=0.1", "train.log_every=1"),
     ],
 )
 def test_a_resumed_run_equals_one_that_was_never_interrupted(tmp_path, bindings):
@@ -295,8 +296,17 @@ def break_observation(run) -> None:
     run.rollout["observation"][1] = math.nan
 
 
+def break_normaliser(run) -> None:
+    run.rollout["observation"][1] = 1e20  # finite, but for its square
+
+
 @pytest.mark.parametrize(
-    ("break_it", "what", "at"), [(break_reward, "loss or a parameter", 33), (break_observation, "action", 30)]
+    ("break_it", "what", "at"),
+    [
+        (break_reward, "loss or a parameter", 33),
+        (break_observation, "action", 30),
+        (break_normaliser, "normaliser", 30),
+    ],
 )
 def test_a_broken_seed_is_frozen_and_leaves_the_others_as_they_were(
     three, tmp_path, capsys, break_it, what, at
@@ -309,11 +319,45 @@ def test_a_broken_seed_is_frozen_and_leaves_the_others_as_they_were(
     assert run.seeds == (9, 6) and run.step == 60
     assert bool((run.state == three.state[[0, 2]]).all())
     saved = load_checkpoint(tmp_path, (9, 5, 6))
-    assert saved.counters == [{}, {"stopped_at": at, "reason": "not finite"}, {}]
+    assert saved.counters[1] == {"stopped_at": at, "reason": "not finite"}
+    assert all(own.keys() == {"metrics"} for own in (saved.counters[0], saved.counters[2]))
     assert saved.state["step"].tolist() == [40, at - 20, 40]
     for seed in (9, 6):
         own = [row for row in rows(tmp_path) if row["seed"] == str(seed)]
         assert own == [row for row in rows(three.run_dir) if row["seed"] == str(seed)]
+
+
+def test_a_seed_whose_evaluation_breaks_is_frozen_and_leaves_the_others_as_they_were(three, tmp_path, capsys):
+    bindings = (*THREE, "train.evaluate_every=15", "train.evaluation_episodes=3")
+    train(ReachPoint, tmp_path, *bindings, "TOTAL_STEPS=30")
+    with open_run(configure(ReachPoint, *bindings), tmp_path, resume=True) as run:
+        whole = run.learner.plan
+
+        def plan(state, seen):
+            actions = whole(state, seen).clone()
+            actions[1] = math.nan if len(actions) == 3 else actions[1]
+            return actions
+
+        run.learner = run.learner._replace(plan=plan)
+        assert loop.train(run)
+    assert "seed 5: the action is not finite at step 45; it is frozen" in capsys.readouterr().err
+    assert run.seeds == (9, 6) and run.step == 60
+    assert bool((run.state == three.state[[0, 2]]).all())
+    evaluated = [(row["seed"], row["step"]) for row in rows(tmp_path) if row["eval/return"]]
+    assert [step for seed, step in evaluated if seed == "5"] == ["15", "30"]
+    assert [step for seed, step in evaluated if seed == "6"] == ["15", "30", "45", "60"]
+
+
+def test_metrics_stay_with_their_seed_when_another_one_stops(three, tmp_path):
+    rare = (*THREE, "train.updates_per_step=0.1")
+    alone = train(ReachPoint, tmp_path / "alone", *rare, "SEEDS=(6,)")
+    train(ReachPoint, tmp_path / "run", *rare, "TOTAL_STEPS=30")
+    with open_run(configure(ReachPoint, *rare), tmp_path / "run", resume=True) as run:
+        break_observation(run)
+        assert loop.train(run)
+    own = [row for row in rows(run.run_dir) if row["seed"] == "6" and row["loss/qvalue"]]
+    assert run.seeds == (9, 6)
+    assert own == [row for row in rows(alone.run_dir) if row["loss/qvalue"]]
 
 
 def test_a_frozen_seed_stays_frozen_when_the_run_is_resumed(tmp_path):
@@ -412,7 +456,7 @@ def test_the_last_step_is_stored_once_when_it_is_asked_for(tmp_path):
     with open_run(configure(ReachPoint), tmp_path) as run:
         store_step(run)  # there is none yet
         for _ in range(2):
-            online.step(run, None, Progress(2))
+            online.step(run, Progress(2))
         seen = run.unstored["next", "observation"].clone()
         assert len(run.replay) == run.rollout["episodes"]["elapsed"].item() == 1
         for _ in range(2):
