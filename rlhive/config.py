@@ -71,9 +71,11 @@ def _to_tuple(seeds: Iterable[int]) -> tuple[int, ...]:
 
 
 def _check_seeds(config: Any, attribute: Any, seeds: tuple[int, ...]) -> None:
-    plain = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
+    plain = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in seeds)
     if not plain or len(set(seeds)) < len(seeds):
-        raise ValueError(f"train.seeds must be whole numbers >= 0, each once, got {list(seeds)}")
+        raise ValueError(
+            f"train.seeds must be whole numbers from 0 to 2**32 - 1, each once, got {list(seeds)}"
+        )
 
 
 @attrs.frozen(kw_only=True)

@@ -68,6 +68,11 @@ def dry_build(config: TrainConfig) -> None:
     opt.update(params, opt.init(params), params)  # a schedule is only called here
     config.exploration(stand_in.action_low, stand_in.action_high)
     replay = config.make_replay(num_seeds=config.num_seeds, num_envs=config.num_envs, device="cpu")
+    most = config.num_envs * (replay.capacity // config.num_envs)
+    if not ALGORITHMS[config.algorithm].offline and most < config.batch_size:
+        raise ValueError(
+            f"replay.capacity={replay.capacity} never holds the {config.batch_size} transitions of train.batch_size"
+        )
     if config.demonstrations and (replay.prioritized or replay.n_step > 1):
         raise ValueError("train.demonstrations go with replay.n_step=1 and replay.prioritized=False alone")
 

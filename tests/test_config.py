@@ -105,6 +105,7 @@ def test_a_wrong_type_names_the_parameter_and_the_type(binding, parameter, expec
     [
         ("TOTAL_STEPS=0", "'total_steps' must be >= 1"),
         ("SEED=-1", "'seed' must be >= 0"),
+        ("SEED=4294967296", "from 0 to 2**32 - 1, each once"),
         ("NUM_ENVS=0", "'num_envs' must be >= 1"),
         ("train.tau=2.0", "'tau' must be <= 1"),
         ("train.tau=0.0", "'tau' must be > 0"),
@@ -119,6 +120,7 @@ def test_a_wrong_type_names_the_parameter_and_the_type(binding, parameter, expec
         ("gaussian.annealing_steps=0", "annealing_steps must be at least 1, got 0"),
         ("replay.capacity=0", "capacity=0"),
         ("replay.n_step=0", "n_step=0"),
+        ("replay.capacity=255", "replay.capacity=255 never holds the 256 transitions of train.batch_size"),
         ("DEVICE='cudda'", "train.device='cudda' cannot be used here; expected 'cpu'"),
     ],
 )

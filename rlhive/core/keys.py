@@ -13,10 +13,10 @@ def make_generators(seed: int) -> dict[str, Generator]:
     """The CPU generators of one training seed, by the names of `STREAMS`, independent of each other.
 
     Raises:
-        ValueError: if the seed is negative.
+        ValueError: if the seed is negative, or too large: SeedSequence takes a larger one for two numbers.
     """
-    if seed < 0:
-        raise ValueError(f"a seed must not be negative, got {seed}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"a seed must be from 0 to 2**32 - 1, got {seed}")
     return {
         name: Generator().manual_seed(int(np.random.SeedSequence((seed, index)).generate_state(1)[0]))
         for index, name in enumerate(STREAMS)

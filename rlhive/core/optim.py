@@ -105,6 +105,8 @@ def adam(
 
 
 def _bias_correction(decay: float, count: Tensor) -> Tensor:
+    if decay == 0.0:  # of which there is no logarithm
+        return torch.ones_like(count, dtype=torch.float32)
     # 1 - decay^count. Inductor computes a power anew for every vector of parameters, but the exp of a number only once.
     return (1.0 - torch.exp(count.double() * math.log(decay))).float()
 

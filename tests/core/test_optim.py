@@ -20,14 +20,24 @@ def random_tree(generator: torch.Generator) -> TensorDict:
     )
 
 
-@pytest.mark.parametrize("learning_rate", [1e-3, cosine_schedule(1e-2, decay_updates=80, final_fraction=0.1)])
-def test_adam_equals_torch_after_100_steps(learning_rate):
+@pytest.mark.parametrize(
+    ("learning_rate", "betas"),
+    [
+        (1e-3, (0.9, 0.999)),
+        (cosine_schedule(1e-2, decay_updates=80, final_fraction=0.1), (0.9, 0.999)),
+        (1e-3, (0.0, 0.99)),
+        (1e-3, (0.5, 0.0)),
+    ],
+)
+def test_adam_equals_torch_after_100_steps(learning_rate, betas):
     generator = torch.Generator().manual_seed(0)
     params = random_tree(generator)
-    opt = adam(learning_rate)
+    opt = adam(learning_rate, b1=betas[0], b2=betas[1])
     opt_state = opt.init(params)
     reference = [leaf.clone().requires_grad_() for leaf in params.values(True, True)]
-    torch_adam = torch.optim.Adam(reference, lr=1.0 if callable(learning_rate) else learning_rate)
+    torch_adam = torch.optim.Adam(
+        reference, lr=1.0 if callable(learning_rate) else learning_rate, betas=betas
+    )
     for count in range(100):
         grads = random_tree(generator)
         if callable(learning_rate):

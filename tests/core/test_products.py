@@ -45,27 +45,34 @@ from rlhive.policy_fn.actor import actor_critic
 from tests.helpers import make_batch, make_spec
 
 torch.set_num_threads(int(sys.argv[1]))
-spec = make_spec(21, (-1.0,) * 5, (1.0,) * 5)
-network, opt = actor_critic(spec, hidden_sizes=(100, 64)), adam(1e-3)
+spec, opt = make_spec(21, (-1.0,) * 5, (1.0,) * 5), adam(1e-3)
 
-def draw(seed):
+def draw(network, seed):
     streams = make_generators(seed)
     state = init_state(network.init(streams["init"]), opt, observation_dim=21, target_keys=("critic",))
     batch = make_batch(streams["replay"], 100, observation_dim=21, action_dim=5)
     return state, batch, draw_sac_noise(streams["loss"], network, 100)
 
-seeds = [draw(seed) for seed in range(5)]
-inputs = lambda chosen: tuple(stack_seeds(trees) for trees in zip(*chosen))
-step = vmap(make_train_step(make_sac_loss(network), opt))
-together, alone = trace(step, *inputs(seeds)), trace(step, *inputs(seeds[:1]))
-states, batch, noise = inputs(seeds)
-for _ in range(3):
-    states, metrics = together(states, batch, noise)
-for k in range(5):
-    state, own_batch, own_noise = inputs(seeds[k : k + 1])
+def inputs(chosen):
+    return tuple(stack_seeds(trees) for trees in zip(*chosen))
+
+def compare(**settings):
+    network = actor_critic(spec, **settings)
+    seeds = [draw(network, seed) for seed in range(5)]
+    step = vmap(make_train_step(make_sac_loss(network), opt))
+    together, alone = trace(step, *inputs(seeds)), trace(step, *inputs(seeds[:1]))
+    states, batch, noise = inputs(seeds)
     for _ in range(3):
-        state, own_metrics = alone(state, own_batch, own_noise)
-    assert (states[k : k + 1] == state).all() and (metrics[k : k + 1] == own_metrics).all(), k
+        states, metrics = together(states, batch, noise)
+    for k in range(5):
+        state, own_batch, own_noise = inputs(seeds[k : k + 1])
+        for _ in range(3):
+            state, own_metrics = alone(state, own_batch, own_noise)
+        assert (states[k : k + 1] == state).all() and (metrics[k : k + 1] == own_metrics).all(), (settings, k)
+
+compare(hidden_sizes=(100, 64))
+compare(hidden_sizes=(100, 64), num_critics=1)
+compare(hidden_sizes=(100,), num_critics=3)
 """
 
 

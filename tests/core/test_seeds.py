@@ -70,6 +70,7 @@ def test_streams_are_independent_of_each_other_and_of_the_seed_next_door():
     assert len({tuple(draw.tolist()) for draw in draws.values()}) == len(draws)
 
 
-def test_a_negative_seed_is_refused():
-    with pytest.raises(ValueError, match="must not be negative, got -1"):
-        make_generators(-1)
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_without_streams_of_its_own_is_refused(seed):
+    with pytest.raises(ValueError, match=rf"must be from 0 to 2\*\*32 - 1, got {seed}"):
+        make_generators(seed)
