@@ -218,9 +218,14 @@ def read_metrics(run_dir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: there is no metrics.csv.
+        ValueError: it is damaged.
     """
-    columns, rows = _read(Path(run_dir) / METRICS_FILE)
-    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in columns}
+    path = Path(run_dir) / METRICS_FILE
+    columns, rows = _read(path)
+    try:
+        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in columns}
+    except ValueError as error:
+        raise ValueError(f"{path}: is no table of metrics ({error}): mend or remove it") from None
 
 
 def _over_seeds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -240,8 +245,11 @@ def _writer(file: TextIO, columns: Sequence[str]) -> csv.DictWriter[str]:
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    with path.open(newline="") as file:
-        header, *rows = list(csv.reader(file))
+    try:
+        with path.open(newline="") as file:
+            header, *rows = list(csv.reader(file))
+    except ValueError as error:
+        raise ValueError(f"{path}: is no table of metrics ({error}): mend or remove it") from None
     # A row cut short by a crash has fewer fields than the header.
     return header, [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
 

@@ -184,12 +184,19 @@ def _read_member(directory: Path) -> Run:
     evaluated = np.isfinite(columns).any(axis=0)
     if not evaluated.any():
         raise ValueError(f"{directory}: has no evaluation yet; train on, to train.evaluate_every steps")
-    seeds, row = np.unique(metrics["seed"].astype(np.int64), return_inverse=True)
+    # A seed that broke before its first row is in the checkpoints alone, and counts all the same.
+    found = (directory / "checkpoints" / "latest").glob("seed_*")
+    saved = [int(path.name.removeprefix("seed_")) for path in found if path.name[5:].isdecimal()]
+    of_row = metrics["seed"].astype(np.int64)
+    seeds = np.union1d(of_row, np.array(saved, np.int64))
+    row = np.searchsorted(seeds, of_row)
     steps, column = np.unique(metrics["step"][evaluated].astype(np.int64), return_inverse=True)
     scores = {name: np.full((len(seeds), len(steps)), np.nan) for name in SCORES}
     for name, values in zip(SCORES, columns, strict=True):
         scores[name][row[evaluated], column] = np.where(np.isfinite(values), values, np.nan)[evaluated]
-    wall_time = np.array([metrics["wall_time"][row == index].max() for index in range(len(seeds))])
+    wall_time = np.array(
+        [metrics["wall_time"][row == index].max(initial=-np.inf) for index in range(len(seeds))]
+    )
     process = _read_process(directory, tuple(seeds.tolist()), step_name(str(spec["algorithm"])))
     config = (directory / "config.gin").read_text()
     strip = directory / SEEN_FILE

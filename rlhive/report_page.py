@@ -162,7 +162,8 @@ def _seed_rows(run: Run) -> list[list[str]]:
             last = evaluated[-1]
             cells = [f"{run.steps[last]:,}", *(score(name, run.scores[name][index, last]) for name in LABELS)]
         cells += [steps_text(of[index]) for of in reached]
-        rows.append([str(seed), *cells, seconds_text(run.wall_time[index])])
+        last_row = run.wall_time[index]
+        rows.append([str(seed), *cells, seconds_text(last_row) if np.isfinite(last_row) else NOT_RECORDED])
     return rows
 
 

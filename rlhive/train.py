@@ -5,13 +5,15 @@ python -m rlhive.train --gin_file=gin/sac_gaussian.gin --gin_bindings="ENV_NAME=
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
+import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,6 +74,8 @@ def check_flags(gin_files: Sequence[str], run_dir: str | None, resume: bool) -> 
         raise ValueError(
             f"--resume: {run_dir} has no checkpoint to go on from; start it anew in another directory"
         )
+    if resume and not (Path(str(run_dir)) / "config.gin").exists():
+        raise ValueError(f"--resume: {run_dir} has no config.gin; copy its operative_config.gin there")
     if not resume and run_dir is not None and (Path(run_dir) / "config.gin").exists():
         raise ValueError(f"--run_dir={run_dir} holds a run: add --resume to go on with it, or choose another")
 
@@ -85,18 +89,60 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
     before = load_config(own).seeds if resume else ()
     config = load_config(list(gin_files) or own, bindings)
     directory = Path(run_dir) if run_dir else default_run_dir(config)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=run_dir is not None)
+    flag = shlex.quote(f"--run_dir={directory}")
     sys.stderr.write(f"rlhive.train: {config.env_name}, seeds {list(config.seeds)}, in {directory}\n")
-    finished = add_seeds(config, directory, before) if resume else None
-    if finished is None:
-        finished = train(config, directory, resume=resume)
-    if not finished:
-        sys.stderr.write(f"rlhive.train: stopped and saved; go on with --run_dir={directory} --resume\n")
-        return INTERRUPTED
-    write_arrays(directory)
-    sys.stderr.write(f"rlhive.train: done; see {write_report(directory)}, or evaluate it:\n")
-    sys.stderr.write(f"    python -m rlhive.evaluate --run_dir={directory}\n")
+    with alone_in(directory):
+        finished = go_on(config, directory, before) if resume else train(config, directory, resume=False)
+        if not finished:
+            sys.stderr.write(f"rlhive.train: stopped and saved; go on with {flag} --resume\n")
+            return INTERRUPTED
+        write_arrays(directory)
+        sys.stderr.write(f"rlhive.train: done; see {write_report(directory)}, or evaluate it:\n")
+    sys.stderr.write(f"    python -m rlhive.evaluate {flag}\n")
     return 0
+
+
+@contextlib.contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Keeps other processes from training in the directory meanwhile.
+
+    Raises:
+        RuntimeError: another one does.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(directory / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RuntimeError(
+            f"another process trains in {directory}: wait for it, or choose another --run_dir"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def go_on(config: TrainConfig, directory: Path, before: Sequence[int]) -> bool:
+    """Goes on with the run in `directory`, which had the seeds `before`; whether it came to its end.
+
+    Raises:
+        ValueError: it is beyond that already, or its files are damaged.
+    """
+    from rlhive.core.checkpoint import checkpoint_dir
+    from rlhive.core.resume import check_run_files, has_met_its_targets
+
+    check_run_files(directory)
+    there = int(checkpoint_dir(directory).name)
+    if there >= config.total_steps + config.num_envs:
+        raise ValueError(f"{directory} is at step {there} already, beyond TOTAL_STEPS={config.total_steps}")
+    finished = add_seeds(config, directory, before)
+    if finished is None and has_met_its_targets(directory):
+        sys.stderr.write("rlhive.train: all of its seeds have met their target, nothing is left to train\n")
+        return True
+    return train(config, directory, resume=True) if finished is None else finished
 
 
 def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bool | None:
@@ -110,7 +156,8 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     from rlhive.config import config_text
     from rlhive.core.checkpoint import checkpoint_dir
     from rlhive.core.files import write_text
-    from rlhive.core.merge import ADDED, is_under_way, merge_run, seeds_to_add
+    from rlhive.core.merge import ADDED, check_settings, is_under_way, merge_run, seeds_to_add
+    from rlhive.core.resume import has_met_its_targets
     from rlhive.core.run_spec import RunSpec
     from rlhive.curves import plot_curves
     from rlhive.record import step_name
@@ -118,11 +165,13 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     added = seeds_to_add(directory, config)
     if not added:
         return None
+    check_settings(directory, config_text())
     folder, under_way = directory / ADDED, is_under_way(directory)
     if not under_way:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    if not under_way or int(checkpoint_dir(folder).name) < config.total_steps:
+    at_end = under_way and int(checkpoint_dir(folder).name) >= config.total_steps
+    if not at_end and not (under_way and has_met_its_targets(folder)):
         spec = RunSpec.from_json((directory / "spec.json").read_text(), directory / "spec.json")
         if not train(attrs.evolve(config, seeds=added), folder, resume=under_way, joins=spec):
             return False
@@ -215,8 +264,10 @@ def share_cores(config: TrainConfig) -> str:
 
 
 def default_run_dir(config: TrainConfig) -> Path:
-    """A new directory, named by environment, algorithm and time."""
-    return Path("runs") / f"{config.env_name}-{config.algorithm}-{time.strftime('%Y%m%d-%H%M%S')}"
+    """A directory that is not there yet, named by environment, algorithm and time."""
+    name = f"{config.env_name}-{config.algorithm}-{time.strftime('%Y%m%d-%H%M%S')}"
+    tries = (Path("runs") / f"{name}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
+    return next(path for path in tries if not path.exists())
 
 
 if __name__ == "__main__":

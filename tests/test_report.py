@@ -250,6 +250,19 @@ def test_a_seed_without_some_evaluations_leaves_holes(write_run, no_picture):
     assert "Only 0 of 4 evaluated steps have every seed" in page.text
 
 
+def test_a_seed_that_broke_before_its_first_row_counts_all_the_same(write_run, no_picture):
+    directory = write_run()
+    for seed in (1, 2, 5, 7):
+        (directory / "checkpoints" / "latest" / f"seed_{seed}").mkdir(parents=True)
+    found = report_data.read_run(directory)
+    assert found.seeds.tolist() == [1, 2, 5, 7] and not len(found.complete)
+    assert np.isnan(found.scores["return"][2]).all()
+    assert found.scores["success"][[0, 1, 3]].tolist() == [list(rates) for rates in SUCCESS.values()]
+    page = read(report.write_report(directory))
+    [row] = [row for row in page.table("seed", "last step") if row[0] == "5"]
+    assert row[1] == "never" and row[-1] == "not recorded"
+
+
 def test_text_of_a_run_is_escaped(write_run, no_picture):
     directory = write_run("a<b&c", config=CONFIG + "a.b = '<script>x</script>'\n")
     page = read(report.write_report(directory))

@@ -3,6 +3,7 @@
 import csv
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,7 +120,7 @@ def finished(tmp_path_factory) -> Path:
 def test_the_run_directory_is_complete(finished):
     assert {path.name for path in finished.iterdir()} == {
         "config.gin", "operative_config.gin", "spec.json", "metrics.csv", "curves.png", "checkpoints",
-        "replay", "tensorboard", "usage.json", "report.html", "evaluations.npz",
+        "replay", "tensorboard", "usage.json", "report.html", "evaluations.npz", ".lock",
     }  # fmt: skip
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"200", "240", "latest"}
     assert os.readlink(finished / "checkpoints" / "latest") == "240"
@@ -281,6 +282,48 @@ def test_a_run_that_diverges_stops_in_one_line_and_keeps_its_checkpoints(tmp_pat
     assert "rlhive.train: no seed is left: seed 1 at step 100 (not finite); their last good states" in text
     assert "Traceback" not in text
     assert load_checkpoint(tmp_path, [1]).step == 100
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of the finished run."""
+    return shutil.copytree(finished, tmp_path / "a run", symlinks=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("usage.json", "{}", r"usage\.json: is damaged: remove it to go on without the time"),
+        ("usage.json", "{", r"usage\.json: is damaged"),
+        ("spec.json", "{", r"spec\.json: is not JSON"),
+        ("metrics.csv", "", r"metrics\.csv: is no table of metrics .*: mend or remove it"),
+        ("metrics.csv", "step,seed,wall_time\nabc,1,2.0\n", r"metrics\.csv: is no table of metrics"),
+    ],
+)
+def test_damaged_records_are_refused_before_a_run_goes_on(copy, name, text, words):
+    (copy / name).write_text(text)
+    with pytest.raises(ValueError, match=words):
+        train.run([], ["TOTAL_STEPS=300"], str(copy), resume=True)
+    assert load_checkpoint(copy, [1]).step == 240
+
+
+def test_a_run_beyond_its_end_is_left_as_it_is(copy):
+    before = (copy / "config.gin").read_text()
+    with pytest.raises(ValueError, match="is at step 240 already, beyond TOTAL_STEPS=100"):
+        train.run([], ["TOTAL_STEPS=100"], str(copy), resume=True)
+    assert (copy / "config.gin").read_text() == before
+
+
+def test_two_processes_cannot_train_in_one_directory(copy):
+    with train.alone_in(copy):
+        text = run(f"--run_dir={copy}", "--resume", "--gin.TOTAL_STEPS=300", code=1)
+    assert f"another process trains in {copy}: wait for it, or choose another --run_dir" in text
+    assert load_checkpoint(copy, [1]).step == 240
+
+
+def test_a_finished_run_is_done_again_with_a_command_that_can_be_copied(copy):
+    text = run(f"--run_dir={copy}", "--resume")
+    assert f"python -m rlhive.evaluate '--run_dir={copy}'" in text
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,9 @@ from rlhive.core import offline, online
 from rlhive.core.evaluation import evaluation_seeds, run_episodes
 from rlhive.core.interrupt import catch_signals
 from rlhive.core.pictures import Strip, film_run, write_strip
+from rlhive.core.resume import NOT_FINITE, TARGET_MET
 from rlhive.core.rollout import episode_summary
 from rlhive.core.run import (
-    NOT_FINITE,
-    TARGET_MET,
     OnlineRun,
     Run,
     freeze,
@@ -51,10 +50,14 @@ def train(run: Run) -> bool:
             if _due(run, config.checkpoint_every):
                 save_run(run)
                 saved_at = run.step
-    if evaluated_at != run.step and not stopped:
-        _evaluate(run, progress)
-    if saved_at != run.step or not run.seeds:  # a seed may have stopped right after the last checkpoint
-        save_run(run)
+        # Before the last evaluation, which may be interrupted; and a seed may have stopped right after a checkpoint.
+        if saved_at != run.step or not run.seeds:
+            save_run(run)
+        training = run.seeds
+        if evaluated_at != run.step and not stopped:
+            _evaluate(run, progress)
+        if run.seeds != training:
+            save_run(run)
     progress.update(run.step)
     progress.close()
     if not run.seeds and all(one.reason == NOT_FINITE for one in run.stopped.values()):

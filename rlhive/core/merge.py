@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +12,27 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rlhive.core.checkpoint import checkpoint_dir, checkpoint_steps, replace_checkpoint, seed_dirs
-from rlhive.core.checkpoint_files import read_part
+from rlhive.core.checkpoint import (
+    checkpoint_dir,
+    checkpoint_steps,
+    load_checkpoint,
+    replace_checkpoint,
+    save_checkpoint,
+    seed_dirs,
+)
 from rlhive.core.files import replacing
+from rlhive.core.resume import counters_of, has_met_its_targets
 from rlhive.core.tree_file import LoadError
 from rlhive.record import merge_metrics
+from rlhive.report_data import SEED_SETTINGS, settings
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
 
 ADDED = "added_seeds"
+OTHER_SETTINGS = {  # that change nothing of what a seed learns
+    *("train.loggers", "train.wandb", "train.num_workers", "train.video_every", "train.video_cameras"),
+}
 
 
 def is_under_way(run_dir: Path) -> bool:
@@ -31,6 +43,8 @@ def is_under_way(run_dir: Path) -> bool:
 def seeds_to_add(run_dir: Path, config: TrainConfig) -> tuple[int, ...]:
     """The seeds of the configuration that the run has not, in their order; none where it is merely resumed.
 
+    A run has come to its end, too, where all of its seeds have met their target.
+
     Raises:
         LoadError: a seed of the run is not in the configuration, or the run has not come to its end.
     """
@@ -40,12 +54,33 @@ def seeds_to_add(run_dir: Path, config: TrainConfig) -> tuple[int, ...]:
     added = tuple(seed for seed in config.seeds if seed not in there)
     if added and (lacking := [seed for seed in there if seed not in config.seeds]):
         raise LoadError(f"{run_dir} has the seeds {lacking} too: name them beside the seeds to add")
-    if added and not 0 <= int(latest.name) - config.total_steps < config.num_envs:
+    at_end = 0 <= int(latest.name) - config.total_steps < config.num_envs
+    if added and not at_end and not has_met_its_targets(run_dir):
         raise LoadError(
             f"{run_dir} is at step {latest.name}, not at the end of {config.total_steps} steps: resume it without the "
             f"seeds {list(added)} first, or give the TOTAL_STEPS it has"
         )
     return added
+
+
+def check_settings(run_dir: Path, text: str) -> None:
+    """Refuses to add seeds with other settings than the run has: all of its seeds are reported as one run.
+
+    Args:
+        run_dir: the run.
+        text: the bindings of the seeds to add, as in a config.gin.
+
+    Raises:
+        LoadError: naming what differs.
+    """
+    there, now = settings((run_dir / "config.gin").read_text()), settings(text)
+    names = {*there, *now} - {*SEED_SETTINGS, *OTHER_SETTINGS}
+    if differing := sorted(name for name in names if there.get(name) != now.get(name)):
+        name = differing[0]
+        raise LoadError(
+            f"{run_dir}: seeds are added with the settings it has, but {', '.join(differing)} differ: {name} is "
+            f"{there.get(name, 'not set')} there, {now.get(name, 'not set')} here"
+        )
 
 
 def merge_run(run_dir: Path, seeds: Sequence[int], before: Sequence[int]) -> None:
@@ -60,12 +95,18 @@ def merge_run(run_dir: Path, seeds: Sequence[int], before: Sequence[int]) -> Non
     """
     added_dir = run_dir / ADDED
     added = [seed for seed in seeds if seed not in before]
+    for own, around, others in ((added_dir, run_dir, added), (run_dir, added_dir, before)):
+        _carry_on(own, checkpoint_steps(around), others)
     last = checkpoint_dir(added_dir).name
     orders = {run_dir: _training(run_dir, before), added_dir: _training(added_dir, added)}
     replay = run_dir / "replay" / f"{last}.safetensors"
     training = set().union(*orders.values())
-    if replay.exists():  # not where the algorithm learns from a data set
+    if training and any(
+        (own / "replay" / replay.name).exists() for own in orders
+    ):  # there is none of a data set
         _merge_replays(replay, orders, [seed for seed in seeds if seed in training])
+        for path in set(replay.parent.glob("*.safetensors")) - {replay}:
+            path.unlink()
     for step in checkpoint_steps(added_dir):
         if step in checkpoint_steps(run_dir):
             folders = seed_dirs(checkpoint_dir(run_dir, step)) | seed_dirs(checkpoint_dir(added_dir, step))
@@ -77,13 +118,26 @@ def merge_run(run_dir: Path, seeds: Sequence[int], before: Sequence[int]) -> Non
     shutil.rmtree(added_dir)
 
 
+def _carry_on(run_dir: Path, steps: Sequence[int], seeds: Sequence[int]) -> None:
+    """Saves the seeds at later steps too, as a run of other seeds does with those that have stopped."""
+    later = [step for step in steps if step > checkpoint_steps(run_dir)[-1]]
+    if not later:
+        return
+    found = load_checkpoint(run_dir, seeds)
+    generators = {
+        name: [torch.Generator().set_state(state) for state in states]
+        for name, states in found.generators.items()
+    }
+    for step in later:
+        save_checkpoint(
+            run_dir, step, found.state, found.spec,
+            seeds=seeds, rollout=found.rollout, generators=generators, counters=found.counters,
+        )  # fmt: skip
+
+
 def _training(run_dir: Path, seeds: Sequence[int]) -> list[int]:
     """Those of the seeds that have not stopped, whose transitions the replay has."""
-    folders = seed_dirs(checkpoint_dir(run_dir))
-    counters = {
-        seed: read_part(folders[seed] / "train_state.safetensors", "train_state")[1].counters
-        for seed in seeds
-    }
+    counters = counters_of(run_dir)
     return [seed for seed in seeds if "stopped_at" not in counters[seed]]
 
 
@@ -97,9 +151,10 @@ def _merge_replays(path: Path, orders: dict[Path, list[int]], seeds: list[int]) 
         with safe_open(run_dir / "replay" / path.name, framework="pt") as file:
             header = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if int(header["num_seeds"]) == len(seeds) != len(own):
+        names = json.loads(header.get("seeds", json.dumps(own)))
+        if int(header["num_seeds"]) == len(seeds) != len(names):
             return  # merged before a crash
-        for index, seed in enumerate(own):
+        for index, seed in enumerate(names):
             columns[seed] = {
                 n: tensor[:, [index]] for n, tensor in tensors.items() if not n.startswith("priorities.")
             }
@@ -114,4 +169,5 @@ def _merge_replays(path: Path, orders: dict[Path, list[int]], seeds: list[int]) 
             joined[name] = torch.cat([columns[seed][name] for seed in seeds], dim=1)
     if joined:
         with replacing(path) as beside:
-            save_file(joined, beside, metadata=header | {"num_seeds": str(len(seeds))})
+            ours = {"num_seeds": str(len(seeds)), "seeds": json.dumps(list(seeds))}
+            save_file(joined, beside, metadata=header | ours)

@@ -6,6 +6,7 @@ own transitions with its own generator, so that seed k's minibatches are the sam
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -198,8 +199,8 @@ class ReplayBuffer:
         if self._priorities:
             self._priorities = [self._priorities[index] for index in indices]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the filled part to one safetensors file, in one step; generators are not part of it."""
+    def save(self, path: str | os.PathLike[str], seeds: Sequence[int]) -> None:
+        """Writes the filled part, of these S seeds, to one safetensors file, in one step; without generators."""
         columns = self._columns.to(self._device)
         tensors = {
             _name(key): rows[: self._num_rows].index_select(1, columns) for key, rows in self._rows.items()
@@ -208,14 +209,15 @@ class ReplayBuffer:
             leaves, largest = sampler.state(len(self))
             tensors |= {f"priorities.{seed}.leaves": leaves, f"priorities.{seed}.largest": largest}
         header = self._header() | {"num_rows": str(self._num_rows), "cursor": str(self._cursor)}
+        header["seeds"] = json.dumps(list(seeds))
         with replacing(path) as beside:
             save_file(tensors, beside, metadata=header)
 
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Takes over what `save` wrote.
+    def load(self, path: str | os.PathLike[str], seeds: Sequence[int]) -> None:
+        """Takes over what `save` wrote, in the order of these S seeds.
 
         Raises:
-            ValueError: not such a file, or one of another capacity, S, E, or kind of sampling.
+            ValueError: not such a file, or one of other seeds, another capacity, E, or kind of sampling.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -228,9 +230,13 @@ class ReplayBuffer:
                 raise ValueError(
                     f"{path} has {field} {header.get(field)}, but this replay buffer has {expected}"
                 )
+        saved = json.loads(header.get("seeds", json.dumps(list(seeds))))
+        if sorted(saved) != sorted(seeds):
+            raise ValueError(f"{path} is of the seeds {saved}, not of {list(seeds)}")
+        order = [saved.index(seed) for seed in seeds]
         self._num_rows, self._cursor = int(header["num_rows"]), int(header["cursor"])
-        for seed, sampler in enumerate(self._priorities):
-            sampler.restore(*(tensors.pop(f"priorities.{seed}.{name}") for name in ("leaves", "largest")))
+        for index, sampler in zip(order, self._priorities, strict=False):
+            sampler.restore(*(tensors.pop(f"priorities.{index}.{name}") for name in ("leaves", "largest")))
         if not self._num_rows:
             return
         if not self._rows:
@@ -239,7 +245,7 @@ class ReplayBuffer:
             )
             self._allocate(first.unflatten_keys("."))
         for key, rows in self._rows.items():
-            rows[: self._num_rows] = tensors[_name(key)]
+            rows[: self._num_rows] = tensors[_name(key)][:, order]
 
     def _allocate(self, transition: TensorDict) -> None:
         missing = [key for key in KEYS if transition.get(key, None) is None]

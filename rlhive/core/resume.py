@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,14 +13,21 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from rlhive.core.checkpoint import Checkpoint
+from rlhive.core.checkpoint import Checkpoint, checkpoint_dir, seed_dirs
+from rlhive.core.checkpoint_files import read_part
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree_file import LoadError
 from rlhive.core.types import TrainState
+from rlhive.record import METRICS_FILE, read_metrics
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+NOT_FINITE, TARGET_MET = "not finite", "target met"  # why a seed stopped before the others
 
 
 class Stopped(NamedTuple):
@@ -77,14 +86,50 @@ def _difference(saved: Any, now: Any) -> str:
     return "; ".join(f"{name} is {_difference(*pair)}" for name, pair in pairs.items() if pair[0] != pair[1])
 
 
-def load_replay(replay: ReplayBuffer, run_dir: Path, step: int) -> None:
-    """Fills a replay with what was saved at a step.
+def check_run_files(run_dir: Path) -> None:
+    """Refuses a run whose records beside the checkpoints are damaged, before it goes on.
+
+    Raises:
+        LoadError: spec.json is missing or damaged.
+        ValueError: usage.json or metrics.csv is damaged.
+    """
+    path = run_dir / "spec.json"
+    if not path.exists():
+        raise LoadError(f"{path}: is missing; copy it from the header of a params.safetensors of this run")
+    RunSpec.from_json(path.read_text(errors="replace"), path)
+    usage = run_dir / "usage.json"
+    try:
+        float(json.loads(usage.read_text())["seconds"] if usage.exists() else 0.0)
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{usage}: is damaged: remove it to go on without the time used so far") from None
+    if (run_dir / METRICS_FILE).exists():
+        read_metrics(run_dir)
+    else:
+        logger.warning("%s has no %s: its rows so far are gone, a new one begins", run_dir, METRICS_FILE)
+
+
+def counters_of(run_dir: Path) -> dict[int, Mapping[str, Any]]:
+    """What the latest checkpoint of a run keeps of each seed beside its trees."""
+    folders = seed_dirs(checkpoint_dir(run_dir))
+    return {
+        seed: read_part(folder / "train_state.safetensors", "train_state")[1].counters
+        for seed, folder in folders.items()
+    }
+
+
+def has_met_its_targets(run_dir: Path) -> bool:
+    """Whether all seeds of a run stopped since they met their target."""
+    return all(counters.get("reason") == TARGET_MET for counters in counters_of(run_dir).values())
+
+
+def load_replay(replay: ReplayBuffer, run_dir: Path, step: int, seeds: Sequence[int]) -> None:
+    """Fills a replay of these seeds with what was saved at a step.
 
     Raises:
         LoadError: it cannot be read.
     """
     try:
-        replay.load(replay_path(run_dir, step))
+        replay.load(replay_path(run_dir, step), seeds)
     except (ValueError, OSError) as error:
         raise LoadError(f"{run_dir}: its replay cannot be read: {error}") from None
 

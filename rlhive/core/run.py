@@ -20,6 +20,7 @@ from rlhive.core.learner import Generators, Learner, make_learner
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.replay_size import check_replay
 from rlhive.core.resume import (
+    NOT_FINITE,
     Stopped,
     check_same,
     load_replay,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from rlhive.config import TrainConfig
 
 EVALUATION_ENVS = 4
-NOT_FINITE, TARGET_MET = "not finite", "target met"  # why a seed stopped before the others
 
 
 @attrs.define(kw_only=True)
@@ -197,7 +197,7 @@ def _online_parts(
     check_replay(replay, config, shared["spec"])
     explore = config.exploration(envs.spec.action_low, envs.spec.action_high)
     if checkpoint:
-        load_replay(replay, run_dir, checkpoint.step)
+        load_replay(replay, run_dir, checkpoint.step, seeds)
         saved = checkpoint.rollout[[config.seeds.index(seed) for seed in seeds]]
         rollout = resume_rollout(envs, replay, saved)
     else:
@@ -279,7 +279,7 @@ def save_run(run: Run) -> None:
     folder = run.run_dir / "replay"
     if isinstance(run, OnlineRun):
         folder.mkdir(exist_ok=True)
-        run.replay.save(replay_path(run.run_dir, run.step))
+        run.replay.save(replay_path(run.run_dir, run.step), run.seeds)
     training = {
         seed: (run.state[index], run.rollout[index], run.generators[index])
         for index, seed in enumerate(run.seeds)

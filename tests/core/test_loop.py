@@ -224,11 +224,33 @@ def test_a_resumed_run_equals_one_that_was_never_interrupted(tmp_path, bindings)
     ]
 
 
+def test_the_last_state_is_saved_before_the_last_evaluation(tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "run_episodes", interrupt)
+        train(ReachPoint, tmp_path)
+    assert load_checkpoint(tmp_path, [1]).step == 60
+    assert len(train(ReachPoint, tmp_path, "TOTAL_STEPS=70", resume=True).replay) == 70
+
+
+def test_a_run_is_resumed_with_its_seeds_in_another_order(tmp_path):
+    small = ("train.exploration=@ornstein_uhlenbeck", "NUM_ENVS=2", "replay.prioritized=True")
+    whole = train(ReachPoint, tmp_path / "whole", *small, "SEEDS=(5, 6)")
+    for steps, order in ((26, (5, 6)), (44, (6, 5)), (60, (5, 6))):
+        resumed = train(
+            ReachPoint, tmp_path / "run", *small, f"SEEDS={order}", f"TOTAL_STEPS={steps}", resume=steps > 26
+        )
+    assert bool((resumed.state == whole.state).all())
+    assert all(torch.equal(stored(resumed)[name], value) for name, value in stored(whole).items())
+
+
 def test_a_replay_smaller_than_an_episode_is_refused(tmp_path):
     with pytest.raises(
-        ValueError, match=r"replay\.capacity must be at least 40, an episode of each environment, got 5"
+        ValueError, match=r"replay\.capacity must be at least 40, an episode of each environment, got 20"
     ):
-        train(ReachPoint, tmp_path, "replay.capacity=5", "NUM_ENVS=2")
+        train(ReachPoint, tmp_path, "replay.capacity=20", "NUM_ENVS=2")
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,20 @@ import csv
 import json
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import gin
-from rlhive.config import load_config
+from rlhive.config import config_text, load_config
 from rlhive.core import loop
 from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.merge import ADDED, seeds_to_add
 from rlhive.core.run import open_run
 from rlhive.core.tree_file import LoadError
-from rlhive.envs.toy import ReachPoint
+from rlhive.envs.toy import ConstantReward, ReachPoint
+from rlhive.policy_fn import load
 from rlhive.train import add_seeds
 
 SMALL = [
@@ -36,22 +38,26 @@ def clear_gin():
     gin.clear_config()
 
 
-def configure(seeds, *bindings):
+def configure(seeds, *bindings, env=ReachPoint):
     config = load_config(["sac_gaussian.gin"], [*SMALL, f"SEEDS={seeds}", *bindings])
     with attrs.validators.disabled():
-        return attrs.evolve(config, env_name=ReachPoint)
+        return attrs.evolve(config, env_name=env)
 
 
-def train(run_dir, seeds, *bindings, resume=False):
+def train(run_dir, seeds, *bindings, resume=False, env=ReachPoint):
     run_dir.mkdir(exist_ok=True)
-    with attrs.validators.disabled(), open_run(configure(seeds, *bindings), run_dir, resume=resume) as run:
+    with (
+        attrs.validators.disabled(),
+        open_run(configure(seeds, *bindings, env=env), run_dir, resume=resume) as run,
+    ):
         assert loop.train(run)
+    (run_dir / "config.gin").write_text(config_text())
     return run_dir
 
 
-def add(run_dir, seeds, before, *bindings):
+def add(run_dir, seeds, before, *bindings, env=ReachPoint):
     with attrs.validators.disabled():
-        return add_seeds(configure(seeds, *bindings), run_dir, before)
+        return add_seeds(configure(seeds, *bindings, env=env), run_dir, before)
 
 
 def table(run_dir, name) -> list[dict[str, str]]:
@@ -98,6 +104,52 @@ def test_a_merge_that_was_cut_short_goes_on(tmp_path, monkeypatch):
     assert (grown / ADDED).exists()
     assert add(grown, (5, 6), (5,))
     assert_same_run(grown, whole, (5, 6))
+
+
+SUCCESSFUL = ("train.target_success=0.9",)  # every episode of `ConstantReward` is
+
+
+@pytest.mark.parametrize(
+    "bindings", [("train.evaluate_every=20",), ("train.evaluate_every=50", "train.checkpoint_every=30")]
+)
+def test_seeds_that_meet_their_target_can_be_added_and_be_added_to(tmp_path, bindings):
+    bindings = (*SUCCESSFUL, *bindings)
+    whole = train(tmp_path / "whole", (5, 7), *bindings, env=ConstantReward)
+    grown = train(tmp_path / "grown", (5,), *bindings, env=ConstantReward)
+    assert add(grown, (5, 7), (5,), *bindings, env=ConstantReward)
+    ours, theirs = (load_checkpoint(run_dir, (5, 7)) for run_dir in (grown, whole))
+    assert ours.step == theirs.step and bool((ours.state == theirs.state).all())
+    assert ours.counters == theirs.counters and all(own["reason"] == "target met" for own in ours.counters)
+    assert table(grown, "metrics.csv") == table(whole, "metrics.csv")
+    assert load(grown, seed=7)(torch.zeros(1)).shape == (1,)
+
+
+def test_an_added_seed_that_stops_early_is_in_the_last_checkpoint(tmp_path, monkeypatch):
+    whole, grown = train(tmp_path / "whole", (5, 7)), train(tmp_path / "grown", (5,))
+    played = loop.run_episodes
+
+    def succeed(envs, act, seeds):
+        outcome = played(envs, act, seeds)
+        return outcome._replace(success=np.ones_like(outcome.success))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhive.core.loop.run_episodes", succeed)
+        patch.setattr("rlhive.core.merge.check_settings", lambda *_: None)
+        assert add(grown, (5, 7), (5,), *SUCCESSFUL)
+    found = load_checkpoint(grown, (5, 7))
+    assert found.step == 60 and found.counters[1] == {"stopped_at": 20, "reason": "target met"}
+    assert bool((found.state[0] == load_checkpoint(whole, (5, 7)).state[0]).all())
+    longer = train(grown, (5, 7), "TOTAL_STEPS=80", resume=True)
+    assert load_checkpoint(longer, (5, 7)).counters[1]["stopped_at"] == 20
+
+
+def test_other_settings_than_the_run_has_are_refused(tmp_path):
+    run_dir = train(tmp_path / "run", (5,))
+    with pytest.raises(
+        LoadError, match=r"but GAMMA, adam\.learning_rate differ: GAMMA is 0\.95 there, 0\.5 here"
+    ):
+        add(run_dir, (5, 6), (5,), "adam.learning_rate=0.1", "GAMMA=0.5")
+    assert add(run_dir, (5, 6), (5,), "train.loggers=('csv',)")
 
 
 @pytest.mark.parametrize(

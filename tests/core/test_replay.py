@@ -93,9 +93,9 @@ def test_seeds_that_are_kept_go_on_as_if_nothing_had_been(settings, tmp_path):
         kept.extend(transition(step, 3, 2)[[2, 0]])
     expected = whole.sample(generators(5, 6, 7), 64)[[2, 0]]
     assert bool((kept.sample(generators(7, 5), 64) == expected).all())
-    kept.save(tmp_path / "replay.safetensors")
+    kept.save(tmp_path / "replay.safetensors", [7, 5])
     loaded = ReplayBuffer(30, num_seeds=2, num_envs=2, **settings)
-    loaded.load(tmp_path / "replay.safetensors")
+    loaded.load(tmp_path / "replay.safetensors", [7, 5])
     assert bool((loaded.sample(generators(7, 5), 64)["observation"] == expected["observation"]).all())
 
 
@@ -208,9 +208,9 @@ def test_save_and_load(tmp_path, steps, prioritized):
     saved = filled(steps, 10, num_seeds=2, prioritized=prioritized)
     if prioritized and steps:
         saved.update_priority(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[1.0, 5.0], [0.1, 3.0]]))
-    saved.save(tmp_path / "replay.safetensors")
+    saved.save(tmp_path / "replay.safetensors", [4, 9])
     loaded = ReplayBuffer(10, num_seeds=2, prioritized=prioritized)
-    loaded.load(tmp_path / "replay.safetensors")
+    loaded.load(tmp_path / "replay.safetensors", [4, 9])
     assert len(loaded) == len(saved) == min(steps, 10)
     assert [path.name for path in tmp_path.iterdir()] == ["replay.safetensors"]
     for step in range(100, 103):
@@ -220,15 +220,29 @@ def test_save_and_load(tmp_path, steps, prioritized):
         assert bool((a.exclude(DONE) == b.exclude(DONE)).all())
 
 
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_seeds_are_loaded_by_their_names(tmp_path, prioritized):
+    path, saved = tmp_path / "replay.safetensors", filled(9, 10, num_seeds=3, prioritized=prioritized)
+    if prioritized:
+        saved.update_priority(torch.tensor([[1], [2], [3]]), torch.tensor([[9.0], [5.0], [3.0]]))
+    saved.save(path, [4, 9, 2])
+    loaded = ReplayBuffer(10, num_seeds=3, prioritized=prioritized)
+    loaded.load(path, [2, 4, 9])
+    ours, theirs = loaded.sample(generators(2, 0, 1), 64), saved.sample(generators(0, 1, 2), 64)
+    assert bool((ours == theirs[[2, 0, 1]]).all())
+    with pytest.raises(ValueError, match=r"is of the seeds \[4, 9, 2\], not of \[2, 4, 8\]"):
+        loaded.load(path, [2, 4, 8])
+
+
 def test_only_the_filled_part_is_saved(tmp_path):
-    filled(5, 100_000).save(tmp_path / "replay.safetensors")
+    filled(5, 100_000).save(tmp_path / "replay.safetensors", [1])
     assert (tmp_path / "replay.safetensors").stat().st_size < 2000
 
 
 def test_a_window_goes_on_over_a_save_and_load(tmp_path):
-    filled(5, n_step=3, gamma=1.0).save(tmp_path / "replay.safetensors")
+    filled(5, n_step=3, gamma=1.0).save(tmp_path / "replay.safetensors", [1])
     buffer = ReplayBuffer(100, n_step=3, gamma=1.0)
-    buffer.load(tmp_path / "replay.safetensors")
+    buffer.load(tmp_path / "replay.safetensors", [1])
     for step in range(5, 8):
         buffer.extend(transition(step))
     found, whole = by_step(buffer), by_step(filled(8, n_step=3, gamma=1.0))
@@ -246,24 +260,24 @@ def test_the_latest_rows_come_oldest_first_over_the_end_of_the_ring():
 
 def test_load_refuses_another_buffer(tmp_path):
     path = tmp_path / "replay.safetensors"
-    filled(5, 10).save(path)
+    filled(5, 10).save(path, [1])
     with pytest.raises(ValueError, match="max_rows 10, but this replay buffer has 20"):
-        ReplayBuffer(20).load(path)
+        ReplayBuffer(20).load(path, [1])
     with pytest.raises(ValueError, match="prioritized"):
-        ReplayBuffer(10, prioritized=True).load(path)
+        ReplayBuffer(10, prioritized=True).load(path, [1])
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match="cut short"):
-        ReplayBuffer(10).load(path)
+        ReplayBuffer(10).load(path, [1])
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path):
     path = tmp_path / "replay.safetensors"
-    filled(5, 10).save(path)
+    filled(5, 10).save(path, [1])
     before = path.read_bytes()
     buffer = filled(6, 10)
     buffer._rows = {"observation": "not a tensor"}
     with pytest.raises(Exception):  # noqa: B017 - whatever the writer makes of it
-        buffer.save(path)
+        buffer.save(path, [1])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
