@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from rlhive.core.checkpoint import (
     checkpoint_dir,
@@ -20,7 +17,7 @@ from rlhive.core.checkpoint import (
     save_checkpoint,
     seed_dirs,
 )
-from rlhive.core.files import replacing
+from rlhive.core.replay_file import read_replay, seeds_of, write_replay
 from rlhive.core.resume import counters_of, has_met_its_targets
 from rlhive.core.tree_file import LoadError
 from rlhive.record import merge_metrics
@@ -148,10 +145,8 @@ def _merge_replays(path: Path, orders: dict[Path, list[int]], seeds: list[int]) 
     for run_dir, own in orders.items():
         if not own:
             continue
-        with safe_open(run_dir / "replay" / path.name, framework="pt") as file:
-            header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        names = json.loads(header.get("seeds", json.dumps(own)))
+        tensors, header = read_replay(run_dir / "replay" / path.name)
+        names = seeds_of(header, own)
         if int(header["num_seeds"]) == len(seeds) != len(names):
             return  # merged before a crash
         for index, seed in enumerate(names):
@@ -168,6 +163,4 @@ def _merge_replays(path: Path, orders: dict[Path, list[int]], seeds: list[int]) 
         else:
             joined[name] = torch.cat([columns[seed][name] for seed in seeds], dim=1)
     if joined:
-        with replacing(path) as beside:
-            ours = {"num_seeds": str(len(seeds)), "seeds": json.dumps(list(seeds))}
-            save_file(joined, beside, metadata=header | ours)
+        write_replay(path, joined, header, seeds)

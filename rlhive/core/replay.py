@@ -6,21 +6,18 @@ own transitions with its own generator, so that seed k's minibatches are the sam
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import LazyMemmapStorage, LazyTensorStorage
 
-from rlhive.core.files import replacing
 from rlhive.core.priority import PrioritySampler
+from rlhive.core.replay_file import read_replay, seeds_of, write_replay
 from rlhive.core.returns import n_step_return
 from rlhive.core.tree import Key, unflatten
 from rlhive.core.types import Batch
@@ -80,9 +77,7 @@ class ReplayBuffer:
         self._device = torch.device(device)
         self._storage = _storage(self._max_rows, scratch_dir, self._device)
         self.scratch_dir = scratch_dir
-        self._rows: dict[
-            Key, Tensor
-        ] = {}  # views of the storage, each [T, S, E, ...]; none before the first row
+        self._rows: dict[Key, Tensor] = {}  # views of the storage, [T, S, E, ...]; none before the first row
         self._flat_rows = self._rows  # the same, each [T * S * E, ...]
         self._cursor = self._num_rows = 0
         self.prioritized = prioritized
@@ -209,9 +204,7 @@ class ReplayBuffer:
             leaves, largest = sampler.state(len(self))
             tensors |= {f"priorities.{seed}.leaves": leaves, f"priorities.{seed}.largest": largest}
         header = self._header() | {"num_rows": str(self._num_rows), "cursor": str(self._cursor)}
-        header["seeds"] = json.dumps(list(seeds))
-        with replacing(path) as beside:
-            save_file(tensors, beside, metadata=header)
+        write_replay(path, tensors, header, seeds)
 
     def load(self, path: str | os.PathLike[str], seeds: Sequence[int]) -> None:
         """Takes over what `save` wrote, in the order of these S seeds.
@@ -219,18 +212,13 @@ class ReplayBuffer:
         Raises:
             ValueError: not such a file, or one of other seeds, another capacity, E, or kind of sampling.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{path} is no whole safetensors file ({error}): was it cut short?") from error
+        tensors, header = read_replay(path)
         for field, expected in self._header().items():
             if header.get(field) != expected:
                 raise ValueError(
                     f"{path} has {field} {header.get(field)}, but this replay buffer has {expected}"
                 )
-        saved = json.loads(header.get("seeds", json.dumps(list(seeds))))
+        saved = seeds_of(header, seeds)
         if sorted(saved) != sorted(seeds):
             raise ValueError(f"{path} is of the seeds {saved}, not of {list(seeds)}")
         order = [saved.index(seed) for seed in seeds]

@@ -1,0 +1,43 @@
+"""The file of a replay: its tensors `[T, S, E, ...]` by name, and a header that names the S seeds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rlhive.core.files import replacing
+
+
+def write_replay(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, str],
+    seeds: Sequence[int],
+) -> None:
+    """Writes the tensors of these seeds to one safetensors file, in one step."""
+    named = {**header, "num_seeds": str(len(seeds)), "seeds": json.dumps(list(seeds))}
+    with replacing(path) as beside:
+        save_file(dict(tensors), beside, metadata=named)
+
+
+def read_replay(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `write_replay` wrote: tensors and header.
+
+    Raises:
+        ValueError: it is no such file, or not whole.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no whole safetensors file ({error}): was it cut short?") from error
+
+
+def seeds_of(header: Mapping[str, str], default: Sequence[int]) -> list[int]:
+    """The seeds in the order of the file; of files that do not name them, `default`."""
+    return json.loads(header["seeds"]) if "seeds" in header else list(default)
