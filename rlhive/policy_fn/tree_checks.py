@@ -44,6 +44,8 @@ def check_env_state(where: str, env_state: EnvState, spec: RunSpec) -> None:
     vector = torch.zeros(spec.normalized_dim)
     names = {"observation/loc": vector, "observation/scale": vector, "observation/count": torch.zeros(())}
     _check_leaves(where, env_state, names)
+    if bool((env_state["observation", "scale"] < 0).any()):
+        raise LoadError(f"{where}: observation/scale holds negative values, which no deviation is")
     if not env_state["observation", "count"] > 0:
         raise LoadError(
             f"{where}: the normaliser has seen no observation (count 0), so it would not normalise"

@@ -368,6 +368,8 @@ def test_wrong_shapes_dtypes_and_values_in_trees(make_run):
         spec=run.spec,
     )
     refuse("count 0", params, changed(env_state, count, torch.zeros(())), spec=run.spec)
+    scale = ("observation", "scale")
+    refuse("negative values", params, changed(env_state, scale, -env_state[scale]), spec=run.spec)
 
 
 @pytest.mark.parametrize("part", [0, 1])
