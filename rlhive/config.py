@@ -13,7 +13,7 @@ import attrs
 from attrs import validators as v
 
 import gin
-from rlhive.config_checks import check_discount, check_macros, check_types, dry_build, with_environment
+from rlhive import config_checks
 from rlhive.config_errors import ConfigError, explain_gin, explain_value
 from rlhive.core.compile import has_compiler
 from rlhive.core.optim import GradientTransformation, adam, cosine_schedule
@@ -59,6 +59,10 @@ _CONFIGURED = {
 }
 
 
+# More of these is a slip of the keyboard, and would take all memory before anything is said of it.
+MAX_SEEDS = 4096
+MAX_ENVIRONMENTS = 65_536  # of all seeds together
+MAX_BATCH_SIZE = 2**20
 COMPILE_FROM_UPDATES = 10_000  # half a minute of compiling is won back after some 5 000 updates on two cores
 
 
@@ -68,14 +72,6 @@ def _at_least(minimum: float, kind: type | tuple[type, ...] = int) -> Any:
 
 def _to_tuple(seeds: Iterable[int]) -> tuple[int, ...]:
     return tuple(seeds)
-
-
-def _check_seeds(config: Any, attribute: Any, seeds: tuple[int, ...]) -> None:
-    plain = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in seeds)
-    if not plain or len(set(seeds)) < len(seeds):
-        raise ValueError(
-            f"train.seeds must be whole numbers from 0 to 2**32 - 1, each once, got {list(seeds)}"
-        )
 
 
 @attrs.frozen(kw_only=True)
@@ -125,14 +121,14 @@ class TrainConfig:
     env_name: str = attrs.field(validator=v.instance_of(str))
     algorithm: str = attrs.field(default="sac", validator=v.in_(tuple(ALGORITHMS)))
     seed: int = attrs.field(default=1, validator=_at_least(0))
-    num_seeds: int = attrs.field(default=1, validator=_at_least(1))
-    seeds: tuple[int, ...] = attrs.field(default=(), converter=_to_tuple, validator=_check_seeds)
+    num_seeds: int = attrs.field(default=1, validator=v.and_(_at_least(1), v.le(MAX_SEEDS)))
+    seeds: tuple[int, ...] = attrs.field(default=(), converter=_to_tuple, validator=v.max_len(MAX_SEEDS))
     num_envs: int = attrs.field(default=1, validator=_at_least(1))
     total_steps: int = attrs.field(default=20_000, validator=_at_least(1))
     device: str = attrs.field(default="cpu", validator=v.instance_of(str))
     init_random_steps: int = attrs.field(default=1000, validator=_at_least(0))
     updates_per_step: float = attrs.field(default=1.0, validator=_at_least(0, (int, float)))
-    batch_size: int = attrs.field(default=256, validator=_at_least(1))
+    batch_size: int = attrs.field(default=256, validator=v.and_(_at_least(1), v.le(MAX_BATCH_SIZE)))
     tau: float = attrs.field(default=0.005, validator=v.and_(v.gt(0.0), v.le(1.0)))
     evaluate_every: int = attrs.field(default=2000, validator=_at_least(1))
     evaluation_episodes: int = attrs.field(default=20, validator=_at_least(1))
@@ -204,6 +200,7 @@ class TrainConfig:
 
     def __attrs_post_init__(self) -> None:
         seeds = self.seeds or tuple(range(self.seed, self.seed + self.num_seeds))
+        config_checks.check_seeds(seeds, self.num_envs, MAX_ENVIRONMENTS)
         object.__setattr__(self, "seeds", seeds)
         object.__setattr__(self, "num_seeds", len(seeds))
 
@@ -236,15 +233,20 @@ def load_config(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> Tr
         _parse(path, gin.parse_config_file, path)
     for binding in bindings:
         _parse(f"--gin_bindings={binding}", gin.parse_config, binding)
-    check_macros(config_text(), bindings)
+    config_checks.check_macros(config_text(), bindings)
+    scopes = config_checks.scopes_in_use(config_text())
     try:
-        check_types({**_FACTORIES, "train": TrainConfig}, gin.get_bindings)
-        config = with_environment(_CONFIGURED["train"]())
-        check_discount(config.algorithm, _FACTORIES, gin.get_bindings)
-        dry_build(config)
+        config_checks.check_types({**_FACTORIES, "train": TrainConfig}, gin.get_bindings, scopes)
+        config = config_checks.with_environment(_CONFIGURED["train"]())
+        config_checks.check_discount(config.algorithm, _FACTORIES, gin.get_bindings)
+        config_checks.check_origin(config, paths)
+        config_checks.dry_build(config)
+        config_checks.warn_without_updates(config)
         return _settled(config)
     except (ValueError, TypeError) as error:
         raise ConfigError(explain_value(error)) from None
+    except RecursionError:
+        raise ConfigError("a reference with (), such as @cosine_schedule(), leads back to itself") from None
 
 
 @attrs.frozen

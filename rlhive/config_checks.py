@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import graphlib
 import inspect
+import logging
+import math
 import re
+import reprlib
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 from tensordict import TensorDict
 
-from rlhive.config_errors import ConfigError, fits
+from rlhive.config_errors import ConfigError, finite, fits
+from rlhive.core.checkpoint import checkpoint_dir
 from rlhive.core.compile import has_compiler
 from rlhive.core.env_spec import EnvSpec
+from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
 from rlhive.data.source import environment_of
 from rlhive.envs.names import check_name
@@ -25,6 +32,27 @@ from rlhive.suggest import suggest
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
+
+logger = logging.getLogger("rlhive.config")
+MACRO = r"[A-Za-z_][\w/]*"
+QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
+
+
+def check_seeds(seeds: Sequence[int], num_envs: int, most: int) -> None:
+    """Refuses seeds that no generator takes, or more than `most` environments of all seeds together.
+
+    Raises:
+        ValueError: naming them.
+    """
+    plain = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in seeds)
+    if not plain or len(set(seeds)) < len(seeds):
+        got = reprlib.repr(list(seeds))
+        raise ValueError(f"train.seeds must be whole numbers from 0 to 2**32 - 1, each once, got {got}")
+    if len(seeds) * num_envs > most:
+        raise ValueError(
+            f"{len(seeds)} seed(s) of {num_envs} environments each are more than {most} in all: "
+            "lower NUM_SEEDS or NUM_ENVS"
+        )
 
 
 def with_environment(config: TrainConfig) -> TrainConfig:
@@ -67,7 +95,8 @@ def dry_build(config: TrainConfig) -> None:
     opt, params = config.optimizer(), TensorDict({"x": torch.zeros(1)})
     opt.update(params, opt.init(params), params)  # a schedule is only called here
     config.exploration(stand_in.action_low, stand_in.action_high)
-    replay = config.make_replay(num_seeds=config.num_seeds, num_envs=config.num_envs, device="cpu")
+    # Of one seed, since priorities take memory at once, here before anything says how much.
+    replay = config.make_replay(num_seeds=1, num_envs=config.num_envs, device="cpu")
     most = config.num_envs * (replay.capacity // config.num_envs)
     if not ALGORITHMS[config.algorithm].offline and most < config.batch_size:
         raise ValueError(
@@ -79,14 +108,74 @@ def dry_build(config: TrainConfig) -> None:
 
 def _check_device(name: str) -> None:
     try:
-        torch.zeros((), device=name)
+        torch.zeros((), device=name).item()  # "meta" holds no values
     except (RuntimeError, AssertionError):
         expected = "'cpu', or 'cuda' where torch sees a GPU (`python -m rlhive.doctor` tells)"
         raise ValueError(f"train.device={name!r} cannot be used here; expected {expected}") from None
 
 
+def check_origin(config: TrainConfig, files: Iterable[str]) -> None:
+    """Refuses a run to begin with that has no checkpoint.
+
+    Args:
+        config: the configuration.
+        files: those it was read from. A run that goes on, from the config.gin beside its checkpoints, needs none.
+
+    Raises:
+        ConfigError: naming the run.
+    """
+    if config.init_from is None or any((Path(file).parent / "checkpoints").is_dir() for file in files):
+        return
+    try:
+        checkpoint_dir(config.init_from)
+    except LoadError as error:
+        text = (
+            f"train.init_from={config.init_from!r} must be the directory of a run with a checkpoint: {error}"
+        )
+        raise ConfigError(text) from None
+
+
+def warn_without_updates(config: TrainConfig) -> None:
+    """Logs a warning where a run that is to learn ends before its first update."""
+    ratio, each = config.updates_per_step, config.num_envs
+    if ALGORITHMS[config.algorithm].offline or ratio == 0:
+        return
+    waits = max(config.init_random_steps, config.batch_size)
+    first, end = (
+        -(-steps // each) * each for steps in (waits, config.total_steps)
+    )  # all environments step at once
+    if first < end and (ratio >= 1 or math.floor(end * ratio) > math.floor(first * ratio)):
+        return
+    logger.warning(
+        "no update will be made in %d steps: the first waits for train.init_random_steps=%d and train.batch_size=%d "
+        "steps, with train.updates_per_step=%s from then on; raise TOTAL_STEPS, or lower what it waits for",
+        *(config.total_steps, config.init_random_steps, config.batch_size, ratio),
+    )
+
+
+def scopes_in_use(text: str) -> list[str]:
+    """The scopes, such as "foo/", in which bindings count, since a reference such as @foo/adam is in them.
+
+    Args:
+        text: all bindings in force, as a gin file.
+
+    Raises:
+        ConfigError: a binding is in another scope, where gin would not say that it changes nothing.
+    """
+    text = QUOTED.sub("''", text)
+    references = set(re.findall(r"@([\w./]+/)", text))
+    bindings = re.findall(r"^([\w./]+/)([\w.]+\.\w+) =", text, flags=re.MULTILINE)
+    for scope, name in bindings:
+        if not any(reference.startswith(scope) for reference in references):
+            raise ConfigError(
+                f"nothing reads {scope}{name}: no reference is @{scope}{name.rpartition('.')[0]}; "
+                f"leave {scope} out"
+            )
+    return sorted(references)
+
+
 def check_macros(text: str, bindings: Sequence[str]) -> None:
-    """Refuses macros that nothing reads, or that have no value.
+    """Refuses macros that nothing reads, that have no value, or that are defined by themselves.
 
     Gin itself takes any new name for a macro, and notices one without a value only where it is read.
 
@@ -97,36 +186,54 @@ def check_macros(text: str, bindings: Sequence[str]) -> None:
     Raises:
         ConfigError: naming the macro.
     """
-    defined = set(re.findall(r"^([A-Za-z_]\w*) =", text, flags=re.MULTILINE))
-    used = set(re.findall(r"%([A-Za-z_]\w*)", text))
-    given = set(re.findall(r"^\s*([A-Za-z_]\w*)\s*=", "\n".join(bindings), flags=re.MULTILINE))
+    text = QUOTED.sub("''", text)
+    values = dict(re.findall(rf"^({MACRO}) =(.*(?:\n +.*)*)", text, flags=re.MULTILINE))
+    defined, used = set(values), set(re.findall(f"%({MACRO})", text))
+    given = set(re.findall(rf"^\s*({MACRO})\s*=", "\n".join(bindings), flags=re.MULTILINE))
     shipped = "".join(path.read_text() for path in gin_directory().glob("*.gin"))
     # A shipped macro is no longer read where the parameter that read it is bound to a value itself.
-    overridden = set(re.findall(r"%([A-Za-z_]\w*)", shipped)) - given
+    overridden = set(re.findall(f"%({MACRO})", shipped)) - given
     for name in sorted(defined - used - overridden):
         raise ConfigError(f"nothing reads the macro {name!r}: {suggest(name, sorted(used))}")
     for name in sorted(used - defined):
         raise ConfigError(f"the macro %{name} has no value: {suggest(name, sorted(defined))}")
+    _check_cycles({name: sorted(re.findall(f"%({MACRO})", value)) for name, value in sorted(values.items())})
+
+
+def _check_cycles(reads: Mapping[str, Sequence[str]]) -> None:
+    """Refuses macros that lead back to themselves; `reads` are the macros in the value of each."""
+    try:
+        graphlib.TopologicalSorter(reads).prepare()
+    except graphlib.CycleError as error:
+        name, *others = error.args[1][:-1]
+        through = f", through %{', %'.join(others)}" if others else ""
+        raise ConfigError(f"the macro %{name} is defined by itself{through}: give it a value") from None
 
 
 def check_types(
-    factories: Mapping[str, Callable[..., Any]], get_bindings: Callable[[str], Mapping[str, Any]]
+    factories: Mapping[str, Callable[..., Any]],
+    get_bindings: Callable[[str], Mapping[str, Any]],
+    scopes: Iterable[str],
 ) -> None:
-    """Most factories compare their numbers and say nothing of types: this names the binding of a wrong one.
+    """Names the binding of a wrong type or of a number that is not finite, of which most factories say nothing.
 
     Args:
         factories: by the names of gin files.
         get_bindings: `get_bindings(name) -> {parameter: value}` in force.
+        scopes: in which bindings count too, such as "foo/".
 
     Raises:
         ConfigError: naming the parameter.
     """
-    for name, factory in factories.items():
+    scoped = {scope + name: factory for scope in ("", *scopes) for name, factory in factories.items()}
+    for name, factory in scoped.items():
         hints = typing.get_type_hints(ReplayBuffer.__init__ if factory is ReplayBuffer else factory)
         for parameter, value in get_bindings(name).items():
             if not fits(value, hints[parameter]):
                 expected = str(inspect.formatannotation(hints[parameter])).replace("collections.abc.", "")
                 raise ConfigError(f"{name}.{parameter} must be {expected}, got {value!r}")
+            if not finite(value):
+                raise ConfigError(f"{name}.{parameter} must be finite, got {value!r}")
 
 
 def check_discount(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,15 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, int | float)
     return not isinstance(hint, type) or origin is not None or isinstance(value, hint)
+
+
+def finite(value: Any) -> bool:
+    """Whether no number in `value`, such as 1e400, is infinite, NaN or too large for a float."""
+    if isinstance(value, dict):
+        return all(map(finite, value.values()))
+    if isinstance(value, tuple | list):
+        return all(map(finite, value))
+    return not isinstance(value, int | float) or abs(value) <= sys.float_info.max
 
 
 def explain_gin(error: Exception, parameters: Mapping[str, Sequence[str]]) -> str:

@@ -1,5 +1,6 @@
 """Configurations that load, and the one line each wrong one gets."""
 
+import logging
 import re
 
 import attrs
@@ -8,7 +9,8 @@ import torch
 from tensordict import TensorDict
 
 import gin
-from rlhive.config import ConfigError, config_text, load_config, operative_config_text
+from rlhive.config import ConfigError, TrainConfig, config_text, load_config, operative_config_text
+from rlhive.config_errors import finite
 from rlhive.core.env_spec import EnvSpec
 
 SPEC = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
@@ -106,6 +108,12 @@ def test_a_wrong_type_names_the_parameter_and_the_type(binding, parameter, expec
         ("TOTAL_STEPS=0", "'total_steps' must be >= 1"),
         ("SEED=-1", "'seed' must be >= 0"),
         ("SEED=4294967296", "from 0 to 2**32 - 1, each once"),
+        ("NUM_SEEDS=1000000000", "'num_seeds' must be <= 4096: 1000000000"),
+        (
+            "NUM_ENVS=65537",
+            "1 seed(s) of 65537 environments each are more than 65536 in all: lower NUM_SEEDS",
+        ),
+        ("train.batch_size=100000000000", "'batch_size' must be <= 1048576: 100000000000"),
         ("NUM_ENVS=0", "'num_envs' must be >= 1"),
         ("train.tau=2.0", "'tau' must be <= 1"),
         ("train.tau=0.0", "'tau' must be > 0"),
@@ -122,10 +130,33 @@ def test_a_wrong_type_names_the_parameter_and_the_type(binding, parameter, expec
         ("replay.n_step=0", "n_step=0"),
         ("replay.capacity=255", "replay.capacity=255 never holds the 256 transitions of train.batch_size"),
         ("DEVICE='cudda'", "train.device='cudda' cannot be used here; expected 'cpu'"),
+        ("DEVICE='meta'", "train.device='meta' cannot be used here; expected 'cpu'"),
     ],
 )
 def test_a_value_out_of_range_names_the_range(binding, words):
     assert words in refusal(binding)
+
+
+@pytest.mark.parametrize(
+    ("binding", "parameter"),
+    [
+        ("train.updates_per_step=1e400", "train.updates_per_step"),
+        ("train.tau=-1e400", "train.tau"),
+        ("train.wandb={'x': 1e400}", "train.wandb"),
+        ("adam.learning_rate=1e400", "adam.learning_rate"),
+        ("adam.learning_rate=1" + 400 * "0", "adam.learning_rate"),
+        ("sac_loss.reward_scale=1e400", "sac_loss.reward_scale"),
+        ("GAMMA=1e400", "replay.gamma"),
+        ("gaussian.sigma_end=1e400", "gaussian.sigma_end"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused(binding, parameter):
+    assert f"{parameter} must be finite, got " in refusal(binding)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), (1.0, float("nan")), [(1, float("-inf"))]])
+def test_not_a_number_is_not_finite(value):
+    assert not finite(value)
 
 
 def test_a_schedule_without_its_settings_is_refused_before_the_run():
@@ -168,6 +199,60 @@ def test_later_bindings_win_over_earlier_ones_and_files(tmp_path):
 def test_a_parameter_wins_over_its_macro_but_a_macro_given_must_be_read():
     assert load("train.total_steps=5").total_steps == 5
     assert "nothing reads the macro 'TOTAL_STEPS'" in refusal("train.total_steps=5", "TOTAL_STEPS=6")
+
+
+@pytest.mark.parametrize(
+    ("bindings", "words"),
+    [
+        (("TOTAL_STEPS=%TOTAL_STEPS",), "the macro %TOTAL_STEPS is defined by itself: give it a value"),
+        (("A=%B", "B=%A", "SEED=%A"), "the macro %A is defined by itself, through %B: give it a value"),
+        (("A=%B", "B=%C", "C=(1, %A)", "SEEDS=%C"), "is defined by itself, through %"),
+    ],
+)
+def test_a_macro_that_is_defined_by_itself_is_named(bindings, words):
+    assert words in refusal(*bindings)
+
+
+def test_a_reference_that_leads_back_to_itself_is_refused():
+    loop = "cosine_schedule.learning_rate=@cosine_schedule()"
+    assert "@cosine_schedule(), leads back to itself" in refusal(
+        "adam.learning_rate=@cosine_schedule()", loop
+    )
+
+
+def test_a_macro_may_read_another_and_a_text_may_look_like_one():
+    config = load("A=3", "SEED=%A", "train.wandb={'project': '%SEED and @foo/adam', 'name': \"it's %B\"}")
+    assert config.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("bindings", "name"),
+    [
+        (("foo/adam.learning_rate=1e-4",), "foo/adam.learning_rate"),
+        (("foo/train.tau=0.5",), "foo/train.tau"),
+        (("a/b/adam.b1=0.5", "train.optimizer=@a/adam"), "a/b/adam.b1"),
+    ],
+)
+def test_a_binding_in_a_scope_that_nothing_refers_to_is_refused(bindings, name):
+    scope = name.rpartition("/")[0]
+    assert f"nothing reads {name}: no reference is @{scope}/" in refusal(*bindings)
+
+
+def test_a_macro_in_a_scope_is_another_macro():
+    assert "nothing reads the macro 'foo/TOTAL_STEPS': did you mean" in refusal("foo/TOTAL_STEPS=5")
+    assert load("foo/TOTAL_STEPS=5", "SEED=%foo/TOTAL_STEPS").seed == 5
+
+
+def test_bindings_in_a_scope_count_where_a_reference_names_it(tmp_path):
+    path = tmp_path / "mine.gin"
+    path.write_text("train.optimizer = @a/b/adam\na/adam.learning_rate = 0.5\na/b/adam.b1 = 0.0\n")
+    opt, params = load_config(["sac.gin", path]).optimizer(), TensorDict({"x": torch.zeros(1)})
+    assert opt.update(params + 1.0, opt.init(params), params)[0]["x"].item() == pytest.approx(-0.5)
+    with pytest.raises(ConfigError, match=r"a/b/adam\.b1 must be float"):
+        load_config(["sac.gin", path], ["a/b/adam.b1='x'"])
+    path.write_text("foo/adam.learning_rate = 0.5\n")
+    with pytest.raises(ConfigError, match=r"nothing reads foo/adam\.learning_rate"):
+        load_config(["sac.gin", path])
 
 
 def test_a_load_forgets_the_one_before():
@@ -263,3 +348,70 @@ def test_seeds_can_be_named():
 def test_wrong_seeds_are_refused(wrong):
     with pytest.raises(ConfigError, match=r"train.seeds must be|whole numbers"):
         load(f"SEEDS={wrong}")
+
+
+def test_the_last_seed_is_below_2_to_the_32():
+    assert load("SEED=4294967294", "NUM_SEEDS=2").seeds[-1] == 2**32 - 1
+    text = refusal("SEED=4294967294", "NUM_SEEDS=4096")
+    assert "from 0 to 2**32 - 1, each once, got [4294967294, " in text and len(text) < 200
+    given = attrs.asdict(load(), recurse=False) | {"seeds": (), "seed": 2**32}
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        TrainConfig(**given)
+
+
+def test_the_most_seeds_and_environments():
+    assert load("NUM_SEEDS=4096", "NUM_ENVS=16", "replay.prioritized=True").num_seeds == 4096
+    assert "2 seed(s) of 32769 environments each" in refusal("SEEDS=(3, 5)", "NUM_ENVS=32769")
+    assert "Length of 'seeds' must be <= 4096" in refusal(f"SEEDS={tuple(range(4097))}")
+
+
+def no_updates(caplog, *bindings) -> list[str]:
+    caplog.clear()
+    load(*bindings)
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_run_without_updates_is_warned_of_once(caplog):
+    (text,) = no_updates(caplog, "TOTAL_STEPS=1000")
+    assert text.startswith("no update will be made in 1000 steps: ") and "\n" not in text
+    assert "train.init_random_steps=1000" in text and "train.batch_size=256" in text
+    assert caplog.records[0].name == "rlhive.config"
+
+
+@pytest.mark.parametrize(
+    ("bindings", "warned"),
+    [
+        (("TOTAL_STEPS=1001",), False),
+        (("TOTAL_STEPS=256", "train.init_random_steps=0"), True),
+        (("TOTAL_STEPS=257", "train.init_random_steps=0"), False),
+        (("TOTAL_STEPS=1005", "NUM_ENVS=7"), False),  # whose steps are 994, 1001
+        (("TOTAL_STEPS=1001", "NUM_ENVS=7"), True),
+        (("TOTAL_STEPS=1002", "NUM_ENVS=7"), False),
+        (("TOTAL_STEPS=1500", "train.updates_per_step=0.001"), True),
+        (("TOTAL_STEPS=2000", "train.updates_per_step=0.001"), False),
+        (("TOTAL_STEPS=10", "train.updates_per_step=0"), False),  # as asked for
+        (("train.updates_per_step=1e308",), False),
+    ],
+)
+def test_a_run_is_without_updates_where_none_is_due(bindings, warned, caplog):
+    assert bool(no_updates(caplog, *bindings)) == warned
+
+
+def test_a_run_to_begin_with_is_looked_for_before_the_run(tmp_path):
+    words = refusal(f"train.init_from='{tmp_path}'")
+    assert (
+        f"train.init_from='{tmp_path}' must be the directory of a run with a checkpoint: " in words
+        and "none" in words
+    )
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "latest").symlink_to("5")
+    assert load(f"train.init_from='{tmp_path}'").init_from == str(tmp_path)
+
+
+def test_a_run_that_goes_on_needs_no_run_to_begin_with(tmp_path):
+    path = tmp_path / "config.gin"
+    path.write_text('include "sac.gin"\ntrain.init_from = "/nonexistent"\n')
+    with pytest.raises(ConfigError, match="must be the directory of a run with a checkpoint"):
+        load_config([path])
+    (tmp_path / "checkpoints").mkdir()
+    assert load_config([path]).init_from == "/nonexistent"
