@@ -1,18 +1,18 @@
-"""How the commands of RLHive start: absl flags, and one line for a wrong one."""
+"""How the commands of RLHive start and end: absl flags, and one line for whatever goes wrong."""
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import gc
 import logging
 import os
+import select
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
-
-from absl import app, flags
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 
@@ -20,10 +20,7 @@ INTERRUPTED = 130  # what shells expect after Ctrl-C
 def start(
     name: str, main: Callable[[Sequence[str]], int], define_flags: Callable[[], None], argv: Sequence[str]
 ) -> None:
-    """Parses the flags and ends the process with the exit code of `main`.
-
-    A wrong flag and a `ValueError` of `main` end it with 2, a failure (`RuntimeError`, `ArithmeticError`, `OSError`)
-    with 1, Ctrl-C with 130, each with one line that says why.
+    """Parses the flags, runs `main` and ends the process as `finish` does; a wrong flag ends it with 2.
 
     Args:
         name: of the command, which begins its messages.
@@ -31,6 +28,7 @@ def start(
         define_flags: defines the command's flags; two commands may have flags of one name, so none does on import.
         argv: the command line.
     """
+    from absl import app, flags  # here: the commands with argparse answer sooner without
 
     def parse(args: Sequence[str]) -> list[str]:
         try:
@@ -39,16 +37,8 @@ def start(
             sys.stderr.write(f"{name}: {' '.join(str(error).split())}; see --help\n")
             sys.exit(2)
 
-    def run(args: Sequence[str]) -> None:
-        try:
-            code = main(args)
-        except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
-            sys.stderr.write(f"{name}: {error}\n")
-            code = 2 if isinstance(error, ValueError) else 1
-        except KeyboardInterrupt:
-            sys.stderr.write(f"{name}: interrupted\n")
-            code = INTERRUPTED
-        leave(code)
+    def run() -> int:
+        app.run(main, argv=list(argv), flags_parser=parse)
 
     let_threads_sleep()
     collect_less_often()
@@ -56,7 +46,50 @@ def start(
     define_flags()
     app.define_help_flags()
     log_to_stderr(name)
-    app.run(run, argv=list(argv), flags_parser=parse)
+    finish(name, run)
+
+
+def finish(name: str, main: Callable[[], int]) -> NoReturn:
+    """Runs `main` and ends the process with its exit code.
+
+    A `ValueError` ends it with 2, a failure (`RuntimeError`, `ArithmeticError`, `OSError`) with 1, Ctrl-C with 130,
+    each with one line that says why. Where the reader of its output left, as `| head` does, it ends with 1 and no line.
+    """
+    leave(_exit_code(name, main) or _exit_code(name, _write_out))
+
+
+def _exit_code(name: str, main: Callable[[], int]) -> int:
+    try:
+        return main()
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        return _say(name, end.code, 1)
+    except KeyboardInterrupt:
+        return _say(name, "interrupted", INTERRUPTED)
+    except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            return 1
+        return _say(name, error, 2 if isinstance(error, ValueError) else 1)
+
+
+def _write_out() -> int:
+    sys.stdout.flush()
+    return 0
+
+
+def _say(name: str, why: object, code: int) -> int:
+    with contextlib.suppress(BrokenPipeError):  # stderr may have the reader that left
+        sys.stderr.write(f"{name}: {why}\n")
+    return code
+
+
+def _reader_left() -> bool:
+    """Whether stdout or stderr has no reader any more: a pipe to another process may break, too, which is a failure."""
+    streams = select.poll()
+    for descriptor in (1, 2):
+        streams.register(descriptor, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in streams.poll(0))
 
 
 def leave(code: int) -> NoReturn:
@@ -69,7 +102,7 @@ def leave(code: int) -> NoReturn:
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except BrokenPipeError:  # the reader left, as after `| head`
+    except OSError:  # the reader left, as after `| head`, or the disk is full
         code = code or 1
     os._exit(code)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import attrs
 from packaging.requirements import Requirement
 
+from rlhive.command import finish
 from rlhive.envs import simhive
 from rlhive.paths import cache_dir
 
@@ -255,4 +256,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish("rlhive.doctor", main)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from rlhive import command as commands
 from rlhive.command import let_threads_sleep
 
 
@@ -46,6 +47,66 @@ def test_a_command_whose_reader_left_fails_without_a_traceback():
         ran.stdout.close()
         assert ran.wait(60) == 3
         assert ran.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "buffering"),
+    [
+        (("rlhive.envs", "--list"), {}),
+        (("rlhive.envs", "--list", "door"), {}),  # which fits into the buffer of stdout
+        (("rlhive.envs", "--list"), {"PYTHONUNBUFFERED": "1"}),
+        (("rlhive.doctor",), {}),
+        (("rlhive.train", "--help"), {}),
+    ],
+)
+def test_commands_end_quietly_when_their_reader_leaves(arguments, buffering):
+    command = [sys.executable, "-m", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=BUFFERED | buffering, **pipes) as ran:
+        ran.stdout.close()
+        assert (ran.stderr.read(), ran.wait(60)) == (b"", 1)
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        (SystemExit(), 0, ""),
+        (SystemExit(4), 4, ""),
+        (SystemExit("why"), 1, "test: why\n"),
+        (ValueError("why"), 2, "test: why\n"),
+        (RuntimeError("why"), 1, "test: why\n"),
+        (ZeroDivisionError("why"), 1, "test: why\n"),
+        (FileNotFoundError("why"), 1, "test: why\n"),
+        (BrokenPipeError("of another process"), 1, "test: of another process\n"),
+        (KeyboardInterrupt(), 130, "test: interrupted\n"),
+    ],
+)
+def test_each_way_to_end_has_its_code_and_its_line(ending, code, said, capsys):
+    def main():
+        raise ending
+
+    assert commands._exit_code("test", main) == code
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [("return 3", 3, ""), ("raise KeyboardInterrupt", 130, "test: interrupted\n")],
+)
+def test_a_command_ends_so(ending, code, said):
+    script = f"import sys\nfrom rlhive import command\ndef main(argv):\n    {ending}\n"
+    script += "command.start('test', main, int, sys.argv)"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", said)
+
+
+def test_output_that_cannot_be_written_is_a_failure_in_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "rlhive.envs", "--list", "door"]
+        ended = subprocess.run(
+            command, env=BUFFERED, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (1, "rlhive.envs: [Errno 28] No space left on device\n")
 
 
 @pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "7")])

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -61,3 +62,13 @@ def test_package_that_does_not_load_is_named(tmp_path):
     assert code == 1
     assert "do not load: ImportError: undefined symbol: whatever" in report
     assert "training cannot run" in report
+
+
+def test_ctrl_c_ends_it_in_one_line():
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(COMMAND, **pipes) as process:
+        assert process.stdout.readline().startswith("ok    Python")
+        process.send_signal(signal.SIGINT)
+        rest, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "rlhive.doctor: interrupted\n")
+    assert "training can" not in rest

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlhive.command import finish
 from rlhive.core.env_spec import SOLVED_STEPS
 from rlhive.envs.names import check_name, list_names, suites
 
@@ -25,12 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     if options.list is not None:
         return _list(options.list)
-    try:
-        check_name(options.check)
-        _check(options.check, options.policy, options.steps, options.seed)
-    except (ValueError, RuntimeError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 2 if isinstance(error, ValueError) else 1
+    check_name(options.check)
+    _check(options.check, options.policy, options.steps, options.seed)
     return 0
 
 
@@ -158,4 +155,4 @@ def _render(env: RoboHive, path: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish("rlhive.envs", main)

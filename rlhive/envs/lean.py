@@ -1,4 +1,4 @@
-"""The slow places of a RoboHive step, as array operations that give the same bits.
+"""The slow places of a RoboHive step, as array operations that give the same bits; and a step that Ctrl-C ends.
 
 RoboHive reads sensors and limits actuators one number at a time, and copies the whole simulator state into `info`
 after each step. For the Franka that is a fifth of the step; everything else stays RoboHive's own code.
@@ -14,9 +14,11 @@ import numpy as np
 
 
 def lighten(env: Any) -> None:
-    """Replace the slow methods of `env` and its robot where their fast equals apply."""
+    """Replace the slow methods of `env` and its robot where their fast equals apply, and let Ctrl-C end a step."""
     from robohive.envs.env_base import MujocoEnv
 
+    for scene in (env.sim, env.sim_obsd):  # one object or two
+        _let_interrupt(scene)
     if type(env).get_env_infos is MujocoEnv.get_env_infos:
         env.get_env_infos = lambda: _infos(env.rwd_dict)
     robot = env.robot
@@ -26,6 +28,24 @@ def lighten(env: Any) -> None:
     if simulated and robot._noise_scale == 0:
         robot.get_sensors = _sensor_reading(robot)
         robot.sensor2sim = _sensor_writing(robot)
+
+
+def _let_interrupt(scene: Any) -> None:
+    """Let Ctrl-C end a step of `scene`, which RoboHive takes for a failed one: it resets the simulator and goes on."""
+    from robohive.physics.mj_sim_scene import DMSimScene
+    from robohive.utils.prompt_utils import Prompt, prompt
+
+    def advance(substeps: int = 1, render: bool = True) -> None:
+        try:
+            scene.sim.step(substeps)
+        except Exception:  # RoboHive has a bare except, and all else as here
+            prompt("Simulation couldn't be stepped as intended. Issuing a reset", type=Prompt.WARN)
+            scene.sim.reset()
+        if render:
+            scene.renderer.render_to_window()
+
+    if type(scene).advance is DMSimScene.advance:
+        scene.advance = advance
 
 
 def _infos(rewards: dict[str, Any]) -> dict[str, Any]:

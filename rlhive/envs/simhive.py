@@ -20,6 +20,7 @@ import attrs
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from rlhive.command import finish
 from rlhive.envs.simhive_sources import (
     NOT_ON_INDEX,
     VERSION,
@@ -265,16 +266,8 @@ def main() -> int:
     parser.add_argument(
         "--verify", action="store_true", help="list the files that differ, and the suites they touch"
     )
-    command = _verify if parser.parse_args().verify else _install_command
-    try:
-        return command()
-    except SimHiveError as error:
-        _say(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        _say("interrupted: nothing was installed, run it again")
-        return 130
+    return _verify() if parser.parse_args().verify else _install_command()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish("rlhive.envs.simhive", main)

@@ -1,7 +1,9 @@
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -68,6 +70,7 @@ def test_unknown_environment_fails_in_one_line():
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("rlhive.envs: ")
     assert "did you mean" in result.stderr and "FrankaReachRandom-v0" in result.stderr
 
 
@@ -94,3 +97,18 @@ def test_check_goes_on_where_rendering_does_not_work(tmp_path):
     assert result.stdout.splitlines()[-1].startswith("no picture: ")
     assert "no episode ended" in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_ends_a_check_in_one_line():
+    command = [sys.executable, "-m", "rlhive.envs", "--check", "FrankaReachRandom-v0", "--steps=1000000"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **pipes) as check:
+        described = any(line.startswith("action: ") for line in check.stdout)
+        time.sleep(2)  # by then it steps
+        check.send_signal(signal.SIGINT)
+        try:
+            rest, said = check.communicate(timeout=60)
+        finally:
+            check.kill()
+    assert described and (check.returncode, said) == (130, "rlhive.envs: interrupted\n")
+    assert "steps/s" not in rest

@@ -87,6 +87,38 @@ def test_long_rollout_is_robohives_own_bit_for_bit(name):
     assert_equals_reference(name, 300)
 
 
+def step_that_raises(error):
+    def step(substeps=1):
+        raise error
+
+    return step
+
+
+@pytest.mark.parametrize("name", SUITE_ENVS)
+def test_ctrl_c_ends_a_step(name, monkeypatch):
+    env = RoboHive(name, seed=0)
+    env.reset()
+    monkeypatch.setattr(env.env.sim.sim, "step", step_that_raises(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        env.step(np.zeros(env.spec.action_dim, np.float32))
+    env.close()
+
+
+def test_step_that_fails_resets_the_simulator_as_robohive_does(monkeypatch, capsys):
+    env, reference = RoboHive("FrankaReachRandom-v0", seed=5), reference_env("FrankaReachRandom-v0", 5)
+    env.reset(), reference.reset()
+    action = np.ones(env.spec.action_dim, np.float32)
+    env.step(action), reference.step(action)
+    with monkeypatch.context() as patched:
+        for bare in (env.env, reference.unwrapped):
+            patched.setattr(bare.sim.sim, "step", step_that_raises(RuntimeError("diverged")))
+        patched.setattr("robohive.utils.prompt_utils.VERBOSE_MODE", 2)  # warnings, too
+        assert np.array_equal(env.step(action).observation, reference.step(action)[0].astype(np.float32))
+    assert capsys.readouterr().out.count("Issuing a reset") == 2
+    assert np.array_equal(simulator_state(env.env), simulator_state(reference.unwrapped))
+    assert np.array_equal(env.step(action).observation, reference.step(action)[0].astype(np.float32))
+
+
 def test_observation_is_get_obs():
     env = RoboHive("FrankaReachRandom-v0", seed=1)
     assert np.array_equal(env.reset(), env.env.get_obs().astype(np.float32))
