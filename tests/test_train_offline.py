@@ -113,7 +113,7 @@ def test_the_command_leaves_a_whole_run(demo, tmp_path, capsys):
     assert "12/12 steps (100%)" in said and f"done; see {run_dir}/report.html" in said
     assert {path.name for path in run_dir.iterdir()} == {
         "config.gin", "operative_config.gin", "spec.json", "metrics.csv", "metrics_over_seeds.csv", "curves.png",
-        "checkpoints", "usage.json", "report.html", "evaluations.npz",
+        "checkpoints", "usage.json", "report.html", "evaluations.npz", ".lock",
     }  # fmt: skip
     source = json.loads((run_dir / "spec.json").read_text())["dataset"]
     assert source == {
