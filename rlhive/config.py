@@ -45,6 +45,7 @@ _FACTORIES: dict[str, Callable[..., Any]] = {
     **{f"{name}_loss": algorithm.make_loss for name, algorithm in ALGORITHMS.items()},
 }
 _OURS: dict[str, list[str]] = {  # what the run itself gives its parts, and no user
+    "train": ["make_network", "make_loss", "make_replay", "choose_images"],
     "images": ["name", "depth"],
     "replay": ["num_seeds", "num_envs", "device"],
     **{factory.__name__: ["action_low", "action_high"] for factory in _EXPLORATIONS},
@@ -205,7 +206,6 @@ class TrainConfig:
         object.__setattr__(self, "num_seeds", len(seeds))
 
 
-_OURS["train"] = ["make_network", "make_loss", "make_replay", "choose_images"]
 _CONFIGURED["train"] = gin.external_configurable(TrainConfig, "train", denylist=_OURS["train"])
 _PARAMETERS = {
     name: [one for one in inspect.signature(made).parameters if one not in _OURS.get(name, ())]

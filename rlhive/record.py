@@ -225,7 +225,11 @@ def read_metrics(run_dir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         return {name: np.array([float(row[name] or "nan") for row in rows]) for name in columns}
     except ValueError as error:
-        raise ValueError(f"{path}: is no table of metrics ({error}): mend or remove it") from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: ValueError) -> ValueError:
+    return ValueError(f"{path}: is no table of metrics ({error}): mend or remove it")
 
 
 def _over_seeds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -249,7 +253,7 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         with path.open(newline="") as file:
             header, *rows = list(csv.reader(file))
     except ValueError as error:
-        raise ValueError(f"{path}: is no table of metrics ({error}): mend or remove it") from None
+        raise _damaged(path, error) from None
     # A row cut short by a crash has fewer fields than the header.
     return header, [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
 

@@ -62,7 +62,9 @@ def restore_stopped(
 def restore_metrics(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The metrics `[S]` of the latest update of the seeds that train; none where it was before the first."""
     rows = [own.get("metrics", {}) for own in checkpoint.counters if "stopped_at" not in own]
-    return {name: torch.tensor([row[name] for row in rows]) for name in (rows[0] if rows else {})}
+    # Seeds may have been added to a run of before there were metrics in checkpoints.
+    names = rows[0] if rows and all(rows) else {}
+    return {name: torch.tensor([row[name] for row in rows]) for name in names}
 
 
 def check_same(run_dir: Path, saved: RunSpec, now: RunSpec) -> RunSpec:

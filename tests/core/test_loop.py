@@ -13,6 +13,7 @@ import gin
 from rlhive.config import load_config
 from rlhive.core import loop, online
 from rlhive.core.checkpoint import load_checkpoint
+from rlhive.core.resume import restore_metrics
 from rlhive.core.rollout import count_step, episode_summary, init_episodes, latest_episodes
 from rlhive.core.run import open_run, store_step
 from rlhive.core.tree_file import LoadError
@@ -380,6 +381,14 @@ def test_metrics_stay_with_their_seed_when_another_one_stops(three, tmp_path):
     own = [row for row in rows(run.run_dir) if row["seed"] == "6" and row["loss/qvalue"]]
     assert run.seeds == (9, 6)
     assert own == [row for row in rows(alone.run_dir) if row["loss/qvalue"]]
+
+
+def test_metrics_come_back_where_every_seed_that_trains_has_some(plain):
+    saved, stopped = load_checkpoint(plain.run_dir, [1]), {"stopped_at": 20, "reason": "not finite"}
+    restored = lambda *counters: restore_metrics(saved._replace(counters=list(counters)))  # noqa: E731
+    own = {"metrics": {"loss/actor": 1.5}}
+    assert restored(own, stopped, own)["loss/actor"].tolist() == [1.5, 1.5]
+    assert restored(own, {}) == restored({}, own) == restored(stopped) == {}
 
 
 def test_a_frozen_seed_stays_frozen_when_the_run_is_resumed(tmp_path):
