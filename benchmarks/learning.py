@@ -3,8 +3,8 @@
     python benchmarks/learning.py --out=runs/learning
     python benchmarks/learning.py --out=runs/learning --env=FK1_LightOnRandom-v4 --steps=40000
 
-Each seed is a `python -m rlhive.train` of its own in `<out>/<env>/seed_<seed>`; `train.log` there has its messages.
-The same command again goes on with the runs that were stopped and leaves those that are done as they are.
+The seeds of an environment are one `python -m rlhive.train` in `<out>/<env>`; `train.log` there has its messages. The
+same command again goes on with a run that was stopped and leaves one that is done as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +37,7 @@ NPG = {
 
 
 class Curve(NamedTuple):
-    """The evaluations of one run: environment steps, success rate (0 to 1) and mean return, each `[n]`."""
+    """The evaluations of one seed: environment steps, success rate (0 to 1) and mean return, each `[n]`."""
 
     steps: np.ndarray
     success: np.ndarray
@@ -50,7 +49,6 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("env", ["FrankaReachRandom-v0"], "RoboHive id; repeatable.")
     flags.DEFINE_list("seeds", ["1", "2", "3", "4", "5"], "The seeds, such as 1,2,3.")
     flags.DEFINE_integer("steps", 30_000, "Environment steps of each run.", lower_bound=1)
-    flags.DEFINE_integer("jobs", 1, "Runs at a time; they share the cores evenly.", lower_bound=1)
     flags.DEFINE_string("out", "runs/learning", "Directory of the runs, of learning.md and of learning.png.")
 
 
@@ -61,35 +59,25 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.write(f"learning: {wrong!r} is not understood; see --help\n")
         return 2
     out, seeds = Path(FLAGS.out), [int(seed) for seed in FLAGS.seeds]
-    runs = [(env, seed) for env in FLAGS.env for seed in seeds]
     try:
-        complete = train_all(out, runs, FLAGS.steps, FLAGS.jobs)
+        complete = [train(out / env, env, seeds, FLAGS.steps) for env in FLAGS.env]
     except KeyboardInterrupt:
         sys.stderr.write("learning: stopped; the same command goes on\n")
         return 130
-    report(out, FLAGS.env, seeds, FLAGS.steps)
-    return 0 if complete else 1
+    report(out, FLAGS.env, FLAGS.steps)
+    return 0 if all(complete) else 1
 
 
-def train_all(out: Path, runs: Sequence[tuple[str, int]], steps: int, jobs: int) -> bool:
-    """Trains the runs `(environment, seed)` that are not done, some at a time; whether all are done now."""
-    waiting = [run for run in runs if steps_done(run_dir(out, *run)) < steps]
-    with ThreadPoolExecutor(jobs) as executor:
-        try:
-            return all(list(executor.map(lambda run: train(out, *run, steps=steps, jobs=jobs), waiting)))
-        except KeyboardInterrupt:  # the runs under way have it too, and save what they have
-            executor.shutdown(cancel_futures=True)
-            raise
-
-
-def train(out: Path, env: str, seed: int, *, steps: int, jobs: int) -> bool:
-    """One training run in a process of its own; whether it came to its end."""
+def train(directory: Path, env: str, seeds: Sequence[int], steps: int) -> bool:
+    """Trains the seeds side by side, unless they are done; whether the run came to its end."""
+    if steps_done(directory) >= steps and set(seeds) <= set(read_curves(directory)):
+        return True
     arguments = ["--gin_file=sac_gaussian.gin", f"--gin.ENV_NAME='{env}'"]
-    arguments += [f"--gin.SEED={seed}", f"--gin.TOTAL_STEPS={steps}"]
-    return start_run(run_dir(out, env, seed), f"{env}, seed {seed}", arguments, jobs=jobs)
+    arguments += [f"--gin.SEEDS={tuple(seeds)}", f"--gin.TOTAL_STEPS={steps}"]
+    return start_run(directory, env, arguments)
 
 
-def start_run(directory: Path, name: str, arguments: Sequence[str], *, jobs: int) -> bool:
+def start_run(directory: Path, name: str, arguments: Sequence[str], *, jobs: int = 1) -> bool:
     """A `python -m rlhive.train` with these arguments, which goes on where it was stopped; whether it came to its end.
 
     Args:
@@ -118,24 +106,23 @@ def environment(jobs: int) -> dict[str, str]:
     return {**({"OMP_NUM_THREADS": str(threads)} if jobs > 1 else {}), **os.environ}
 
 
-def run_dir(out: Path, env: str, seed: int) -> Path:
-    """Where the run of one seed is."""
-    return out / env / f"seed_{seed}"
-
-
 def steps_done(directory: Path) -> int:
     """Environment steps of the run's latest checkpoint; 0 without one."""
     latest = directory / "checkpoints" / "latest"
     return int(latest.resolve().name) if latest.exists() else 0
 
 
-def read_curve(directory: Path) -> Curve:
-    """The evaluations in the metrics.csv of a run of one seed, empty where there are none yet."""
+def read_curves(directory: Path) -> dict[int, Curve]:
+    """The evaluations of each seed in a run's metrics.csv; no seed where there is none yet."""
     metrics = read_metrics(directory) if (directory / "metrics.csv").exists() else {}
     if "eval/success" not in metrics:
-        return Curve(*np.empty((3, 0)))
-    found = ~np.isnan(metrics["eval/success"])
-    return Curve(*(metrics[name][found] for name in ("step", "eval/success", "eval/return")))
+        return {}
+    evaluated = ~np.isnan(metrics["eval/success"])
+    curves = {}
+    for seed in np.unique(metrics["seed"]):
+        found = evaluated & (metrics["seed"] == seed)
+        curves[int(seed)] = Curve(*(metrics[name][found] for name in ("step", "eval/success", "eval/return")))
+    return curves
 
 
 def steps_to(curve: Curve, threshold: float) -> float:
@@ -150,9 +137,11 @@ def at_step(values: np.ndarray, steps: np.ndarray, step: int) -> float:
     return float(found[0]) if len(found) else math.nan
 
 
-def report(out: Path, envs: Sequence[str], seeds: Sequence[int], steps: int) -> None:
-    """Prints the tables, and writes them to learning.md and the picture to learning.png."""
-    curves = {env: {seed: read_curve(run_dir(out, env, seed)) for seed in seeds} for env in envs}
+def report(out: Path, envs: Sequence[str], steps: int) -> None:
+    """Prints the tables, and writes them to learning.md and the picture to learning.png; of what has evaluations."""
+    curves = {env: of_env for env in envs if (of_env := read_curves(out / env))}
+    if not curves:
+        return
     text = "\n".join(format_table(env, of_env, steps) for env, of_env in curves.items())
     write_text(out / "learning.md", text)
     plot(out / "learning.png", curves)

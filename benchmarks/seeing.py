@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 import rlhive  # noqa: F401 - torch before mujoco
-from benchmarks.learning import read_curve, run_dir, start_run, steps_done
+from benchmarks.learning import read_curves, start_run, steps_done
 from rlhive.command import start
 from rlhive.core.files import replacing, write_text
 
@@ -31,6 +31,7 @@ RESAMPLES = 10_000
 MARGIN = 30.0  # by so much the CNN's mean return has to be higher than the blind policy's
 
 SETTINGS = (
+    "sac_loss.distance_kind='l2'",
     "train.batch_size=128",
     "train.compile=True",
     "train.evaluate_every=2000",
@@ -89,6 +90,11 @@ def train_all(out: Path, policies: Sequence[str], seeds: Sequence[int], steps: i
     waiting = [run for run in runs if steps_done(run_dir(out, *run)) < steps]
     with ThreadPoolExecutor(jobs) as executor:
         return all(list(executor.map(train, waiting)))
+
+
+def run_dir(out: Path, policy: str, seed: int) -> Path:
+    """Where the run of one seed is."""
+    return out / policy / f"seed_{seed}"
 
 
 def evaluate_all(out: Path, policies: Sequence[str], seeds: Sequence[int], jobs: int) -> dict[str, Score]:
@@ -173,7 +179,7 @@ def plot(path: Path, out: Path, policies: Sequence[str], seeds: Sequence[int]) -
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("returns", "success"), strict=True):
         for index, policy in enumerate(policies):
-            curves = [read_curve(run_dir(out, policy, seed)) for seed in seeds]
+            curves = [read_curves(run_dir(out, policy, seed))[seed] for seed in seeds]
             for curve in curves:
                 axes.plot(curve.steps, getattr(curve, name), color=f"C{index}", linewidth=0.8, alpha=0.6)
             mean = np.mean([getattr(curve, name) for curve in curves], axis=0)

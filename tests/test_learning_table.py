@@ -24,25 +24,24 @@ def learning():
     return module
 
 
-def write_run(out, env, seed, success, every=2000, steps=None):
-    """The metrics.csv of a run with these success rates, and its latest checkpoint."""
-    directory = out / env / f"seed_{seed}"
+def write_run(out, env, success, every=2000):
+    """The metrics.csv of a run with these success rates of each seed, and its latest checkpoint."""
+    directory = out / env
     directory.mkdir(parents=True)
     with Recorder(directory, loggers=()) as recorder:
-        for number, rate in enumerate(success, start=1):
-            recorder.write(number * every - 500, seed, {"loss/actor": 0.5})
-            recorder.write(number * every, seed, {"eval/return": 185 * rate, "eval/success": rate})
-    latest = directory / "checkpoints" / str(steps or len(success) * every)
+        for seed, rates in success.items():
+            for number, rate in enumerate(rates, start=1):
+                recorder.write(number * every - 500, seed, {"loss/actor": 0.5})
+                recorder.write(number * every, seed, {"eval/return": 185 * rate, "eval/success": rate})
+    latest = directory / "checkpoints" / str(max(map(len, success.values())) * every)
     latest.mkdir(parents=True)
     latest.with_name("latest").symlink_to(latest.name)
     return directory
 
 
 def test_the_table_by_hand(learning, tmp_path):
-    write_run(tmp_path, FRANKA, 1, [0.0, 0.5, 0.95, 0.85, 0.9] + [1.0] * 5)
-    write_run(tmp_path, FRANKA, 2, [0.0] * 4 + [0.2] + [0.9] * 5)
-    write_run(tmp_path, FRANKA, 3, [0.0] * 10)
-    curves = {seed: learning.read_curve(learning.run_dir(tmp_path, FRANKA, seed)) for seed in (1, 2, 3)}
+    success = {1: [0.0, 0.5, 0.95, 0.85, 0.9] + [1.0] * 5, 2: [0.0] * 4 + [0.2] + [0.9] * 5, 3: [0.0] * 10}
+    curves = learning.read_curves(write_run(tmp_path, FRANKA, success))
     assert learning.format_table(FRANKA, curves, 20_000).splitlines() == [
         FRANKA,
         "",
@@ -57,9 +56,8 @@ def test_the_table_by_hand(learning, tmp_path):
     ]
 
 
-def test_a_run_that_is_not_done_leaves_holes(learning, tmp_path):
-    write_run(tmp_path, "door-v1", 1, [0.9] * 5)
-    curves = {seed: learning.read_curve(learning.run_dir(tmp_path, "door-v1", seed)) for seed in (1, 2)}
+def test_a_seed_that_is_not_done_leaves_holes(learning, tmp_path):
+    curves = learning.read_curves(write_run(tmp_path, "door-v1", {1: [0.9] * 5, 2: [0.5] * 4}))
     table = learning.format_table("door-v1", curves, 20_000)
     assert "| 1 | 2,000 | 90%, 166.5 | - |" in table
     assert "| 2 | not reached | - | - |" in table
@@ -68,17 +66,18 @@ def test_a_run_that_is_not_done_leaves_holes(learning, tmp_path):
 
 
 def test_steps_to_a_threshold_and_values_at_a_step(learning, tmp_path):
-    curve = learning.read_curve(write_run(tmp_path, FRANKA, 1, [0.0, 0.9, 0.1]))
+    curve = learning.read_curves(write_run(tmp_path, FRANKA, {1: [0.0, 0.9, 0.1]}))[1]
     assert learning.steps_to(curve, 0.9) == 4000
     assert learning.steps_to(curve, 0.95) == math.inf
     assert learning.at_step(curve.success, curve.steps, 6000) == 0.1
     assert math.isnan(learning.at_step(curve.success, curve.steps, 5000))
 
 
-def test_a_metrics_table_without_evaluations_is_an_empty_curve(learning, tmp_path):
+def test_a_metrics_table_without_evaluations_has_no_curves(learning, tmp_path):
+    assert learning.read_curves(tmp_path) == {}
     with Recorder(tmp_path, loggers=()) as recorder:
         recorder.write(500, 1, {"loss/actor": 1.0})
-    assert [len(part) for part in learning.read_curve(tmp_path)] == [0, 0, 0]
+    assert learning.read_curves(tmp_path) == {}
 
 
 def run(*args):
@@ -95,8 +94,7 @@ def run(*args):
 
 def test_the_command_reports_runs_that_are_done_without_running_them_again(tmp_path):
     for env in (FRANKA, LIGHT):
-        for seed in (1, 2):
-            write_run(tmp_path, env, seed, [0.5, 1.0])
+        write_run(tmp_path, env, {1: [0.5, 1.0], 2: [0.5, 1.0]})
     done = run(f"--out={tmp_path}", f"--env={FRANKA}", f"--env={LIGHT}", "--seeds=1,2", "--steps=4000")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -108,13 +106,11 @@ def test_the_command_reports_runs_that_are_done_without_running_them_again(tmp_p
 
 
 def test_the_command_says_which_run_failed_and_reports_the_rest(tmp_path):
-    write_run(tmp_path, "zzz", 1, [1.0])
-    failed = run(f"--out={tmp_path}", "--env=zzz", "--seeds=1,2", "--steps=2000")
+    write_run(tmp_path, FRANKA, {1: [1.0], 2: [1.0]})
+    failed = run(f"--out={tmp_path}", "--env=zzz", f"--env={FRANKA}", "--seeds=1,2", "--steps=2000")
     assert failed.returncode == 1
-    assert "zzz, seed 2: exit code 2" in failed.stderr
-    assert (
-        "'zzz' is not an environment of RoboHive" in (tmp_path / "zzz" / "seed_2" / "train.log").read_text()
-    )
+    assert "zzz: exit code 2" in failed.stderr
+    assert "'zzz' is not an environment of RoboHive" in (tmp_path / "zzz" / "train.log").read_text()
     assert "| 1 | 2,000 | 100%, 185.0 |" in failed.stdout
 
 
