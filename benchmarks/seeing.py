@@ -31,7 +31,6 @@ RESAMPLES = 10_000
 MARGIN = 30.0  # by so much the CNN's mean return has to be higher than the blind policy's
 
 SETTINGS = (
-    "sac_loss.distance_kind='l2'",
     "train.batch_size=128",
     "train.compile=True",
     "train.evaluate_every=2000",
