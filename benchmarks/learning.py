@@ -64,13 +64,14 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("learning: stopped; the same command goes on\n")
         return 130
-    report(out, FLAGS.env, FLAGS.steps)
+    report(out, FLAGS.env, seeds, FLAGS.steps)
     return 0 if all(complete) else 1
 
 
 def train(directory: Path, env: str, seeds: Sequence[int], steps: int) -> bool:
     """Trains the seeds side by side, unless they are done; whether the run came to its end."""
-    if steps_done(directory) >= steps and set(seeds) <= set(read_curves(directory)):
+    evaluated = all(len(curve.steps) for curve in read_curves(directory, seeds).values())
+    if steps_done(directory) >= steps and evaluated:
         return True
     arguments = ["--gin_file=sac_gaussian.gin", f"--gin.ENV_NAME='{env}'"]
     arguments += [f"--gin.SEEDS={tuple(seeds)}", f"--gin.TOTAL_STEPS={steps}"]
@@ -112,17 +113,16 @@ def steps_done(directory: Path) -> int:
     return int(latest.resolve().name) if latest.exists() else 0
 
 
-def read_curves(directory: Path) -> dict[int, Curve]:
-    """The evaluations of each seed in a run's metrics.csv; no seed where there is none yet."""
+def read_curves(directory: Path, seeds: Sequence[int]) -> dict[int, Curve]:
+    """The evaluations of each of the seeds in a run's metrics.csv, empty where a seed has none."""
     metrics = read_metrics(directory) if (directory / "metrics.csv").exists() else {}
     if "eval/success" not in metrics:
-        return {}
+        return {seed: Curve(*np.empty((3, 0))) for seed in seeds}
     evaluated = ~np.isnan(metrics["eval/success"])
-    curves = {}
-    for seed in np.unique(metrics["seed"]):
-        found = evaluated & (metrics["seed"] == seed)
-        curves[int(seed)] = Curve(*(metrics[name][found] for name in ("step", "eval/success", "eval/return")))
-    return curves
+    columns = [metrics[name] for name in ("step", "eval/success", "eval/return")]
+    return {
+        seed: Curve(*(column[evaluated & (metrics["seed"] == seed)] for column in columns)) for seed in seeds
+    }
 
 
 def steps_to(curve: Curve, threshold: float) -> float:
@@ -137,11 +137,9 @@ def at_step(values: np.ndarray, steps: np.ndarray, step: int) -> float:
     return float(found[0]) if len(found) else math.nan
 
 
-def report(out: Path, envs: Sequence[str], steps: int) -> None:
-    """Prints the tables, and writes them to learning.md and the picture to learning.png; of what has evaluations."""
-    curves = {env: of_env for env in envs if (of_env := read_curves(out / env))}
-    if not curves:
-        return
+def report(out: Path, envs: Sequence[str], seeds: Sequence[int], steps: int) -> None:
+    """Prints the tables, and writes them to learning.md and the picture to learning.png."""
+    curves = {env: read_curves(out / env, seeds) for env in envs}
     text = "\n".join(format_table(env, of_env, steps) for env, of_env in curves.items())
     write_text(out / "learning.md", text)
     plot(out / "learning.png", curves)

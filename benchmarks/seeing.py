@@ -178,7 +178,7 @@ def plot(path: Path, out: Path, policies: Sequence[str], seeds: Sequence[int]) -
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("returns", "success"), strict=True):
         for index, policy in enumerate(policies):
-            curves = [read_curves(run_dir(out, policy, seed))[seed] for seed in seeds]
+            curves = [read_curves(run_dir(out, policy, seed), [seed])[seed] for seed in seeds]
             for curve in curves:
                 axes.plot(curve.steps, getattr(curve, name), color=f"C{index}", linewidth=0.8, alpha=0.6)
             mean = np.mean([getattr(curve, name) for curve in curves], axis=0)

@@ -18,9 +18,7 @@ def train(out, env, steps):
     spec = importlib.util.spec_from_file_location("learning", SCRIPT)
     learning = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(learning)
-    curves = learning.read_curves(out / env)
-    assert tuple(curves) == SEEDS
-    return list(curves.values()), learning
+    return list(learning.read_curves(out / env, SEEDS).values()), learning
 
 
 @pytest.fixture(scope="module")
