@@ -72,13 +72,13 @@ def rlhive_update(
     return update
 
 
-def torchrl_update() -> Callable[[], None]:
+def torchrl_update(*, device: str = "cpu") -> Callable[[], None]:
     """TorchRL's `SACLoss`, `SoftUpdate` and replay with `torch.optim.Adam`."""
     from torchrl.data import Bounded, LazyTensorStorage, TensorDictReplayBuffer
     from torchrl.modules import NormalParamExtractor, ProbabilisticActor, TanhNormal, ValueOperator
     from torchrl.objectives import SACLoss, SoftUpdate
 
-    spec = Bounded(-torch.ones(ACTION_DIM), torch.ones(ACTION_DIM))
+    spec = Bounded(-torch.ones(ACTION_DIM), torch.ones(ACTION_DIM)).to(device)
     head = nn.Sequential(*_layers(OBSERVATION_DIM, 2 * ACTION_DIM, norm=False), NormalParamExtractor())
     actor = ProbabilisticActor(
         TensorDictModule(head, ["observation"], ["loc", "scale"]),
@@ -88,9 +88,12 @@ def torchrl_update() -> Callable[[], None]:
     )
     critic = ValueOperator(_Critic(), ["observation", "action"])
     loss = SACLoss(actor, critic, action_spec=spec, num_qvalue_nets=2, target_entropy=-float(ACTION_DIM))
+    loss = loss.to(device)
     loss.make_value_estimator(gamma=0.95)
     target, opt = SoftUpdate(loss, tau=0.005), torch.optim.Adam(loss.parameters(), 1e-3)
-    replay = TensorDictReplayBuffer(storage=LazyTensorStorage(TRANSITIONS), batch_size=BATCH_SIZE)
+    replay = TensorDictReplayBuffer(
+        storage=LazyTensorStorage(TRANSITIONS, device=device), batch_size=BATCH_SIZE
+    )
     data = {name: torch.from_numpy(values) for name, values in transitions().items()}
     done = torch.zeros(TRANSITIONS, 1, dtype=torch.bool)
     following = {"observation": data["next_observation"], "reward": data["reward"]}

@@ -127,18 +127,3 @@ def test_seeds_together_against_one_after_another(benchmark, hidden, num_seeds, 
 def check_equal(together, alone):
     """The first seed's metrics are the same, bit for bit, whatever runs beside it."""
     assert bool((together()[:1] == alone()).all())
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.timeout(900)
-def test_sixteen_seeds_on_a_gpu(benchmark):
-    sides = {count: peers.rlhive_update(count, device="cuda") for count in (1, 16)}
-
-    def synchronised(update):
-        return lambda: (update(), torch.cuda.synchronize())
-
-    medians = milliseconds(benchmark, {f"S={count}": synchronised(one) for count, one in sides.items()})
-    ratio = 16 * medians["S=1"] / medians["S=16"]
-    print(f"S=16: {ratio:.1f} times the seed-updates of S=1")
-    assert ratio >= 8.0

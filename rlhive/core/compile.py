@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -21,6 +22,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from rlhive.core.capture import capture
 from rlhive.core.products import align_products, turn_products
 
 # Two habits of Inductor would let a seed's bits depend on how many seeds there are. A vectorised exp differs from the
@@ -36,7 +38,7 @@ def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Call
     """A function that repeats the tensor operations of `fn(*examples)`, for trees of the same structure and shapes.
 
     Uncompiled, its results equal those of `fn` bit for bit, but for the matrix products that `align_products` widens;
-    compiled, to rounding. It has no gradient of its own.
+    compiled, to rounding; on a GPU it is one CUDA graph then. It has no gradient of its own.
 
     Args:
         fn: a pure function of TensorDicts and tensors that returns one or a tuple of them, without control flow that
@@ -62,11 +64,16 @@ def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Call
     graph = make_fx(flat_fn, tracing_mode="fake")(*leaves)
     if compile:
         turn_products(graph.graph)
-    if all(leaf.is_cpu for leaf in leaves):
+    on_gpu = all(leaf.is_cuda for leaf in leaves)
+    constants = lift_constants(graph, leaves[0].device) if on_gpu else []
+    if not on_gpu:
         align_products(graph.graph, num_threads=torch.get_num_threads())
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    run: Callable[..., Any] = _compile(graph, leaves) if compile else graph
+    lifted: Callable[..., Any] = _compile(graph, [*leaves, *constants]) if compile else graph
+    run = (lambda *flat: lifted(*flat, *constants)) if constants else lifted
+    if compile and on_gpu:
+        run = capture(run, leaves)
 
     @torch.no_grad()
     def traced(*args: Any) -> Any:
@@ -75,6 +82,30 @@ def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Call
         return results if len(results) > 1 else results[0]
 
     return traced
+
+
+def lift_constants(graph: torch.fx.GraphModule, device: torch.device) -> list[Tensor]:
+    """Makes further arguments of the constants of a traced graph, such as the limits of the actions.
+
+    Left in it, they are copied from the host at each call; and a CUDA graph remembers where they were when it was
+    captured, which by then is another's memory.
+
+    Args:
+        graph: changed in place, not recompiled.
+        device: where they are to be.
+
+    Returns:
+        The constants, in the order of the new arguments.
+    """
+    constants = []
+    *_, last = graph.graph.find_nodes(op="placeholder")
+    for node in graph.graph.find_nodes(op="get_attr"):
+        constants.append(getattr(graph, node.target).to(device))
+        with graph.graph.inserting_after(last):
+            last = graph.graph.placeholder(f"constant_{len(constants)}")
+        node.replace_all_uses_with(last)
+        graph.graph.erase_node(node)
+    return constants
 
 
 def prepare_compiler() -> None:
@@ -110,7 +141,9 @@ def _expect_no_gpu() -> None:
 
 def _compile(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Any]:
     _expect_no_gpu()
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # Its matrix products would have 10 bits of mantissa; who wants that sets torch's precision.
+        warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
         return torch._inductor.standalone_compile(
             graph,
             list(examples),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from tensordict import TensorDict
 from torch import Generator, Tensor
 from torch.func import vmap
@@ -12,9 +13,10 @@ from torch.func import vmap
 from rlhive.core.compile import traced_at_first_call
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.normalizer import update_normalizer
+from rlhive.core.random import Key
 from rlhive.core.state import init_state, make_train_step
 from rlhive.core.tree import replace, stack_seeds, to_device
-from rlhive.core.types import Metrics, Noise, TrainState, TrainStep
+from rlhive.core.types import Batch, Metrics, Noise, TrainState, TrainStep
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.losses_fn.pixels import draw_shifts, make_pixel_loss
 from rlhive.policy_fn.encoders import Encoder, feature_dim, network_input
@@ -33,7 +35,7 @@ class Learner(NamedTuple):
         network: the networks.
         init: `init(generators) -> state`.
         train_step: `train_step(state, batch, noise) -> (state, metrics)`.
-        draw_loss_noise: `draw_loss_noise(generators) -> noise` of one update.
+        draw_loss_noise: `draw_loss_noise(generators) -> noise` of one update; on a GPU, what it follows from.
         act: `act(state, seen, noise [S, E, A]) -> action [S, E, A]`, sampled; `seen` `[S, E]` has raw "observation",
             and "pixels" where an encoder learns.
         plan: `plan(state, seen) -> actions [S, E, K, A]`, the next K, deterministic.
@@ -73,8 +75,14 @@ def make_learner(config: TrainConfig, spec: EnvSpec, encoder: Encoder | None = N
     def init(generators: Generators) -> TrainState:
         return stack_seeds([init_seed(of_seed["init"]) for of_seed in generators]).to(config.device)
 
+    def draw(source: Generator | Key) -> Noise:
+        return algorithm.draw_noise(source, network, config.batch_size)
+
+    if by_key := torch.device(config.device).type != "cpu":
+        train_step = draw_by_key(train_step, draw)
+
     def draw_seed_noise(generator: Generator) -> Noise:
-        noise = algorithm.draw_noise(generator, network, config.batch_size)
+        noise = key_of(generator) if by_key else draw(generator)
         return noise if learns is None else noise.update(draw_shifts(generator, config.batch_size))
 
     def draw_loss_noise(generators: Generators) -> Noise:
@@ -118,6 +126,21 @@ def _make_actors(
         return mode_seeds(state["params"], state["env_state"], seen)
 
     return act, plan
+
+
+def draw_by_key(train_step: TrainStep, draw: Callable[[Key], Noise]) -> TrainStep:
+    """The step of one seed that draws the loss's noise itself, from "key" in its noise and the updates made before."""
+
+    def step(state: TrainState, batch: Batch, noise: Noise) -> tuple[TrainState, Metrics]:
+        drawn = draw(Key(noise["key"], state["step"]))
+        return train_step(state, batch, drawn.update(noise.exclude("key")))
+
+    return step
+
+
+def key_of(generator: Generator) -> Noise:
+    """`{"key" []}`: what the numbers of a stream follow from that no generator draws; the generator is not advanced."""
+    return TensorDict({"key": torch.tensor(generator.initial_seed())}, batch_size=[])
 
 
 def observe(state: TrainState, observation: Tensor) -> TrainState:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rlhive.core.learner import last_metrics
 from rlhive.core.run import Run, freeze
+from rlhive.core.tree import to_device
 from rlhive.progress import Progress
 
 
@@ -17,7 +18,7 @@ def step(run: Run, progress: Progress) -> None:
         raise ValueError(f"{run.config.algorithm} learns from a data set, and there is none")
     config, before = run.config, run.state
     streams, chunk_size = [own["replay"] for own in run.generators], run.learner.network.chunk_size
-    batch = run.dataset.sample(streams, config.batch_size, chunk_size).to(config.device)
+    batch = to_device(run.dataset.sample(streams, config.batch_size, chunk_size), config.device)
     run.state, metrics = run.learner.train_step(before, batch, run.learner.draw_loss_noise(run.generators))
     run.metrics = last_metrics(metrics)
     broken = (~metrics["finite"]).nonzero().flatten().tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from tensordict import TensorDict
@@ -11,7 +12,7 @@ from torch import Tensor
 from rlhive.core.learner import last_metrics, observe
 from rlhive.core.rollout import SEEN, latest_episodes
 from rlhive.core.run import OnlineRun, freeze, not_finite, store_step
-from rlhive.core.tree import to_device, unflatten
+from rlhive.core.tree import send, to_device, unflatten
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress
 
@@ -24,15 +25,17 @@ def step(run: OnlineRun, progress: Progress) -> None:
         if not kept:
             return
         action = action[kept]
-    run.envs.send(action)  # from here to recv(), while the workers step
+    run.envs.send(action)  # from here to recv(), while the workers step; on a GPU nothing here waits for it
     store_step(run)
     before = run.state
-    run.state = observe(before, run.rollout["observation"].to(run.config.device))
-    # An observation whose square is more than a float32 holds.
-    overflown = not_finite(run, run.state["env_state", "observation", "scale"])
-    good_states = _update(run)
+    run.state = observe(before, send(run.rollout["observation"], run.config.device))
+    scale = run.state["env_state", "observation", "scale"]
+    updates = _update(run)
     transition = run.envs.recv()
+    good_states = updates.good_states()
     broken = dict.fromkeys(not_finite(run, _seen(transition)), "observation or reward")
+    # An observation whose square is more than a float32 holds.
+    overflown = not_finite(run, scale)
     broken |= dict.fromkeys(good_states, "loss or a parameter") | dict.fromkeys(overflown, "normaliser")
     if broken:
         good_states |= {seed: before[run.seeds.index(seed)] for seed in overflown}
@@ -67,12 +70,37 @@ def _choose_action(run: OnlineRun) -> Tensor:
     return action
 
 
-def _update(run: OnlineRun) -> dict[int, TrainState]:
-    """The gradient updates due for the coming environment steps; the last good state of each seed that one broke."""
-    config = run.config
-    good_states: dict[int, TrainState] = {}
+class _Updates:
+    """Which seeds a row of updates broke. An update is looked at when the next one is on its way, or at the end."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._seeds = seeds
+        self._good_states: dict[int, TrainState] = {}
+        self._latest: tuple[TrainState, Tensor] | None = None
+
+    def add(self, before: TrainState, finite: Tensor) -> None:
+        """Takes note of an update by the state before it, and by `finite` `[S]` of the state after it."""
+        earlier, self._latest = self._latest, (before, finite)
+        self._look_at(earlier)
+
+    def good_states(self) -> dict[int, TrainState]:
+        """The last good state of each seed that an update broke."""
+        self._look_at(self._latest)
+        return self._good_states
+
+    def _look_at(self, update: tuple[TrainState, Tensor] | None) -> None:
+        if update is None:
+            return
+        before, finite = update
+        for index in (~finite).nonzero().flatten().tolist():
+            self._good_states.setdefault(self._seeds[index], before[index])
+
+
+def _update(run: OnlineRun) -> _Updates:
+    """The gradient updates due for the coming environment steps."""
+    config, updates = run.config, _Updates(run.seeds)
     if run.step < config.init_random_steps or len(run.replay) < config.batch_size:
-        return good_states
+        return updates
     ratio = config.updates_per_step
     due = math.floor((run.step + config.num_envs) * ratio) - math.floor(run.step * ratio)
     for _ in range(due):
@@ -80,12 +108,11 @@ def _update(run: OnlineRun) -> dict[int, TrainState]:
         noise = run.learner.draw_loss_noise(run.generators)
         before = run.state
         run.state, metrics = run.learner.train_step(before, batch, noise)
-        for index in (~metrics["finite"]).nonzero().flatten().tolist():
-            good_states.setdefault(run.seeds[index], before[index])
+        updates.add(before, metrics["finite"])
         if "index" in batch.keys():  # noqa: SIM118
             run.replay.update_priority(batch["index"], metrics["td_error"].nan_to_num(posinf=0.0))
         run.metrics = last_metrics(metrics)
-    return good_states
+    return updates
 
 
 def _minibatch(run: OnlineRun) -> TensorDict:
@@ -95,7 +122,7 @@ def _minibatch(run: OnlineRun) -> TensorDict:
         return run.replay.sample(streams, size)
     recorded = round(run.config.demonstrations * size)
     own = run.replay.sample(streams, size - recorded)
-    return torch.cat([own, run.dataset.sample(streams, recorded).to(run.config.device)], dim=1)
+    return torch.cat([own, to_device(run.dataset.sample(streams, recorded), run.config.device)], dim=1)
 
 
 def _move_on(run: OnlineRun, action: Tensor, transition: TensorDict) -> None:

@@ -19,7 +19,7 @@ from torchrl.data import LazyMemmapStorage, LazyTensorStorage
 from rlhive.core.priority import PrioritySampler
 from rlhive.core.replay_file import read_replay, seeds_of, write_replay
 from rlhive.core.returns import n_step_return
-from rlhive.core.tree import Key, unflatten
+from rlhive.core.tree import Key, send, unflatten
 from rlhive.core.types import Batch
 
 FORMAT_VERSION = 1
@@ -254,16 +254,16 @@ class ReplayBuffer:
         num_envs = self._batch_size[1]
         row_size = next(iter(self._rows.values())).shape[1:3].numel()
         row, first = index // num_envs, self._columns.unsqueeze(-1) * num_envs
-        start = torch.add(index + first, row, alpha=row_size - num_envs).to(self._device)
+        start = send(torch.add(index + first, row, alpha=row_size - num_envs), self._device)
         if self.n_step == 1:
             return unflatten({key: self._take(key, start) for key in self._rows}, index.shape)
         ahead, own = torch.arange(self.n_step), first + index % num_envs
         window = (row.unsqueeze(-1) + ahead) % self._max_rows * row_size + own.unsqueeze(-1)
-        window = window.to(self._device)
+        window = send(window, self._device)
         newer = (self._cursor - 1 - row) % self._max_rows
         reward, done = self._take(REWARD, window), self._take(DONE, window)
         reward, steps = n_step_return(
-            reward.squeeze(-1), done.squeeze(-1), newer.to(self._device), self._gamma
+            reward.squeeze(-1), done.squeeze(-1), send(newer, self._device), self._gamma
         )
         last = window.gather(-1, steps.unsqueeze(-1) - 1).squeeze(-1)
         parts = {key: self._take(key, last if isinstance(key, tuple) else start) for key in self._rows}

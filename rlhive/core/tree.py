@@ -72,8 +72,18 @@ def _unchecked(values: dict[str, Any], batch_size: torch.Size) -> TensorDict:
 
 
 def to_device(tree: TensorDict, device: str | torch.device) -> TensorDict:
-    """The tree on a device; where it is already there, ten times as fast as its own `to`, 60 us."""
-    return map_tree(lambda leaf: leaf.to(device), tree)
+    """The tree on a device; where it is already there, ten times as fast as its own `to`, 60 us.
+
+    What goes to a GPU is copied once more on the way, to where the GPU can fetch it while the caller goes on.
+    """
+    return map_tree(lambda leaf: send(leaf, device), tree)
+
+
+def send(leaf: Tensor, device: str | torch.device) -> Tensor:
+    """`to_device` of a tensor."""
+    if leaf.is_cpu and torch.device(device).type == "cuda":
+        return leaf.pin_memory().to(device, non_blocking=True)
+    return leaf.to(device)
 
 
 def stack_seeds(trees: Sequence[TensorDict]) -> TensorDict:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Generator
 
+from rlhive.core.random import Key
 from rlhive.core.types import LossFn, Noise
 from rlhive.losses_fn.bc import make_bc_loss
 from rlhive.losses_fn.common import draw_no_noise
@@ -26,7 +27,7 @@ class Algorithm(NamedTuple):
         network: the class of its networks.
         make_network: `make_network(env_spec, ...) -> network`.
         make_loss: `make_loss(network, ...) -> loss_fn`.
-        draw_noise: `draw_noise(generator, network, batch_size) -> noise` for one call of the loss.
+        draw_noise: `draw_noise(source, network, batch_size) -> noise` for one call of the loss, by a generator or key.
         target_keys: subtrees of the parameters that have a target network.
         policy_keys: subtrees of the parameters that the policy reads; "encoder" is there where one learns.
         offline: whether it learns from a data set alone, and steps no environment to learn.
@@ -36,7 +37,7 @@ class Algorithm(NamedTuple):
     network: type[ActorCritic]
     make_network: Callable[..., ActorCritic]
     make_loss: Callable[..., LossFn]
-    draw_noise: Callable[[Generator, Any, int], Noise]
+    draw_noise: Callable[[Generator | Key, Any, int], Noise]
     target_keys: tuple[str, ...]
     policy_keys: tuple[str, ...]
     offline: bool = False

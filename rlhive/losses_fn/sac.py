@@ -8,6 +8,7 @@ import torch
 from tensordict import TensorDict
 from torch import Generator, Tensor
 
+from rlhive.core.random import Key, normal
 from rlhive.core.tree import detach
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
 from rlhive.losses_fn.common import Distance, distance, td_target
@@ -104,8 +105,8 @@ def temperature(params: Params) -> Tensor:
     return params["log_alpha"].double().exp().float()
 
 
-def draw_sac_noise(generator: Generator, network: ActorCritic, batch_size: int) -> Noise:
-    """Standard normal noise for one call of the loss: "action" and "next_action", `[B, A]`, from a CPU generator."""
+def draw_sac_noise(source: Generator | Key, network: ActorCritic, batch_size: int) -> Noise:
+    """Standard normal noise for one call of the loss: "action" and "next_action", `[B, A]`."""
     # Transposed in memory, as the actor's output is.
-    action, next_action = torch.randn(2, network.action_dim, batch_size, generator=generator).mT
+    action, next_action = normal(source, 2, network.action_dim, batch_size).mT
     return TensorDict({"action": action, "next_action": next_action}, batch_size=[])

@@ -6,6 +6,7 @@ import torch
 from tensordict import TensorDict
 from torch import Generator, Tensor
 
+from rlhive.core.random import Key, normal
 from rlhive.core.tree import detach
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
 from rlhive.losses_fn.common import td_target
@@ -80,7 +81,6 @@ def make_td3_bc_loss(
     return loss_fn
 
 
-def draw_td3_bc_noise(generator: Generator, network: OfflineNetwork, batch_size: int) -> Noise:
-    """Standard normal noise for one call of the loss: "next_action" `[B, A]`, from a CPU generator."""
-    noise = torch.randn(batch_size, network.action_dim, generator=generator)
-    return TensorDict({"next_action": noise}, batch_size=[])
+def draw_td3_bc_noise(source: Generator | Key, network: OfflineNetwork, batch_size: int) -> Noise:
+    """Standard normal noise for one call of the loss: "next_action" `[B, A]`."""
+    return TensorDict({"next_action": normal(source, batch_size, network.action_dim)}, batch_size=[])

@@ -11,7 +11,13 @@ from tensordict import TensorDict
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from rlhive.core.compile import has_compiler, prepare_compiler, trace, traced_at_first_call
+from rlhive.core.compile import (
+    has_compiler,
+    lift_constants,
+    prepare_compiler,
+    trace,
+    traced_at_first_call,
+)
 from rlhive.core.keys import make_generators
 from rlhive.core.optim import adam
 from rlhive.core.products import turn_products
@@ -176,3 +182,24 @@ def test_a_compiler_that_refuses_vector_instructions_is_left_to_inductor(monkeyp
     with config.patch({"cpp.vec_isa_ok": None}):
         prepare_compiler()
         assert config.cpp.vec_isa_ok is trusted
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_constants_become_arguments(compile):
+    """As on a GPU, where a captured graph would fetch them from host memory that is no longer theirs."""
+
+    def scale(values):
+        low, high = torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 2.0])
+        return [low + (high - low) * values.sigmoid()]
+
+    values = torch.randn(3, 2)
+    graph = make_fx(scale, tracing_mode="fake")(values)
+    constants = lift_constants(graph, torch.device("cpu"))
+    graph.recompile()
+    assert [constant.tolist() for constant in constants] == [[-1.0, -2.0], [1.0, 2.0]]
+    assert not graph.graph.find_nodes(op="get_attr")
+    if compile:
+        graph = torch._inductor.standalone_compile(
+            graph, [values, *constants], dynamic_shapes="from_example_inputs"
+        )
+    torch.testing.assert_close(graph(values, *constants), scale(values))

@@ -7,9 +7,11 @@ from tensordict import TensorDict
 import gin
 from rlhive.config import load_config
 from rlhive.core.keys import make_generators
-from rlhive.core.learner import last_metrics, make_learner, observe
+from rlhive.core.learner import draw_by_key, key_of, last_metrics, make_learner, observe
+from rlhive.core.random import Key
 from rlhive.core.tree import stack_seeds
-from tests.helpers import make_batch, make_spec
+from rlhive.losses_fn import draw_sac_noise
+from tests.helpers import make_batch, make_network, make_spec
 
 SMALL = ["sac_network.hidden_sizes=(16, 16)", "train.batch_size=8"]
 
@@ -176,3 +178,33 @@ def test_actions_of_odd_layers_depend_on_the_number_of_seeds_in_their_last_bits_
     bindings = ["train.compile=False", "sac_network.hidden_sizes=(250, 37)"]
     together, alone = act_together_and_alone(*bindings, num_envs=3)
     torch.testing.assert_close(together, alone, rtol=0.0, atol=1e-6)
+
+
+def test_noise_drawn_from_a_key_is_that_of_the_updates_before():
+    """As on a GPU, where the step draws the noise itself."""
+
+    def report_noise(state, batch, noise):
+        return state, noise
+
+    def draw(key):
+        return draw_sac_noise(key, network, 8)
+
+    network, generator = make_network(), make_generators(3)["loss"]
+    generator.manual_seed(5)
+    step, own = draw_by_key(report_noise, draw), key_of(generator)
+    before = generator.get_state()
+    state = TensorDict({"step": torch.tensor(7)})
+    _, found = step(state, TensorDict(), own.update({"shift": torch.ones(8, 2)}))
+    expected = draw(Key(torch.tensor(5), torch.tensor(7)))
+    assert set(found.keys()) == {"action", "next_action", "shift"}
+    assert found["action"].equal(expected["action"]) and found["next_action"].equal(expected["next_action"])
+    _, later = step(TensorDict({"step": torch.tensor(8)}), TensorDict(), key_of(generator))
+    assert not later["action"].equal(found["action"])
+    assert generator.get_state().equal(before)
+
+
+def test_a_key_outlives_saving_and_use():
+    generator, resumed = make_generators(3)["loss"], make_generators(4)["loss"]
+    torch.randn(100, generator=generator)
+    resumed.set_state(generator.get_state())
+    assert int(key_of(resumed)["key"]) == int(key_of(make_generators(3)["loss"])["key"])
