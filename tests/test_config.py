@@ -415,3 +415,10 @@ def test_a_run_that_goes_on_needs_no_run_to_begin_with(tmp_path):
         load_config([path])
     (tmp_path / "checkpoints").mkdir()
     assert load_config([path]).init_from == "/nonexistent"
+
+
+@pytest.mark.parametrize(("device", "least"), [("cpu", 10_000), ("cuda", 2_000)])
+def test_the_update_is_compiled_where_that_pays(device, least):
+    config = attrs.evolve(load(f"TOTAL_STEPS={least}"), device=device)
+    assert config.compiles and not attrs.evolve(config, total_steps=least - 1).compiles
+    assert not attrs.evolve(config, compile=False).compiles

@@ -6,6 +6,8 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
+import torch
+
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.run_spec import RunSpec
 
@@ -17,7 +19,7 @@ GIGABYTE = 1e9
 
 
 def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> None:
-    """Refuses a replay that a run could not fill, and logs how large it gets.
+    """Refuses a replay that a run could not fill, and logs how large it gets; on a GPU it is that large from the start.
 
     Raises:
         ValueError: it holds less than an episode, or takes more memory than there is.
@@ -29,7 +31,8 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
             f"replay.capacity must be at least {episode}, an episode of each environment, got {replay.capacity}"
         )
     learns = spec.encoder is not None and not spec.encoder.frozen
-    steps = min(replay.capacity, config.total_steps)
+    on_gpu = torch.device(config.device).type == "cuda"
+    steps = replay.capacity if on_gpu else min(replay.capacity, config.total_steps)
     size = replay_bytes(
         spec.network.observation_dim if not learns else env.observation_dim,
         env.action_dim,
@@ -39,7 +42,7 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
         prioritized=replay.prioritized,
         image_bytes=math.prod(env.pixels.shape) if learns and env.pixels is not None else 0,
     )
-    where = "on disk" if replay.scratch_dir is not None else "of memory"
+    where = "on disk" if replay.scratch_dir is not None else "of memory on the GPU" if on_gpu else "of memory"
     logger.info(
         "the replay of %d steps of %d seed(s) takes %.2f GB %s",
         steps,
@@ -47,15 +50,17 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
         size / GIGABYTE,
         where,
     )
-    if replay.scratch_dir is None and config.device == "cpu" and size > (free := free_memory()):
+    if replay.scratch_dir is None and size > (free := free_memory(config.device)):
+        remedy = "lower replay.capacity" + ("" if on_gpu else ", or keep it on disk with replay.scratch_dir")
         raise ValueError(
-            f"the replay would take {size / GIGABYTE:.1f} GB, of {free / GIGABYTE:.1f} GB of free memory: lower "
-            "replay.capacity, or keep it on disk with replay.scratch_dir"
+            f"the replay would take {size / GIGABYTE:.1f} GB, of {free / GIGABYTE:.1f} GB of free memory: {remedy}"
         )
 
 
-def free_memory() -> int:
-    """Bytes that new processes can have without swapping, as Linux says."""
+def free_memory(device: str = "cpu") -> int:
+    """Bytes that can be had on a GPU, or by new processes without swapping, as Linux says."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
     with open("/proc/meminfo") as file:
         kilobytes = dict(line.split(":") for line in file)
     return 1024 * int(kilobytes["MemAvailable"].split()[0])

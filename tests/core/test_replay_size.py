@@ -4,6 +4,7 @@ import logging
 
 import attrs
 import pytest
+import torch
 
 import gin
 from rlhive.config import load_config
@@ -52,3 +53,11 @@ def test_what_does_not_fit_is_refused_with_the_figure(franka_spec):
     check(franka_spec, "sac.gin", *many, "replay.scratch_dir='scratch'")
     with pytest.raises(ValueError, match="capacity must be at least 50, an episode"):
         check(franka_spec, "sac.gin", "replay.capacity=49", "train.batch_size=8")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_has_the_whole_replay_from_the_start(franka_spec):
+    capacity = 2 * free_memory("cuda") // TRANSITION
+    with pytest.raises(ValueError, match=r"of [\d.]+ GB of free memory: lower replay.capacity$"):
+        check(franka_spec, "sac.gin", "DEVICE='cuda'", "TOTAL_STEPS=1000", f"replay.capacity={capacity}")
