@@ -15,14 +15,13 @@ from attrs import validators as v
 import gin
 from rlhive import config_checks
 from rlhive.config_errors import ConfigError, explain_gin, explain_value
-from rlhive.core.compile import has_compiler
 from rlhive.core.optim import GradientTransformation, adam, cosine_schedule
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.types import LossFn
 from rlhive.envs.pixels import choose_pixels
 from rlhive.losses_fn import ALGORITHMS
-from rlhive.paths import find_gin_file, gin_directory
+from rlhive.paths import find_gin_file, gin_directory, has_compiler
 from rlhive.policy_fn import encoders, exploration
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.encoders import Encoder, EncoderFactory, named_encoder

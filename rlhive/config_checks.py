@@ -19,14 +19,13 @@ from tensordict import TensorDict
 
 from rlhive.config_errors import ConfigError, finite, fits
 from rlhive.core.checkpoint import checkpoint_dir
-from rlhive.core.compile import has_compiler
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
 from rlhive.data.source import environment_of
 from rlhive.envs.names import check_name
 from rlhive.losses_fn import ALGORITHMS
-from rlhive.paths import gin_directory
+from rlhive.paths import gin_directory, has_compiler
 from rlhive.record import check_loggers, check_video_packages
 from rlhive.suggest import suggest
 

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 
 from rlhive.command import finish
 from rlhive.envs import simhive
-from rlhive.paths import cache_dir
+from rlhive.paths import cache_dir, has_compiler
 
 OK, NOTE, FAIL = "ok", "note", "FAIL"
 
@@ -87,10 +87,20 @@ class Finding:
 
 
 def check_python() -> Iterator[Finding]:
-    """The interpreter."""
+    """The interpreter, and whether it keeps what it compiles."""
     good = (3, 11) <= sys.version_info[:2] < (3, 13)
     fix = "" if good else "RLHive and RoboHive run on Python 3.11 and 3.12: `uv python pin 3.12`"
     yield Finding(OK if good else FAIL, "Python", f"{sys.version.split()[0]} ({sys.executable})", fix)
+    if sys.dont_write_bytecode:
+        text = "not written, so each start compiles the sources of torch and TorchRL anew, for 9 s"
+        yield Finding(NOTE, "bytecode", text, "`unset PYTHONDONTWRITEBYTECODE`")
+
+
+def check_compiler() -> Iterator[Finding]:
+    """What `torch.compile` needs."""
+    good = has_compiler()
+    text = "there" if good else "none: long runs train without compiled updates, at about half the speed"
+    yield Finding(OK if good else NOTE, "C++ compiler", text, "" if good else "`apt-get install g++`")
 
 
 def check_machine() -> Iterator[Finding]:
@@ -210,6 +220,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_python,
     check_machine,
     check_packages,
+    check_compiler,
     check_ffmpeg,
     check_simhive,
     check_torch,

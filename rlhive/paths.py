@@ -1,6 +1,7 @@
-"""Where RLHive keeps what it downloads, and where its gin files are."""
+"""Where RLHive keeps what it downloads, where its gin files are, and what is on the PATH."""
 
 import os
+import shutil
 from pathlib import Path
 
 from rlhive.suggest import suggest
@@ -31,3 +32,8 @@ def find_gin_file(name: str) -> Path:
             return path
     shipped = sorted(path.name for path in gin_directory().glob("*.gin"))
     raise ValueError(f"there is no gin file {name!r}: {suggest(Path(name).name, shipped)}")
+
+
+def has_compiler() -> bool:
+    """Whether there is the C++ compiler that `torch.compile` needs."""
+    return any(shutil.which(name) for name in ("g++", "clang++"))

@@ -39,6 +39,7 @@ def test_complete_machine_can_train_and_the_first_line_is_instant():
         "environment",
         "GL egl",
         "MUJOCO_GL",
+        "C++ compiler       there",
         "ffmpeg",
     ):
         assert subject in rest
@@ -73,3 +74,13 @@ def test_ctrl_c_ends_it_in_one_line():
         rest, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "rlhive.doctor: interrupted\n")
     assert "training can" not in rest
+
+
+def test_it_says_what_makes_starts_and_updates_slow(tmp_path):
+    code = "from rlhive.doctor import check_compiler, check_python; print(*check_python(), *check_compiler())"
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PATH": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert "unset PYTHONDONTWRITEBYTECODE" in said.stdout and "apt-get install g++" in said.stdout
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert "unset" not in said.stdout and "apt-get" not in said.stdout

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import subprocess
 import time
 import warnings
@@ -215,8 +214,3 @@ def traced_at_first_call(
         return traced[num_seeds](*args)
 
     return call
-
-
-def has_compiler() -> bool:
-    """Whether there is the C++ compiler that `torch.compile` needs for the CPU."""
-    return any(shutil.which(name) for name in ("g++", "clang++"))

@@ -12,7 +12,6 @@ from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from rlhive.core.compile import (
-    has_compiler,
     lift_constants,
     prepare_compiler,
     trace,
@@ -24,6 +23,7 @@ from rlhive.core.products import turn_products
 from rlhive.core.state import init_state, make_train_step
 from rlhive.core.tree import stack_seeds
 from rlhive.losses_fn import draw_sac_noise, make_sac_loss
+from rlhive.paths import has_compiler
 from tests.helpers import make_batch, make_network
 
 
