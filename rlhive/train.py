@@ -254,13 +254,19 @@ def share_cores(config: TrainConfig) -> str:
 
     cores = len(os.sched_getaffinity(0))
     if ALGORITHMS[config.algorithm].offline:
-        return f"{cores} cores: updates on {torch.get_num_threads()} thread(s), evaluations between them"
+        return f"{cores} cores: updates on {_learner(config.device)}, evaluations between them"
     wanted = default_workers() if config.num_workers is None else config.num_workers
     workers = min(wanted, config.num_seeds * config.num_envs)
     if "OMP_NUM_THREADS" not in os.environ and config.pixels is not None:
         torch.set_num_threads(max(1, cores - workers))
     where = f"in {workers} worker(s)" if workers else "in this process"
-    return f"{cores} cores: environments step {where}, updates on {torch.get_num_threads()} thread(s)"
+    return f"{cores} cores: environments step {where}, updates on {_learner(config.device)}"
+
+
+def _learner(device: str) -> str:
+    import torch
+
+    return f"{torch.get_num_threads()} thread(s)" if device == "cpu" else device
 
 
 def default_run_dir(config: TrainConfig) -> Path:

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import attrs
 import pytest
 import torch
 from matplotlib.image import imread
@@ -70,6 +71,12 @@ def test_updates_leave_cores_to_workers_that_draw_alone(all_threads, bindings, d
     assert torch.get_num_threads() == threads
     assert log.startswith(f"{all_threads} cores: environments step in ")
     assert log.endswith(f"updates on {threads} thread(s)")
+
+
+def test_the_log_says_where_updates_run():
+    config = attrs.evolve(load_config(["sac_gaussian.gin"]), device="cuda")
+    gin.clear_config()
+    assert train.share_cores(config).endswith(", updates on cuda")
 
 
 def run(*args, code=0, **settings) -> str:
