@@ -13,7 +13,7 @@ from torch.func import vmap
 from rlhive.core.compile import traced_at_first_call
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.normalizer import update_normalizer
-from rlhive.core.random import Key
+from rlhive.core.random import Key, Source
 from rlhive.core.state import init_state, make_train_step
 from rlhive.core.tree import replace, stack_seeds, to_device
 from rlhive.core.types import Batch, Metrics, Noise, TrainState, TrainStep
@@ -75,19 +75,18 @@ def make_learner(config: TrainConfig, spec: EnvSpec, encoder: Encoder | None = N
     def init(generators: Generators) -> TrainState:
         return stack_seeds([init_seed(of_seed["init"]) for of_seed in generators]).to(config.device)
 
-    def draw(source: Generator | Key) -> Noise:
+    def draw(source: Source) -> Noise:
         return algorithm.draw_noise(source, network, config.batch_size)
 
     if by_key := torch.device(config.device).type != "cpu":
         train_step = draw_by_key(train_step, draw)
 
-    def draw_seed_noise(generator: Generator) -> Noise:
-        noise = key_of(generator) if by_key else draw(generator)
-        return noise if learns is None else noise.update(draw_shifts(generator, config.batch_size))
-
     def draw_loss_noise(generators: Generators) -> Noise:
-        noise = stack_seeds([draw_seed_noise(of_seed["loss"]) for of_seed in generators])
-        return to_device(noise, config.device)
+        streams = [of_seed["loss"] for of_seed in generators]
+        noise = keys_of(streams) if by_key else draw(streams)
+        if learns is not None:
+            noise.update(stack_seeds([draw_shifts(stream, config.batch_size) for stream in streams]))
+        return to_device(noise, config.device) if by_key else noise
 
     update = traced_at_first_call(vmap(train_step), compile=config.compiles, name="the update")
     compiles = config.compiles and learns is None and _act_compiles_alike(network, config.num_envs)
@@ -138,9 +137,10 @@ def draw_by_key(train_step: TrainStep, draw: Callable[[Key], Noise]) -> TrainSte
     return step
 
 
-def key_of(generator: Generator) -> Noise:
-    """`{"key" []}`: what the numbers of a stream follow from that no generator draws; the generator is not advanced."""
-    return TensorDict({"key": torch.tensor(generator.initial_seed())}, batch_size=[])
+def keys_of(streams: Sequence[Generator]) -> Noise:
+    """`{"key" [S]}`: what the numbers of each stream follow from where no generator draws them; none is advanced."""
+    keys = torch.tensor([stream.initial_seed() for stream in streams])
+    return TensorDict({"key": keys}, batch_size=keys.shape)
 
 
 def observe(state: TrainState, observation: Tensor) -> TrainState:

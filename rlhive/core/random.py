@@ -6,7 +6,8 @@ A generator holds a state, and each draw of each seed is a launch of its own: as
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Generator, Tensor
@@ -51,13 +52,18 @@ def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, ...]) -> tuple[Tensor
     return a, b, c, d
 
 
-def normal(source: Generator | Key, *shape: int) -> Tensor:
-    """Standard normal numbers, float32 `[*shape]`: on the CPU from a generator, or where a key is.
+Source: TypeAlias = Generator | Key | Sequence[Generator]  # of one seed, or of S
 
-    Of a key, two of them come of two words (Box and Muller 1958), so their size is at most 6.7.
+
+def normal(source: Source, *shape: int) -> Tensor:
+    """Standard normal numbers, float32 `[*shape]`; from the generators of S seeds `[S, *shape]`.
+
+    A key's come where it is, two of them of two words (Box and Muller 1958), so that their size is at most 6.7.
     """
     if isinstance(source, Generator):
         return torch.randn(shape, generator=source)
+    if not isinstance(source, Key):
+        return torch.stack([torch.randn(shape, generator=one) for one in source])
     size = math.prod(shape)
     block = torch.arange(-(-size // 4), device=source.seed.device)
     zero = torch.zeros_like(block)

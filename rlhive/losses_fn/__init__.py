@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from torch import Generator
-
-from rlhive.core.random import Key
+from rlhive.core.random import Source
 from rlhive.core.types import LossFn, Noise
 from rlhive.losses_fn.bc import make_bc_loss
 from rlhive.losses_fn.common import draw_no_noise
@@ -27,7 +25,7 @@ class Algorithm(NamedTuple):
         network: the class of its networks.
         make_network: `make_network(env_spec, ...) -> network`.
         make_loss: `make_loss(network, ...) -> loss_fn`.
-        draw_noise: `draw_noise(source, network, batch_size) -> noise` for one call of the loss, by a generator or key.
+        draw_noise: `draw_noise(source, network, batch_size) -> noise` for one call of the loss.
         target_keys: subtrees of the parameters that have a target network.
         policy_keys: subtrees of the parameters that the policy reads; "encoder" is there where one learns.
         offline: whether it learns from a data set alone, and steps no environment to learn.
@@ -37,7 +35,7 @@ class Algorithm(NamedTuple):
     network: type[ActorCritic]
     make_network: Callable[..., ActorCritic]
     make_loss: Callable[..., LossFn]
-    draw_noise: Callable[[Generator | Key, Any, int], Noise]
+    draw_noise: Callable[[Source, Any, int], Noise]
     target_keys: tuple[str, ...]
     policy_keys: tuple[str, ...]
     offline: bool = False

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from tensordict import TensorDict
-from torch import Generator, Tensor
+from torch import Tensor
 
-from rlhive.core.random import Key
+from rlhive.core.random import Source, normal
+from rlhive.core.tree import unflatten
 from rlhive.core.types import Noise
 
 Distance = Literal["l2", "smooth_l1"]
@@ -34,6 +34,6 @@ def distance(prediction: Tensor, target: Tensor, kind: Distance) -> Tensor:
     return F.smooth_l1_loss(prediction, target, reduction="none")
 
 
-def draw_no_noise(source: Generator | Key, network: Any, batch_size: int) -> Noise:
+def draw_no_noise(source: Source, network: Any, batch_size: int) -> Noise:
     """The empty tree, for losses that draw nothing."""
-    return TensorDict({}, batch_size=[])
+    return unflatten({}, normal(source, 0).shape[:-1])

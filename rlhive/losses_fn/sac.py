@@ -6,10 +6,10 @@ from typing import get_args
 
 import torch
 from tensordict import TensorDict
-from torch import Generator, Tensor
+from torch import Tensor
 
-from rlhive.core.random import Key, normal
-from rlhive.core.tree import detach
+from rlhive.core.random import Source, normal
+from rlhive.core.tree import detach, unflatten
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
 from rlhive.losses_fn.common import Distance, distance, td_target
 from rlhive.policy_fn.actor import ActorCritic
@@ -105,8 +105,10 @@ def temperature(params: Params) -> Tensor:
     return params["log_alpha"].double().exp().float()
 
 
-def draw_sac_noise(source: Generator | Key, network: ActorCritic, batch_size: int) -> Noise:
-    """Standard normal noise for one call of the loss: "action" and "next_action", `[B, A]`."""
-    # Transposed in memory, as the actor's output is.
-    action, next_action = normal(source, 2, network.action_dim, batch_size).mT
-    return TensorDict({"action": action, "next_action": next_action}, batch_size=[])
+def draw_sac_noise(source: Source, network: ActorCritic, batch_size: int) -> Noise:
+    """Standard normal noise for one call of the loss: "action" and "next_action", `[B, A]`; of S seeds `[S, B, A]`."""
+    both = normal(
+        source, 2, network.action_dim, batch_size
+    ).mT  # transposed in memory, as the actor's output is
+    action, next_action = both.unbind(-3)
+    return unflatten({"action": action, "next_action": next_action}, both.shape[:-3])

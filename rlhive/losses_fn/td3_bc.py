@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from tensordict import TensorDict
-from torch import Generator, Tensor
+from torch import Tensor
 
-from rlhive.core.random import Key, normal
-from rlhive.core.tree import detach
+from rlhive.core.random import Source, normal
+from rlhive.core.tree import detach, unflatten
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
 from rlhive.losses_fn.common import td_target
 from rlhive.policy_fn.offline import OfflineNetwork
@@ -81,6 +81,7 @@ def make_td3_bc_loss(
     return loss_fn
 
 
-def draw_td3_bc_noise(source: Generator | Key, network: OfflineNetwork, batch_size: int) -> Noise:
-    """Standard normal noise for one call of the loss: "next_action" `[B, A]`."""
-    return TensorDict({"next_action": normal(source, batch_size, network.action_dim)}, batch_size=[])
+def draw_td3_bc_noise(source: Source, network: OfflineNetwork, batch_size: int) -> Noise:
+    """Standard normal noise for one call of the loss: "next_action" `[B, A]`; of S seeds `[S, B, A]`."""
+    noise = normal(source, batch_size, network.action_dim)
+    return unflatten({"next_action": noise}, noise.shape[:-2])

@@ -14,7 +14,7 @@ import gin
 from rlhive.config import load_config
 from rlhive.core.capture import capture
 from rlhive.core.keys import make_generators
-from rlhive.core.learner import key_of, make_learner
+from rlhive.core.learner import keys_of, make_learner
 from rlhive.core.random import Key, normal
 from rlhive.core.tree import stack_seeds, to_device
 from rlhive.losses_fn import draw_sac_noise
@@ -78,7 +78,7 @@ def test_a_key_draws_on_a_gpu_what_it_draws_on_the_cpu():
 
 def test_an_update_equals_that_of_the_cpu_with_the_same_noise():
     learner, generators, state = learn("cpu", compile=False)
-    own = Key(key_of(generators[0]["loss"])["key"], torch.tensor(0))
+    own = Key(keys_of([generators[0]["loss"]])["key"][0], torch.tensor(0))
     noise = stack_seeds([draw_sac_noise(own, learner.network, 32)])
     expected, _ = learner.train_step(state, batches((1,), 0), noise)
     found, _ = train("cuda", updates=1)

@@ -7,7 +7,7 @@ from tensordict import TensorDict
 import gin
 from rlhive.config import load_config
 from rlhive.core.keys import make_generators
-from rlhive.core.learner import draw_by_key, key_of, last_metrics, make_learner, observe
+from rlhive.core.learner import draw_by_key, keys_of, last_metrics, make_learner, observe
 from rlhive.core.random import Key
 from rlhive.core.tree import stack_seeds
 from rlhive.losses_fn import draw_sac_noise
@@ -191,14 +191,14 @@ def test_noise_drawn_from_a_key_is_that_of_the_updates_before():
 
     network, generator = make_network(), make_generators(3)["loss"]
     generator.manual_seed(5)
-    step, own = draw_by_key(report_noise, draw), key_of(generator)
+    step, own = draw_by_key(report_noise, draw), keys_of([generator])[0]
     before = generator.get_state()
     state = TensorDict({"step": torch.tensor(7)})
     _, found = step(state, TensorDict(), own.update({"shift": torch.ones(8, 2)}))
     expected = draw(Key(torch.tensor(5), torch.tensor(7)))
     assert set(found.keys()) == {"action", "next_action", "shift"}
     assert found["action"].equal(expected["action"]) and found["next_action"].equal(expected["next_action"])
-    _, later = step(TensorDict({"step": torch.tensor(8)}), TensorDict(), key_of(generator))
+    _, later = step(TensorDict({"step": torch.tensor(8)}), TensorDict(), keys_of([generator])[0])
     assert not later["action"].equal(found["action"])
     assert generator.get_state().equal(before)
 
@@ -207,4 +207,4 @@ def test_a_key_outlives_saving_and_use():
     generator, resumed = make_generators(3)["loss"], make_generators(4)["loss"]
     torch.randn(100, generator=generator)
     resumed.set_state(generator.get_state())
-    assert int(key_of(resumed)["key"]) == int(key_of(make_generators(3)["loss"])["key"])
+    assert keys_of([resumed])["key"].equal(keys_of([make_generators(3)["loss"]])["key"])

@@ -64,6 +64,9 @@ def test_compiled_draws_are_the_same_to_rounding():
     torch.testing.assert_close(compiled(seeds, counts), vmap(draws)(seeds, counts), rtol=1e-5, atol=1e-6)
 
 
-def test_a_generator_draws_its_own():
-    own, other = (torch.Generator().manual_seed(1) for _ in range(2))
-    assert normal(own, 2, 3).equal(torch.randn(2, 3, generator=other))
+def test_generators_draw_their_own_alone_and_together():
+    streams = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    together = normal(streams, 2, 3)
+    for seed, own in zip((1, 2), together, strict=True):
+        assert own.equal(torch.randn(2, 3, generator=torch.Generator().manual_seed(seed)))
+        assert own.equal(normal(torch.Generator().manual_seed(seed), 2, 3))
