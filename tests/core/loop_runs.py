@@ -1,0 +1,52 @@
+"""Runs of the training loop in this process, on tiny environments, and what they leave."""
+
+import csv
+
+import attrs
+import torch
+from safetensors.torch import load_file
+
+from rlhive.config import load_config
+from rlhive.core import loop
+from rlhive.core.run import open_run
+
+SMALL = [
+    "train.num_workers=0",
+    "train.loggers=()",
+    "sac_network.hidden_sizes=(16, 16)",
+    "train.batch_size=8",
+    "train.init_random_steps=20",
+    "TOTAL_STEPS=60",
+    "train.evaluate_every=1000",
+    "train.evaluation_episodes=1",
+    "train.log_every=10",
+    "replay.capacity=1000",
+]
+
+
+def configure(env, *bindings):
+    """The configuration of a run of a RoboHive id, or of a toy, which no file can name."""
+    config = load_config(["sac_gaussian.gin"], [*SMALL, *bindings])
+    with attrs.validators.disabled():
+        return config if isinstance(env, str) else attrs.evolve(config, env_name=env)
+
+
+def train(env, run_dir, *bindings, resume=False):
+    """Trains, and returns the run as the loop leaves it."""
+    run_dir.mkdir(exist_ok=True)
+    with open_run(configure(env, *bindings), run_dir, resume=resume) as run:
+        assert loop.train(run)
+    return run
+
+
+def stored(run) -> dict[str, torch.Tensor]:
+    """The transitions on disk, `[T, S, E, ...]`."""
+    return load_file(run.run_dir / "replay" / f"{run.step}.safetensors")
+
+
+def rows(run_dir) -> list[dict[str, str]]:
+    with (run_dir / "metrics.csv").open() as file:
+        return [
+            {name: value for name, value in row.items() if name != "wall_time"}
+            for row in csv.DictReader(file)
+        ]

@@ -1,0 +1,120 @@
+"""A run that goes on from its checkpoint, and what it refuses."""
+
+import pytest
+import torch
+
+import gin
+from rlhive.core import loop
+from rlhive.core.checkpoint import load_checkpoint
+from rlhive.core.run import open_run
+from rlhive.core.tree_file import LoadError
+from rlhive.envs.toy import ConstantReward, ReachPoint
+from tests.core.loop_runs import configure, rows, stored, train
+
+
+@pytest.fixture(autouse=True)
+def clear_gin():
+    yield
+    gin.clear_config()
+
+
+def test_resuming_goes_on_where_the_checkpoint_was(tmp_path):
+    train(ReachPoint, tmp_path, "TOTAL_STEPS=40")
+    with open_run(configure(ReachPoint), tmp_path, resume=True) as run:
+        saved = load_checkpoint(tmp_path, [1])
+        assert run.step == saved.step == 40
+        assert len(run.replay) == 40
+        assert bool((run.state == saved.state).all())
+        for name, generator in run.generators[0].items():
+            assert torch.equal(generator.get_state(), saved.generators[name][0])
+        assert loop.train(run)
+    assert run.state["step"].item() == run.state["opt_state", "count"].item() == 40
+    assert run.state["env_state", "observation", "count"].item() == len(run.replay) == 60
+    assert [int(row["step"]) for row in rows(tmp_path) if row["eval/return"]] == [40, 60]
+
+
+@pytest.mark.parametrize(
+    "bindings",
+    [
+        (),
+        ("NUM_SEEDS=3", "NUM_ENVS=2", "train.log_every=4", "train.target_success=0.3"),
+        ("train.exploration=@ornstein_uhlenbeck", "train.log_every=7"),
+        ("replay.prioritized=True", "replay.n_step=3", "GAMMA=0.95"),
+        ("train.updates_per_step=0.1", "train.log_every=1"),
+    ],
+)
+def test_a_resumed_run_equals_one_that_was_never_interrupted(tmp_path, bindings):
+    bindings = (*bindings, "train.evaluate_every=20", "train.evaluation_episodes=4")
+    whole = train(ReachPoint, tmp_path / "whole", *bindings)
+    for steps in (26, 42, 60):  # in the middle of an episode
+        resumed = train(
+            ReachPoint, tmp_path / "resumed", *bindings, f"TOTAL_STEPS={steps}", resume=steps > 26
+        )
+    for name, value in stored(whole).items():
+        assert torch.equal(stored(resumed)[name], value), name
+    assert bool((resumed.state == whole.state).all()) and resumed.seeds == whole.seeds
+    for name, value in whole.rollout.flatten_keys(".").items():
+        torch.testing.assert_close(
+            resumed.rollout.flatten_keys(".")[name], value, rtol=0, atol=0, equal_nan=True
+        )
+    ends = ("26", "42")  # a run that ends is evaluated
+    assert [row for row in rows(resumed.run_dir) if row["step"] not in ends] == [
+        row for row in rows(whole.run_dir) if row["step"] not in ends
+    ]
+
+
+def test_the_last_state_is_saved_before_the_last_evaluation(tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "run_episodes", interrupt)
+        train(ReachPoint, tmp_path)
+    assert load_checkpoint(tmp_path, [1]).step == 60
+    assert len(train(ReachPoint, tmp_path, "TOTAL_STEPS=70", resume=True).replay) == 70
+
+
+def test_a_run_is_resumed_with_its_seeds_in_another_order(tmp_path):
+    small = ("train.exploration=@ornstein_uhlenbeck", "NUM_ENVS=2", "replay.prioritized=True")
+    whole = train(ReachPoint, tmp_path / "whole", *small, "SEEDS=(5, 6)")
+    for steps, order in ((26, (5, 6)), (44, (6, 5)), (60, (5, 6))):
+        resumed = train(
+            ReachPoint, tmp_path / "run", *small, f"SEEDS={order}", f"TOTAL_STEPS={steps}", resume=steps > 26
+        )
+    assert bool((resumed.state == whole.state).all())
+    assert all(torch.equal(stored(resumed)[name], value) for name, value in stored(whole).items())
+
+
+def test_a_replay_smaller_than_an_episode_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"replay\.capacity must be at least 40, an episode of each environment, got 20"
+    ):
+        train(ReachPoint, tmp_path, "replay.capacity=20", "NUM_ENVS=2")
+
+
+@pytest.mark.parametrize(
+    ("binding", "words"),
+    [
+        (
+            "sac_network.hidden_sizes=(8, 8)",
+            r"another network: hidden_sizes is \(16, 16\) there, \(8, 8\) in",
+        ),
+        ("replay.capacity=500", "its replay cannot be read: .*max_rows 1000, .*500"),
+        ("SEED=2", r"holds the seeds \[1\], but \[2\]"),
+    ],
+)
+def test_a_run_of_other_settings_cannot_be_resumed(plain, binding, words):
+    with (
+        pytest.raises(LoadError, match=words) as caught,
+        open_run(configure(ReachPoint, binding), plain.run_dir, resume=True),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_of_another_environment_cannot_be_resumed(plain):
+    with (
+        pytest.raises(LoadError, match=r"another env: name is 'ReachPoint' there, 'ConstantReward' in"),
+        open_run(configure(ConstantReward), plain.run_dir, resume=True),
+    ):
+        pass
