@@ -1,6 +1,8 @@
 """How much memory a replay takes is said before a run, and one that cannot be there is refused."""
 
 import logging
+import subprocess
+import sys
 
 import attrs
 import pytest
@@ -53,6 +55,34 @@ def test_what_does_not_fit_is_refused_with_the_figure(franka_spec):
     check(franka_spec, "sac.gin", *many, "replay.scratch_dir='scratch'")
     with pytest.raises(ValueError, match="capacity must be at least 50, an episode"):
         check(franka_spec, "sac.gin", "replay.capacity=49", "train.batch_size=8")
+
+
+SAVE = """
+import resource, sys, torch
+from tensordict import TensorDict
+from rlhive.core.replay import ReplayBuffer
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+width, flag = 5_000, torch.zeros(2, 1, 1, dtype=torch.bool)
+replay = ReplayBuffer(2_000, num_seeds=2)
+following = {"observation": torch.ones(2, 1, width), "reward": torch.ones(2, 1, 1), "terminated": flag, "done": flag}
+root = {"observation": torch.ones(2, 1, width), "action": torch.ones(2, 1, 1), "next": following}
+for _ in range(2_000):
+    replay.extend(TensorDict(root, [2, 1]))
+before = peak()
+replay.save(sys.argv[1], (1, 2))
+print(peak() - before)
+"""
+
+
+def test_a_replay_is_saved_without_a_copy_of_it(tmp_path):
+    path = tmp_path / "replay.safetensors"
+    done = subprocess.run([sys.executable, "-c", SAVE, path], capture_output=True, text=True, check=True)
+    more = int(done.stdout.splitlines()[-1])
+    assert path.stat().st_size > 150e6
+    assert more < 30e6
 
 
 @pytest.mark.gpu
