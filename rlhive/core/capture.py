@@ -23,29 +23,37 @@ def capture(run: Callable[..., Sequence[Tensor]], examples: Sequence[Tensor]) ->
     Returns:
         The function; it raises ValueError for arguments of another shape.
     """
+    device = examples[0].device
     arguments = [example.clone() for example in examples]
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP_CALLS):  # what a first call sets up is not to be recorded
-            run(*arguments)
-    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = list(run(*arguments))
+    with torch.cuda.device(device):
+        _warm_up(run, arguments)
+        with torch.cuda.graph(graph):
+            results = list(run(*arguments))
     shapes = [argument.shape for argument in arguments]
     fill_arguments, read_results = _copier(arguments), _copier(results)
 
-    def replay(*values: Tensor) -> list[Tensor]:
+    def captured(*values: Tensor) -> list[Tensor]:
         if [value.shape for value in values] != shapes:
             raise ValueError("a captured function takes arguments of the shapes that it was captured with")
-        fill_arguments(arguments, values)
-        graph.replay()
-        fresh = [torch.empty_like(result) for result in results]
-        read_results(fresh, results)
+        with torch.cuda.device(device):
+            fill_arguments(arguments, values)
+            graph.replay()
+            fresh = [torch.empty_like(result) for result in results]
+            read_results(fresh, results)
         return fresh
 
-    return replay
+    return captured
+
+
+def _warm_up(run: Callable[..., Sequence[Tensor]], arguments: Sequence[Tensor]) -> None:
+    """Has what a first call sets up set up beside the stream that is captured."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP_CALLS):
+            run(*arguments)
+    torch.cuda.current_stream().wait_stream(stream)
 
 
 def _copier(examples: Sequence[Tensor]) -> Callable[[Sequence[Tensor], Sequence[Tensor]], None]:
