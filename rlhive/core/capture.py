@@ -10,34 +10,37 @@ from torch import Tensor
 WARM_UP_CALLS = 3
 
 
-def capture(run: Callable[..., Sequence[Tensor]], examples: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
-    """Records what `run(*examples)` launches, to be repeated on other tensors of the same shapes.
+def capture(
+    run: Callable[..., Sequence[Tensor]], examples: Sequence[Tensor], constants: Sequence[Tensor] = ()
+) -> Callable[..., list[Tensor]]:
+    """Records what `run(*examples, *constants)` launches, to be repeated with other examples of the same shapes.
 
     The graph reads and writes memory of its own. Arguments are copied into it and results out of it, so that neither
     are ever written later.
 
     Args:
-        run: launches the same kernels at every call, waits for none of them, and draws no random numbers.
-        examples: its arguments, on one GPU.
+        run: launches the same kernels at every call, waits for none of them, and draws from no generator.
+        examples: its first arguments, on one GPU.
+        constants: the rest, the same at every call.
 
     Returns:
         The function; it raises ValueError for arguments of another shape.
     """
     device = examples[0].device
-    arguments = [example.clone() for example in examples]
+    memory = [value.clone() for value in (*examples, *constants)]  # the graph's, so it must live as long
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(device):
-        _warm_up(run, arguments)
+        _warm_up(run, memory)
         with torch.cuda.graph(graph):
-            results = list(run(*arguments))
-    shapes = [argument.shape for argument in arguments]
-    fill_arguments, read_results = _copier(arguments), _copier(results)
+            results = list(run(*memory))
+    shapes = [example.shape for example in examples]
+    fill_memory, read_results = _copier(examples), _copier(results)
 
     def captured(*values: Tensor) -> list[Tensor]:
         if [value.shape for value in values] != shapes:
             raise ValueError("a captured function takes arguments of the shapes that it was captured with")
         with torch.cuda.device(device):
-            fill_arguments(arguments, values)
+            fill_memory(memory, values)
             graph.replay()
             fresh = [torch.empty_like(result) for result in results]
             read_results(fresh, results)
@@ -57,7 +60,7 @@ def _warm_up(run: Callable[..., Sequence[Tensor]], arguments: Sequence[Tensor]) 
 
 
 def _copier(examples: Sequence[Tensor]) -> Callable[[Sequence[Tensor], Sequence[Tensor]], None]:
-    """`copy(targets, sources)` of tensors like these: one launch for all of a dtype."""
+    """`copy(targets, sources)` of as many tensors like these: one launch for all of a dtype."""
     places: dict[torch.dtype, list[int]] = {}
     for place, example in enumerate(examples):
         places.setdefault(example.dtype, []).append(place)

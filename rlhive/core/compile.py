@@ -70,9 +70,10 @@ def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Call
     graph.graph.eliminate_dead_code()
     graph.recompile()
     lifted: Callable[..., Any] = _compile(graph, [*leaves, *constants]) if compile else graph
-    run = (lambda *flat: lifted(*flat, *constants)) if constants else lifted
     if compile and on_gpu:
-        run = capture(run, leaves)
+        run = capture(lifted, leaves, constants)
+    else:
+        run = (lambda *flat: lifted(*flat, *constants)) if constants else lifted
 
     @torch.no_grad()
     def traced(*args: Any) -> Any:
@@ -205,6 +206,8 @@ def traced_at_first_call(
     def call(*args: Any) -> Any:
         num_seeds = args[0].shape[0]
         if num_seeds not in traced:
+            if compile:
+                traced.clear()  # seeds leave and do not come back, and on a GPU each graph has memory of its own
             started = time.monotonic()
             if compile:
                 logger.info("compiling %s of %d seed(s), up to half a minute at first", name, num_seeds)

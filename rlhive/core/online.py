@@ -25,7 +25,9 @@ def step(run: OnlineRun, progress: Progress) -> None:
         if not kept:
             return
         action = action[kept]
-    run.envs.send(action)  # from here to recv(), while the workers step; on a GPU nothing here waits for it
+    # From here to recv() while the workers step. A GPU is waited for only where several updates are due, for all but
+    # the last of them, and where the replay is prioritized.
+    run.envs.send(action)
     store_step(run)
     before = run.state
     run.state = observe(before, send(run.rollout["observation"], run.config.device))

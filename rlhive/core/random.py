@@ -58,7 +58,7 @@ Source: TypeAlias = Generator | Key | Sequence[Generator]  # of one seed, or of 
 def normal(source: Source, *shape: int) -> Tensor:
     """Standard normal numbers, float32 `[*shape]`; from the generators of S seeds `[S, *shape]`.
 
-    A key's come where it is, two of them of two words (Box and Muller 1958), so that their size is at most 6.7.
+    A key's come where it is, two of them of two words (Box and Muller 1958), so that their size is less than 6.8.
     """
     if isinstance(source, Generator):
         return torch.randn(shape, generator=source)

@@ -1,5 +1,6 @@
 """The learner on a GPU: one CUDA graph, the same results as on the CPU, and a run from beginning to end."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -65,6 +66,17 @@ def test_a_captured_function_writes_neither_arguments_nor_results():
     assert all(one.equal(other) for one, other in zip((*first, *second), kept, strict=True))
 
 
+def test_the_constants_of_an_update_outlive_its_tracing():
+    """Action limits whose memory another tensor had taken would be that tensor's values."""
+    learner, generators, state = learn("cuda")
+    batch, noise = to_device(batches((1,), 0), "cuda"), learner.draw_loss_noise(generators)
+    expected, _ = learner.train_step(state, batch, noise)
+    gc.collect()
+    others = [torch.full((2,), 1e9, device="cuda") for _ in range(10_000)]
+    found, _ = learner.train_step(state, batch, noise)
+    assert len(others) and bool((found["params"] == expected["params"]).all())
+
+
 def test_a_captured_function_refuses_other_shapes():
     captured = capture(lambda a: [a + 1], [torch.zeros(3, 4, device="cuda")])
     with pytest.raises(ValueError, match="shapes that it was captured with"):
@@ -110,7 +122,9 @@ def test_an_update_reads_no_memory_of_the_host(compile):
         learner.train_step(state, batch, noise)
         learner.act(state, seen, action_noise)
         torch.cuda.synchronize()
-    copies = {event.name for event in profiler.events() if event.name.startswith("Memcpy")}
+    events = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    copies = {event.name for event in events if event.name.startswith("Memcpy")}
+    assert len(events) > 10 + len(copies)  # kernels were recorded
     assert not {name for name in copies if "HtoD" in name or "Host" in name}, copies
 
 

@@ -40,13 +40,13 @@ def resume_and_break(run_dir, break_it):
     return run
 
 
-def break_reward(run) -> None:
-    """Makes the middle seed's reward infinite in its fourth minibatch."""
+def break_reward(run, minibatch=4) -> None:
+    """Makes the middle seed's reward infinite in its fourth minibatch, or another one."""
     calls, whole = [], run.learner.train_step
 
     def train_step(state, batch, noise):
         calls.append(batch)
-        if len(calls) == 4:
+        if len(calls) == minibatch:
             batch["next", "reward"][1] = math.inf
         return whole(state, batch, noise)
 
@@ -86,6 +86,18 @@ def test_a_broken_seed_is_frozen_and_leaves_the_others_as_they_were(
     for seed in (9, 6):
         own = [row for row in rows(tmp_path) if row["seed"] == str(seed)]
         assert own == [row for row in rows(three.run_dir) if row["seed"] == str(seed)]
+
+
+def test_a_seed_that_one_of_several_updates_breaks_keeps_the_state_before_it(tmp_path):
+    settings = (*THREE, "train.updates_per_step=3")
+    train(ReachPoint, tmp_path, *settings, "TOTAL_STEPS=30")
+    with open_run(configure(ReachPoint, *settings), tmp_path, resume=True) as run:
+        break_reward(run, minibatch=5)  # the second of the step at 31
+        assert loop.train(run)
+    saved = load_checkpoint(tmp_path, (9, 5, 6))
+    assert saved.counters[1] == {"stopped_at": 31, "reason": "not finite"}
+    assert saved.state["step"].tolist() == [120, 34, 120]
+    assert all(bool(leaf.isfinite().all()) for leaf in saved.state["params"].values(True, True))
 
 
 def test_a_seed_whose_evaluation_breaks_is_frozen_and_leaves_the_others_as_they_were(three, tmp_path, capsys):
