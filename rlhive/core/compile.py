@@ -199,7 +199,7 @@ def traced_at_first_call(
 ) -> Callable[..., Any]:
     """`trace(fn, *args)` at the first call with each size of the arguments' leading `[S]`; arguments as in `trace`.
 
-    Compiling is logged, with its time and the name.
+    Compiled, the function of the last size alone is kept. Compiling is logged, with its time and the name.
     """
     traced: dict[int, Callable[..., Any]] = {}
 
