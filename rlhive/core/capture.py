@@ -10,24 +10,22 @@ from torch import Tensor
 WARM_UP_CALLS = 3
 
 
-def capture(
-    run: Callable[..., Sequence[Tensor]], examples: Sequence[Tensor], constants: Sequence[Tensor] = ()
-) -> Callable[..., list[Tensor]]:
-    """Records what `run(*examples, *constants)` launches, to be repeated with other examples of the same shapes.
+def capture(run: Callable[..., Sequence[Tensor]], examples: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
+    """Records what `run(*examples)` launches, to be repeated on other tensors of the same shapes.
 
     The graph reads and writes memory of its own. Arguments are copied into it and results out of it, so that neither
     are ever written later.
 
     Args:
-        run: launches the same kernels at every call, waits for none of them, and draws from no generator.
-        examples: its first arguments, on one GPU.
-        constants: the rest, the same at every call.
+        run: launches the same kernels at every call, waits for none of them, draws from no generator, and reads
+            nothing but its arguments.
+        examples: these, on one GPU.
 
     Returns:
         The function; it raises ValueError for arguments of another shape.
     """
     device = examples[0].device
-    memory = [value.clone() for value in (*examples, *constants)]  # the graph's, so it must live as long
+    memory = [example.clone() for example in examples]  # the graph's, so it must live as long
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(device):
         _warm_up(run, memory)

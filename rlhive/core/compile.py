@@ -69,15 +69,14 @@ def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Call
         align_products(graph.graph, num_threads=torch.get_num_threads())
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    lifted: Callable[..., Any] = _compile(graph, [*leaves, *constants]) if compile else graph
+    arguments = [*leaves, *constants]
+    run: Callable[..., Any] = _compile(graph, arguments) if compile else graph
     if compile and on_gpu:
-        run = capture(lifted, leaves, constants)
-    else:
-        run = (lambda *flat: lifted(*flat, *constants)) if constants else lifted
+        run = capture(run, arguments)
 
     @torch.no_grad()
     def traced(*args: Any) -> Any:
-        values = iter(run(*_leaves(specs, args)))
+        values = iter(run(*_leaves(specs, args), *constants))
         results = tuple(_fill(spec, values) for spec in out_specs)
         return results if len(results) > 1 else results[0]
 

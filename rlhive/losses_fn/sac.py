@@ -107,8 +107,7 @@ def temperature(params: Params) -> Tensor:
 
 def draw_sac_noise(source: Source, network: ActorCritic, batch_size: int) -> Noise:
     """Standard normal noise for one call of the loss: "action" and "next_action", `[B, A]`; of S seeds `[S, B, A]`."""
-    both = normal(
-        source, 2, network.action_dim, batch_size
-    ).mT  # transposed in memory, as the actor's output is
+    # Transposed in memory, as the actor's output is.
+    both = normal(source, 2, network.action_dim, batch_size).mT
     action, next_action = both.unbind(-3)
     return unflatten({"action": action, "next_action": next_action}, both.shape[:-3])

@@ -37,14 +37,14 @@ def test_resuming_goes_on_where_the_checkpoint_was(tmp_path):
     "bindings",
     [
         (),
+        ("NUM_SEEDS=3", "NUM_ENVS=2", "train.log_every=4", "train.target_success=0.3"),
         (
-            "NUM_SEEDS=3",
-            "NUM_ENVS=2",
-            "train.log_every=4",
-            "train.target_success=0.3",
             "train.exploration=@ornstein_uhlenbeck",
+            "train.log_every=7",
+            "replay.prioritized=True",
+            "replay.n_step=3",
+            "GAMMA=0.95",
         ),
-        ("replay.prioritized=True", "replay.n_step=3", "GAMMA=0.95"),
         ("train.updates_per_step=0.1", "train.log_every=1"),
     ],
 )

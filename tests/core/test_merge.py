@@ -76,8 +76,8 @@ def assert_same_run(one, other, seeds):
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_added_seeds_are_as_if_they_had_been_there(tmp_path):
-    bindings = ("replay.prioritized=True",)  # whose replay has the most to merge
+@pytest.mark.parametrize("bindings", [(), ("replay.prioritized=True",)])
+def test_added_seeds_are_as_if_they_had_been_there(tmp_path, bindings):
     whole = train(tmp_path / "whole", (6, 5, 9), *bindings)
     grown = train(tmp_path / "grown", (5,), *bindings)
     assert add(grown, (6, 5, 9), (5,), *bindings)

@@ -76,7 +76,7 @@ compare(hidden_sizes=(100,), num_critics=3)
 """
 
 
-@pytest.mark.parametrize("num_threads", [1, 2, pytest.param(3, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("num_threads", [1, 2, 3, 4])
 @pytest.mark.parametrize("compare", [COMPARE, COMPARE_UPDATES], ids=["products", "updates"])
 def test_nothing_depends_on_how_many_seeds_there_are(compare, num_threads):
     environment = os.environ | {"OMP_NUM_THREADS": str(num_threads), "MKL_DYNAMIC": "FALSE"}
