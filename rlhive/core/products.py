@@ -36,7 +36,7 @@ def turn_products(graph: Graph) -> None:
     graph.eliminate_dead_code()
     for node in graph.find_nodes(op="call_function", target=aten.transpose.int):
         view = node.args[0]
-        if not (_is_turned(node) and _is_only_use(view, aten._unsafe_view.default)):
+        if not (_is_turned(node) and _is_only_use(view, aten._unsafe_view.default)) or _is_turned_back(node):
             continue
         product = view.args[0]
         if not _is_only_use(product, aten.bmm.default):
@@ -59,6 +59,12 @@ def _is_turned(node: Node) -> bool:
         return False
     dim = node.meta["val"].dim()
     return {axis % dim for axis in node.args[1:]} == {dim - 2, dim - 1}
+
+
+def _is_turned_back(node: Node) -> bool:
+    """Whether a transposed node is only transposed again, as one of several: so is a single critic's action."""
+    stacked, *others = node.users
+    return not others and stacked.target is aten.unsqueeze.default and all(map(_is_turned, stacked.users))
 
 
 def _is_only_use(node: Node, target: torch._ops.OpOverload) -> bool:

@@ -105,7 +105,7 @@ def linear(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
         return F.linear(x, weight, bias)
     members = weight.shape[0]
     if members == 1:  # a product of one matrix has other bits than one of several
-        return linear(weight[0], bias[0], x.expand(1, *x.shape[-2:])[0]).unsqueeze(0)
+        return linear(weight.squeeze(0), bias.squeeze(0), x.expand(1, *x.shape[-2:]).squeeze(0)).unsqueeze(0)
     return torch.baddbmm(bias.unsqueeze(-2), x.expand(members, *x.shape[-2:]), weight.transpose(-1, -2))
 
 

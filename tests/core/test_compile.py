@@ -24,17 +24,24 @@ from rlhive.core.state import init_state, make_train_step
 from rlhive.core.tree import stack_seeds
 from rlhive.losses_fn import draw_sac_noise, make_sac_loss
 from rlhive.paths import has_compiler
-from tests.helpers import make_batch, make_network
+from rlhive.policy_fn.actor import ActorCritic, actor_critic
+from tests.helpers import make_batch, make_network, make_spec
 
 
-def make_inputs(num_seeds: int, batch_size: int = 16):
-    network, opt = make_network(), adam(1e-3)
+def make_inputs(num_seeds: int, batch_size: int = 16, network: ActorCritic | None = None):
+    network, opt = network or make_network(), adam(1e-3)
+    dims = {"observation_dim": network.observation_dim, "action_dim": network.action_dim}
     seeds = [make_generators(seed) for seed in range(num_seeds)]
     states = [
-        init_state(network.init(streams["init"]), opt, observation_dim=5, target_keys=("critic",))
+        init_state(
+            network.init(streams["init"]),
+            opt,
+            observation_dim=network.observation_dim,
+            target_keys=("critic",),
+        )
         for streams in seeds
     ]
-    batches = [make_batch(streams["replay"], batch_size=batch_size) for streams in seeds]
+    batches = [make_batch(streams["replay"], batch_size, **dims) for streams in seeds]
     noises = [draw_sac_noise(streams["loss"], network, batch_size) for streams in seeds]
     step = vmap(make_train_step(make_sac_loss(network), opt))
     return step, stack_seeds(states), stack_seeds(batches), stack_seeds(noises)
@@ -84,6 +91,20 @@ def test_compiled_seeds_do_not_depend_on_how_many_there_are(two_threads):
         states, metrics = together(states, batch, noise)
         own, own_metrics = alone(own, batch[1:2], noise[1:2])
     assert (states[1:2] == own).all() and (metrics[1:2] == own_metrics).all()
+
+
+def test_neither_do_those_of_a_single_critic():
+    # With as many hidden units as rows in a minibatch, sums over the one and over the other could be one loop.
+    network = actor_critic(
+        make_spec(21, (-1.0,) * 9, (1.0,) * 9), hidden_sizes=(64, 64), num_critics=1, critic_layer_norm=True
+    )
+    step, state, batch, noise = make_inputs(3, 64, network)
+    together, alone = (traced_at_first_call(step, compile=True) for _ in range(2))
+    states, own = state, state[:1]
+    for _ in range(3):
+        states, metrics = together(states, batch, noise)
+        own, own_metrics = alone(own, batch[:1], noise[:1])
+    assert (states[:1] == own).all() and (metrics[:1] == own_metrics).all()
 
 
 def test_a_transposed_product_comes_out_as_it_is_read():
