@@ -46,7 +46,7 @@ _FACTORIES: dict[str, Callable[..., Any]] = {
 _OURS: dict[str, list[str]] = {  # what the run itself gives its parts, and no user
     "train": ["make_network", "make_loss", "make_replay", "choose_images"],
     "images": ["name", "depth"],
-    "replay": ["num_seeds", "num_envs", "device"],
+    "replay": ["num_seeds", "num_envs", "device", "total_steps"],
     **{factory.__name__: ["action_low", "action_high"] for factory in _EXPLORATIONS},
     **{factory.__name__: ["pixels"] for factory in _ENCODERS},
     **{f"{name}_network": ["spec", "feature_dim"] for name in ALGORITHMS},
@@ -110,7 +110,7 @@ class TrainConfig:
             the id of the environment, and R3M where that has none.
         make_network: `make_network(env_spec) -> network`; the algorithm's own, as configured.
         make_loss: `make_loss(network) -> loss_fn`; likewise.
-        make_replay: `make_replay(num_seeds=, num_envs=, device=) -> ReplayBuffer`; likewise.
+        make_replay: `make_replay(num_seeds=, num_envs=, device=, total_steps=) -> ReplayBuffer`; likewise.
         choose_images: `choose_images(env_name) -> PixelSpec | None`; likewise.
         dataset: path of recorded episodes to learn from: a Trace, a RoboSet or a Minari data set.
         skip_damaged: leave damaged trials out, and say how many, instead of refusing the data set.

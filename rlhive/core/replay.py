@@ -6,6 +6,7 @@ own transitions with its own generator, so that seed k's minibatches are the sam
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ class ReplayBuffer:
         num_envs: E, environments per seed.
         scratch_dir: keeps the transitions in memory-mapped files in this directory instead of in memory.
         device: where the transitions are kept and minibatches come out.
+        total_steps: transitions per seed that will ever come; memory for more is not taken. None: more than `capacity`.
         n_step: rewards summed per transition; a window ends at the end of its episode and at the newest row.
         gamma: discount of that sum, the loss's own; needed when `n_step > 1`.
         prioritized: samples by the last TD error (https://arxiv.org/abs/1511.05952) instead of uniformly.
@@ -54,6 +56,7 @@ class ReplayBuffer:
         num_envs: int = 1,
         scratch_dir: str | os.PathLike[str] | None = None,
         device: str | torch.device = "cpu",
+        total_steps: int | None = None,
         n_step: int = 1,
         gamma: float | None = None,
         prioritized: bool = False,
@@ -71,11 +74,12 @@ class ReplayBuffer:
             )
         self.capacity, self.num_envs = capacity, num_envs
         self._max_rows = capacity // num_envs
+        self._allocated_rows = min(self._max_rows, math.ceil((total_steps or capacity) / num_envs))
         self._batch_size = torch.Size((num_seeds, num_envs))
         self._columns = torch.arange(num_seeds)  # of the storage, where each seed's transitions are
         self.n_step, self._gamma = n_step, 1.0 if gamma is None else gamma
         self._device = torch.device(device)
-        self._storage = _storage(self._max_rows, scratch_dir, self._device)
+        self._storage = _storage(self._allocated_rows, scratch_dir, self._device)
         self.scratch_dir = scratch_dir
         self._rows: dict[Key, Tensor] = {}  # views of the storage, [T, S, E, ...]; none before the first row
         self._flat_rows = self._rows  # the same, each [T * S * E, ...]
@@ -97,12 +101,15 @@ class ReplayBuffer:
             transition: batch `[S, E]` with `KEYS` and whatever else the first one had.
 
         Raises:
-            ValueError: another batch size, a missing key, or another shape or dtype than in the first row.
+            ValueError: another batch size, a missing key, another shape or dtype than in the first row, or more
+                transitions than `total_steps`.
         """
         if transition.batch_size != self._batch_size:
             raise ValueError(
                 f"expected a batch of {tuple(self._batch_size)}, got {tuple(transition.batch_size)}"
             )
+        if self._cursor == self._allocated_rows:
+            raise ValueError(f"more than the {len(self)} transitions per seed of total_steps")
         if not self._rows:
             self._allocate(transition)
         step = {key: transition.get(key) for key in self._rows}
@@ -220,6 +227,8 @@ class ReplayBuffer:
             raise ValueError(f"{path} is of the seeds {saved}, not of {list(seeds)}")
         order = [saved.index(seed) for seed in seeds]
         self._num_rows, self._cursor = int(header["num_rows"]), int(header["cursor"])
+        if self._num_rows > self._allocated_rows:
+            raise ValueError(f"{path} has {len(self)} transitions per seed, more than total_steps")
         for index, sampler in zip(order, self._priorities, strict=False):
             sampler.restore(*(tensors.pop(f"priorities.{index}.{name}") for name in ("leaves", "largest")))
         if not self._num_rows:
@@ -234,7 +243,7 @@ class ReplayBuffer:
         missing = [key for key in KEYS if transition.get(key, None) is None]
         if missing:
             raise ValueError(f"a transition needs {KEYS}, missing: {missing}")
-        needed = self._max_rows * sum(leaf.nbytes for leaf in transition.values(True, True))
+        needed = self._allocated_rows * sum(leaf.nbytes for leaf in transition.values(True, True))
         if self.scratch_dir is not None and (free := shutil.disk_usage(self.scratch_dir).free) < needed:
             raise ValueError(
                 f"{self.scratch_dir} has {free:.2e} bytes free, the replay buffer needs {needed:.2e}"
@@ -253,7 +262,7 @@ class ReplayBuffer:
         if self.n_step == 1:
             return unflatten({key: self._take(key, start) for key in self._rows}, index.shape)
         ahead, own = torch.arange(self.n_step), first + index % num_envs
-        window = (row.unsqueeze(-1) + ahead) % self._max_rows * row_size + own.unsqueeze(-1)
+        window = (row.unsqueeze(-1) + ahead) % self._allocated_rows * row_size + own.unsqueeze(-1)
         window = send(window, self._device)
         newer = (self._cursor - 1 - row) % self._max_rows
         reward, done = self._take(REWARD, window), self._take(DONE, window)

@@ -19,7 +19,7 @@ GIGABYTE = 1e9
 
 
 def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> None:
-    """Refuses a replay that a run could not fill, and logs how large it gets; on a GPU it is that large from the start.
+    """Refuses a replay that a run could not fill, and logs how large it gets.
 
     Raises:
         ValueError: it holds less than an episode, or takes more memory than there is.
@@ -32,7 +32,7 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
         )
     learns = spec.encoder is not None and not spec.encoder.frozen
     on_gpu = torch.device(config.device).type == "cuda"
-    steps = replay.capacity if on_gpu else min(replay.capacity, config.total_steps)
+    steps = min(replay.capacity, config.total_steps)
     size = replay_bytes(
         spec.network.observation_dim if not learns else env.observation_dim,
         env.action_dim,

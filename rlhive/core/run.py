@@ -193,7 +193,12 @@ def _online_parts(
 ) -> dict[str, Any]:
     """What an `OnlineRun` has beside what every run has, and where its environments are."""
     config, seeds = shared["config"], shared["seeds"]
-    replay = config.make_replay(num_seeds=len(seeds), num_envs=config.num_envs, device=config.device)
+    replay = config.make_replay(
+        num_seeds=len(seeds),
+        num_envs=config.num_envs,
+        device=config.device,
+        total_steps=config.total_steps,
+    )
     check_replay(replay, config, shared["spec"])
     explore = config.exploration(envs.spec.action_low, envs.spec.action_high)
     if checkpoint:

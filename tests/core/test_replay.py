@@ -105,6 +105,30 @@ def test_the_newest_transitions_are_kept():
     assert set(buffer.sample(generators(0), 500)[REWARD].flatten().tolist()) == set(range(15, 25))
 
 
+@pytest.mark.parametrize("settings", [{}, {"n_step": 3, "gamma": 0.9}, {"prioritized": True}])
+def test_memory_is_taken_only_for_what_will_come(settings, tmp_path):
+    short, long = (
+        filled(25, 1000, num_seeds=2, num_envs=2, total_steps=total_steps, **settings)
+        for total_steps in (49, None)
+    )
+    assert {rows.shape[0] for rows in short._rows.values()} == {25}
+    with pytest.raises(ValueError, match="more than the 50 transitions per seed of total_steps"):
+        short.extend(transition(25, 2, 2))
+    expected = long.sample(generators(0, 1), 200)
+    assert bool((short.sample(generators(0, 1), 200) == expected).all())
+    short.save(tmp_path / "replay.safetensors", [3, 4])
+    longer = ReplayBuffer(1000, num_seeds=2, num_envs=2, total_steps=60, **settings)
+    longer.load(tmp_path / "replay.safetensors", [3, 4])
+    for buffer in (longer, long):
+        buffer.extend(transition(25, 2, 2))
+    expected = long.sample(generators(0, 1), 200)
+    assert bool((longer.sample(generators(0, 1), 200)["observation"] == expected["observation"]).all())
+    with pytest.raises(ValueError, match="50 transitions per seed, more than total_steps"):
+        ReplayBuffer(1000, num_seeds=2, num_envs=2, total_steps=40, **settings).load(
+            tmp_path / "replay.safetensors", [3, 4]
+        )
+
+
 def test_capacity_counts_transitions_of_a_seed():
     assert len(filled(25, capacity=10, num_seeds=2, num_envs=4)) == 8
 

@@ -88,7 +88,9 @@ def test_a_replay_is_saved_without_a_copy_of_it(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_has_the_whole_replay_from_the_start(franka_spec):
-    capacity = 2 * free_memory("cuda") // TRANSITION
+def test_what_does_not_fit_into_a_gpu_is_refused(franka_spec):
+    steps = 2 * free_memory("cuda") // TRANSITION
+    many = ("DEVICE='cuda'", f"replay.capacity={steps}")
     with pytest.raises(ValueError, match=r"of [\d.]+ GB of free memory: lower replay.capacity$"):
-        check(franka_spec, "sac.gin", "DEVICE='cuda'", "TOTAL_STEPS=1000", f"replay.capacity={capacity}")
+        check(franka_spec, "sac.gin", *many, f"TOTAL_STEPS={steps}")
+    check(franka_spec, "sac.gin", *many, "TOTAL_STEPS=100000")
