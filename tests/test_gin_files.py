@@ -74,6 +74,7 @@ def test_the_macros_on_top_are_the_ones_users_set_first():
 @pytest.mark.parametrize("name", ["base.gin", *EXPLORATIONS])
 def test_makes_a_learner_that_acts_and_updates(name, franka_spec):
     small = ["NUM_SEEDS=2", "sac_network.hidden_sizes=(8, 8)", "train.batch_size=4", "replay.capacity=10"]
+    small += ["train.compile=False"]  # that is for tests/core/test_compile.py
     config = load_config([name], small + ["GAMMA=0.9"] * (name == "base.gin"))
     learner = make_learner(config, franka_spec)
     generators = [make_generators(seed) for seed in config.seeds]
@@ -124,7 +125,13 @@ def test_makes_a_learner_of_recorded_episodes(name, expected, franka_spec, tmp_p
     ],
 )
 def test_makes_a_learner_of_images(name, bindings, encoder, franka_spec):
-    small = [*RANDOM, "sac_network.hidden_sizes=(8, 8)", "train.batch_size=2"]
+    # Compiled where that is another function than without images.
+    small = [
+        *RANDOM,
+        "sac_network.hidden_sizes=(8, 8)",
+        "train.batch_size=2",
+        f"train.compile={encoder == 'cnn'}",
+    ]
     config = load_config([name], [*small, *bindings])
     made = config.make_encoder()
     assert made.name == encoder and config.pixels.cameras == ("left_cam", "right_cam", "top_cam")
