@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -26,6 +28,8 @@ from rlhive.policy_fn.plan import follow
 from rlhive.progress import Progress
 from rlhive.record import EVALUATION_SEED, step_name
 
+SECONDS_BETWEEN_PICTURES = 60.0  # drawing the curves takes one or two, in which nothing is learned
+
 
 def train(run: Run) -> bool:
     """Trains until `total_steps`, or until Ctrl-C or SIGTERM; either way the last state is saved.
@@ -39,6 +43,7 @@ def train(run: Run) -> bool:
     config = run.config
     progress = Progress(config.total_steps, initial_step=run.step)
     evaluated_at = saved_at = run.step
+    drawn_at = time.monotonic()
     with catch_signals() as stopped:
         while run.step < config.total_steps and run.seeds and not stopped:
             _step(run, progress)
@@ -47,6 +52,9 @@ def train(run: Run) -> bool:
             if _due(run, config.evaluate_every):
                 _evaluate(run, progress)
                 evaluated_at = run.step
+                if time.monotonic() - drawn_at > SECONDS_BETWEEN_PICTURES:
+                    plot_curves(run.run_dir, step_name(config.algorithm))
+                    drawn_at = time.monotonic()
             if _due(run, config.checkpoint_every):
                 save_run(run)
                 saved_at = run.step
@@ -58,6 +66,7 @@ def train(run: Run) -> bool:
             _evaluate(run, progress)
         if run.seeds != training:
             save_run(run)
+        plot_curves(run.run_dir, step_name(config.algorithm))
     progress.update(run.step)
     progress.close()
     if not run.seeds and all(one.reason == NOT_FINITE for one in run.stopped.values()):
@@ -113,7 +122,6 @@ def _evaluate(run: Run, progress: Progress) -> None:
     if broken and not freeze(run, dict.fromkeys(sorted(broken), "action"), {}, progress):
         return
     run.recorder.write_seeds(run.step, rows)
-    plot_curves(run.run_dir, step_name(run.config.algorithm))
     if strip:
         write_strip(run.run_dir, strip, int(outcome.lengths[0, 0]))
     if (every := run.config.video_every) and _due(run, every * run.config.evaluate_every):

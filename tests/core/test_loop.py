@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import gin
-from rlhive.core import online
+from rlhive.core import loop, online
 from rlhive.core.run import open_run, store_step
 from rlhive.envs.toy import MatchSign, ReachPoint
 from rlhive.progress import Progress
@@ -37,6 +37,15 @@ def test_metrics_are_logged_between_rare_updates_too(tmp_path):
     train(ReachPoint, tmp_path, "train.updates_per_step=0.15")
     logged = [row["step"] for row in rows(tmp_path) if row["loss/actor"]]
     assert logged == ["30", "40", "50", "60"]
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(0.0, 4), (60.0, 1)])
+def test_the_curves_are_drawn_now_and_then_and_in_the_end(tmp_path, monkeypatch, seconds, times):
+    drawn = []
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_PICTURES", seconds)
+    monkeypatch.setattr(loop, "plot_curves", lambda run_dir, steps: drawn.append(rows(run_dir)[-1]["step"]))
+    train(ReachPoint, tmp_path, "train.evaluate_every=20")
+    assert len(drawn) == times and drawn[-1] == "60"
 
 
 def test_one_update_per_step_is_the_default(plain):
