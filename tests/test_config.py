@@ -316,6 +316,7 @@ def test_discounts_of_loss_and_replay_are_one():
     "binding",
     [
         "replay.num_seeds=7",
+        "replay.total_steps=5",
         "replay.device='cuda'",
         "gaussian.action_low=(0.0,)",
         "sac_network.spec=None",

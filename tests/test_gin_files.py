@@ -34,7 +34,7 @@ OFFLINE = {
     "td3_bc.gin": ("td3_bc", "deterministic"),
 }
 RANDOM = ["r3m.weights='random'", "rrl.weights='random'"]  # the published ones are not here
-FINE_TUNED = ("r3m.frozen=False", "train.compile=False")
+FINE_TUNED = ("r3m.frozen=False",)
 PIXELS = PixelSpec(cameras=("top_cam",), height=64, width=64, quality="fast")
 
 

@@ -28,13 +28,10 @@ from rlhive.core.products import align_products, turn_products
 # from the scalar one in the last bit, and the last few elements of a loop get one or the other. The threads share the
 # sum over a minibatch where it is the outermost loop, as for one seed alone: loops of fewer elements per thread than
 # the chunk here, which is more than minibatches have and less than hidden layers, stay with one thread. And loops that
-# read the same numbers become one, in the order of the first, from 10 bytes on: which three seeds have in a number of
-# each, and one seed has not.
-CPU_CONFIG: dict[str, Any] = {
-    "cpp.enable_loop_tail_vec": False,
-    "cpp.min_chunk_size": 16384,
-    "score_fusion_memory_threshold": 1024,
-}
+# read the same numbers become one, in the order of the first, from 10 bytes on, which three seeds have in a number of
+# each and one seed has not: here from so many bytes of each seed.
+CPU_CONFIG: dict[str, Any] = {"cpp.enable_loop_tail_vec": False, "cpp.min_chunk_size": 16384}
+SHARED_BYTES_PER_SEED = 1024
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +143,8 @@ def _expect_no_gpu() -> None:
 
 def _compile(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Any]:
     _expect_no_gpu()
+    num_seeds = examples[0].shape[:1].numel()
+    config = CPU_CONFIG | {"score_fusion_memory_threshold": num_seeds * SHARED_BYTES_PER_SEED}
     with torch.no_grad(), warnings.catch_warnings():
         # Its matrix products would have 10 bits of mantissa; who wants that sets torch's precision.
         warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
@@ -153,7 +152,7 @@ def _compile(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callabl
             graph,
             list(examples),
             dynamic_shapes="from_example_inputs",
-            options={"config_patches": CPU_CONFIG if examples[0].is_cpu else {}},
+            options={"config_patches": config if examples[0].is_cpu else {}},
         )
 
 

@@ -52,7 +52,7 @@ def train(run: Run) -> bool:
             if _due(run, config.evaluate_every):
                 _evaluate(run, progress)
                 evaluated_at = run.step
-                if time.monotonic() - drawn_at > SECONDS_BETWEEN_PICTURES:
+                if time.monotonic() - drawn_at > SECONDS_BETWEEN_PICTURES and run.step < config.total_steps:
                     plot_curves(run.run_dir, step_name(config.algorithm))
                     drawn_at = time.monotonic()
             if _due(run, config.checkpoint_every):

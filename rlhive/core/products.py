@@ -62,7 +62,7 @@ def _is_turned(node: Node) -> bool:
 
 
 def _is_turned_back(node: Node) -> bool:
-    """Whether a transposed node is only transposed again, as one of several: so is a single critic's action."""
+    """Whether a node is only transposed again, as one of several: so is the gradient of a single critic's action."""
     stacked, *others = node.users
     return not others and stacked.target is aten.unsqueeze.default and all(map(_is_turned, stacked.users))
 

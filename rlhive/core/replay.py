@@ -37,7 +37,8 @@ class ReplayBuffer:
         num_envs: E, environments per seed.
         scratch_dir: keeps the transitions in memory-mapped files in this directory instead of in memory.
         device: where the transitions are kept and minibatches come out.
-        total_steps: transitions per seed that will ever come; memory for more is not taken. None: more than `capacity`.
+        total_steps: transitions per seed that will ever come, at least 1; room for more is made for priorities alone.
+            None: more than `capacity`.
         n_step: rewards summed per transition; a window ends at the end of its episode and at the newest row.
         gamma: discount of that sum, the loss's own; needed when `n_step > 1`.
         prioritized: samples by the last TD error (https://arxiv.org/abs/1511.05952) instead of uniformly.
@@ -72,9 +73,12 @@ class ReplayBuffer:
             raise ValueError(
                 f"n_step > 1 needs the loss's gamma in [0, 1], got n_step={n_step}, gamma={gamma}"
             )
+        most = capacity if total_steps is None else total_steps
+        if most < 1:
+            raise ValueError(f"total_steps must be at least 1, got {total_steps}")
         self.capacity, self.num_envs = capacity, num_envs
         self._max_rows = capacity // num_envs
-        self._allocated_rows = min(self._max_rows, math.ceil((total_steps or capacity) / num_envs))
+        self._allocated_rows = min(self._max_rows, math.ceil(most / num_envs))
         self._batch_size = torch.Size((num_seeds, num_envs))
         self._columns = torch.arange(num_seeds)  # of the storage, where each seed's transitions are
         self.n_step, self._gamma = n_step, 1.0 if gamma is None else gamma
@@ -214,7 +218,8 @@ class ReplayBuffer:
         """Takes over what `save` wrote, in the order of these S seeds.
 
         Raises:
-            ValueError: not such a file, or one of other seeds, another capacity, E, or kind of sampling.
+            ValueError: not such a file, or one of other seeds, another capacity, E, or kind of sampling, or of more
+                transitions than `total_steps`.
         """
         tensors, header = read_replay(path)
         for field, expected in self._header().items():
@@ -226,9 +231,11 @@ class ReplayBuffer:
         if sorted(saved) != sorted(seeds):
             raise ValueError(f"{path} is of the seeds {saved}, not of {list(seeds)}")
         order = [saved.index(seed) for seed in seeds]
-        self._num_rows, self._cursor = int(header["num_rows"]), int(header["cursor"])
-        if self._num_rows > self._allocated_rows:
-            raise ValueError(f"{path} has {len(self)} transitions per seed, more than total_steps")
+        if (num_rows := int(header["num_rows"])) > self._allocated_rows:
+            raise ValueError(
+                f"{path} has {num_rows * self.num_envs} transitions per seed, more than total_steps"
+            )
+        self._num_rows, self._cursor = num_rows, int(header["cursor"])
         for index, sampler in zip(order, self._priorities, strict=False):
             sampler.restore(*(tensors.pop(f"priorities.{index}.{name}") for name in ("leaves", "largest")))
         if not self._num_rows:

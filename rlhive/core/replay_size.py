@@ -36,7 +36,8 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
     size = replay_bytes(
         spec.network.observation_dim if not learns else env.observation_dim,
         env.action_dim,
-        capacity=steps,
+        capacity=replay.capacity,
+        total_steps=steps,
         num_seeds=config.num_seeds,
         num_envs=config.num_envs,
         prioritized=replay.prioritized,
@@ -71,13 +72,15 @@ def replay_bytes(
     action_dim: int,
     *,
     capacity: int,
+    total_steps: int | None = None,
     num_seeds: int = 1,
     num_envs: int = 1,
     prioritized: bool = False,
     image_bytes: int = 0,
 ) -> int:
-    """Bytes that a full `ReplayBuffer` of float32 observations and actions, and of images as they are, takes."""
+    """Bytes that a `ReplayBuffer` of float32 observations and actions, and of images as they are, takes in the end."""
     transition = 4 * (2 * observation_dim + action_dim + 1) + 2 + 2 * image_bytes
     size = capacity // num_envs * num_envs
     trees = 2 * 4 * 2 * (1 << (size - 1).bit_length()) if prioritized else 0
-    return num_seeds * (size * transition + trees)
+    steps = size if total_steps is None else min(size, math.ceil(total_steps / num_envs) * num_envs)
+    return num_seeds * (steps * transition + trees)
