@@ -276,9 +276,8 @@ def test_prioritized_replay_of_three_steps_mapped_into_memory(tmp_path, train_he
     (run_dir,) = (tmp_path / "runs").iterdir()  # a directory of its own, where none is named
     assert run_dir.name.startswith("FrankaReachRandom-v0-sac-")
     size = sum(path.stat().st_size for path in scratch.rglob("*.memmap"))
-    assert size == 120 * (
-        4 * (2 * 21 + 9 + 1) + 2
-    )  # float32 but for two flags, for no more than the steps of the run
+    transition = 4 * (2 * 21 + 9 + 1) + 2  # bytes: float32 but for two flags
+    assert size == 120 * transition  # though replay.capacity is larger
     assert len(replay(run_dir)["observation"]) == 120
     (path,) = (run_dir / "replay").glob("*.safetensors")
     leaves = load_file(path)["priorities.0.leaves"]

@@ -45,7 +45,8 @@ def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Call
     Args:
         fn: a pure function of TensorDicts and tensors that returns one or a tuple of them, without control flow that
             depends on values.
-        examples: arguments with the structure, shapes, dtypes and device of all later calls.
+        examples: arguments with the structure, shapes, dtypes and device of all later calls; to be compiled, with a
+            leading `[S]`.
         compile: compile the recorded graph here and now: half a minute, or a few seconds where it was done before.
 
     Returns:
@@ -143,8 +144,10 @@ def _expect_no_gpu() -> None:
 
 def _compile(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Any]:
     _expect_no_gpu()
-    num_seeds = examples[0].shape[:1].numel()
-    config = CPU_CONFIG | {"score_fusion_memory_threshold": num_seeds * SHARED_BYTES_PER_SEED}
+    config = {}
+    if examples[0].is_cpu:
+        num_seeds = examples[0].shape[:1].numel()
+        config = CPU_CONFIG | {"score_fusion_memory_threshold": num_seeds * SHARED_BYTES_PER_SEED}
     with torch.no_grad(), warnings.catch_warnings():
         # Its matrix products would have 10 bits of mantissa; who wants that sets torch's precision.
         warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
@@ -152,7 +155,7 @@ def _compile(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callabl
             graph,
             list(examples),
             dynamic_shapes="from_example_inputs",
-            options={"config_patches": config if examples[0].is_cpu else {}},
+            options={"config_patches": config},
         )
 
 

@@ -32,12 +32,11 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
         )
     learns = spec.encoder is not None and not spec.encoder.frozen
     on_gpu = torch.device(config.device).type == "cuda"
-    steps = min(replay.capacity, config.total_steps)
     size = replay_bytes(
         spec.network.observation_dim if not learns else env.observation_dim,
         env.action_dim,
         capacity=replay.capacity,
-        total_steps=steps,
+        total_steps=config.total_steps,
         num_seeds=config.num_seeds,
         num_envs=config.num_envs,
         prioritized=replay.prioritized,
@@ -46,7 +45,7 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
     where = "on disk" if replay.scratch_dir is not None else "of memory on the GPU" if on_gpu else "of memory"
     logger.info(
         "the replay of %d steps of %d seed(s) takes %.2f GB %s",
-        steps,
+        min(replay.capacity, config.total_steps),
         config.num_seeds,
         size / GIGABYTE,
         where,
