@@ -32,6 +32,7 @@ class Process:
     seconds: float | None
     steps: int | None
     peak_memory_bytes: int | None
+    gpu_peak_memory_bytes: int | None
 
 
 @attrs.frozen(eq=False)
@@ -223,7 +224,7 @@ def _read_process(directory: Path, seeds: tuple[int, ...], steps: str) -> Proces
     path = directory / "usage.json"
     try:
         usage = json.loads(path.read_text()) if path.exists() else {}
-        keys = ("seconds", steps.replace(" ", "_"), "peak_memory_bytes")
+        keys = ("seconds", steps.replace(" ", "_"), "peak_memory_bytes", "gpu_peak_memory_bytes")
         found = [usage.get(key) for key in keys]
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: is no JSON object ({error}); remove it to report without") from None

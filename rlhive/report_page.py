@@ -168,22 +168,27 @@ def _seed_rows(run: Run) -> list[list[str]]:
 
 
 def _usage(runs: Sequence[Run]) -> str:
-    head = ["process", "seeds", "time", step_names(runs), "steps per second", "peak memory"]
+    head = ["process", "seeds", "time", step_names(runs), "steps per second", "peak memory", "on the GPU"]
     rows = [_usage_row(run, process) for run in runs for process in run.processes]
+    if not any(process.gpu_peak_memory_bytes for run in runs for process in run.processes):
+        head, rows = head[:-1], [row[:-1] for row in rows]
     return section(
         "Time and memory", table(head, rows), note("Of each training process, from its usage.json.")
     )
 
 
 def _usage_row(run: Run, process: Process) -> list[str]:
-    seconds, steps, memory = process.seconds, process.steps, process.peak_memory_bytes
+    seconds, steps = process.seconds, process.steps
     return [
         run.label if len(run.processes) == 1 else f"{run.label}/{process.name}",
         _list(process.seeds),
         NOT_RECORDED if seconds is None else seconds_text(seconds),
         NOT_RECORDED if steps is None else f"{steps:,}",
         f"{steps / seconds:,.1f}" if seconds and steps else NOT_RECORDED,
-        NOT_RECORDED if memory is None else f"{memory / 2**20:,.0f} MiB",
+        *(
+            NOT_RECORDED if memory is None else f"{memory / 2**20:,.0f} MiB"
+            for memory in (process.peak_memory_bytes, process.gpu_peak_memory_bytes)
+        ),
     ]
 
 

@@ -177,7 +177,7 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
             return False
     seconds = json.loads((folder / "usage.json").read_text())["seconds"]
     merge_run(directory, config.seeds, before)
-    record_usage(directory, seconds, config.total_steps, config.algorithm)
+    record_usage(directory, seconds, config.total_steps, config)
     write_text(directory / "config.gin", config_text())
     plot_curves(directory, step_name(config.algorithm))
     return True
@@ -217,12 +217,14 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
         finished = loop.train(session)
     if session.stopped:
         sys.stderr.write(f"rlhive.train: stopped before the others: {stopped_text(session.stopped)}\n")
-    record_usage(directory, time.monotonic() - started, session.step, config.algorithm)
+    record_usage(directory, time.monotonic() - started, session.step, config)
     return finished
 
 
-def record_usage(directory: Path, seconds: float, steps: int, algorithm: str) -> None:
+def record_usage(directory: Path, seconds: float, steps: int, config: TrainConfig) -> None:
     """Writes `usage.json`: the time of a run and of what it resumed, its steps, the largest memory of a process."""
+    import torch
+
     from rlhive.core.files import write_text
     from rlhive.record import step_name
 
@@ -231,10 +233,12 @@ def record_usage(directory: Path, seconds: float, steps: int, algorithm: str) ->
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     usage = {
         "seconds": round(before + seconds, 3),
-        step_name(algorithm).replace(" ", "_"): steps,
+        step_name(config.algorithm).replace(" ", "_"): steps,
         "peak_memory_bytes": 1024 * peaks[0],
         "worker_peak_memory_bytes": 1024 * peaks[1],
     }
+    if torch.device(config.device).type == "cuda":  # with what graphs and the allocator keep for themselves
+        usage["gpu_peak_memory_bytes"] = torch.cuda.max_memory_reserved(config.device)
     write_text(path, json.dumps(usage, indent=2) + "\n")
 
 

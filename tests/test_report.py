@@ -165,6 +165,8 @@ def test_usage_is_reported_where_it_is_recorded(write_run, no_picture):
     (directory / "usage.json").write_text(json.dumps(usage))
     expected = ["run", "1, 2, 7", "8.3 min", "12,000", "24.0", "3,072 MiB"]
     assert read(report.write_report(directory)).table("process") == [expected]
+    (directory / "usage.json").write_text(json.dumps(usage | {"gpu_peak_memory_bytes": 2**30}))
+    assert read(report.write_report(directory)).table("process") == [[*expected, "1,024 MiB"]]
     (directory / "usage.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"usage.json: is no JSON object"):
         report.write_report(directory)

@@ -167,6 +167,7 @@ def test_a_run_trains_on_a_gpu_and_goes_on_from_its_checkpoint(tmp_path):
     run(tmp_path / "parts", 450)
     run(tmp_path / "parts", 600)
     whole, parts = (tmp_path / name / "checkpoints" / "600" for name in ("whole", "parts"))
+    assert json.loads((tmp_path / "whole" / "usage.json").read_text())["gpu_peak_memory_bytes"] > 1e6
     paths = sorted(path.relative_to(whole) for path in whole.rglob("*.safetensors"))
     assert len(paths) == 6
     for path in paths:
