@@ -32,6 +32,8 @@ from rlhive.core.products import align_products, turn_products
 # each and one seed has not: here from so many bytes of each seed.
 CPU_CONFIG: dict[str, Any] = {"cpp.enable_loop_tail_vec": False, "cpp.min_chunk_size": 16384}
 SHARED_BYTES_PER_SEED = 1024
+# On a GPU it would choose among kernels that round differently by their time: compiled anew, a run had other bits.
+GPU_CONFIG: dict[str, Any] = {"deterministic": True}
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +146,7 @@ def _expect_no_gpu() -> None:
 
 def _compile(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Any]:
     _expect_no_gpu()
-    config = {}
+    config = GPU_CONFIG
     if examples[0].is_cpu:
         num_seeds = examples[0].shape[:1].numel()
         config = CPU_CONFIG | {"score_fusion_memory_threshold": num_seeds * SHARED_BYTES_PER_SEED}

@@ -82,7 +82,7 @@ def to_device(tree: TensorDict, device: str | torch.device) -> TensorDict:
 def send(leaf: Tensor, device: str | torch.device) -> Tensor:
     """`to_device` of a tensor."""
     if leaf.is_cpu and torch.device(device).type == "cuda":
-        return leaf.pin_memory().to(device, non_blocking=True)
+        return leaf.contiguous().pin_memory().to(device, non_blocking=True)  # no expanded one can be pinned
     return leaf.to(device)
 
 
