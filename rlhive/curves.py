@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,9 @@ from rlhive.core.stats import iqm
 from rlhive.record import read_metrics
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CURVES_FILE = "curves.png"
 CURVES = ("eval/success", "eval/return", "train/success", "train/return")
@@ -40,15 +42,28 @@ def plot_curves(run_dir: str | os.PathLike[str], steps: str = "environment steps
         return None
     num_columns = min(len(names), 4)
     num_rows = -(-len(names) // num_columns)
-    figure = Figure(figsize=(4.2 * num_columns, 3.2 * num_rows), layout="constrained")
+    figure = Figure(figsize=(4.2 * num_columns, 3.2 * num_rows))
     for place, name in enumerate(names, start=1):
         axes = figure.add_subplot(num_rows, num_columns, place)
         axes.set(title=name, xlabel=steps)
         _plot_metric(axes, metrics, name)
+    _lay_out(figure, *axes.get_legend_handles_labels())
     path = Path(run_dir) / CURVES_FILE
     with replacing(path) as beside:
         figure.savefig(beside, dpi=110)
     return path
+
+
+def _lay_out(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
+    """Leaves room for texts, with one legend above all: matplotlib's own layout takes two thirds of the drawing."""
+    width, height = figure.get_size_inches()  # as all lengths here
+    columns = int(width / 1.2)
+    for_legend = 0.2 + 0.2 * -(-len(labels) // columns)
+    height += for_legend
+    figure.set_size_inches(width, height)
+    margins = {"left": 0.7 / width, "right": 1 - 0.2 / width, "bottom": 0.6 / height}
+    figure.subplots_adjust(**margins, top=1 - (for_legend + 0.3) / height, wspace=0.25, hspace=0.4)
+    figure.legend(handles, labels, loc="upper center", ncols=columns, fontsize="small")
 
 
 def _plot_metric(axes: Axes, metrics: Mapping[str, np.ndarray], name: str) -> None:
@@ -67,4 +82,3 @@ def _plot_metric(axes: Axes, metrics: Mapping[str, np.ndarray], name: str) -> No
     if name.endswith("/success"):
         axes.set_ylim(-0.03, 1.03)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small")

@@ -2,8 +2,40 @@
 
 import pytest
 
+import gin
+from rlhive.core import run
 from rlhive.envs.toy import ReachPoint
 from tests.core.loop_runs import train
+
+# What no function of a learner depends on: which seeds run, how long, and what becomes of their results.
+OF_THE_LOOP = (
+    "evaluate_every",
+    "checkpoint",
+    "init_random",
+    "log",
+    "num_workers",
+    "target",
+    "updates_per_step",
+)
+IGNORED = ("NUM_SEEDS", "SEED", "TOTAL_STEPS", *(f"train.{name}" for name in OF_THE_LOOP))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_learner_for_the_same_settings():
+    """Shares learners among runs: they are pure, and to trace one takes longer than most of these runs."""
+    learners, make_learner = {}, run.make_learner
+
+    def shared(config, spec, encoder=None):
+        lines = gin.config_str(max_line_length=1000).splitlines()
+        settings = tuple(line for line in lines if not line.startswith(IGNORED))
+        key = settings, spec, encoder, config.compiles
+        if key not in learners:
+            learners[key] = make_learner(config, spec, encoder)
+        return learners[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "make_learner", shared)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from rlhive.core.compile import trace
 from rlhive.core.products import align_products
 
 # In a process of its own, since MKL takes its number of threads when it starts.
-COMPARE = """
+COMPARE_PRODUCTS = """
 import sys
 import torch
 from rlhive.core.compile import trace
@@ -32,10 +32,7 @@ for rows, inner, columns in SIZES:
 """
 
 COMPARE_UPDATES = """
-import sys
-import torch
 from torch.func import vmap
-from rlhive.core.compile import trace
 from rlhive.core.keys import make_generators
 from rlhive.core.optim import adam
 from rlhive.core.state import init_state, make_train_step
@@ -44,7 +41,6 @@ from rlhive.losses_fn import draw_sac_noise, make_sac_loss
 from rlhive.policy_fn.actor import actor_critic
 from tests.helpers import make_batch, make_spec
 
-torch.set_num_threads(int(sys.argv[1]))
 spec, opt = make_spec(21, (-1.0,) * 5, (1.0,) * 5), adam(1e-3)
 
 def draw(network, seed):
@@ -77,11 +73,10 @@ compare(hidden_sizes=(100,), num_critics=3)
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3, 4])
-@pytest.mark.parametrize("compare", [COMPARE, COMPARE_UPDATES], ids=["products", "updates"])
-def test_nothing_depends_on_how_many_seeds_there_are(compare, num_threads):
+def test_nothing_depends_on_how_many_seeds_there_are(num_threads):
     # Passive: threads that wait leave the cores to other tests.
     threads = {"OMP_NUM_THREADS": str(num_threads), "MKL_DYNAMIC": "FALSE", "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "-c", compare, str(num_threads)]
+    command = [sys.executable, "-c", COMPARE_PRODUCTS + COMPARE_UPDATES, str(num_threads)]
     subprocess.run(command, env=os.environ | threads, check=True)
 
 
