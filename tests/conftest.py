@@ -8,6 +8,7 @@ import os
 # other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import torch
 from tensordict import TensorDict
 from torch.func import vmap
 
+from rlhive.command import collect_less_often
 from rlhive.core.checkpoint import save_checkpoint
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.normalizer import update_normalizer
@@ -28,6 +30,9 @@ from rlhive.core.types import TrainState
 from rlhive.envs import simhive
 from rlhive.losses_fn import draw_sac_noise, make_sac_loss
 from rlhive.policy_fn.actor import ActorCritic, actor_critic
+
+collect_less_often()
+gc.freeze()  # or every environment that is closed has all that was imported looked through, for half a second
 
 FRANKA = EnvSpec(
     name="FrankaReachRandom-v0",
@@ -133,6 +138,7 @@ def _batch(network: ActorCritic, generator: torch.Generator) -> TensorDict:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI a test that was skipped is a failure, except for those of a GPU on a machine without one."""
+    gc.unfreeze()  # so that nothing is left when Python ends
     if not os.environ.get("CI") or hasattr(session.config, "workerinput"):  # the process that reports looks
         return
     skipped = session.config.pluginmanager.get_plugin("terminalreporter").stats.get("skipped", [])

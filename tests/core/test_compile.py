@@ -73,7 +73,7 @@ def test_compiled_seeds_do_not_depend_on_how_many_there_are_and_agree_with_eager
     step, state, batch, noise = make_inputs(17, batch_size=2048)
     together, alone = (traced_at_first_call(step, compile=True) for _ in range(2))
     states, own, eager = state, state[1:2], state[1:2]
-    for number in range(30):
+    for number in range(10):
         states, metrics = together(states, batch, noise)
         own, own_metrics = alone(own, batch[1:2], noise[1:2])
         if number < 5:
