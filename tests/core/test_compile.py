@@ -88,7 +88,7 @@ def test_compiled_seeds_do_not_depend_on_how_many_there_are_and_agree_with_eager
 def test_compiled_seeds_with_a_single_critic_do_not_depend_on_how_many_there_are(two_threads):
     # With as many hidden units as rows in a minibatch, sums over the one and over the other could be one loop.
     network = actor_critic(
-        make_spec(21, (-1.0,) * 9, (1.0,) * 9), hidden_sizes=(64, 64), num_critics=1, critic_layer_norm=True
+        make_spec(21, (-1.0,) * 9, (1.0,) * 9), hidden_sizes=(64,), num_critics=1, critic_layer_norm=True
     )
     _, state, batch, noise = make_inputs(5, 64, network)
     gradient = vmap(grad_and_value(make_sac_loss(network), has_aux=True))

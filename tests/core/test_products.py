@@ -72,7 +72,7 @@ compare(hidden_sizes=(100,), num_critics=3)
 """
 
 
-@pytest.mark.parametrize("num_threads", [1, 2, 3, 4])
+@pytest.mark.parametrize("num_threads", [1, 2, pytest.param(3, marks=pytest.mark.slow), 4])
 def test_nothing_depends_on_how_many_seeds_there_are(num_threads):
     # Passive: threads that wait leave the cores to other tests.
     threads = {"OMP_NUM_THREADS": str(num_threads), "MKL_DYNAMIC": "FALSE", "OMP_WAIT_POLICY": "PASSIVE"}
