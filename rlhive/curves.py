@@ -81,4 +81,5 @@ def _plot_metric(axes: Axes, metrics: Mapping[str, np.ndarray], name: str) -> No
         axes.plot(shared, means, color="black", linewidth=2, label=f"IQM of {len(by_seed)} seeds")
     if name.endswith("/success"):
         axes.set_ylim(-0.03, 1.03)
+    axes.locator_params(axis="x", nbins=5)  # more, and their numbers touch
     axes.grid(alpha=0.3)
