@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CURVES_FILE = "curves.png"
+MAX_LABELS = 33
 CURVES = ("eval/success", "eval/return", "train/success", "train/return")
 
 
@@ -55,7 +56,9 @@ def plot_curves(run_dir: str | os.PathLike[str], steps: str = "environment steps
 
 
 def _lay_out(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
-    """Leaves room for texts, with one legend above all: matplotlib's own layout takes two thirds of the drawing."""
+    """Leaves room for texts, with one legend above all: matplotlib's own layout takes two thirds of the time."""
+    if len(labels) > MAX_LABELS:  # of which colours tell the seeds apart no more
+        handles, labels = handles[-1:], labels[-1:]  # the mean over seeds
     width, height = figure.get_size_inches()  # as all lengths here
     columns = int(width / 1.2)
     for_legend = 0.2 + 0.2 * -(-len(labels) // columns)

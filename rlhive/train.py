@@ -222,7 +222,7 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
 
 
 def record_usage(directory: Path, seconds: float, steps: int, config: TrainConfig) -> None:
-    """Writes `usage.json`: the time of a run and of what it resumed, its steps, the largest memory of a process."""
+    """Writes `usage.json`: the time of a run and of what it resumed, its steps, the largest memory."""
     import torch
 
     from rlhive.core.files import write_text
@@ -237,8 +237,9 @@ def record_usage(directory: Path, seconds: float, steps: int, config: TrainConfi
         "peak_memory_bytes": 1024 * peaks[0],
         "worker_peak_memory_bytes": 1024 * peaks[1],
     }
-    if torch.device(config.device).type == "cuda":  # with what graphs and the allocator keep for themselves
-        usage["gpu_peak_memory_bytes"] = torch.cuda.max_memory_reserved(config.device)
+    on_gpu = torch.device(config.device).type == "cuda"
+    if on_gpu and (peak := torch.cuda.max_memory_reserved(config.device)):  # 0 where nothing was left to do
+        usage["gpu_peak_memory_bytes"] = peak  # with what graphs and the allocator keep for themselves
     write_text(path, json.dumps(usage, indent=2) + "\n")
 
 

@@ -20,10 +20,19 @@ OF_THE_LOOP = (
 IGNORED = ("NUM_SEEDS", "SEED", "TOTAL_STEPS", *(f"train.{name}" for name in OF_THE_LOOP))
 
 
-@pytest.fixture(scope="package", autouse=True)
-def one_learner_for_the_same_settings():
-    """Shares learners among runs: they are pure, and to trace one takes longer than most of these runs."""
-    learners, make_learner = {}, run.make_learner
+@pytest.fixture(scope="session")
+def learners():
+    """Those of the runs of these tests, by their settings."""
+    return {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_learner_for_the_same_settings(learners):
+    """Shares learners among runs: they are pure, and to trace one takes longer than most of these runs.
+
+    Elsewhere each run traces its own: `tests/test_many_seeds.py` compares such ones, alone, among others and resumed.
+    """
+    make_learner = run.make_learner
 
     def shared(config, spec, encoder=None):
         lines = gin.config_str(max_line_length=1000).splitlines()

@@ -135,7 +135,7 @@ def test_an_update_reads_no_memory_of_the_host(compile):
 
 
 def test_a_run_repeats_itself():
-    """Compiled anew too: no kernel is chosen by its time."""
+    """Compiled anew too: no kernel that rounds differently is chosen by its time."""
     with fresh_cache():
         one = train("cuda")
     with fresh_cache():
