@@ -12,6 +12,7 @@ from rlhive.core.run import open_run
 BINDINGS = [
     "TOTAL_STEPS=2000",
     "train.init_random_steps=1500",
+    "train.log_every=100",
     "train.loggers=()",
     "train.evaluate_every=2000",
     "train.evaluation_episodes=4",
