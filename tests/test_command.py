@@ -18,9 +18,10 @@ def test_the_threads_of_a_command_sleep_soon():
     assert "GOMP_SPINCOUNT = '1000'" in output and "no-such-robot" in output
 
 
-AT_THE_END = """
+# The module alone, without rlhive/__init__.py, which imports torch.
+LOAD = f"import runpy\ncommand = runpy.run_path({commands.__file__!r})\n"
+AT_THE_END = f"""{LOAD}
 import atexit, sys, threading, time
-from rlhive import command
 
 def main(argv):
     atexit.register(lambda: print("registered"))
@@ -28,7 +29,7 @@ def main(argv):
     print("main", end=" ")
     return 3
 
-command.start("test", main, lambda: None, sys.argv)
+command["start"]("test", main, lambda: None, sys.argv)
 """
 
 
@@ -94,8 +95,8 @@ def test_each_way_to_end_has_its_code_and_its_line(ending, code, said, capsys):
     [("return 3", 3, ""), ("raise KeyboardInterrupt", 130, "test: interrupted\n")],
 )
 def test_a_command_ends_so(ending, code, said):
-    script = f"import sys\nfrom rlhive import command\ndef main(argv):\n    {ending}\n"
-    script += "command.start('test', main, int, sys.argv)"
+    script = f"{LOAD}import sys\ndef main(argv):\n    {ending}\n"
+    script += "command['start']('test', main, int, sys.argv)"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", said)
 
@@ -117,16 +118,15 @@ def test_what_the_user_says_about_threads_counts(monkeypatch, name, value):
     assert os.environ.get("GOMP_SPINCOUNT", "") == (value if name == "GOMP_SPINCOUNT" else "")
 
 
-FAULTS = """
+FAULTS = f"""{LOAD}
 import resource
-from rlhive.command import keep_freed_memory
 
 def pages_fetched():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     blocks = [b"x" * (8 << 20) for _ in range(3)]  # filled, and freed when this returns
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-keep_freed_memory()
+command["keep_freed_memory"]()
 pages_fetched()
 print(pages_fetched())
 """

@@ -3,7 +3,7 @@
 import pytest
 
 import gin
-from rlhive.core import run
+from rlhive.core import loop, run
 from rlhive.envs.toy import ReachPoint
 from tests.core.loop_runs import train
 
@@ -44,6 +44,14 @@ def one_learner_for_the_same_settings(learners):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "make_learner", shared)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_curves():
+    """Spares these runs their pictures, a third of their time; tests/test_train.py and tests/test_curves.py draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "plot_curves", lambda *_: None)
         yield
 
 

@@ -70,7 +70,8 @@ def test_compiled_seeds_do_not_depend_on_how_many_there_are_and_agree_with_eager
     assert has_compiler(), "install g++: torch.compile needs it"
     # Threads would share the sums over a minibatch of this size, for one seed alone; and there are as many seeds as
     # fill a vector, which would choose other kernels for them.
-    step, state, batch, noise = make_inputs(17, batch_size=2048)
+    network = actor_critic(make_spec(), hidden_sizes=(16,))
+    step, state, batch, noise = make_inputs(17, 2048, network)
     together, alone = (traced_at_first_call(step, compile=True) for _ in range(2))
     states, own, eager = state, state[1:2], state[1:2]
     for number in range(10):
