@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -75,14 +75,19 @@ def _plot_metric(axes: Axes, metrics: Mapping[str, np.ndarray], name: str) -> No
     for seed in np.unique(metrics["seed"]):
         chosen = (metrics["seed"] == seed) & ~np.isnan(values)
         steps = metrics["step"][chosen]
-        axes.plot(steps, values[chosen], linewidth=0.9, alpha=0.7, label=f"seed {seed:.0f}")
+        _plot_line(axes, steps, values[chosen], linewidth=0.9, alpha=0.7, label=f"seed {seed:.0f}")
         by_seed[seed] = dict(zip(steps, values[chosen], strict=True))
     if len(by_seed) > 1:
         shared = sorted(set.intersection(*(set(curve) for curve in by_seed.values())))
         columns = [[curve[step] for curve in by_seed.values()] for step in shared]
         means = [iqm(column) if np.isfinite(column).all() else np.nan for column in columns]
-        axes.plot(shared, means, color="black", linewidth=2, label=f"IQM of {len(by_seed)} seeds")
+        _plot_line(axes, shared, means, color="black", linewidth=2, label=f"IQM of {len(by_seed)} seeds")
     if name.endswith("/success"):
         axes.set_ylim(-0.03, 1.03)
     axes.locator_params(axis="x", nbins=5)  # more, and their numbers touch
     axes.grid(alpha=0.3)
+
+
+def _plot_line(axes: Axes, steps: Sequence[float], values: Sequence[float], **style: Any) -> None:
+    """A line, or the dot that is to be seen of a single point."""
+    axes.plot(steps, values, marker="o" if len(steps) == 1 else None, **style)
