@@ -42,7 +42,7 @@ R3M_RUN = (
     "sac_gaussian.gin",
     "ENV_NAME='FrankaReachRandom_v2d-v0'",
     "r3m.weights='random'",
-    "TOTAL_STEPS=140",
+    "TOTAL_STEPS=100",
 )
 CNN_RUN = (
     "sac_cnn.gin",
@@ -51,7 +51,7 @@ CNN_RUN = (
     "cnn.layers=((8, 8, 4), (8, 4, 2))",
     "train.evaluate_every=100",
     "train.video_every=1",
-    "train.video_cameras=('left_cam', 'top_cam')",
+    "train.video_cameras=('left_cam',)",
 )
 ACT = """
 import sys, numpy as np
@@ -88,7 +88,7 @@ def r3m_run(tmp_path_factory):
 def test_random_weights_are_named_wherever_one_looks(r3m_run):
     run_dir, log = r3m_run
     assert "encoder r3m18, weights random, frozen" in log
-    assert "replay of 140 steps" in log
+    assert "replay of 100 steps" in log
     spec = json.loads((run_dir / "spec.json").read_text())
     assert spec["encoder"] == R3M("r3m18", "random").to_dict()
     assert spec["env"]["pixels"]["quality"] == "fast" and spec["env"]["pixels"]["cameras"] == ["top_cam"]
@@ -97,7 +97,7 @@ def test_random_weights_are_named_wherever_one_looks(r3m_run):
 
 
 def test_the_replay_holds_features_and_no_images(r3m_run):
-    stored = load_file(r3m_run[0] / "replay/140.safetensors")
+    stored = load_file(r3m_run[0] / "replay/100.safetensors")
     assert stored["observation"].shape[-1] == 512 + load(r3m_run[0]).spec.env.observation_dim
     assert not any("pixels" in name for name in stored)
 
@@ -151,7 +151,7 @@ def test_recorded_images_are_cloned_through_the_encoder(r3m_run, tmp_path, monke
 def test_evaluation_draws_and_encodes(r3m_run):
     out = command(("-m", "rlhive.evaluate"), f"--run_dir={r3m_run[0]}", "--episodes=1", "--json")
     report = json.loads(out[out.index("{") : out.rindex("}") + 1])
-    assert report["environment"] == "FrankaReachRandom_v2d-v0" and report["step"] == 140
+    assert report["environment"] == "FrankaReachRandom_v2d-v0" and report["step"] == 100
     assert np.isfinite(report["return_mean"])
 
 
@@ -194,7 +194,7 @@ def test_a_video_is_filmed_every_so_many_evaluations(cnn_run):
     [film] = (run_dir / "videos").iterdir()
     assert film.name == "100.mp4" and f"filmed {film}" in log
     pictures, env = imageio.imread(film), load(run_dir, seed=1).spec.env
-    assert pictures.shape == (env.max_episode_steps, 480, 1280, 3)  # two cameras side by side
+    assert pictures.shape == (env.max_episode_steps, 480, 640, 3)
     assert imageio.immeta(film)["fps"] == pytest.approx(1.0 / env.dt)
     assert np.abs(pictures[0].astype(float) - pictures[-1]).max() > 50.0
 
