@@ -37,7 +37,7 @@ def connect(name: str, config_path: str | os.PathLike[str], *, timeout: float = 
         ValueError: no such environment or file.
         RuntimeError: a driver is not installed, or a device does not answer.
     """
-    from rlhive.envs.importing import import_robohive
+    from rlhive.envs.importing import building, import_robohive
     from rlhive.envs.names import built_name, check_name
     from rlhive.envs.robohive import quiet
     from rlhive.envs.simhive import ensure
@@ -61,7 +61,7 @@ def connect(name: str, config_path: str | os.PathLike[str], *, timeout: float = 
                 "visual_keys" in spec.kwargs
             ):  # as in `rlhive.envs.RoboHive`: images are read by `open_cameras`
                 settings["visual_keys"] = None
-            with _nothing_sent():
+            with _nothing_sent(), building(spec.entry_point):
                 env: Any = gymnasium.make(spec.id, **settings).unwrapped
             devices = env.robot.robot_config.items()
             silent = [device for device, own in devices if not own["robot"].okay()]

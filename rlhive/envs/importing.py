@@ -1,4 +1,4 @@
-"""The import of RoboHive."""
+"""The import of RoboHive, and the building of its environments, where two at a time would be one too many."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import importlib
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 LOCK = threading.Lock()
+# The module whose classes write their model to a file of one name beside their own, load it and remove it.
+WRITE_THEIR_MODEL = "robohive.envs.fm."
 VIDEO = "skvideo", "skvideo.io"  # what RoboHive imports to write videos
 
 
@@ -24,6 +27,24 @@ def import_robohive() -> None:
         postponed = contextlib.nullcontext() if "robohive" in sys.modules else _import_at_first_use(*VIDEO)
         with postponed:
             import robohive  # noqa: F401
+
+
+@contextlib.contextmanager
+def building(entry_point: object) -> Iterator[None]:
+    """Where environments of one class are built; RoboHive is imported.
+
+    Args:
+        entry_point: of gymnasium's spec, `"module:class"`. Environments that write their model are built one at a time
+            on this machine: a second one could find it removed, or half written.
+    """
+    import robohive
+    from filelock import FileLock
+
+    if not str(entry_point).startswith(WRITE_THEIR_MODEL):
+        yield
+        return
+    with FileLock(Path(robohive.__file__).with_name(".rlhive-build.lock")):
+        yield
 
 
 class _Later(ModuleType):

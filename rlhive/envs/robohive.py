@@ -6,6 +6,7 @@ import contextlib
 import gc
 import io
 import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.envs.importing import import_robohive
+from rlhive.envs.importing import building, import_robohive
 from rlhive.envs.lean import lighten
 from rlhive.envs.names import built_name, check_name
 from rlhive.envs.pixels import choose_pixels, own_pixels
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torchrl.envs import EnvBase
 
+_QUIET = threading.RLock()
 _BUILD_SEED = (
     0  # what is drawn while building is the same everywhere: a seed given later decides all the rest
 )
@@ -215,10 +217,18 @@ class RoboHive:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps RoboHive's banners, its warnings and its numpy print options out of the caller's process."""
+    """Keeps RoboHive's banners, its warnings and its numpy print options out of the caller's process.
+
+    One thread at a time: stdout is the process's, and two would leave each other's behind.
+    """
     os.environ.setdefault("ROBOHIVE_VERBOSITY", "SILENT")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # RoboHive's import fails where there is no git
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), np.printoptions():
+    with (
+        _QUIET,
+        contextlib.redirect_stdout(io.StringIO()),
+        warnings.catch_warnings(),
+        np.printoptions(),
+    ):
         warnings.simplefilter("ignore")
         yield
 
@@ -264,7 +274,9 @@ def _build(name: str) -> tuple[Any, int | None]:
         spec = gymnasium.spec(built_name(name))
         # Without visual keys RoboHive does not load torch, nor an encoder: the images are drawn by `View`.
         blind = {"visual_keys": None} if "visual_keys" in spec.kwargs else {}
-        env: Any = gymnasium.make(spec.id, seed=_BUILD_SEED, disable_env_checker=True, **blind).unwrapped
+        with building(spec.entry_point):
+            made = gymnasium.make(spec.id, seed=_BUILD_SEED, disable_env_checker=True, **blind)
+        env: Any = made.unwrapped
         if own_pixels(name) is not None and env.proprio_keys is None:
             env.proprio_keys = getattr(
                 env, "DEFAULT_PROPRIO_KEYS", None

@@ -1,7 +1,11 @@
-"""RoboHive's import leaves its writer of videos for later, and everything else as it was."""
+"""RoboHive comes without its writer of videos, and many processes and threads build its environments at once."""
 
 import subprocess
 import sys
+import threading
+
+from rlhive.envs.robohive import quiet
+from rlhive.envs.vector import VectorEnv
 
 CHECK = """
 import sys
@@ -37,3 +41,25 @@ with ThreadPoolExecutor(4) as threads:
 
 def test_threads_that_import_it_together_all_find_it_whole():
     subprocess.run([sys.executable, "-c", TOGETHER], check=True)
+
+
+def test_threads_leave_stdout_as_it_was():
+    before, entered, left = sys.stdout, threading.Event(), threading.Event()
+
+    def second():
+        with quiet():
+            entered.set()
+            left.wait(60)
+
+    thread = threading.Thread(target=second)
+    with quiet():
+        thread.start()
+        entered.wait(0.2)  # in vain, unless two are let in
+    left.set()
+    thread.join()
+    assert sys.stdout is before
+
+
+def test_workers_build_environments_that_write_a_file_of_one_name():
+    with VectorEnv("rpFrankaRobotiqData-v0", seeds=(1, 2), num_workers=2) as envs:
+        assert envs.reset()["observation"].isfinite().all()
