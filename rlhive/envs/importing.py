@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import Any
 
 LOCK = threading.Lock()
-# The module whose classes write their model to a file of one name beside their own, load it and remove it.
-WRITE_THEIR_MODEL = "robohive.envs.fm."
+# Modules whose classes write their model to a file, load it and remove it: of one name, or with the time in it.
+WRITE_THEIR_MODEL = "robohive.envs.fm.", "robohive.envs.myo.myodm."
 VIDEO = "skvideo", "skvideo.io"  # what RoboHive imports to write videos
 
 
