@@ -48,18 +48,22 @@ class PrioritySampler:
         """
         mass = torch.rand(batch_size, generator=generator) * self._sum_tree.query(0, filled)
         index = self._sum_tree.scan_lower_bound(mass).clamp_max(filled - 1)
-        weight = (self._sum_tree[index] / self._min_tree.query(0, filled)) ** -self._beta
+        weight = (self._leaves(index) / self._min_tree.query(0, filled)) ** -self._beta
         return index, weight
 
     def state(self, filled: int) -> tuple[Tensor, Tensor]:
         """What `restore` takes: the first `filled` leaves of the sum tree and the largest priority so far."""
-        return self._sum_tree[torch.arange(filled)], self._max_priority.clone()
+        return self._leaves(torch.arange(filled)), self._max_priority.clone()
 
     def restore(self, leaves: Tensor, max_priority: Tensor) -> None:
         """Takes over what `state` gave."""
         index = torch.arange(len(leaves))
         self._sum_tree[index], self._min_tree[index] = leaves, leaves
         self._max_priority = max_priority
+
+    def _leaves(self, index: Tensor) -> Tensor:
+        # Of one index the tree gives a number.
+        return torch.as_tensor(self._sum_tree[index], dtype=torch.float32).view(index.shape)
 
     def _set(self, index: Tensor, priority: Tensor) -> None:
         leaves = (priority + EPS) ** self._alpha

@@ -31,6 +31,16 @@ def test_equals_torchrl(num):
     torch.testing.assert_close(weight, info["priority_weight"])
 
 
+def test_one_transition_is_drawn_and_saved_like_several():
+    sampler = ours([4.0, 1.0])
+    index, weight = sampler.sample(generator(), 1, 2)
+    assert index.dtype == torch.int64 and index.shape == weight.shape == (1,)
+    several, theirs = sampler.sample(generator(), 1000, 2)
+    assert weight == theirs[several == index].unique()
+    leaves, _ = sampler.state(1)
+    assert leaves.tolist() == [sampler.state(2)[0][0].item()]
+
+
 def test_by_hand():
     index, weight = ours([4.0, 1.0]).sample(generator(), 10_000, 2)
     assert (index == 0).float().mean().item() == pytest.approx(4**0.7 / (4**0.7 + 1), abs=0.02)
