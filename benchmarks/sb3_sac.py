@@ -17,7 +17,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 from rlhive.envs import simhive
-from rlhive.envs.robohive import quiet
+from rlhive.envs.importing import quiet
 
 
 class LayerNormPolicy(SACPolicy):

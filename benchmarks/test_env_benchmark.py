@@ -16,7 +16,7 @@ import torch
 
 from rlhive.envs import RoboHive, VectorEnv
 from rlhive.envs.chunk import episode_seed
-from rlhive.envs.robohive import quiet
+from rlhive.envs.importing import quiet
 
 NAME = "FrankaReachRandom-v0"
 STEPS, ROUNDS, EPISODE, SEED = 300, 9, 50, 1

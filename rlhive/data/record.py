@@ -84,7 +84,7 @@ def play(env: RoboHive, first: np.ndarray, act: Act, limit: int) -> dict[str, np
     Returns:
         The trial as `write_trial` takes it, up to T + 1 rows.
     """
-    from rlhive.envs.robohive import quiet
+    from rlhive.envs.importing import quiet
 
     with quiet():
         from robohive.logger.grouped_datasets import Trace

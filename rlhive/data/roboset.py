@@ -90,7 +90,7 @@ def from_trial(values: Mapping[str, np.ndarray], where: str) -> dict[str, np.nda
     Raises:
         LoadError: the environment is none of the arms and grippers that RoboSet describes.
     """
-    from rlhive.envs.robohive import quiet
+    from rlhive.envs.importing import quiet
 
     with quiet():
         from robohive.logger.roboset_logger import RoboSet_Trace

@@ -37,9 +37,8 @@ def connect(name: str, config_path: str | os.PathLike[str], *, timeout: float = 
         ValueError: no such environment or file.
         RuntimeError: a driver is not installed, or a device does not answer.
     """
-    from rlhive.envs.importing import building, import_robohive
+    from rlhive.envs.importing import building, import_robohive, quiet
     from rlhive.envs.names import built_name, check_name
-    from rlhive.envs.robohive import quiet
     from rlhive.envs.simhive import ensure
 
     check_name(name)

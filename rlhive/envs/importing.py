@@ -1,17 +1,22 @@
-"""The import of RoboHive, and the building of its environments, where two at a time would be one too many."""
+"""What surrounds RoboHive's own code: its import, what it prints, and what cannot be done by two at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import io
+import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-LOCK = threading.Lock()
+import numpy as np
+
+LOCK, QUIET = threading.Lock(), threading.RLock()
 # Modules whose classes write their model to a file, load it and remove it: of one name, or with the time in it.
 WRITE_THEIR_MODEL = "robohive.envs.fm.", "robohive.envs.myo.myodm."
 VIDEO = "skvideo", "skvideo.io"  # what RoboHive imports to write videos
@@ -27,6 +32,24 @@ def import_robohive() -> None:
         postponed = contextlib.nullcontext() if "robohive" in sys.modules else _import_at_first_use(*VIDEO)
         with postponed:
             import robohive  # noqa: F401
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps RoboHive's banners, its warnings and its numpy print options out of the caller's process.
+
+    One thread at a time: stdout is the process's, and two would leave each other's behind.
+    """
+    os.environ.setdefault("ROBOHIVE_VERBOSITY", "SILENT")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # RoboHive's import fails where there is no git
+    with (
+        QUIET,
+        contextlib.redirect_stdout(io.StringIO()),
+        warnings.catch_warnings(),
+        np.printoptions(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextlib.contextmanager

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import io
-import os
-import threading
-import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.envs.importing import building, import_robohive
+from rlhive.envs.importing import building, import_robohive, quiet
 from rlhive.envs.lean import lighten
 from rlhive.envs.names import built_name, check_name
 from rlhive.envs.pixels import choose_pixels, own_pixels
@@ -27,7 +22,6 @@ if TYPE_CHECKING:
     import torch
     from torchrl.envs import EnvBase
 
-_QUIET = threading.RLock()
 _BUILD_SEED = (
     0  # what is drawn while building is the same everywhere: a seed given later decides all the rest
 )
@@ -213,24 +207,6 @@ class RoboHive:
         sequence = np.random.SeedSequence(seed)
         self.env.np_random.bit_generator.state = np.random.PCG64(sequence).state
         self._global_rng = np.random.RandomState(np.random.MT19937(sequence))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps RoboHive's banners, its warnings and its numpy print options out of the caller's process.
-
-    One thread at a time: stdout is the process's, and two would leave each other's behind.
-    """
-    os.environ.setdefault("ROBOHIVE_VERBOSITY", "SILENT")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # RoboHive's import fails where there is no git
-    with (
-        _QUIET,
-        contextlib.redirect_stdout(io.StringIO()),
-        warnings.catch_warnings(),
-        np.printoptions(),
-    ):
-        warnings.simplefilter("ignore")
-        yield
 
 
 def make(name: str, *, seed: int | None = None, device: str | torch.device = "cpu", **images: Any) -> EnvBase:

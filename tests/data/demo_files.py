@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rlhive.envs.robohive import quiet
+from rlhive.envs.importing import quiet
 
 OBSERVATION_DIM, ACTION_DIM = 6, 3
 

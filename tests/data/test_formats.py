@@ -10,7 +10,7 @@ from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data import Episode, minari, roboset, trace
 from rlhive.data.convert import convert
 from rlhive.data.formats import FORMATS, detect
-from rlhive.envs.robohive import quiet
+from rlhive.envs.importing import quiet
 from tests.data.demo_files import ACTION_DIM, OBSERVATION_DIM, demo_rows, write_demo, write_roboset
 
 

@@ -19,7 +19,8 @@ from rlhive.deploy import run
 from rlhive.deploy.connecting import simulate
 from rlhive.deploy.safety import EXIT_CODES, FaultError, Sensors, SensorWatch, limit_action, watchdog
 from rlhive.deploy.trace import read_journal, write_trace
-from rlhive.envs.robohive import env_spec, quiet
+from rlhive.envs.importing import quiet
+from rlhive.envs.robohive import env_spec
 from rlhive.export import export
 from rlhive.policy_fn import LoadError, load
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 
-from rlhive.envs.robohive import quiet
+from rlhive.envs.importing import quiet
 from rlhive.envs.vector import VectorEnv
 
 CHECK = """

@@ -5,9 +5,9 @@ import pytest
 
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs import list_names
+from rlhive.envs.importing import quiet
 from rlhive.envs.names import built_name, check_name, encoder_of
 from rlhive.envs.pixels import choose_pixels, own_pixels
-from rlhive.envs.robohive import quiet
 
 
 def test_own_images_are_those_that_robohive_registers():

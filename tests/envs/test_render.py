@@ -17,7 +17,7 @@ AGAINST_ROBOHIVE = """
 import sys
 import numpy as np
 from rlhive.envs import RoboHive
-from rlhive.envs.robohive import quiet
+from rlhive.envs.importing import quiet
 
 for name in sys.argv[1:]:
     env = RoboHive(name, seed=3)

@@ -8,9 +8,9 @@ import torch
 from torchrl.envs.utils import check_env_specs
 
 from rlhive.envs import RoboHive, env_spec, list_names, make
+from rlhive.envs.importing import quiet
 from rlhive.envs.names import suites
 from rlhive.envs.pixels import own_pixels
-from rlhive.envs.robohive import quiet
 
 # One environment of each suite, the kitchen's appliances and the three myo suites counted apart.
 SUITE_ENVS = (

@@ -13,7 +13,8 @@ from torchrl.collectors import Collector
 
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs import make
-from rlhive.envs.robohive import RoboHive, env_spec, quiet
+from rlhive.envs.importing import quiet
+from rlhive.envs.robohive import RoboHive, env_spec
 from rlhive.export import export
 from rlhive.policy_fn import load
 from rlhive.policy_fn.adapters import RoboHivePolicy, as_module

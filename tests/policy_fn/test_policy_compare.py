@@ -7,7 +7,8 @@ import pytest
 
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs import make
-from rlhive.envs.robohive import RoboHive, env_spec, quiet
+from rlhive.envs.importing import quiet
+from rlhive.envs.robohive import RoboHive, env_spec
 from rlhive.policy_fn import load
 from rlhive.policy_fn.compare import differences
 
