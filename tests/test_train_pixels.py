@@ -51,7 +51,7 @@ CNN_RUN = (
     "cnn.layers=((8, 8, 4), (8, 4, 2))",
     "train.evaluate_every=100",
     "train.video_every=1",
-    "train.video_cameras=('left_cam',)",
+    "train.video_cameras=('left_cam', 'top_cam')",
 )
 ACT = """
 import sys, numpy as np
@@ -194,7 +194,7 @@ def test_a_video_is_filmed_every_so_many_evaluations(cnn_run):
     [film] = (run_dir / "videos").iterdir()
     assert film.name == "100.mp4" and f"filmed {film}" in log
     pictures, env = imageio.imread(film), load(run_dir, seed=1).spec.env
-    assert pictures.shape == (env.max_episode_steps, 480, 640, 3)
+    assert pictures.shape == (env.max_episode_steps, 480, 1280, 3)  # two cameras side by side
     assert imageio.immeta(film)["fps"] == pytest.approx(1.0 / env.dt)
     assert np.abs(pictures[0].astype(float) - pictures[-1]).max() > 50.0
 

@@ -60,12 +60,12 @@ def building(entry_point: object) -> Iterator[None]:
         entry_point: of gymnasium's spec, `"module:class"`. Environments that write their model are built one at a time
             on this machine: a second one could find it removed, or half written.
     """
-    import robohive
-    from filelock import FileLock
-
     if not str(entry_point).startswith(WRITE_THEIR_MODEL):
         yield
         return
+    import robohive
+    from filelock import FileLock
+
     with FileLock(Path(robohive.__file__).with_name(".rlhive-build.lock")):
         yield
 

@@ -1,10 +1,15 @@
 """RoboHive comes without its writer of videos, and many processes and threads build its environments at once."""
 
+import importlib.util
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
-from rlhive.envs.importing import quiet
+import gymnasium
+import pytest
+
+from rlhive.envs.importing import WRITE_THEIR_MODEL, building, import_robohive, quiet
 from rlhive.envs.vector import VectorEnv
 
 CHECK = """
@@ -58,6 +63,32 @@ def test_threads_leave_stdout_as_it_was():
     left.set()
     thread.join()
     assert sys.stdout is before
+
+
+@pytest.mark.parametrize(("module", "waits"), [("fm.x", True), ("myo.myodm.x", True), ("arms.x", False)])
+def test_what_writes_its_model_is_built_by_one_at_a_time(module, waits):
+    import_robohive()
+    entered = threading.Event()
+
+    def second():
+        with building(f"robohive.envs.{module}:Env"):
+            entered.set()
+
+    thread = threading.Thread(target=second)
+    with building(f"robohive.envs.{module}:Env"):
+        thread.start()
+        assert entered.wait(0.5 if waits else 60) != waits
+    thread.join(60)
+    assert entered.is_set()
+
+
+def test_all_that_write_their_model_are_known():
+    import_robohive()
+    for spec in gymnasium.registry.values():
+        module = str(spec.entry_point).partition(":")[0]
+        if module.startswith("robohive."):
+            writes = "_processed.xml" in Path(importlib.util.find_spec(module).origin).read_text()
+            assert writes == module.startswith(WRITE_THEIR_MODEL), spec.id
 
 
 def test_workers_build_environments_that_write_a_file_of_one_name():
