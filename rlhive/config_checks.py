@@ -23,7 +23,7 @@ from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
 from rlhive.data.source import environment_of
-from rlhive.envs.names import check_name
+from rlhive.envs.names import check_name, max_episode_steps
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.paths import gin_directory, has_compiler
 from rlhive.record import check_loggers, check_video_packages
@@ -96,13 +96,23 @@ def dry_build(config: TrainConfig) -> None:
     config.exploration(stand_in.action_low, stand_in.action_high)
     # Of one seed, since priorities take memory at once, here before anything says how much.
     replay = config.make_replay(num_seeds=1, num_envs=config.num_envs, device="cpu")
-    most = config.num_envs * (replay.capacity // config.num_envs)
-    if not ALGORITHMS[config.algorithm].offline and most < config.batch_size:
-        raise ValueError(
-            f"replay.capacity={replay.capacity} never holds the {config.batch_size} transitions of train.batch_size"
-        )
+    if not ALGORITHMS[config.algorithm].offline:
+        _check_capacity(config, replay.capacity)
     if config.demonstrations and (replay.prioritized or replay.n_step > 1):
         raise ValueError("train.demonstrations go with replay.n_step=1 and replay.prioritized=False alone")
+
+
+def _check_capacity(config: TrainConfig, capacity: int) -> None:
+    if config.num_envs * (capacity // config.num_envs) < config.batch_size:
+        raise ValueError(
+            f"replay.capacity={capacity} never holds the {config.batch_size} transitions of train.batch_size"
+        )
+    # A resumed run takes its environments to where they were by the actions in the replay.
+    episode = config.num_envs * max_episode_steps(config.env_name)
+    if capacity < episode:
+        raise ValueError(
+            f"replay.capacity={capacity} must be at least {episode}, an episode of each environment of a seed"
+        )
 
 
 def _check_device(name: str) -> None:

@@ -137,6 +137,15 @@ def test_a_value_out_of_range_names_the_range(binding, words):
     assert words in refusal(binding)
 
 
+def test_a_replay_smaller_than_an_episode_is_refused():
+    small = ("train.batch_size=8", "NUM_ENVS=2")
+    words = "replay.capacity=99 must be at least 100, an episode of each environment of a seed"
+    assert words in refusal("replay.capacity=99", *small)
+    load("replay.capacity=100", *small)
+    assert "at least 400" in refusal("replay.capacity=399", *small, "ENV_NAME='door-v1'")
+    assert "at least 100" in refusal("replay.capacity=99", *small, "ENV_NAME='FrankaReachRandom_vrrl50-v0'")
+
+
 @pytest.mark.parametrize(
     ("binding", "parameter"),
     [

@@ -19,17 +19,12 @@ GIGABYTE = 1e9
 
 
 def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> None:
-    """Refuses a replay that a run could not fill, and logs how large it gets.
+    """Refuses a replay that takes more memory than there is, and logs how large it gets.
 
     Raises:
-        ValueError: it holds less than an episode, or takes more memory than there is.
+        ValueError: with both figures.
     """
     env = spec.env
-    episode = (env.max_episode_steps or 0) * config.num_envs
-    if replay.capacity < episode:
-        raise ValueError(
-            f"replay.capacity must be at least {episode}, an episode of each environment, got {replay.capacity}"
-        )
     learns = spec.encoder is not None and not spec.encoder.frozen
     on_gpu = torch.device(config.device).type == "cuda"
     size = replay_bytes(

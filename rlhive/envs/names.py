@@ -13,10 +13,13 @@ _ENCODER = re.compile(r"_v(flat|r3m18|r3m34|r3m50|rrl18|rrl34|rrl50|vc1s|vc1l)(?
 
 
 @functools.cache
-def suites() -> dict[str, tuple[str, ...]]:
-    """Ids of all environments of RoboHive 0.7.0 by suite, visual ones included, in alphabetical order."""
-    text = (importlib.resources.files("rlhive.envs") / "suites.json").read_text()
-    return {suite: tuple(names) for suite, names in json.loads(text).items()}
+def suites() -> dict[str, dict[str, int]]:
+    """All environments of RoboHive 0.7.0 by suite, visual ones included, in alphabetical order.
+
+    Returns:
+        `{suite: {id: steps after which an episode is truncated}}`.
+    """
+    return json.loads((importlib.resources.files("rlhive.envs") / "suites.json").read_text())
 
 
 def list_names(pattern: str | None = None) -> list[str]:
@@ -34,6 +37,11 @@ def encoder_of(name: str) -> str | None:
 def built_name(name: str) -> str:
     """The id that is built for `name`: where that has an encoder, the one with plain images (`…_v2d-v0`)."""
     return _ENCODER.sub("_v2d", name)
+
+
+def max_episode_steps(name: str) -> int:
+    """Steps after which an episode of `name`, which `check_name` takes, is truncated."""
+    return next(names[built_name(name)] for names in suites().values() if built_name(name) in names)
 
 
 def check_name(name: str) -> None:

@@ -90,13 +90,6 @@ def test_a_run_is_resumed_with_its_seeds_in_another_order(tmp_path):
     assert all(torch.equal(stored(resumed)[name], value) for name, value in stored(whole).items())
 
 
-def test_a_replay_smaller_than_an_episode_is_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"replay\.capacity must be at least 40, an episode of each environment, got 20"
-    ):
-        train(ReachPoint, tmp_path, "replay.capacity=20", "NUM_ENVS=2")
-
-
 @pytest.mark.parametrize(
     ("binding", "words"),
     [

@@ -53,8 +53,6 @@ def test_what_does_not_fit_is_refused_with_the_figure(franka_spec):
         check(franka_spec, "sac.gin", *many)
     assert "replay.scratch_dir" in str(refused.value) and "\n" not in str(refused.value)
     check(franka_spec, "sac.gin", *many, "replay.scratch_dir='scratch'")
-    with pytest.raises(ValueError, match="capacity must be at least 50, an episode"):
-        check(franka_spec, "sac.gin", "replay.capacity=49", "train.batch_size=8")
 
 
 SAVE = """

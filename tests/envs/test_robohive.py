@@ -9,7 +9,7 @@ from torchrl.envs.utils import check_env_specs
 
 from rlhive.envs import RoboHive, env_spec, list_names, make
 from rlhive.envs.importing import quiet
-from rlhive.envs.names import suites
+from rlhive.envs.names import max_episode_steps, suites
 from rlhive.envs.pixels import own_pixels
 
 # One environment of each suite, the kitchen's appliances and the three myo suites counted apart.
@@ -200,6 +200,18 @@ def test_names_are_those_that_robohive_registers():
     with quiet():
         import robohive
     assert sorted(name for names in suites().values() for name in names) == robohive.robohive_env_suite
+
+
+def test_episodes_are_as_long_as_robohive_registers_them():
+    with quiet():
+        import robohive  # noqa: F401
+    assert all(
+        steps == gymnasium.spec(name).max_episode_steps
+        for names in suites().values()
+        for name, steps in names.items()
+    )
+    assert max_episode_steps("door-v1") == 200
+    assert max_episode_steps("FrankaReachRandom_vrrl50-v0") == 50
 
 
 def test_list_names_filters():
