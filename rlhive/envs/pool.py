@@ -7,6 +7,7 @@ import mmap
 import multiprocessing
 import os
 import signal
+import weakref
 from collections.abc import Sequence
 from multiprocessing import reduction, resource_tracker
 from multiprocessing.connection import Connection
@@ -84,6 +85,7 @@ class ProcessPool:
         bounds = [len(places) * i // count for i in range(count + 1)]
         self.name, self.rows, self.timeout = name, len(places), timeout
         self.workers: list[_Worker] = []
+        self._end = weakref.finalize(self, _end, self.workers)  # at the end of Python at the latest
         try:
             for (start, stop), cores in zip(itertools.pairwise(bounds), _cores(count), strict=True):
                 self.workers.append(_spawn(cores, name, factory, places[start:stop], start, self.rows))
@@ -130,13 +132,7 @@ class ProcessPool:
 
     def close(self) -> None:
         """End the workers: they notice the closed pipe; one that is busy for more than 5 s is killed."""
-        for worker in self.workers:
-            worker.connection.close()
-        for worker in self.workers:
-            worker.process.join(timeout=5)
-            worker.process.kill()
-            worker.process.join(timeout=5)  # one that hangs in a driver does not even die
-        self.workers = []
+        self._end()
 
     def _answer(self, worker: _Worker, patience: int = 1) -> Any:
         try:
@@ -166,6 +162,16 @@ class ProcessPool:
             "if it draws images, its GL driver may hang (`python -m rlhive.doctor`; MUJOCO_GL=osmesa is the other, "
             "fewer max_renderers help a GPU); if it is only slow, give VectorEnv a longer timeout"
         )
+
+
+def _end(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.connection.close()
+    for worker in workers:
+        worker.process.join(timeout=5)
+        worker.process.kill()
+        worker.process.join(timeout=5)  # one that hangs in a driver does not even die
+    workers.clear()
 
 
 def _seeds(worker: _Worker) -> list[int]:
@@ -202,8 +208,9 @@ def _spawn(
         daemon=True,
     )
     resource_tracker.ensure_running()  # the first start() would start it, and unblock SIGINT for that
-    # Workers inherit the mask: Ctrl-C is the parent's to handle, it ends them when it is done.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # Workers inherit the mask: Ctrl-C, and SIGTERM, which `timeout` and schedulers send to all processes of a command,
+    # are the parent's to handle, it ends them when it is done.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         process.start()
     finally:

@@ -301,6 +301,30 @@ def test_ctrl_c_reaches_the_parent_alone(tmp_path):
     wait_until_gone(workers)
 
 
+def test_sigterm_to_all_processes_of_a_command_is_the_parents_to_handle(tmp_path):
+    parent, workers = start_parent(tmp_path)
+    for worker in workers:  # as `timeout` and schedulers do
+        os.kill(worker, signal.SIGTERM)
+    time.sleep(0.5)
+    assert all(is_alive(pid) for pid in workers) and parent.poll() is None
+    os.kill(parent.pid, signal.SIGINT)
+    out, error = parent.communicate(timeout=120)
+    assert (out, error, parent.returncode) == ("stopped cleanly\n", "", 0)
+    wait_until_gone(workers)
+
+
+def test_workers_that_nobody_closed_end_with_python():
+    code = """
+from rlhive.envs import VectorEnv
+from rlhive.envs.toy import ReachPoint
+if __name__ == "__main__":
+    env = VectorEnv(ReachPoint, seeds=[1], num_workers=1)
+"""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert time.perf_counter() - start < 60
+
+
 def test_worker_does_not_import_torch():
     with VectorEnv(ReachPoint, seeds=[1], num_workers=1) as env:
         maps = Path(f"/proc/{env._pool.workers[0].process.pid}/maps").read_text()
