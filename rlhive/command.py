@@ -40,6 +40,7 @@ def start(
     def run() -> int:
         app.run(main, argv=list(argv), flags_parser=parse)
 
+    replace_closed_streams()
     let_threads_sleep()
     collect_less_often()
     keep_freed_memory()
@@ -55,6 +56,7 @@ def finish(name: str, main: Callable[[], int]) -> NoReturn:
     A `ValueError` ends it with 2, a failure (`RuntimeError`, `ArithmeticError`, `OSError`) with 1, Ctrl-C with 130,
     each with one line that says why. Where the reader of its output left, as `| head` does, it ends with 1 and no line.
     """
+    replace_closed_streams()
     leave(_exit_code(name, main) or _exit_code(name, _write_out))
 
 
@@ -105,6 +107,16 @@ def leave(code: int) -> NoReturn:
     except OSError:  # the reader left, as after `| head`, or the disk is full
         code = code or 1
     os._exit(code)
+
+
+def replace_closed_streams() -> None:
+    """Gives a process that was started without stdout or stderr, as by `>&-`, one that goes nowhere.
+
+    Python has None in its place; and the next file that is opened would get its number, and what libraries print.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
 
 
 def let_threads_sleep() -> None:

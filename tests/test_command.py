@@ -50,6 +50,12 @@ def test_a_command_whose_reader_left_fails_without_a_traceback():
         assert ran.stderr.read() == b""
 
 
+def test_a_command_without_stdout_or_stderr_does_its_work():
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        command = ["bash", "-c", f'exec "$@" {closed}', "bash", sys.executable, "-c", AT_THE_END]
+        assert subprocess.run(command, env=BUFFERED, capture_output=True, check=False).returncode == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "buffering"),
     [
