@@ -41,6 +41,16 @@ def test_normalize_worked_by_hand_with_clip_and_constant_entry():
     assert result.tolist() == pytest.approx([2.0, -CLIP, 5.0], rel=1e-3)  # (2.005 - 2) / 0.001
 
 
+def test_the_deviation_does_not_grow_beyond_what_a_float32_counts():
+    normalizer, generator = init_normalizer(1000), torch.Generator().manual_seed(0)
+    normalizer["count"] = torch.tensor(2.0**24)
+    for _ in range(5_000):
+        normalizer = update_normalizer(normalizer, torch.randn(1, 1000, generator=generator))
+    # Were every observation to add its share and the older ones to keep theirs: 1 + 5000 / 2**24 = 1.0003.
+    assert normalizer["scale"].square().mean().item() == pytest.approx(1.0, abs=5e-5)
+    assert normalizer["count"].item() == 2.0**24
+
+
 def test_a_million_steps_keep_their_digits():
     normalizer = init_normalizer(1)
     normalizer["count"] = torch.tensor(1e6)
