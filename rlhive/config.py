@@ -62,7 +62,7 @@ _CONFIGURED = {
 # More of these is a slip of the keyboard, and would take all memory before anything is said of it.
 MAX_SEEDS = 4096
 MAX_ENVIRONMENTS = 65_536  # of all seeds together
-MAX_BATCH_SIZE = 2**20
+MAX_COUNT = 2**20  # of transitions in a minibatch, episodes of an evaluation, updates per step
 # Half a minute of compiling is won back after some 5 000 updates on two cores, and after 1 500 on a GPU.
 COMPILE_FROM_UPDATES, COMPILE_FROM_UPDATES_ON_GPU = 10_000, 2_000
 
@@ -128,11 +128,13 @@ class TrainConfig:
     total_steps: int = attrs.field(default=20_000, validator=_at_least(1))
     device: str = attrs.field(default="cpu", validator=v.instance_of(str))
     init_random_steps: int = attrs.field(default=1000, validator=_at_least(0))
-    updates_per_step: float = attrs.field(default=1.0, validator=_at_least(0, (int, float)))
-    batch_size: int = attrs.field(default=256, validator=v.and_(_at_least(1), v.le(MAX_BATCH_SIZE)))
+    updates_per_step: float = attrs.field(
+        default=1.0, validator=v.and_(_at_least(0, (int, float)), v.le(MAX_COUNT))
+    )
+    batch_size: int = attrs.field(default=256, validator=v.and_(_at_least(1), v.le(MAX_COUNT)))
     tau: float = attrs.field(default=0.005, validator=v.and_(v.gt(0.0), v.le(1.0)))
     evaluate_every: int = attrs.field(default=2000, validator=_at_least(1))
-    evaluation_episodes: int = attrs.field(default=20, validator=_at_least(1))
+    evaluation_episodes: int = attrs.field(default=20, validator=v.and_(_at_least(1), v.le(MAX_COUNT)))
     target_success: float | None = attrs.field(
         default=None, validator=v.optional(v.and_(_at_least(0, (int, float)), v.gt(0), v.le(1)))
     )
@@ -250,6 +252,20 @@ def load_config(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> Tr
         raise ConfigError("a reference with (), such as @cosine_schedule(), leads back to itself") from None
 
 
+def configured_seeds(file: str | Path) -> tuple[int, ...]:
+    """The training seeds of a config.gin, of which nothing else need hold any more, such as where its data set is.
+
+    Raises:
+        ConfigError: it cannot be parsed.
+    """
+    gin.clear_config()
+    _parse(str(file), gin.parse_config_file, str(file))
+    try:
+        return _CONFIGURED["train"]().seeds
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{file}: {explain_value(error)}") from None
+
+
 @attrs.frozen
 class _Bound:
     """A factory with its settings, by value."""
@@ -299,5 +315,7 @@ def _parse(source: str, parse: Callable[[str], Any], text: str) -> None:
     try:
         with _no_log():
             parse(text)
-    except (ValueError, SyntaxError, NameError, OSError) as error:
+    except (ValueError, SyntaxError, NameError, OSError, ImportError) as error:
         raise ConfigError(f"{source}: {explain_gin(error, _PARAMETERS)}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: includes itself") from None

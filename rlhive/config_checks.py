@@ -17,7 +17,7 @@ import attrs
 import torch
 from tensordict import TensorDict
 
-from rlhive.config_errors import ConfigError, finite, fits
+from rlhive.config_errors import ConfigError, finite, fits, within_64_bits
 from rlhive.core.checkpoint import checkpoint_dir
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
@@ -235,7 +235,7 @@ def check_types(
         ConfigError: naming the parameter.
     """
     scoped = {scope + name: factory for scope in ("", *scopes) for name, factory in factories.items()}
-    for name, factory in scoped.items():
+    for name, factory in reversed(scoped.items()):  # a schedule before what calls it to know its own values
         hints = typing.get_type_hints(ReplayBuffer.__init__ if factory is ReplayBuffer else factory)
         for parameter, value in get_bindings(name).items():
             if not fits(value, hints[parameter]):
@@ -243,6 +243,8 @@ def check_types(
                 raise ConfigError(f"{name}.{parameter} must be {expected}, got {value!r}")
             if not finite(value):
                 raise ConfigError(f"{name}.{parameter} must be finite, got {value!r}")
+            if not within_64_bits(value):
+                raise ConfigError(f"{name}.{parameter} must be a number of at most 64 bits, got {value!r}")
 
 
 def check_discount(

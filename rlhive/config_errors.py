@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhive.suggest import suggest
@@ -30,16 +31,27 @@ def fits(value: Any, hint: Any) -> bool:
         return False
     if hint is float:
         return isinstance(value, int | float)
+    if origin is os.PathLike:
+        return isinstance(value, os.PathLike)
     return not isinstance(hint, type) or origin is not None or isinstance(value, hint)
 
 
 def finite(value: Any) -> bool:
     """Whether no number in `value`, such as 1e400, is infinite, NaN or too large for a float."""
-    if isinstance(value, dict):
-        return all(map(finite, value.values()))
-    if isinstance(value, tuple | list):
-        return all(map(finite, value))
-    return not isinstance(value, int | float) or abs(value) <= sys.float_info.max
+    return all(abs(number) <= sys.float_info.max for number in _numbers(value))
+
+
+def within_64_bits(value: Any) -> bool:
+    """Whether torch and numpy can hold every whole number in `value`."""
+    return all(-(2**63) <= number < 2**63 for number in _numbers(value) if isinstance(number, int))
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, dict | tuple | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(part)
 
 
 def explain_gin(error: Exception, parameters: Mapping[str, Sequence[str]]) -> str:
@@ -64,5 +76,9 @@ def explain_value(error: Exception) -> str:
     if match := re.match(r"""\((["'])(.*?)\1, Attribute\(""", line):
         line = match[2]
     line = re.sub(r"<class '(.*?)'>", r"\1", line)
+    line = re.sub(r"<function ([\w.<>]+) at 0x[0-9a-f]+>", r"\1", line)
+    if match := re.match(r"(\w+)(?:\.__init__)?\(\) missing \d+ required [\w-]+ arguments?: (.*)", line):
+        where = "include base.gin or a shipped file that does" if match[1] == "TrainConfig" else "bind them"
+        return f"{match[1].replace('TrainConfig', 'train')} has no value for {match[2]}: {where}"
     calls = re.findall(r"In call to configurable '(\w+)'", str(error))
     return f"wrong value for {calls[0]}: {line}" if calls else f"wrong value: {line}"

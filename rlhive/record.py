@@ -228,6 +228,15 @@ def read_metrics(run_dir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise _damaged(path, error) from None
 
 
+def has_evaluation(run_dir: str | os.PathLike[str], step: int, seeds: Sequence[int]) -> bool:
+    """Whether metrics.csv has an evaluation of each of these seeds at `step`; it raises as `read_metrics` does."""
+    metrics = read_metrics(run_dir)
+    if "eval/return" not in metrics:
+        return False
+    here = (metrics["step"] == step) & ~np.isnan(metrics["eval/return"])
+    return set(seeds) <= set(metrics["seed"][here].tolist())
+
+
 def _damaged(path: Path, error: ValueError) -> ValueError:
     return ValueError(f"{path}: is no table of metrics ({error}): mend or remove it")
 
@@ -254,8 +263,11 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
             header, *rows = list(csv.reader(file))
     except ValueError as error:
         raise _damaged(path, error) from None
-    # A row cut short by a crash has fewer fields than the header.
-    return header, [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+    if rows and len(rows[-1]) < len(header):  # cut short by a crash
+        rows.pop()
+    if any(len(row) != len(header) for row in rows):
+        raise _damaged(path, ValueError(f"rows have other fields than the {len(header)} of its header"))
+    return header, [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def _logger(name: str, run_dir: Path, wandb: Mapping[str, Any], resume_step: int | None) -> Logger:

@@ -225,9 +225,9 @@ def _read_process(directory: Path, seeds: tuple[int, ...], steps: str) -> Proces
     try:
         usage = json.loads(path.read_text()) if path.exists() else {}
         keys = ("seconds", steps.replace(" ", "_"), "peak_memory_bytes", "gpu_peak_memory_bytes")
-        found = [usage.get(key) for key in keys]
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: is no JSON object ({error}); remove it to report without") from None
+        found = [None if usage.get(key) is None else usage[key] + 0 for key in keys]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: has no numbers by name ({error}); remove it to report without") from None
     return Process(directory.resolve().name, seeds, *found)
 
 

@@ -70,24 +70,32 @@ def check_flags(gin_files: Sequence[str], run_dir: str | None, resume: bool) -> 
         raise ValueError("which configuration? Such as --gin_file=sac_gaussian.gin; see --help")
     if resume and run_dir is None:
         raise ValueError("--resume needs --run_dir, the directory of the run to go on with")
-    if resume and not (Path(str(run_dir)) / "checkpoints" / "latest").exists():
+    if resume and not (Path(str(run_dir)) / "checkpoints" / "latest").is_symlink():
         raise ValueError(
-            f"--resume: {run_dir} has no checkpoint to go on from; start it anew in another directory"
+            f"--resume: {run_dir} has no checkpoint to go on from: start it anew, in another directory"
         )
     if resume and not (Path(str(run_dir)) / "config.gin").exists():
         raise ValueError(f"--resume: {run_dir} has no config.gin; copy its operative_config.gin there")
+    if run_dir is not None and (not run_dir or (os.path.lexists(run_dir) and not Path(run_dir).is_dir())):
+        raise ValueError(
+            f"--run_dir={run_dir} is no directory: choose one that is, or one that is not there yet"
+        )
     if not resume and run_dir is not None and (Path(run_dir) / "config.gin").exists():
-        raise ValueError(f"--run_dir={run_dir} holds a run: add --resume to go on with it, or choose another")
+        begun = (Path(run_dir) / "checkpoints" / "latest").is_symlink()
+        remedy = (
+            "add --resume to go on with it" if begun else "it ended before its first checkpoint, so remove it"
+        )
+        raise ValueError(f"--run_dir={run_dir} holds a run: {remedy}, or choose another")
 
 
 def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, *, resume: bool) -> int:
     """Checks the configuration, prepares the run's directory, and trains."""
-    from rlhive.config import load_config
+    from rlhive.config import configured_seeds, load_config
     from rlhive.report import write_arrays, write_report
 
-    own = [str(Path(str(run_dir)) / "config.gin")]
-    before = load_config(own).seeds if resume else ()
-    config = load_config(list(gin_files) or own, bindings)
+    own = str(Path(str(run_dir)) / "config.gin")
+    before = configured_seeds(own) if resume else ()
+    config = load_config(list(gin_files) or [own], bindings)
     directory = Path(run_dir) if run_dir else default_run_dir(config)
     directory.mkdir(parents=True, exist_ok=run_dir is not None)
     flag = shlex.quote(f"--run_dir={directory}")
@@ -131,10 +139,13 @@ def go_on(config: TrainConfig, directory: Path, before: Sequence[int]) -> bool:
     Raises:
         ValueError: it is beyond that already, or its files are damaged.
     """
-    from rlhive.core.checkpoint import checkpoint_dir
+    from rlhive.core.checkpoint import checkpoint_dir, recover_checkpoints
+    from rlhive.core.merge import ADDED
     from rlhive.core.resume import check_run_files, has_met_its_targets
 
     check_run_files(directory)
+    for run_dir in (directory, directory / ADDED):
+        recover_checkpoints(run_dir)
     there = int(checkpoint_dir(directory).name)
     if there >= config.total_steps + config.num_envs:
         raise ValueError(f"{directory} is at step {there} already, beyond TOTAL_STEPS={config.total_steps}")
@@ -154,7 +165,6 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     import attrs
 
     from rlhive.config import config_text
-    from rlhive.core.checkpoint import checkpoint_dir
     from rlhive.core.files import write_text
     from rlhive.core.merge import ADDED, check_settings, is_under_way, merge_run, seeds_to_add
     from rlhive.core.resume import has_met_its_targets
@@ -170,12 +180,11 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     if not under_way:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    at_end = under_way and int(checkpoint_dir(folder).name) >= config.total_steps
-    if not at_end and not (under_way and has_met_its_targets(folder)):
+    if not (under_way and has_met_its_targets(folder)):
         spec = RunSpec.from_json((directory / "spec.json").read_text(), directory / "spec.json")
         if not train(attrs.evolve(config, seeds=added), folder, resume=under_way, joins=spec):
             return False
-    seconds = json.loads((folder / "usage.json").read_text())["seconds"]
+    seconds = seconds_used(folder)
     merge_run(directory, config.seeds, before)
     record_usage(directory, seconds, config.total_steps, config)
     write_text(directory / "config.gin", config_text())
@@ -228,8 +237,7 @@ def record_usage(directory: Path, seconds: float, steps: int, config: TrainConfi
     from rlhive.core.files import write_text
     from rlhive.record import step_name
 
-    path = directory / "usage.json"
-    before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+    before = seconds_used(directory)
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     usage = {
         "seconds": round(before + seconds, 3),
@@ -240,7 +248,13 @@ def record_usage(directory: Path, seconds: float, steps: int, config: TrainConfi
     on_gpu = torch.device(config.device).type == "cuda"
     if on_gpu and (peak := torch.cuda.max_memory_reserved(config.device)):  # 0 where nothing was left to do
         usage["gpu_peak_memory_bytes"] = peak  # with what graphs and the allocator keep for themselves
-    write_text(path, json.dumps(usage, indent=2) + "\n")
+    write_text(directory / "usage.json", json.dumps(usage, indent=2) + "\n")
+
+
+def seconds_used(directory: Path) -> float:
+    """The time of a run so far, by its `usage.json`; 0 where it has none yet."""
+    path = directory / "usage.json"
+    return json.loads(path.read_text())["seconds"] if path.exists() else 0.0
 
 
 def share_cores(config: TrainConfig) -> str:

@@ -9,7 +9,14 @@ import torch
 from tensordict import TensorDict
 
 import gin
-from rlhive.config import ConfigError, TrainConfig, config_text, load_config, operative_config_text
+from rlhive.config import (
+    ConfigError,
+    TrainConfig,
+    config_text,
+    configured_seeds,
+    load_config,
+    operative_config_text,
+)
 from rlhive.config_errors import finite
 from rlhive.core.env_spec import EnvSpec
 
@@ -127,7 +134,14 @@ def test_a_wrong_type_names_the_parameter_and_the_type(binding, parameter, expec
         ("gaussian.sigma_init=-1", "sigma_init=-1"),
         ("gaussian.annealing_steps=0", "annealing_steps must be at least 1, got 0"),
         ("replay.capacity=0", "capacity=0"),
-        ("replay.n_step=0", "n_step=0"),
+        ("replay.n_step=0", "n_step must be at least 1, got n_step=0"),
+        ("replay.scratch_dir=''", "replay.scratch_dir must be a directory, or None for memory, got ''"),
+        ("replay.scratch_dir=5", "replay.scratch_dir must be str | os.PathLike[str] | None, got 5"),
+        ("train.updates_per_step=1e308", "'updates_per_step' must be <= 1048576: 1e+308"),
+        ("train.evaluation_episodes=10000000000", "'evaluation_episodes' must be <= 1048576"),
+        ("adam.eps=10000000000000000000", "adam.eps must be a number of at most 64 bits"),
+        ("train.optimizer=@gaussian", "gaussian has no value for 'action_low' and 'action_high'"),
+        ("train.optimizer=@adam()", "got GradientTransformation(init=adam.<locals>.init, update="),
         ("replay.capacity=255", "replay.capacity=255 never holds the 256 transitions of train.batch_size"),
         ("DEVICE='cudda'", "train.device='cudda' cannot be used here; expected 'cpu'"),
         ("DEVICE='meta'", "train.device='meta' cannot be used here; expected 'cpu'"),
@@ -137,13 +151,54 @@ def test_a_value_out_of_range_names_the_range(binding, words):
     assert words in refusal(binding)
 
 
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ("0", "'height' must be >= 1: 0"),
+        ("2147483648", "'height' must be <= 8192: 2147483648"),
+        ("(64,)", "image_size must be one number or a height and a width, got (64,)"),
+    ],
+)
+def test_a_size_that_no_image_has_is_refused(size, words):
+    images = ("images.from_pixels=True", "images.cameras=('top_cam',)")
+    assert words in refusal(*images, f"images.image_size={size}")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "TOTAL_STEPS = 5",
+            "train has no value for 'env_name': include base.gin or a shipped file that does",
+        ),
+        ("include 'own.gin'", "own.gin: includes itself"),
+        ("import no_such_module", "own.gin: No module named 'no_such_module'"),
+    ],
+)
+def test_a_file_of_ones_own_that_does_not_do_is_refused_in_one_line(tmp_path, monkeypatch, text, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.gin").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(["own.gin"])
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_seeds_of_a_run_are_known_though_its_data_are_gone(tmp_path):
+    own = tmp_path / "config.gin"
+    own.write_text("include 'bc_gaussian.gin'\nDATASET = 'no longer there.h5'\nSEEDS = (4, 2)\n")
+    assert configured_seeds(own) == (4, 2)
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load_config([own])
+
+
 def test_a_replay_smaller_than_an_episode_is_refused():
     small = ("train.batch_size=8", "NUM_ENVS=2")
     words = "replay.capacity=99 must be at least 100, an episode of each environment of a seed"
     assert words in refusal("replay.capacity=99", *small)
     load("replay.capacity=100", *small)
     assert "at least 400" in refusal("replay.capacity=399", *small, "ENV_NAME='door-v1'")
-    assert "at least 100" in refusal("replay.capacity=99", *small, "ENV_NAME='FrankaReachRandom_vrrl50-v0'")
+    images = ("ENV_NAME='FrankaReachRandom_v2d-v0'", "train.encoder=@flat")
+    assert "at least 100" in refusal("replay.capacity=99", *small, *images)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +210,7 @@ def test_a_replay_smaller_than_an_episode_is_refused():
         ("adam.learning_rate=1e400", "adam.learning_rate"),
         ("adam.learning_rate=1" + 400 * "0", "adam.learning_rate"),
         ("sac_loss.reward_scale=1e400", "sac_loss.reward_scale"),
-        ("GAMMA=1e400", "replay.gamma"),
+        ("GAMMA=1e400", "sac_loss.gamma"),
         ("gaussian.sigma_end=1e400", "gaussian.sigma_end"),
     ],
 )
@@ -170,7 +225,12 @@ def test_not_a_number_is_not_finite(value):
 
 def test_a_schedule_without_its_settings_is_refused_before_the_run():
     assert "'decay_updates'" in refusal("adam.learning_rate=@cosine_schedule")
-    assert "'decay_updates'" in refusal("adam.learning_rate=@cosine_schedule()")
+    without = "cosine_schedule has no value for 'learning_rate' and 'decay_updates': bind them"
+    assert without in refusal("adam.learning_rate=@cosine_schedule()")
+    wrong = ("cosine_schedule.learning_rate='x'", "cosine_schedule.decay_updates=10")
+    assert "cosine_schedule.learning_rate must be float, got 'x'" in refusal(
+        "adam.learning_rate=@cosine_schedule()", *wrong
+    )
     load(
         "adam.learning_rate=@cosine_schedule()",
         "cosine_schedule.learning_rate=1e-3",
@@ -400,7 +460,6 @@ def test_a_run_without_updates_is_warned_of_once(caplog):
         (("TOTAL_STEPS=1500", "train.updates_per_step=0.001"), True),
         (("TOTAL_STEPS=2000", "train.updates_per_step=0.001"), False),
         (("TOTAL_STEPS=10", "train.updates_per_step=0"), False),  # as asked for
-        (("train.updates_per_step=1e308",), False),
     ],
 )
 def test_a_run_is_without_updates_where_none_is_due(bindings, warned, caplog):

@@ -12,7 +12,7 @@ import pytest
 
 from rlhive.curves import plot_curves
 from rlhive.progress import Progress
-from rlhive.record import Recorder, check_loggers, read_metrics
+from rlhive.record import Recorder, check_loggers, has_evaluation, read_metrics
 
 
 def lines(run_dir):
@@ -63,6 +63,21 @@ def test_resuming_drops_later_rows_and_goes_on(tmp_path):
     assert metrics["step"].tolist() == [100, 200, 250]
     assert metrics["eval/return"].tolist() == [100, 200, 250]
     assert metrics["wall_time"][-1] >= 1000  # goes on from the last row kept
+
+
+def test_a_table_with_rows_of_other_lengths_is_damaged_but_for_a_last_one_cut_short(tmp_path):
+    with Recorder(tmp_path, loggers=()) as recorder:
+        for step in (1, 2):
+            recorder.write(step, 3, {"eval/return": 0.5})
+    assert has_evaluation(tmp_path, 2, [3]) and not has_evaluation(tmp_path, 2, [3, 4])
+    table = tmp_path / "metrics.csv"
+    whole = table.read_text()
+    table.write_text(whole[: whole.rindex(",")])
+    assert read_metrics(tmp_path)["step"].tolist() == [1] and not has_evaluation(tmp_path, 2, [3])
+    for damaged in (whole.replace("\n1,", "\n1,1,"), whole.rstrip() + ",\n"):
+        table.write_text(damaged)
+        with pytest.raises(ValueError, match=r"rows have other fields than the 4 of its header"):
+            read_metrics(tmp_path)
 
 
 def test_a_new_run_refuses_an_old_table(tmp_path):

@@ -23,7 +23,7 @@ from rlhive.core.tree_file import LoadError, flatten, flush
 from rlhive.core.types import TrainState
 
 PathLike = str | os.PathLike[str]
-LATEST = "latest"
+LATEST, BEFORE = "latest", ".tmp-before-"
 
 
 class Checkpoint(NamedTuple):
@@ -81,6 +81,7 @@ def save_checkpoint(
     _check_finite(seeds, state)
     root = Path(run_dir) / "checkpoints"
     root.mkdir(parents=True, exist_ok=True)
+    recover_checkpoints(run_dir)
     for left_over in root.glob(".tmp-*"):  # of a process that was killed
         shutil.rmtree(left_over)
     beside, final = root / f".tmp-{step}", root / str(step)
@@ -145,6 +146,14 @@ def replace_checkpoint(run_dir: PathLike, step: int, folders: Mapping[int, Path]
         flush(own)
     flush(beside)
     _replace_directory(beside, root / str(step))
+
+
+def recover_checkpoints(run_dir: PathLike) -> None:
+    """Puts back the checkpoints that a process was about to replace when it was killed; for who trains in `run_dir`."""
+    for before in (Path(run_dir) / "checkpoints").glob(f"{BEFORE}*"):
+        final = before.with_name(before.name.removeprefix(BEFORE))
+        if not final.exists():
+            before.rename(final)
 
 
 def checkpoint_dir(run_dir: PathLike, step: int | None = None) -> Path:
@@ -216,7 +225,7 @@ def _check_finite(seeds: Sequence[int], state: TrainState) -> None:
 
 
 def _replace_directory(beside: Path, final: Path) -> None:
-    before = final.with_name(f".tmp-before-{final.name}")
+    before = final.with_name(f"{BEFORE}{final.name}")
     if final.exists():  # a directory that is not empty cannot be replaced in one step
         final.rename(before)
     beside.rename(final)

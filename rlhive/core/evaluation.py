@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.env_spec import SOLVED_STEPS, EnvSpec
+from rlhive.core.tree import replace
 from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
 
@@ -100,7 +101,9 @@ def _play(
     lengths, solved_steps = torch.zeros(2, *envs.shape, dtype=torch.int64)
     running = torch.ones(envs.shape, dtype=torch.bool)
     while running.any():
-        action, rest = act(seen, rest)
+        # What a finished environment shows is of an episode that nobody counts, and may even be NaN.
+        counted = seen["observation"].where(running.unsqueeze(-1), 0.0)
+        action, rest = act(replace(seen, {"observation": counted}), rest)
         envs.send(action)
         step = envs.recv()
         seen, following = step.exclude("next"), step["next"]

@@ -26,7 +26,7 @@ from rlhive.core.run import (
 from rlhive.curves import plot_curves
 from rlhive.policy_fn.plan import follow
 from rlhive.progress import Progress
-from rlhive.record import EVALUATION_SEED, step_name
+from rlhive.record import EVALUATION_SEED, has_evaluation, step_name
 
 SECONDS_BETWEEN_PICTURES = 60.0  # drawing the curves takes one or two, in which nothing is learned
 
@@ -42,7 +42,9 @@ def train(run: Run) -> bool:
     """
     config = run.config
     progress = Progress(config.total_steps, initial_step=run.step)
-    evaluated_at = saved_at = run.step
+    saved_at = run.step
+    # A run may have ended between its last checkpoint and the evaluation after it.
+    evaluated_at = run.step if has_evaluation(run.run_dir, run.step, run.seeds) else None
     drawn_at = time.monotonic()
     with catch_signals() as stopped:
         while run.step < config.total_steps and run.seeds and not stopped:
@@ -60,12 +62,12 @@ def train(run: Run) -> bool:
                 saved_at = run.step
         # Before the last evaluation, which may be interrupted; and a seed may have stopped right after a checkpoint.
         if saved_at != run.step or not run.seeds:
-            save_run(run)
+            save_run(run, with_replay=saved_at != run.step)
         training = run.seeds
         if evaluated_at != run.step and not stopped:
             _evaluate(run, progress)
         if run.seeds != training:
-            save_run(run)
+            save_run(run, with_replay=False)
         plot_curves(run.run_dir, step_name(config.algorithm))
     progress.update(run.step)
     progress.close()
@@ -99,12 +101,13 @@ def _evaluate(run: Run, progress: Progress) -> None:
     """Evaluates every seed that trains; one that reached `target_success` stops here."""
     if not run.seeds:
         return
-    device, target, broken = run.config.device, run.config.target_success, set[int]()
+    device, target, broken = run.config.device, run.config.target_success, dict[int, str]()
     seeds = evaluation_seeds(EVALUATION_SEED, run.config.evaluation_episodes)
 
     def act(seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
         action, rest = follow(rest, lambda: run.learner.plan(run.state, seen.to(device)).cpu())
-        broken.update(not_finite(run, action))
+        broken.update(dict.fromkeys(not_finite(run, action), "action"))
+        broken.update(dict.fromkeys(not_finite(run, seen["observation"]), "observation"))
         return action.nan_to_num(0.0, 0.0, 0.0), rest
 
     pixels = run.spec.env.pixels
@@ -119,7 +122,7 @@ def _evaluate(run: Run, progress: Progress) -> None:
         for index, seed in enumerate(run.seeds)
         if seed not in broken
     }
-    if broken and not freeze(run, dict.fromkeys(sorted(broken), "action"), {}, progress):
+    if broken and not freeze(run, dict(sorted(broken.items())), {}, progress):
         return
     run.recorder.write_seeds(run.step, rows)
     if strip:

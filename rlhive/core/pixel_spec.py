@@ -8,6 +8,11 @@ from typing import Any
 import attrs
 
 QUALITIES = ("full", "fast")
+MAX_SIDE, MAX_FRAMES = 8192, 100  # more is a slip of the keyboard, and of what no GL driver draws
+
+
+def _between(least: int, most: int) -> Any:
+    return attrs.validators.and_(attrs.validators.ge(least), attrs.validators.le(most))
 
 
 def _names(values: Iterable[str]) -> tuple[str, ...]:
@@ -31,11 +36,11 @@ class PixelSpec:
     """
 
     cameras: tuple[str, ...] = attrs.field(converter=_names)
-    height: int = attrs.field(validator=attrs.validators.ge(1))
-    width: int = attrs.field(validator=attrs.validators.ge(1))
+    height: int = attrs.field(validator=_between(1, MAX_SIDE))
+    width: int = attrs.field(validator=_between(1, MAX_SIDE))
     quality: str = "full"
     depth: bool = False
-    frames: int = attrs.field(default=1, validator=attrs.validators.ge(1))
+    frames: int = attrs.field(default=1, validator=_between(1, MAX_FRAMES))
 
     def __attrs_post_init__(self) -> None:
         if len(set(self.cameras)) < len(self.cameras):

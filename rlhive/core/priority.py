@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,11 +27,19 @@ class PrioritySampler:
         if not 0 <= alpha <= 1 or not 0 <= beta <= 1:
             raise ValueError(f"alpha and beta must be in [0, 1], got alpha={alpha}, beta={beta}")
         # Here, as nothing else needs TorchRL's compiled part, which only loads with the torch it was built for.
-        from torchrl._torchrl import MinSegmentTreeFp32, SumSegmentTreeFp32
+        from torchrl import _torchrl
 
-        self._alpha, self._beta = alpha, beta
-        self._sum_tree, self._min_tree = SumSegmentTreeFp32(size), MinSegmentTreeFp32(size)
+        self._trees, self._size, self._alpha, self._beta = _torchrl, size, alpha, beta
         self._max_priority = torch.ones(())
+
+    # Made with the first transition, since they take their memory at once: a replay may be refused for it before.
+    @functools.cached_property
+    def _sum_tree(self) -> Any:
+        return self._trees.SumSegmentTreeFp32(self._size)
+
+    @functools.cached_property
+    def _min_tree(self) -> Any:
+        return self._trees.MinSegmentTreeFp32(self._size)
 
     def add(self, index: Tensor) -> None:
         """Gives new transitions, `index` int64 `[...]`, the largest priority so far."""

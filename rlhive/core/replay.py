@@ -10,15 +10,14 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
-from torchrl.data import LazyMemmapStorage, LazyTensorStorage
 
 from rlhive.core.priority import PrioritySampler
 from rlhive.core.replay_file import read_replay, seeds_of, write_replay
+from rlhive.core.replay_storage import lock_directory, make_storage
 from rlhive.core.returns import n_step_return
 from rlhive.core.tree import Key, map_tree, send, unflatten
 from rlhive.core.types import Batch
@@ -35,7 +34,7 @@ class ReplayBuffer:
         capacity: transitions kept per seed; `capacity // num_envs` rows.
         num_seeds: S.
         num_envs: E, environments per seed.
-        scratch_dir: keeps the transitions in memory-mapped files in this directory instead of in memory.
+        scratch_dir: keeps the transitions in memory-mapped files in this directory, its own, instead of in memory.
         device: where the transitions are kept and minibatches come out.
         total_steps: transitions per seed that will ever come, at least 1; room for more is made for priorities alone.
             None: more than `capacity`.
@@ -69,7 +68,9 @@ class ReplayBuffer:
                 "num_seeds and num_envs must be at least 1 and capacity at least num_envs, "
                 f"got num_seeds={num_seeds}, num_envs={num_envs}, capacity={capacity}"
             )
-        if n_step < 1 or (n_step > 1 and (gamma is None or not 0 <= gamma <= 1)):
+        if n_step < 1:
+            raise ValueError(f"n_step must be at least 1, got n_step={n_step}")
+        if n_step > 1 and (gamma is None or not 0 <= gamma <= 1):
             raise ValueError(
                 f"n_step > 1 needs the loss's gamma in [0, 1], got n_step={n_step}, gamma={gamma}"
             )
@@ -83,7 +84,7 @@ class ReplayBuffer:
         self._columns = torch.arange(num_seeds)  # of the storage, where each seed's transitions are
         self.n_step, self._gamma = n_step, 1.0 if gamma is None else gamma
         self._device = torch.device(device)
-        self._storage = _storage(self._allocated_rows, scratch_dir, self._device)
+        self._storage = make_storage(self._allocated_rows, scratch_dir, self._device)
         self.scratch_dir = scratch_dir
         self._rows: dict[Key, Tensor] = {}  # views of the storage, [T, S, E, ...]; none before the first row
         self._flat_rows = self._rows  # the same, each [T * S * E, ...]
@@ -215,11 +216,11 @@ class ReplayBuffer:
         write_replay(path, tensors, header, seeds)
 
     def load(self, path: str | os.PathLike[str], seeds: Sequence[int]) -> None:
-        """Takes over what `save` wrote, in the order of these S seeds.
+        """Takes over what `save` wrote of these S seeds, in their order; of others in the file nothing.
 
         Raises:
-            ValueError: not such a file, or one of other seeds, another capacity, E, or kind of sampling, or of more
-                transitions than `total_steps`.
+            ValueError: not such a file, or one without these seeds, of another capacity, E, or kind of sampling, or of
+                more transitions than `total_steps`.
         """
         tensors, header = read_replay(path)
         for field, expected in self._header().items():
@@ -228,8 +229,8 @@ class ReplayBuffer:
                     f"{path} has {field} {header.get(field)}, but this replay buffer has {expected}"
                 )
         saved = seeds_of(header, seeds)
-        if sorted(saved) != sorted(seeds):
-            raise ValueError(f"{path} is of the seeds {saved}, not of {list(seeds)}")
+        if not set(seeds) <= set(saved) or header.get("num_seeds") != str(len(saved)):
+            raise ValueError(f"{path} is of {header.get('num_seeds')} seed(s), {saved}, not of {list(seeds)}")
         order = [saved.index(seed) for seed in seeds]
         if (num_rows := int(header["num_rows"])) > self._allocated_rows:
             raise ValueError(
@@ -241,7 +242,8 @@ class ReplayBuffer:
         if not self._num_rows:
             return
         if not self._rows:
-            first = {name: tensor[0].clone() for name, tensor in tensors.items()}
+            names = (name for name in tensors if not name.startswith("priorities."))
+            first = {name: tensors[name][0, order] for name in names}
             self._allocate(TensorDict(first, batch_size=self._batch_size).unflatten_keys("."))
         for key, rows in self._rows.items():
             rows[: self._num_rows] = tensors.pop(_name(key))[:, order]
@@ -255,6 +257,8 @@ class ReplayBuffer:
             raise ValueError(
                 f"{self.scratch_dir} has {free:.2e} bytes free, the replay buffer needs {needed:.2e}"
             )
+        if self.scratch_dir is not None:
+            self._lock = lock_directory(self.scratch_dir)
         self._storage.set(0, map_tree(Tensor.contiguous, transition))  # which the rows then are too
         whole = self._storage._storage  # the public getters give the filled part only
         self._rows = {key: rows.as_subclass(Tensor) for key, rows in whole.items(True, True)}
@@ -293,23 +297,9 @@ class ReplayBuffer:
         return rows.index_select(1, self._columns.to(rows.device))
 
     def _header(self) -> dict[str, str]:
-        num_seeds, num_envs = self._batch_size
-        values = {"format_version": FORMAT_VERSION, "num_seeds": num_seeds, "num_envs": num_envs}
-        values |= {"max_rows": self._max_rows, "prioritized": bool(self._priorities)}
+        values = {"format_version": FORMAT_VERSION, "num_envs": self.num_envs}
+        values |= {"max_rows": self._max_rows, "prioritized": self.prioritized}
         return {name: str(value) for name, value in values.items()}
-
-
-def _storage(
-    max_rows: int, scratch_dir: str | os.PathLike[str] | None, device: torch.device
-) -> LazyTensorStorage | LazyMemmapStorage:
-    if scratch_dir is None:
-        return LazyTensorStorage(max_rows, device=device)
-    if device.type != "cpu":
-        raise ValueError(
-            f"memory-mapped transitions are kept on the CPU, got device={device} with scratch_dir"
-        )
-    Path(scratch_dir).mkdir(parents=True, exist_ok=True)
-    return LazyMemmapStorage(max_rows, scratch_dir=str(scratch_dir), existsok=True)
 
 
 def _name(key: Key) -> str:

@@ -88,6 +88,20 @@ def _difference(saved: Any, now: Any) -> str:
     return "; ".join(f"{name} is {_difference(*pair)}" for name, pair in pairs.items() if pair[0] != pair[1])
 
 
+def check_exploration(run_dir: Path, saved: TensorDict, now: TensorDict) -> None:
+    """Refuses to go on from the state of another exploration, `saved`, than the configured one's, `now`.
+
+    Raises:
+        LoadError: with what both keep.
+    """
+    there, here = ({name: tuple(value.shape) for name, value in state.items()} for state in (saved, now))
+    if there != here:
+        raise LoadError(
+            f"{run_dir}: cannot be resumed with another train.exploration: its state is {there} there, {here} in the "
+            "configuration"
+        )
+
+
 def check_run_files(run_dir: Path) -> None:
     """Refuses a run whose records beside the checkpoints are damaged, before it goes on.
 

@@ -22,6 +22,7 @@ from rlhive.core.replay_size import check_replay
 from rlhive.core.resume import (
     NOT_FINITE,
     Stopped,
+    check_exploration,
     check_same,
     load_replay,
     replay_path,
@@ -204,6 +205,7 @@ def _online_parts(
     if checkpoint:
         load_replay(replay, run_dir, checkpoint.step, seeds)
         saved = checkpoint.rollout[[config.seeds.index(seed) for seed in seeds]]
+        check_exploration(run_dir, saved["explore"], explore.init(envs.shape, envs.spec.action_dim))
         rollout = resume_rollout(envs, replay, saved)
     else:
         rollout = first_rollout(envs, explore)
@@ -278,11 +280,17 @@ def stopped_text(stopped: Mapping[int, Stopped]) -> str:
     return ", ".join(f"seed {seed} at step {one.step} ({one.reason})" for seed, one in stopped.items())
 
 
-def save_run(run: Run) -> None:
-    """Writes the replay of this step, then the checkpoint, then drops older replays: never a checkpoint without."""
+def save_run(run: Run, *, with_replay: bool = True) -> None:
+    """Writes the replay of this step, then the checkpoint, then drops older replays: never a checkpoint without.
+
+    Args:
+        run: the run.
+        with_replay: False where this step has been saved before: that replay has all transitions, and more seeds than
+            train now, which the checkpoint before this one may need.
+    """
     store_step(run)
     folder = run.run_dir / "replay"
-    if isinstance(run, OnlineRun):
+    if isinstance(run, OnlineRun) and with_replay:
         folder.mkdir(exist_ok=True)
         run.replay.save(replay_path(run.run_dir, run.step), run.seeds)
     training = {

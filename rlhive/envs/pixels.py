@@ -49,10 +49,12 @@ def choose_pixels(
     check_name(name)
     own = own_pixels(name)
     if own is None and not from_pixels:
-        if cameras or image_size or depth or frames != 1 or quality != "full":
+        if cameras or image_size is not None or depth or frames != 1 or quality != "full":
             raise ValueError(f"{name} has no images of its own: from_pixels=True adds them")
         return None
-    if own is None and (not cameras or not image_size):
+    if isinstance(image_size, tuple) and len(image_size) != 2:
+        raise ValueError(f"image_size must be one number or a height and a width, got {image_size}")
+    if own is None and (not cameras or image_size is None):
         raise ValueError(
             f"{name} has no images of its own: from_pixels=True needs cameras and an image_size, "
             f"got cameras={cameras}, image_size={image_size}"

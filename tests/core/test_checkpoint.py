@@ -1,12 +1,19 @@
 import json
 import os
 import resource
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from rlhive.core.checkpoint import checkpoint_dir, load_checkpoint, save_checkpoint, seed_dirs
+from rlhive.core.checkpoint import (
+    checkpoint_dir,
+    load_checkpoint,
+    recover_checkpoints,
+    save_checkpoint,
+    seed_dirs,
+)
 from rlhive.core.run_spec import RunSpec, new_run_spec
 from rlhive.core.tree_file import LoadError, flatten, read_tree
 from tests.conftest import make_rollout
@@ -165,6 +172,25 @@ def test_leftovers_of_a_killed_process_are_neither_loaded_nor_kept(make_run):
     assert load_checkpoint(run.run_dir, run.seeds).step == 100
     save(run, 300)
     assert not half.exists()
+
+
+def test_a_process_killed_while_it_replaced_a_checkpoint_leaves_the_one_before(make_run, monkeypatch):
+    run = make_run()
+    rename = Path.rename
+
+    def die_between(path, target):
+        if path.name == ".tmp-100":
+            os._exit(9)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", die_between)
+    if not (child := os.fork()):
+        save(run, 100)
+    assert os.waitpid(child, 0)[1] == 9 << 8
+    with pytest.raises(LoadError, match="there is no such checkpoint"):
+        load_checkpoint(run.run_dir, run.seeds)
+    recover_checkpoints(run.run_dir)
+    assert_equal_trees(load_checkpoint(run.run_dir, run.seeds).state, run.state)
 
 
 def test_missing_checkpoint_lists_those_there(make_run, tmp_path):

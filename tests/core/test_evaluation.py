@@ -69,6 +69,35 @@ def test_episodes_depend_on_their_seeds_alone(num_envs):
         assert np.array_equal(both, np.repeat(alone, 2, axis=0))
 
 
+def test_what_comes_after_an_episode_is_shown_to_no_policy():
+    """Of two environments one has ended when the other goes on: its next episode may even begin with NaN."""
+    shown = []
+
+    def act(seen, rest):
+        shown.append(seen["observation"].clone())
+        return seen["observation"].sign(), None
+
+    with VectorEnv(ShortAndLong, seeds=[1], num_envs=2, num_workers=0) as envs:
+        episodes = run_episodes(envs, act, [0, 1])
+    assert episodes.lengths.tolist() == [[1, 3]]
+    assert torch.stack(shown).squeeze().tolist() == [[1.0, 1.0], [0.0, 1.0], [0.0, 1.0]]
+
+
+class ShortAndLong(ConstantReward):
+    """Of an even seed an episode ends after one step, and the next one begins with NaN."""
+
+    def reset(self, seed=None):
+        self.short = seed is not None and seed % 2 == 0
+        self.begun = seed is not None
+        return super().reset(seed)
+
+    def _start(self):
+        return np.full(1, 1.0 if self.begun else np.nan, np.float32)
+
+    def _advance(self, action):
+        return np.ones(1, np.float32), 1.0, True, self.short or self._elapsed >= 3
+
+
 def test_each_seed_plays_its_own_policy():
     def act(seen, rest):
         return torch.stack([towards_target(seen[0])[0], torch.zeros(2, 1)]), None

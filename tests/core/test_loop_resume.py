@@ -1,10 +1,14 @@
 """A run that goes on from its checkpoint, and what it refuses."""
 
+import signal
+
+import numpy as np
 import pytest
 import torch
 
 import gin
 from rlhive.core import loop
+from rlhive.core import run as runs
 from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.run import open_run
 from rlhive.core.tree_file import LoadError
@@ -68,15 +72,62 @@ def test_a_resumed_run_equals_one_that_was_never_interrupted(tmp_path, bindings)
     ]
 
 
-def test_the_last_state_is_saved_before_the_last_evaluation(tmp_path, monkeypatch):
-    def interrupt(*args):
-        raise KeyboardInterrupt
+def raise_interrupt(*args):
+    raise KeyboardInterrupt
 
+
+def test_the_last_state_is_saved_before_the_last_evaluation(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "run_episodes", interrupt)
+        patch.setattr(loop, "run_episodes", raise_interrupt)
         train(ReachPoint, tmp_path)
     assert load_checkpoint(tmp_path, [1]).step == 60
     assert len(train(ReachPoint, tmp_path, "TOTAL_STEPS=70", resume=True).replay) == 70
+
+
+def test_an_evaluation_that_the_end_of_a_run_did_not_come_to_is_made_up_for(plain, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "_evaluate", raise_interrupt)
+        train(ReachPoint, tmp_path)
+    assert not any(row["eval/return"] for row in rows(tmp_path) if "eval/return" in row)
+    for _ in range(2):  # and once only
+        train(ReachPoint, tmp_path, resume=True)
+        assert rows(tmp_path) == rows(plain.run_dir)
+
+
+def test_ctrl_c_in_the_last_step_leaves_its_evaluation_to_the_resumed_run(plain, tmp_path, monkeypatch):
+    step = loop._step
+
+    def last_step(run, progress):
+        step(run, progress)
+        if run.step == 60:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch, open_run(configure(ReachPoint), tmp_path) as run:
+        patch.setattr(loop, "_step", last_step)
+        assert not loop.train(run)
+    train(ReachPoint, tmp_path, resume=True)
+    assert rows(tmp_path) == rows(plain.run_dir)
+
+
+def test_a_crash_while_a_step_is_saved_again_leaves_what_can_be_resumed(tmp_path, monkeypatch):
+    """A seed meets its target in the last evaluation, after which the step is saved for the second time."""
+    bindings = ("SEEDS=(1, 2)", "train.target_success=0.5")
+    run_episodes, saved = loop.run_episodes, runs.save_checkpoint
+
+    def succeed_once(*args):
+        outcome = run_episodes(*args)
+        return outcome._replace(success=np.array([[True], [False]]))
+
+    def crash(*args, counters, **rest):
+        if any("stopped_at" in of_seed for of_seed in counters):
+            raise KeyboardInterrupt
+        return saved(*args, counters=counters, **rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "run_episodes", succeed_once)
+        patch.setattr(runs, "save_checkpoint", crash)
+        train(ReachPoint, tmp_path, *bindings)
+    assert train(ReachPoint, tmp_path, *bindings, "TOTAL_STEPS=70", resume=True).seeds == (1, 2)
 
 
 def test_a_run_is_resumed_with_its_seeds_in_another_order(tmp_path):
@@ -97,6 +148,7 @@ def test_a_run_is_resumed_with_its_seeds_in_another_order(tmp_path):
             "sac_network.hidden_sizes=(8, 8)",
             r"another network: hidden_sizes is \(16, 16\) there, \(8, 8\) in",
         ),
+        ("train.exploration=@ornstein_uhlenbeck", r"another train.exploration: .* \{\} there, \{'process'"),
         ("replay.capacity=500", "its replay cannot be read: .*max_rows 1000, .*500"),
         ("SEED=2", r"holds the seeds \[1\], but \[2\]"),
     ],

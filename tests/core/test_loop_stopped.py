@@ -121,6 +121,20 @@ def test_a_seed_whose_evaluation_breaks_is_frozen_and_leaves_the_others_as_they_
     assert [step for seed, step in evaluated if seed == "6"] == ["15", "30", "45", "60"]
 
 
+def test_an_evaluation_that_shows_what_is_not_finite_says_so(tmp_path, capsys):
+    with open_run(configure(ReachPoint, "SEEDS=(1, 2)"), tmp_path) as run:
+        recv = run.evaluation_envs.recv
+
+        def broken():
+            step = recv()
+            step["observation"][1] = math.nan
+            return step
+
+        run.evaluation_envs.recv = broken
+        assert loop.train(run)
+    assert "seed 2: the observation is not finite at step 60" in capsys.readouterr().err
+
+
 def test_metrics_stay_with_their_seed_when_another_one_stops(three, tmp_path):
     rare = (*THREE, "train.updates_per_step=0.1")
     alone = train(ReachPoint, tmp_path / "alone", *rare, "SEEDS=(6,)")

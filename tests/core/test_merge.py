@@ -106,6 +106,23 @@ def test_a_merge_that_was_cut_short_goes_on(tmp_path, monkeypatch):
     assert_same_run(grown, whole, (5, 6))
 
 
+def test_added_seeds_that_were_killed_in_their_last_evaluation_go_on(tmp_path, monkeypatch):
+    late = "train.evaluate_every=50"
+    whole, grown = train(tmp_path / "whole", (5, 6), late), train(tmp_path / "grown", (5,), late)
+    evaluate = loop._evaluate
+
+    def interrupt(run, progress):
+        if run.step == 60:
+            raise KeyboardInterrupt
+        evaluate(run, progress)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "_evaluate", interrupt)
+        add(grown, (5, 6), (5,), late)
+    assert add(grown, (5, 6), (5,), late)
+    assert_same_run(grown, whole, (5, 6))
+
+
 SUCCESSFUL = ("train.target_success=0.9",)  # every episode of `ConstantReward` is
 
 

@@ -254,8 +254,25 @@ def test_seeds_are_loaded_by_their_names(tmp_path, prioritized):
     loaded.load(path, [2, 4, 9])
     ours, theirs = loaded.sample(generators(2, 0, 1), 64), saved.sample(generators(0, 1, 2), 64)
     assert bool((ours == theirs[[2, 0, 1]]).all())
-    with pytest.raises(ValueError, match=r"is of the seeds \[4, 9, 2\], not of \[2, 4, 8\]"):
+    some = ReplayBuffer(10, num_seeds=2, prioritized=prioritized)
+    some.load(path, [2, 4])
+    assert bool((some.sample(generators(2, 0), 64) == theirs[[2, 0]]).all())
+    with pytest.raises(ValueError, match=r"is of 3 seed\(s\), \[4, 9, 2\], not of \[2, 4, 8\]"):
         loaded.load(path, [2, 4, 8])
+
+
+def test_two_replays_do_not_share_a_directory(tmp_path):
+    first = filled(5, scratch_dir=tmp_path)
+    second = ReplayBuffer(100, scratch_dir=tmp_path)
+    with pytest.raises(ValueError, match="holds the replay of another run: give each its own"):
+        second.extend(transition(9))
+    assert first.sample(generators(0), 64)[REWARD].max() == 4
+    del first
+    second.extend(transition(9))
+
+
+def test_priorities_take_no_memory_before_there_are_transitions():
+    assert len(ReplayBuffer(10**12, prioritized=True)) == 0
 
 
 def test_only_the_filled_part_is_saved(tmp_path):

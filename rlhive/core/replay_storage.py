@@ -1,0 +1,46 @@
+"""Where a replay's transitions are kept: TorchRL's storages, in memory or in files of a directory of their own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from torchrl.data import LazyMemmapStorage, LazyTensorStorage
+
+
+def make_storage(
+    max_rows: int, scratch_dir: str | os.PathLike[str] | None, device: torch.device
+) -> LazyTensorStorage | LazyMemmapStorage:
+    """TorchRL's storage of so many rows, which takes its memory with the first one.
+
+    Raises:
+        ValueError: a directory without a name, or on another device than the CPU.
+    """
+    if scratch_dir is None:
+        return LazyTensorStorage(max_rows, device=device)
+    if device.type != "cpu":
+        raise ValueError(
+            f"memory-mapped transitions are kept on the CPU, got device={device} with scratch_dir"
+        )
+    if not os.fspath(scratch_dir):
+        raise ValueError("replay.scratch_dir must be a directory, or None for memory, got ''")
+    Path(scratch_dir).mkdir(parents=True, exist_ok=True)
+    return LazyMemmapStorage(max_rows, scratch_dir=str(scratch_dir), existsok=True)
+
+
+def lock_directory(scratch_dir: str | os.PathLike[str]) -> FileLock:
+    """Keeps other replays, whose files have the same names, out of a directory as long as the lock is referred to.
+
+    Raises:
+        ValueError: another replay is there.
+    """
+    lock = FileLock(Path(scratch_dir) / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"{scratch_dir} holds the replay of another run: give each its own replay.scratch_dir"
+        ) from None
+    return lock
