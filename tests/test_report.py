@@ -167,9 +167,10 @@ def test_usage_is_reported_where_it_is_recorded(write_run, no_picture):
     assert read(report.write_report(directory)).table("process") == [expected]
     (directory / "usage.json").write_text(json.dumps(usage | {"gpu_peak_memory_bytes": 2**30}))
     assert read(report.write_report(directory)).table("process") == [[*expected, "1,024 MiB"]]
-    (directory / "usage.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"usage.json: is no JSON object"):
-        report.write_report(directory)
+    for damaged in ("[1]", '{"seconds": "a"}'):
+        (directory / "usage.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"usage.json: has no numbers by name"):
+            report.write_report(directory)
 
 
 def test_solo_runs_in_a_directory_are_the_seeds_of_one_run(write_run, no_picture):
