@@ -201,7 +201,8 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     from rlhive.config import config_text, operative_config_text
     from rlhive.core import loop
     from rlhive.core.files import write_text
-    from rlhive.core.run import open_run, stopped_text
+    from rlhive.core.resume import stopped_text
+    from rlhive.core.run import open_run
     from rlhive.policy_fn.encoders import describe
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar

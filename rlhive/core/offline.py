@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rlhive.core.learner import last_metrics
-from rlhive.core.run import Run, freeze
+from rlhive.core.run import Run
+from rlhive.core.stop import freeze
 from rlhive.core.tree import to_device
 from rlhive.progress import Progress
 

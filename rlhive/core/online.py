@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rlhive.core.learner import last_metrics, observe
 from rlhive.core.rollout import SEEN, latest_episodes
-from rlhive.core.run import OnlineRun, freeze, not_finite, store_step
+from rlhive.core.run import OnlineRun, store_step
+from rlhive.core.stop import freeze, not_finite
 from rlhive.core.tree import send, to_device, unflatten
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress

@@ -40,6 +40,11 @@ class Stopped(NamedTuple):
     reason: str
 
 
+def stopped_text(stopped: Mapping[int, Stopped]) -> str:
+    """Which seeds stopped, when and why, in one line."""
+    return ", ".join(f"seed {seed} at step {one.step} ({one.reason})" for seed, one in stopped.items())
+
+
 def restore_stopped(
     config: TrainConfig, checkpoint: Checkpoint, generators: Sequence[dict[str, torch.Generator]]
 ) -> dict[int, Stopped]:

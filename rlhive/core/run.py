@@ -1,9 +1,9 @@
-"""A training run: what it holds, how it starts, is saved and goes on, and how single seeds leave it."""
+"""A training run: what it holds, how it starts and goes on, and how it is saved."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from rlhive.core.learner import Generators, Learner, make_learner
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.replay_size import check_replay
 from rlhive.core.resume import (
-    NOT_FINITE,
     Stopped,
     check_exploration,
     check_same,
@@ -28,6 +27,7 @@ from rlhive.core.resume import (
     replay_path,
     restore_metrics,
     restore_stopped,
+    stopped_text,
 )
 from rlhive.core.rollout import SEEN, count_step, first_rollout, resume_rollout
 from rlhive.core.run_spec import RunSpec, new_run_spec
@@ -40,7 +40,6 @@ from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn.exploration import Exploration
-from rlhive.progress import Progress
 from rlhive.record import Recorder
 
 if TYPE_CHECKING:
@@ -120,12 +119,7 @@ def open_run(
             damaged, the data set does not fit, or none of its seeds is left to train.
     """
     checkpoint = load_checkpoint(run_dir, config.seeds) if resume else None
-    generators = [make_generators(seed) for seed in config.seeds]
-    stopped = restore_stopped(config, checkpoint, generators) if checkpoint else {}
-    seeds = tuple(seed for seed in config.seeds if seed not in stopped)
-    if not seeds:
-        raise LoadError(f"{run_dir}: none of its seeds is left to train: {stopped_text(stopped)}")
-    generators = [own for seed, own in zip(config.seeds, generators, strict=True) if seed not in stopped]
+    seeds, generators, stopped = _seeds_to_train(config, run_dir, checkpoint)
     offline = ALGORITHMS[config.algorithm].offline
     with contextlib.ExitStack() as stack:
         encoder = config.make_encoder()
@@ -134,12 +128,11 @@ def open_run(
         evaluation_envs, *training_envs = start_envs(config, seeds, encoder, sizes)
         for envs in (evaluation_envs, *training_envs):
             stack.callback(envs.close)
-        learner = make_learner(config, evaluation_envs.spec, encoder)
-        dataset = open_dataset(config, evaluation_envs.spec, encoder)
+        env = evaluation_envs.spec
+        learner = make_learner(config, env, encoder)
+        dataset = open_dataset(config, env, encoder)
         source = None if dataset is None else source_of(dataset)
-        spec = new_run_spec(
-            config.algorithm, evaluation_envs.spec, learner.network, config.seeds, encoder, source
-        )
+        spec = new_run_spec(config.algorithm, env, learner.network, config.seeds, encoder, source)
         if origin := checkpoint.spec if checkpoint else joins:
             spec = check_same(run_dir, origin, spec)
         if checkpoint:
@@ -147,12 +140,20 @@ def open_run(
         else:
             state = _first_state(config, learner, generators, spec, seeds, dataset)
             write_text(run_dir / "spec.json", spec.to_json())
+        online = [_online_parts(config, run_dir, envs, seeds, spec, checkpoint) for envs in training_envs]
+        recorder = Recorder(
+            run_dir,
+            loggers=config.loggers,
+            wandb=config.wandb,
+            resume_step=checkpoint.step if checkpoint else None,
+        )
         shared: dict[str, Any] = {
             "config": config,
             "run_dir": run_dir,
             "spec": spec,
             "learner": learner,
             "evaluation_envs": evaluation_envs,
+            "recorder": stack.enter_context(recorder),
             "seeds": seeds,
             "generators": generators,
             "state": state,
@@ -161,15 +162,27 @@ def open_run(
             "metrics": restore_metrics(checkpoint) if checkpoint else {},
             "dataset": dataset,
         }
-        shared |= _online_parts(run_dir, training_envs[0], checkpoint, shared) if training_envs else {}
-        recorder = Recorder(
-            run_dir,
-            loggers=config.loggers,
-            wandb=config.wandb,
-            resume_step=shared["step"] if resume else None,
+        yield (
+            OnlineRun(**shared, **online[0])
+            if online
+            else Run(**shared, rollout=TensorDict({}, [len(seeds)]))
         )
-        shared["recorder"] = stack.enter_context(recorder)
-        yield Run(**shared, rollout=TensorDict({}, [len(seeds)])) if offline else OnlineRun(**shared)
+
+
+def _seeds_to_train(
+    config: TrainConfig, run_dir: Path, checkpoint: Checkpoint | None
+) -> tuple[tuple[int, ...], list[dict[str, torch.Generator]], dict[int, Stopped]]:
+    """The seeds that have not stopped, the generators of each of them, and those that have.
+
+    Raises:
+        LoadError: all have.
+    """
+    generators = [make_generators(seed) for seed in config.seeds]
+    stopped = restore_stopped(config, checkpoint, generators) if checkpoint else {}
+    left = {seed: own for seed, own in zip(config.seeds, generators, strict=True) if seed not in stopped}
+    if not left:
+        raise LoadError(f"{run_dir}: none of its seeds is left to train: {stopped_text(stopped)}")
+    return tuple(left), list(left.values()), stopped
 
 
 def _first_state(
@@ -190,17 +203,21 @@ def _first_state(
 
 
 def _online_parts(
-    run_dir: Path, envs: VectorEnv | EncodedEnv, checkpoint: Checkpoint | None, shared: Mapping[str, Any]
+    config: TrainConfig,
+    run_dir: Path,
+    envs: VectorEnv | EncodedEnv,
+    seeds: Sequence[int],
+    spec: RunSpec,
+    checkpoint: Checkpoint | None,
 ) -> dict[str, Any]:
     """What an `OnlineRun` has beside what every run has, and where its environments are."""
-    config, seeds = shared["config"], shared["seeds"]
     replay = config.make_replay(
         num_seeds=len(seeds),
         num_envs=config.num_envs,
         device=config.device,
         total_steps=config.total_steps,
     )
-    check_replay(replay, config, shared["spec"])
+    check_replay(replay, config, spec)
     explore = config.exploration(envs.spec.action_low, envs.spec.action_high)
     if checkpoint:
         load_replay(replay, run_dir, checkpoint.step, seeds)
@@ -227,57 +244,6 @@ def store_step(run: Run) -> None:
     }
     run.replay.extend(TensorDict(stored, transition.batch_size))
     run.rollout["episodes"] = count_step(run.rollout["episodes"], following)
-
-
-def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainState]) -> list[int]:
-    """Takes seeds out of the run; the others go on as if these had never been there.
-
-    Args:
-        run: the run, between two steps of its environments.
-        reasons: why each of the seeds stops.
-        states: the states to keep of them, where those of the run are not good.
-
-    Returns:
-        The indices, in the `[S]` before, of the seeds that go on.
-    """
-    store_step(run)
-    for seed, reason in reasons.items():
-        index = run.seeds.index(seed)
-        state = states.get(seed, run.state[index])
-        run.stopped[seed] = Stopped(state, run.rollout[index], run.generators[index], run.step, reason)
-    kept = [index for index, seed in enumerate(run.seeds) if seed not in reasons]
-    run.seeds = tuple(run.seeds[index] for index in kept)
-    run.generators = [run.generators[index] for index in kept]
-    if kept:
-        run.state, run.rollout = run.state[kept], run.rollout[kept]
-        run.metrics = {name: value[kept] for name, value in run.metrics.items()}
-        run.evaluation_envs.keep(kept)
-        if isinstance(run, OnlineRun):
-            run.envs.keep(kept)
-            run.replay.keep(kept)
-    return kept
-
-
-def freeze(
-    run: Run, broken: Mapping[int, str], good_states: Mapping[int, TrainState], progress: Progress
-) -> list[int]:
-    """Stops seeds at their last good state and says what of them is not finite; the indices of those that go on."""
-    for seed, what in broken.items():
-        progress.note(
-            f"seed {seed}: the {what} is not finite at step {run.step}; it is frozen at its last good state"
-        )
-    return stop_seeds(run, dict.fromkeys(broken, NOT_FINITE), good_states)
-
-
-def not_finite(run: Run, values: Tensor) -> list[int]:
-    """The seeds that have a value in `[S, ...]` that is not finite."""
-    finite = values.isfinite().flatten(1).all(-1).tolist()
-    return [seed for seed, good in zip(run.seeds, finite, strict=True) if not good]
-
-
-def stopped_text(stopped: Mapping[int, Stopped]) -> str:
-    """Which seeds stopped, when and why, in one line."""
-    return ", ".join(f"seed {seed} at step {one.step} ({one.reason})" for seed, one in stopped.items())
 
 
 def save_run(run: Run, *, with_replay: bool = True) -> None:

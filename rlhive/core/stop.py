@@ -1,0 +1,58 @@
+"""Seeds that leave a run before its end; the others go on as if these had never been there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from rlhive.core.resume import NOT_FINITE, Stopped
+from rlhive.core.run import OnlineRun, Run, store_step
+from rlhive.core.types import TrainState
+from rlhive.progress import Progress
+
+
+def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainState]) -> list[int]:
+    """Takes seeds out of the run; the others go on as if these had never been there.
+
+    Args:
+        run: the run, between two steps of its environments.
+        reasons: why each of the seeds stops.
+        states: the states to keep of them, where those of the run are not good.
+
+    Returns:
+        The indices, in the `[S]` before, of the seeds that go on.
+    """
+    store_step(run)
+    for seed, reason in reasons.items():
+        index = run.seeds.index(seed)
+        state = states.get(seed, run.state[index])
+        run.stopped[seed] = Stopped(state, run.rollout[index], run.generators[index], run.step, reason)
+    kept = [index for index, seed in enumerate(run.seeds) if seed not in reasons]
+    run.seeds = tuple(run.seeds[index] for index in kept)
+    run.generators = [run.generators[index] for index in kept]
+    if kept:
+        run.state, run.rollout = run.state[kept], run.rollout[kept]
+        run.metrics = {name: value[kept] for name, value in run.metrics.items()}
+        run.evaluation_envs.keep(kept)
+        if isinstance(run, OnlineRun):
+            run.envs.keep(kept)
+            run.replay.keep(kept)
+    return kept
+
+
+def freeze(
+    run: Run, broken: Mapping[int, str], good_states: Mapping[int, TrainState], progress: Progress
+) -> list[int]:
+    """Stops seeds at their last good state and says what of them is not finite; the indices of those that go on."""
+    for seed, what in broken.items():
+        progress.note(
+            f"seed {seed}: the {what} is not finite at step {run.step}; it is frozen at its last good state"
+        )
+    return stop_seeds(run, dict.fromkeys(broken, NOT_FINITE), good_states)
+
+
+def not_finite(run: Run, values: Tensor) -> list[int]:
+    """The seeds that have a value in `[S, ...]` that is not finite."""
+    finite = values.isfinite().flatten(1).all(-1).tolist()
+    return [seed for seed, good in zip(run.seeds, finite, strict=True) if not good]
