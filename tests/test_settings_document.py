@@ -4,7 +4,12 @@ import inspect
 import re
 from pathlib import Path
 
+import pytest
+
 from rlhive import config
+from rlhive.losses_fn import ALGORITHMS
+from rlhive.policy_fn.heads import HEADS
+from tests.helpers import make_spec
 
 DOCUMENT = (Path(__file__).parents[1] / "docs/settings.md").read_text()
 
@@ -26,3 +31,14 @@ def test_every_setting_is_in_the_document_with_its_default():
         for parameter in config._PARAMETERS[name]
     ]
     assert written == settings
+
+
+@pytest.mark.parametrize("algorithm", ["bc", "iql"])
+def test_the_heads_in_the_document_are_those_that_the_network_takes(algorithm):
+    row = next(line for line in DOCUMENT.splitlines() if line.startswith(f"| `{algorithm}_network.head`"))
+    written = {head for head in HEADS if f'"{head}"' in row}
+    for head in written:
+        ALGORITHMS[algorithm].make_network(make_spec(), head=head)
+    for head in set(HEADS) - written:
+        with pytest.raises(ValueError, match=head):
+            ALGORITHMS[algorithm].make_network(make_spec(), head=head)
