@@ -96,8 +96,8 @@ class TrainConfig:
         evaluation_episodes: episodes of each evaluation, with the deterministic policy.
         target_success: a seed whose evaluation reaches this success rate, in (0, 1], stops; None stops none.
         checkpoint_every: steps between checkpoints.
-        compile: compile the update with `torch.compile`, and the action where that leaves seeds their bits; None does
-            where it pays: with a C++ compiler at hand, in runs of 10 000 updates or more, on a GPU of 2 000.
+        compile: compile the update by Inductor, and the action where that leaves seeds their bits; None does where it
+            pays: with a C++ compiler at hand, in runs of 10 000 updates or more, on a GPU of 2 000.
         log_every: steps between rows of training metrics.
         video_every: evaluations between videos of the first seed's policy; None or 0 films none.
         video_cameras: of the videos; none for those of the policy, or else the model's first one.

@@ -97,7 +97,7 @@ def check_python() -> Iterator[Finding]:
 
 
 def check_compiler() -> Iterator[Finding]:
-    """What `torch.compile` needs."""
+    """What compiling updates needs."""
     good = has_compiler()
     text = "there" if good else "none: long runs train without compiled updates, at about half the speed"
     yield Finding(OK if good else NOTE, "C++ compiler", text, "" if good else "`apt-get install g++`")

@@ -35,5 +35,5 @@ def find_gin_file(name: str) -> Path:
 
 
 def has_compiler() -> bool:
-    """Whether there is the C++ compiler that `torch.compile` needs."""
+    """Whether there is the C++ compiler that Inductor needs."""
     return any(shutil.which(name) for name in ("g++", "clang++"))

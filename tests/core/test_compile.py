@@ -67,7 +67,7 @@ def test_a_traced_train_step_equals_the_eager_one_bit_for_bit(num_seeds):
 
 
 def test_compiled_seeds_do_not_depend_on_how_many_there_are_and_agree_with_eager_ones(two_threads):
-    assert has_compiler(), "install g++: torch.compile needs it"
+    assert has_compiler(), "install g++: Inductor needs it"
     # Threads would share the sums over a minibatch of this size, for one seed alone; and there are as many seeds as
     # fill a vector, which would choose other kernels for them.
     network = actor_critic(make_spec(), hidden_sizes=(16,))
