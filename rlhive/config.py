@@ -103,7 +103,8 @@ class TrainConfig:
         video_cameras: of the videos; none for those of the policy, or else the model's first one.
         loggers: TorchRL loggers beside metrics.csv: "csv", "tensorboard", "wandb".
         wandb: settings of the "wandb" logger, such as {"project": "robots"}.
-        num_workers: processes that step the environments; None chooses by their number.
+        num_workers: processes that step the environments, at most one for each; None takes one per core but one, the
+            learner's, and with images 4 at most.
         optimizer: `optimizer() -> opt`.
         exploration: `exploration(action_low, action_high) -> Exploration`.
         encoder: `encoder(pixel_spec) -> Encoder` of the images, such as `@r3m`, `@rrl` or `@cnn`; None takes the one in
