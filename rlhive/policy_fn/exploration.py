@@ -27,10 +27,10 @@ class Exploration(NamedTuple):
     `draw(generator, batch_size, action_dim) -> noise`: one step's noise, a TensorDict of batch `[E]`, on the
         generator's device.
     `apply(state, action, noise, step, is_init) -> (action, state)`: the action explored, float32 `[E, A]`
-        within the limits; `step` counts environment steps of the seed and drives the annealing; `is_init`
-        bool `[E, 1]` marks the first step of an episode, where the process starts again. Any leading dims
-        work, `[S, E]` too. A non-finite action stays non-finite, so that the caller's check sees it:
-        clipping would hide an infinite one, a random action any.
+        within the limits; `step` counts environment steps of the seed, the uniformly random first ones too,
+        and drives the annealing; `is_init` bool `[E, 1]` marks the first step of an episode, where the process
+        starts again. Any leading dims work, `[S, E]` too. A non-finite action stays non-finite, so that the
+        caller's check sees it: clipping would hide an infinite one, a random action any.
     """
 
     init: Callable[[BatchSize, int], TensorDict]
@@ -59,7 +59,7 @@ def gaussian(
         action_high: upper limit of each action, `[A]`.
         sigma_init: standard deviation at step 0, in half ranges.
         sigma_end: standard deviation from `annealing_steps` on.
-        annealing_steps: environment steps of the seed from `sigma_init` to `sigma_end`.
+        annealing_steps: environment steps of the seed from `sigma_init` to `sigma_end`, its random first ones included.
         mean: mean of the noise before it is multiplied with sigma.
 
     Raises:
@@ -103,7 +103,7 @@ def ornstein_uhlenbeck(
         dt: time step of the process (not the environment's).
         eps_init: factor on x at step 0.
         eps_end: factor on x from `annealing_steps` on.
-        annealing_steps: environment steps of the seed from `eps_init` to `eps_end`.
+        annealing_steps: environment steps of the seed from `eps_init` to `eps_end`, its random first ones included.
 
     Raises:
         ValueError: limits or settings that make no sense.
@@ -149,7 +149,7 @@ def epsilon_random(
         action_high: upper limit of each action, `[A]`.
         eps_init: probability of a random action at step 0.
         eps_end: probability from `annealing_steps` on.
-        annealing_steps: environment steps of the seed from `eps_init` to `eps_end`.
+        annealing_steps: environment steps of the seed from `eps_init` to `eps_end`, its random first ones included.
 
     Raises:
         ValueError: limits or settings that make no sense.
