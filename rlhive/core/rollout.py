@@ -1,6 +1,6 @@
 """Where the training environments are: a tree `[S]`, and functions over it.
 
-    rollout   {"observation" [S,E,O], ("pixels" uint8 [S,E,cameras,H,W,3],) what the policies see,
+    rollout   {"observation" [S,E,O], ("pixels" uint8 [S,E,cameras,H,W,C],) what the policies see,
                "is_init" bool [S,E,1]: whether an episode begins there,
                "explore": the exploration's state, "episodes": their count and sums so far}
 

@@ -29,8 +29,8 @@ class Arrays(NamedTuple):
     terminated: np.ndarray  # bool [rows, 1]
     truncated: np.ndarray  # bool [rows, 1]
     solved: np.ndarray  # bool [rows, 1]
-    pixels: np.ndarray  # u8 [rows, cameras, H, W, 3]: what the policy sees next; [rows, 0] without
-    next_pixels: np.ndarray  # u8 [rows, cameras, H, W, 3]: written where an episode is done, else as `pixels`
+    pixels: np.ndarray  # u8 [rows, cameras, H, W, C]: what the policy sees next; [rows, 0] without
+    next_pixels: np.ndarray  # u8 [rows, cameras, H, W, C]: written where an episode is done, else as `pixels`
 
 
 def byte_count(rows: int, spec: EnvSpec) -> int:

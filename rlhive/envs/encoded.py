@@ -24,7 +24,7 @@ class EncodedEnv:
         params: its weights, on the device that encodes.
 
     Attributes:
-        pixels: the images uint8 `[S, E, cameras, H, W, 3]` that the latest "observation" was made of.
+        pixels: the images uint8 `[S, E, cameras, H, W, C]` that the latest "observation" was made of.
     """
 
     pixels: Tensor
@@ -91,6 +91,6 @@ class EncodedEnv:
 
     @torch.no_grad()
     def _features(self, pixels: Tensor) -> Tensor:
-        """uint8 `[X, Y, cameras, H, W, 3]` to float32 `[X, Y, F]`, in one batch."""
+        """uint8 `[X, Y, cameras, H, W, C]` to float32 `[X, Y, F]`, in one batch."""
         images = pixels.flatten(0, 1).to(self._device)
         return self._encoder.apply(self._params, images).cpu().unflatten(0, pixels.shape[:2])

@@ -115,7 +115,7 @@ class RoboHive:
         )
 
     def render(self, out: np.ndarray | None = None, depth: np.ndarray | None = None) -> np.ndarray:
-        """Draw the present state as u8 [cameras,H,W,3], as `env.get_exteroception()` does.
+        """Draw the present state as u8 [cameras,H,W,C], as `env.get_exteroception()` does.
 
         With several frames the images of the calls before, within the episode, come first: draw after every step.
 

@@ -16,7 +16,7 @@ class RoboHiveEnv(EnvBase):
 
     "observation" f32 [O] is the vector of `RoboHive` and "action" f32 [A] is bounded. Under "next" a step writes
     "reward" and "rwd_sparse" f32 [1], "terminated", "truncated", "done" and "solved" bool [1]. With images there is
-    "pixels" u8 [cameras,H,W,3] beside "observation", and "depth" f32 [cameras,H,W] in metres where asked for.
+    "pixels" u8 [cameras,H,W,C] beside "observation", and "depth" f32 [cameras,H,W] in metres where asked for.
 
     Attributes:
         env_spec: what a policy has to know of the environment.

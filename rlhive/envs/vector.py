@@ -153,7 +153,7 @@ class VectorEnv:
         new one; ("next", "observation") is the true successor, the last of its episode there. Beside it are
         "reward" and "rwd_sparse" f32 [S,E,1], "terminated", "truncated", "done" and "solved" bool [S,E,1].
 
-        With images "pixels" u8 [S,E,cameras,H,W,3] and ("next", "pixels") are what the two observations are of, and
+        With images "pixels" u8 [S,E,cameras,H,W,C] and ("next", "pixels") are what the two observations are of, and
         "depth" f32 [S,E,cameras,H,W] likewise. Where no episode ended both are one and the same tensor, so that images
         are copied once.
 

@@ -22,7 +22,7 @@ def make_pixel_loss(loss_fn: LossFn, encoder: Encoder) -> LossFn:
         encoder: the encoder that `params["encoder"]` belongs to.
 
     Returns:
-        The loss. Its batch also has "pixels" and ("next", "pixels"), uint8 `[B, cameras, H, W, 3]`; its noise also has
+        The loss. Its batch also has "pixels" and ("next", "pixels"), uint8 `[B, cameras, H, W, C]`; its noise also has
         "shift" and "next_shift", int64 `[B, 2]`.
     """
 

@@ -36,7 +36,7 @@ class Flat:
         return TensorDict({}, batch_size=[])
 
     def apply(self, params: Params, pixels: Tensor) -> Tensor:
-        """uint8 `[B, cameras, H, W, 3]` to float32 `[B, cameras * H * W * 3]`."""
+        """uint8 `[B, cameras, H, W, C]` to float32 `[B, cameras * H * W * C]`."""
         return pixels.flatten(1).float() / 255.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def network_input(encoder: Encoder | None, params: Params, env_state: EnvState, 
         encoder: the one that "pixels" go through; None where there are none, or where they already are features.
         params: with "encoder", if there is one.
         env_state: `{"observation": {"loc", "scale", "count"}}`.
-        seen: raw "observation" `[B, O]`, and "pixels" uint8 `[B, cameras, H, W, 3]`.
+        seen: raw "observation" `[B, O]`, and "pixels" uint8 `[B, cameras, H, W, C]`.
 
     Returns:
         `[B, O]`, or `[B, O + F]`.

@@ -65,7 +65,7 @@ class Policy:
         Args:
             observation: raw, as the environment gives it: tensor or array `[..., O]`, or a dict of those by
                 the names in `spec.env.observation_keys`, `[..., size of the part]`. With images a dict: "pixels"
-                uint8 `[..., cameras, H, W, 3]`, and beside it "observation" or those names.
+                uint8 `[..., cameras, H, W, C]`, and beside it "observation" or those names.
             noise: standard normal numbers `[..., A]` for an action drawn from the policy; without it the
                 action is the deterministic one.
 
@@ -134,7 +134,7 @@ class Policy:
             params: the subtrees `POLICY_KEYS[spec.algorithm]`, or more.
             env_state: `{"observation": {"loc", "scale", "count"}}`.
             observation: `[B, O]`, float32; with images a TensorDict of that, "observation", and "pixels" uint8
-                `[B, cameras, H, W, 3]`.
+                `[B, cameras, H, W, C]`.
             noise: standard normal numbers `[B, A]`, or None for the deterministic action.
 
         Returns:
