@@ -35,7 +35,8 @@ class Recorder:
     since the start of the run), then a column for each metric. Numbers read back bit for bit; `wall_time` is
     the only column that differs in a repeated run, unless the metrics given are times themselves.
     `metrics_over_seeds.csv` has a row per step: `step`, `wall_time`, `num_seeds`, and the interquartile mean, the
-    smallest and the largest value of each metric: `eval/return/iqm`, `eval/return/min`, `eval/return/max`.
+    smallest and the largest value of each metric: `eval/return/iqm`, `eval/return/min`, `eval/return/max`. They
+    are of the seeds that still train, two or more: those that stopped count no longer, however good they were.
 
     Args:
         run_dir: the run's directory, which exists.
