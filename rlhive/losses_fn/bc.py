@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
+from rlhive.losses_fn.common import detached
 from rlhive.policy_fn.heads import HEADS
 from rlhive.policy_fn.offline import OfflineNetwork
 
@@ -42,6 +42,6 @@ def make_bc_loss(network: OfflineNetwork) -> LossFn:
             loss = mse
         else:
             loss = -masked_mean(network.plan_log_prob(actor, observation, plan), mask)
-        return loss, TensorDict({"loss_bc": loss.detach(), "mse": mse.detach()}, batch_size=[])
+        return loss, detached({"loss_bc": loss, "mse": mse})
 
     return loss_fn

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.random import Source, normal
 from rlhive.core.tree import unflatten
-from rlhive.core.types import Noise
+from rlhive.core.types import Metrics, Noise
 
 Distance = Literal["l2", "smooth_l1"]
 
@@ -32,6 +34,11 @@ def distance(prediction: Tensor, target: Tensor, kind: Distance) -> Tensor:
     if kind == "l2":
         return (prediction - target).square()
     return F.smooth_l1_loss(prediction, target, reduction="none")
+
+
+def detached(metrics: Mapping[str, Tensor]) -> Metrics:
+    """The metrics of a loss by name, cut from the graph."""
+    return TensorDict({name: value.detach() for name, value in metrics.items()}, batch_size=[])
 
 
 def draw_no_noise(source: Source, network: Any, batch_size: int) -> Noise:

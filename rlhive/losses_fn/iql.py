@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.tree import detach
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
-from rlhive.losses_fn.common import td_target
+from rlhive.losses_fn.common import detached, td_target
 from rlhive.policy_fn.offline import OfflineNetwork
 
 MAX_WEIGHT = 100.0
@@ -75,7 +74,6 @@ def make_iql_loss(
             "state_action_value": prediction.mean(),
             "td_error": (prediction - target).abs().amax(0),
         }
-        detached = TensorDict({name: value.detach() for name, value in metrics.items()}, batch_size=[])
-        return loss_qvalue + loss_value + loss_actor, detached
+        return loss_qvalue + loss_value + loss_actor, detached(metrics)
 
     return loss_fn

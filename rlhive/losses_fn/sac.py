@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import get_args
 
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.random import Source, normal
 from rlhive.core.tree import detach, unflatten
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
-from rlhive.losses_fn.common import Distance, distance, td_target
+from rlhive.losses_fn.common import Distance, detached, distance, td_target
 from rlhive.policy_fn.actor import ActorCritic
 
 
@@ -93,8 +92,7 @@ def make_sac_loss(
             "state_action_value": prediction.mean(),
             "td_error": (prediction - target).abs().amax(0),
         }
-        detached = TensorDict({name: value.detach() for name, value in metrics.items()}, batch_size=[])
-        return loss_qvalue + loss_actor + loss_alpha, detached
+        return loss_qvalue + loss_actor + loss_alpha, detached(metrics)
 
     return loss_fn
 

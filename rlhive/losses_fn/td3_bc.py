@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.random import Source, normal
 from rlhive.core.tree import detach, unflatten
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
-from rlhive.losses_fn.common import td_target
+from rlhive.losses_fn.common import detached, td_target
 from rlhive.policy_fn.offline import OfflineNetwork
 
 
@@ -75,8 +74,7 @@ def make_td3_bc_loss(
             "state_action_value": prediction.mean(),
             "td_error": (prediction - target).abs().amax(0),
         }
-        detached = TensorDict({name: value.detach() for name, value in metrics.items()}, batch_size=[])
-        return loss_qvalue + loss_actor, detached
+        return loss_qvalue + loss_actor, detached(metrics)
 
     return loss_fn
 
