@@ -25,6 +25,7 @@ from absl import flags
 from rlhive import load_torch
 from rlhive.command import start
 from rlhive.core.files import replacing, write_text
+from rlhive.core.stats import hierarchical_interval
 from rlhive.data import trace
 from rlhive.data.episode import Episode
 
@@ -182,21 +183,14 @@ def row(name: str, trial: Trial, data: Path, folder: Path) -> list[str]:
     if not (folder / "episodes.npy").exists():
         with replacing(folder / "episodes.npy") as beside:
             np.save(beside, evaluate(folder))
-    success, returns = map(interval, np.load(folder / "episodes.npy"))
+    success, returns = np.load(folder / "episodes.npy")
     return [name, (folder / "seconds.txt").read_text(), _cell(success, 100, "%"), _cell(returns, 1, "")]
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean of `[S, n]`, and its 95 % bootstrap interval: seeds are drawn anew, and the episodes of each."""
-    rng, (num_seeds, num_episodes) = np.random.default_rng(0), values.shape
-    seed = rng.integers(num_seeds, size=(RESAMPLES, num_seeds, 1))
-    episode = rng.integers(num_episodes, size=(RESAMPLES, num_seeds, num_episodes))
-    low, high = np.percentile(values[seed, episode].mean((1, 2)), [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)
-
-
-def _cell(estimate: tuple[float, float, float], scale: float, unit: str) -> str:
-    mean, low, high = (scale * value for value in estimate)
+def _cell(values: np.ndarray, scale: float, unit: str) -> str:
+    """Mean and interval of `[S, n]`."""
+    ends = hierarchical_interval(values, np.random.default_rng(0), resamples=RESAMPLES)
+    mean, low, high = (scale * value for value in (values.mean(), *ends))
     return f"{mean:.1f}{unit} ({low:.1f} to {high:.1f})"
 
 

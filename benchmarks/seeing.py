@@ -24,10 +24,10 @@ import rlhive  # noqa: F401 - torch before mujoco
 from benchmarks.learning import read_curves, start_run, steps_done
 from rlhive.command import start
 from rlhive.core.files import replacing, write_text
+from rlhive.core.stats import hierarchical_interval
 
 FLAGS = flags.FLAGS
 EPISODES, EPISODES_SEED = 100, 1  # of the final evaluation of each seed; those of training have seed 0
-RESAMPLES = 10_000
 MARGIN = 30.0  # by so much the CNN's mean return has to be higher than the blind policy's
 
 SETTINGS = (
@@ -123,20 +123,11 @@ def play_run(directory: Path) -> np.ndarray:
     return np.asarray(np.load(path))
 
 
-def interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean of `[S, n]`: of seeds drawn anew, and of episodes drawn anew in each."""
-    num_seeds, num_episodes = values.shape
-    seed = rng.integers(num_seeds, size=(RESAMPLES, num_seeds, 1))
-    episode = rng.integers(num_episodes, size=(RESAMPLES, num_seeds, num_episodes))
-    low, high = np.quantile(values[seed, episode].mean((1, 2)), [0.025, 0.975])
-    return float(low), float(high)
-
-
 def seeing_helps(scores: Mapping[str, Score]) -> bool:
     """Whether the CNN's mean return is higher than the blind policy's by MARGIN, and the intervals do not overlap."""
     cnn, blind = scores["cnn"].returns, scores["blind"].returns
-    low, _ = interval(cnn, np.random.default_rng(0))
-    _, high = interval(blind, np.random.default_rng(0))
+    low, _ = hierarchical_interval(cnn, np.random.default_rng(0))
+    _, high = hierarchical_interval(blind, np.random.default_rng(0))
     return bool(cnn.mean() - blind.mean() >= MARGIN and low > high)
 
 
@@ -153,8 +144,8 @@ def format_table(scores: Mapping[str, Score], seeds: Sequence[int], steps: int) 
     head = ["policy", "return (95 % interval)", "success (95 % interval)", "returns of the seeds"]
     rows = [head, ["---"] * len(head)]
     for policy, (returns, success) in scores.items():
-        low, high = interval(returns, np.random.default_rng(0))
-        least, most = interval(success, np.random.default_rng(0))
+        low, high = hierarchical_interval(returns, np.random.default_rng(0))
+        least, most = hierarchical_interval(success, np.random.default_rng(0))
         rows.append(
             [
                 policy,

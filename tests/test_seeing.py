@@ -18,17 +18,6 @@ def score(means, spread, episodes=100):
     return seeing.Score(returns, np.resize([0.0, 1.0], returns.shape))
 
 
-def test_the_interval_is_of_seeds_and_of_episodes():
-    rng = np.random.default_rng(0)
-    assert seeing.interval(np.full((3, 100), 7.0), rng) == (7.0, 7.0)
-    # One seed: the interval of the mean of 100 episodes, 1.96 standard errors of 10 to each side.
-    low, high = seeing.interval(score([50.0], 100.0).returns, rng)
-    assert high - low == pytest.approx(2 * 1.96 * 10.0, rel=0.15)
-    # Episodes that are all alike: what is left is which seeds are drawn.
-    low, high = seeing.interval(np.repeat([[0.0], [30.0]], 100, axis=1), rng)
-    assert (low, high) == (0.0, 30.0)
-
-
 @pytest.mark.parametrize(
     ("cnn", "blind", "helps"),
     [
