@@ -47,6 +47,21 @@ class Image(NamedTuple):
     age: float
 
 
+class _Latest:
+    """The latest `values` of each device, and since when they stand still bit for bit."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, np.ndarray] = {}
+        self._changed: dict[str, float] = {}
+
+    def update(self, now: float, name: str, values: np.ndarray) -> float:
+        """Takes note of what a device sends, and returns for how many seconds it has sent the same."""
+        if name not in self.values or not np.array_equal(values, self.values[name]):
+            self._changed[name] = now
+        self.values[name] = values
+        return now - self._changed[name]
+
+
 class SensorWatch:
     """Finds sensors that are not finite, of another size, too old, or that stand still bit for bit.
 
@@ -57,8 +72,7 @@ class SensorWatch:
 
     def __init__(self, staleness: float, frozen: float) -> None:
         self._staleness, self._frozen = staleness, frozen
-        self._before: dict[str, np.ndarray] = {}
-        self._changed: dict[str, float] = {}
+        self._latest = _Latest()
 
     def check(self, now: float, sensors: Mapping[str, Sensors]) -> None:
         """Looks at one reading of all devices, at `now` seconds of a clock that never goes back.
@@ -67,7 +81,7 @@ class SensorWatch:
             FaultError: naming the device.
         """
         for name, (values, age) in sensors.items():
-            before = self._before.get(name, values)
+            before = self._latest.values.get(name, values)
             if values.shape != before.shape:
                 message = f"{name} sends {values.size} values, but {before.size} before"
                 raise FaultError("observation_wrong", message)
@@ -77,12 +91,10 @@ class SensorWatch:
             if age > self._staleness:
                 message = f"{name} measured {age:.3f} s ago, more than {self._staleness:.3f} s"
                 raise FaultError("sensors_stale", message)
-            if name not in self._before or not np.array_equal(values, before):
-                self._changed[name] = now
-            elif values.size > 1 and now - self._changed[name] > self._frozen:
+            still = self._latest.update(now, name, values)
+            if values.size > 1 and still > self._frozen:
                 message = f"no value of {name} changed in any bit for {self._frozen:.3f} s"
                 raise FaultError("sensors_frozen", message)
-            self._before[name] = values
 
 
 class ImageWatch:
@@ -96,8 +108,7 @@ class ImageWatch:
 
     def __init__(self, shape: tuple[int, int, int], staleness: float, frozen: float) -> None:
         self._shape, self._staleness, self._frozen = shape, staleness, frozen
-        self._before: dict[str, np.ndarray] = {}
-        self._changed: dict[str, float] = {}
+        self._latest = _Latest()
 
     def check(self, now: float, images: Mapping[str, Image]) -> list[np.ndarray]:
         """Looks at the images of one reading, at `now` seconds of a clock that never goes back, and returns them.
@@ -114,13 +125,10 @@ class ImageWatch:
             if age > self._staleness:
                 message = f"the image of camera {name} is {age:.3f} s old, more than {self._staleness:.3f} s"
                 raise FaultError("sensors_stale", message)
-            if name not in self._before or not np.array_equal(pixels, self._before[name]):
-                self._changed[name] = now
-            elif now - self._changed[name] > self._frozen:
+            if self._latest.update(now, name, pixels) > self._frozen:
                 message = f"the image of camera {name} did not change in any bit for {self._frozen:.3f} s"
                 raise FaultError("sensors_frozen", message)
-            self._before[name] = pixels
-        return list(self._before.values())
+        return list(self._latest.values.values())
 
 
 def limit_action(
