@@ -61,3 +61,8 @@ class PixelSpec:
     def from_dict(cls, values: dict[str, Any]) -> PixelSpec:
         """The inverse of `to_dict`."""
         return cls(**values)
+
+
+def camera_key(name: str, pixels: PixelSpec) -> str:
+    """What RoboHive calls the colour images of a camera."""
+    return f"rgb:{name}:{pixels.height}x{pixels.width}:2d"

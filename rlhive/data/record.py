@@ -12,7 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from rlhive import load_torch
-from rlhive.data.trace import camera_key, trace_file, write_trial
+from rlhive.core.pixel_spec import camera_key
+from rlhive.data.trace import trace_file, write_trial
 
 if TYPE_CHECKING:
     from rlhive.core.env_spec import EnvSpec

@@ -16,7 +16,7 @@ import numpy as np
 
 from rlhive.core.errors import LoadError
 from rlhive.core.files import replacing
-from rlhive.core.pixel_spec import PixelSpec
+from rlhive.core.pixel_spec import PixelSpec, camera_key
 from rlhive.data.episode import STATE_ONLY, Episode, Selection, as_column, as_flags, as_rows
 from rlhive.data.h5 import datasets, open_h5, read, read_trials
 from rlhive.data.images import read_images
@@ -72,11 +72,6 @@ def read_episode(trial: h5py.Group, name: str, where: str, selection: Selection 
         read_times(found, TIME, rows, where),
         _read_images(found, selection.pixels, rows, where),
     )
-
-
-def camera_key(name: str, pixels: PixelSpec) -> str:
-    """What RoboHive calls the colour images of a camera."""
-    return f"rgb:{name}:{pixels.height}x{pixels.width}:2d"
 
 
 def _read_images(

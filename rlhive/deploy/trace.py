@@ -17,6 +17,7 @@ import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
+from rlhive.core.pixel_spec import PixelSpec, camera_key
 
 JOURNAL, TRACE = "journal.bin", "trace.h5"
 _FORMAT = "rlhive-journal-2"
@@ -108,9 +109,9 @@ def _layout(path: str | os.PathLike[str]) -> tuple[np.dtype, int, list[str]]:
         header = json.loads(line)
         if header["format"] != _FORMAT:
             raise ValueError(header["format"])
-        images = header["images"] or {"cameras": [], "size": [0, 0]}
-        height, width = images["size"]
-        names = [f"rgb:{camera}:{height}x{width}:2d" for camera in images["cameras"]]
+        images = header["images"]
+        pixels = images and PixelSpec(images["cameras"], *images["size"])
+        names = [camera_key(camera, pixels) for camera in pixels.cameras] if pixels else []
         return record_dtype(header), len(line), names
     except (ValueError, KeyError, TypeError, RecursionError):
         raise LoadError(f"{path}: is not a journal of rlhive.deploy") from None

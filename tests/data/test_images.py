@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from rlhive.core.errors import LoadError
-from rlhive.core.pixel_spec import PixelSpec
+from rlhive.core.pixel_spec import PixelSpec, camera_key
 from rlhive.data import features, load_dataset
 from rlhive.data.convert import convert
 from rlhive.data.episode import Selection
 from rlhive.data.formats import FORMATS
 from rlhive.data.record import play
 from rlhive.data.replay import replay
-from rlhive.data.trace import SEEN, camera_key, pixels, trace_file, write_trial
+from rlhive.data.trace import SEEN, pixels, trace_file, write_trial
 from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.robohive import RoboHive
 from rlhive.envs.vector import VectorEnv
