@@ -8,25 +8,14 @@ from typing import Any
 
 import attrs
 
-from rlhive.core.pixel_spec import PixelSpec
+from rlhive.core.converters import floats, strings
+from rlhive.core.pixel_spec import PixelSpec, to_pixel_spec
 
 SOLVED_STEPS = 5  # RoboHive counts an episode as a success when it is solved on more steps than this
 
 
-def _names(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(values)
-
-
-def _floats(values: Iterable[float]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
-
-
 def _slices(values: Iterable[Iterable[int]]) -> tuple[tuple[int, int], ...]:
     return tuple((int(start), int(stop)) for start, stop in values)
-
-
-def _pixels(values: PixelSpec | dict[str, Any] | None) -> PixelSpec | None:
-    return PixelSpec.from_dict(values) if isinstance(values, dict) else values
 
 
 @attrs.frozen
@@ -48,16 +37,16 @@ class EnvSpec:
     """
 
     name: str
-    observation_keys: tuple[str, ...] = attrs.field(converter=_names)
+    observation_keys: tuple[str, ...] = attrs.field(converter=strings)
     observation_slices: tuple[tuple[int, int], ...] = attrs.field(converter=_slices)
     observation_dim: int = attrs.field(validator=attrs.validators.ge(1))
     action_dim: int = attrs.field(validator=attrs.validators.ge(1))
-    action_low: tuple[float, ...] = attrs.field(converter=_floats)
-    action_high: tuple[float, ...] = attrs.field(converter=_floats)
-    action_names: tuple[str, ...] = attrs.field(converter=_names)
+    action_low: tuple[float, ...] = attrs.field(converter=floats)
+    action_high: tuple[float, ...] = attrs.field(converter=floats)
+    action_names: tuple[str, ...] = attrs.field(converter=strings)
     dt: float = attrs.field(validator=attrs.validators.gt(0.0))
     max_episode_steps: int | None = None
-    pixels: PixelSpec | None = attrs.field(default=None, converter=_pixels)
+    pixels: PixelSpec | None = attrs.field(default=None, converter=to_pixel_spec)
 
     def __attrs_post_init__(self) -> None:
         if not len(self.action_low) == len(self.action_high) == len(self.action_names) == self.action_dim:

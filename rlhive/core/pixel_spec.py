@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import attrs
+
+from rlhive.core.converters import strings
 
 QUALITIES = ("full", "fast")
 MAX_SIDE, MAX_FRAMES = 8192, 100  # more is a slip of the keyboard, and of what no GL driver draws
@@ -13,10 +14,6 @@ MAX_SIDE, MAX_FRAMES = 8192, 100  # more is a slip of the keyboard, and of what 
 
 def _between(least: int, most: int) -> Any:
     return attrs.validators.and_(attrs.validators.ge(least), attrs.validators.le(most))
-
-
-def _names(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(values)
 
 
 @attrs.frozen
@@ -35,7 +32,7 @@ class PixelSpec:
             first one is repeated.
     """
 
-    cameras: tuple[str, ...] = attrs.field(converter=_names)
+    cameras: tuple[str, ...] = attrs.field(converter=strings)
     height: int = attrs.field(validator=_between(1, MAX_SIDE))
     width: int = attrs.field(validator=_between(1, MAX_SIDE))
     quality: str = "full"
@@ -61,6 +58,11 @@ class PixelSpec:
     def from_dict(cls, values: dict[str, Any]) -> PixelSpec:
         """The inverse of `to_dict`."""
         return cls(**values)
+
+
+def to_pixel_spec(values: PixelSpec | dict[str, Any] | None) -> PixelSpec | None:
+    """The converter of attrs fields that are read from JSON."""
+    return PixelSpec.from_dict(values) if isinstance(values, dict) else values
 
 
 def camera_key(name: str, pixels: PixelSpec) -> str:

@@ -7,11 +7,12 @@ import importlib.metadata
 import json
 import platform
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
+from rlhive.core.converters import strings
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.tree_file import FORMAT_VERSION, LoadError, check_names, check_version
 from rlhive.losses_fn import ALGORITHMS
@@ -20,10 +21,6 @@ from rlhive.policy_fn.encoders import Encoder, encoder_from_dict, feature_dim
 from rlhive.policy_fn.offline import OfflineNetwork
 
 PACKAGES = ("rlhive-torch", "torch", "tensordict", "torchrl", "robohive", "mujoco", "numpy")
-
-
-def _strings(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(values)
 
 
 @attrs.frozen
@@ -42,7 +39,7 @@ class DataSource:
     sha256: str = attrs.field(validator=attrs.validators.matches_re("[0-9a-f]{64}"))
     trials: int = attrs.field(validator=attrs.validators.instance_of(int))
     steps: int = attrs.field(validator=attrs.validators.instance_of(int))
-    left_out: tuple[str, ...] = attrs.field(converter=_strings, default=())
+    left_out: tuple[str, ...] = attrs.field(converter=strings, default=())
 
     def describe(self) -> str:
         """Which data set, in one line."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,14 @@ import torch
 from tensordict import MemoryMappedTensor, TensorDict
 from torch import Generator, Tensor
 
+from rlhive.core.converters import integers, strings
 from rlhive.core.errors import LoadError
 from rlhive.core.normalizer import init_normalizer, update_normalizer
-from rlhive.core.pixel_spec import PixelSpec
+from rlhive.core.pixel_spec import PixelSpec, to_pixel_spec
 from rlhive.core.types import Batch
 
 SPEC_FILE, FORMAT_VERSION = "dataset.json", 2
 _BLOCK = 1 << 17  # numbers that the normaliser sees at a time: 1 MB in double precision
-
-
-def _strings(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(values)
-
-
-def _pixels(values: PixelSpec | dict[str, Any] | None) -> PixelSpec | None:
-    return PixelSpec.from_dict(values) if isinstance(values, dict) else values
-
-
-def _integers(values: Iterable[int]) -> tuple[int, ...]:
-    return tuple(values)
 
 
 @attrs.frozen
@@ -61,10 +50,10 @@ class DatasetSpec:
     observation_dim: int
     action_dim: int
     has_rewards: bool
-    trials: tuple[str, ...] = attrs.field(converter=_strings)
-    lengths: tuple[int, ...] = attrs.field(converter=_integers)
-    damaged: tuple[str, ...] = attrs.field(converter=_strings)
-    pixels: PixelSpec | None = attrs.field(default=None, converter=_pixels)
+    trials: tuple[str, ...] = attrs.field(converter=strings)
+    lengths: tuple[int, ...] = attrs.field(converter=integers)
+    damaged: tuple[str, ...] = attrs.field(converter=strings)
+    pixels: PixelSpec | None = attrs.field(default=None, converter=to_pixel_spec)
     encoder: dict[str, Any] | None = None
 
     @property

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import attrs
 import numpy as np
 
+from rlhive.core.converters import strings
 from rlhive.core.env_spec import SOLVED_STEPS
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
-
-
-def _names(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(values)
 
 
 @attrs.frozen
@@ -27,7 +22,7 @@ class Selection:
     """
 
     pixels: PixelSpec | None = None
-    observation_keys: tuple[str, ...] = attrs.field(default=(), converter=_names)
+    observation_keys: tuple[str, ...] = attrs.field(default=(), converter=strings)
 
 
 STATE_ONLY = Selection()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -12,6 +12,7 @@ from attrs import validators as v
 from tensordict import TensorDict
 from torch import Generator, Tensor
 
+from rlhive.core.converters import floats, integers
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.tree import stack_seeds
 from rlhive.core.types import Params
@@ -68,14 +69,6 @@ def _log_squash_slope(latent: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return 2.0 * (math.log(2.0) - size - torch.exp(-2.0 * size).log1p()) + (0.5 * (high - low)).log()
 
 
-def _floats(values: Iterable[float]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
-
-
-def _sizes(values: Iterable[int]) -> tuple[int, ...]:
-    return tuple(values)
-
-
 def _dist(columns: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation `[B, A]` of the last layer's `[2 A, B]`."""
     loc, log_scale = columns.chunk(2, dim=-2)
@@ -99,11 +92,11 @@ class ActorCritic:
     """
 
     observation_dim: int = attrs.field(validator=v.ge(1))
-    action_low: tuple[float, ...] = attrs.field(converter=_floats, validator=v.min_len(1))
-    action_high: tuple[float, ...] = attrs.field(converter=_floats, validator=v.min_len(1))
+    action_low: tuple[float, ...] = attrs.field(converter=floats, validator=v.min_len(1))
+    action_high: tuple[float, ...] = attrs.field(converter=floats, validator=v.min_len(1))
     hidden_sizes: tuple[int, ...] = attrs.field(
         default=(256, 256),
-        converter=_sizes,
+        converter=integers,
         validator=[v.max_len(100), v.deep_iterable(v.and_(v.instance_of(int), v.ge(1)))],
     )
     activation: str = attrs.field(default="relu", validator=v.in_(tuple(ACTIVATIONS)))

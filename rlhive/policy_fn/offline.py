@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 from attrs import validators as v
 from torch import Generator, Tensor
 
+from rlhive.core.converters import strings
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.types import Params
 from rlhive.policy_fn.actor import ActorCritic
@@ -16,10 +17,6 @@ from rlhive.policy_fn.heads import HEADS
 from rlhive.policy_fn.mlp import apply_mlp, init_mlp
 
 PARTS = ("actor", "critic", "value")
-
-
-def _parts(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(values)
 
 
 @attrs.frozen
@@ -37,7 +34,7 @@ class OfflineNetwork(ActorCritic):
 
     head: str = attrs.field(default="tanh_gaussian", validator=v.in_(tuple(HEADS)))
     parts: tuple[str, ...] = attrs.field(
-        default=PARTS, converter=_parts, validator=v.deep_iterable(v.in_(PARTS))
+        default=PARTS, converter=strings, validator=v.deep_iterable(v.in_(PARTS))
     )
     chunk_size: int = attrs.field(default=1, validator=v.and_(v.instance_of(int), v.ge(1), v.le(1000)))
 

@@ -1,0 +1,20 @@
+"""Converters of attrs fields to tuples, with the types that `tuple` itself does not tell. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def strings(values: Iterable[str]) -> tuple[str, ...]:
+    """A tuple of them."""
+    return tuple(values)
+
+
+def integers(values: Iterable[int]) -> tuple[int, ...]:
+    """A tuple of them, for a validator to look at: what is no integer stays what it is."""
+    return tuple(values)
+
+
+def floats(values: Iterable[float]) -> tuple[float, ...]:
+    """A tuple of them, each made a float."""
+    return tuple(float(value) for value in values)
