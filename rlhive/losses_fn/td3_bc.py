@@ -23,6 +23,7 @@ def make_td3_bc_loss(
     """Makes the joint loss of critics and actor (Fujimoto and Gu 2021, arXiv:2106.06860, equations 3 and 5).
 
     Each term is detached from the other's parameters, so that one gradient updates both; the actor is not delayed.
+    Actions are copied in halves of their range, so that `alpha` means the same in any unit.
 
     Args:
         network: the networks that `params` belongs to; both have targets.
@@ -64,7 +65,8 @@ def make_td3_bc_loss(
         observation = batch["observation"].detach()  # an encoder learns from the critics alone
         action = network.mode(params["actor"], observation)
         value = network.value(detach(params["critic"]), observation, action)[0]
-        loss_bc = (action - batch["action"]).square().mean()
+        low, high = network.limits(observation)
+        loss_bc = ((action - batch["action"]) / (0.5 * (high - low))).square().mean()
         loss_actor = loss_bc - alpha / value.abs().mean().detach() * value.mean()
 
         metrics = {

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import attrs
 import pytest
 import torch
 from tensordict import TensorDict
@@ -301,6 +302,16 @@ def test_td3_bc_by_hand():
     assert metrics["loss_qvalue"] == 0.5  # targets 2 and 3
     assert metrics["loss_bc"] == 0.25 and metrics["loss_actor"] == pytest.approx(0.25 - 2.5)
     assert metrics["td_error"].tolist() == [0.0, 1.0]
+
+
+def test_td3_bc_copies_alike_in_any_unit_of_the_actions():
+    network, params, target, batch = make(td3_bc_network)
+    noise = TensorDict({"next_action": torch.zeros(32, 2)})
+    other_unit = attrs.evolve(network, action_low=(-100.0, -100.0), action_high=(100.0, 100.0))
+    of_other_unit = batch.copy().update({"action": 100.0 * batch["action"]})
+    expected = make_td3_bc_loss(network)(params, target, batch, noise)[1]["loss_bc"]
+    found = make_td3_bc_loss(other_unit)(params, target, of_other_unit, noise)[1]["loss_bc"]
+    torch.testing.assert_close(found, expected)
 
 
 def test_large_advantages_are_cut():
