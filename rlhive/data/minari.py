@@ -103,10 +103,16 @@ def write(path: str | os.PathLike[str], episodes: Iterable[Episode], environment
         raise ValueError(f"{path}: the name of a Minari data set ends in its version, such as reach-v0")
     if path.exists():
         raise ValueError(f"{path}: is there already; choose another name")
+    from rlhive.core.tree_file import flush  # imports torch, which reading does without
+
+    path = path.absolute()  # minari joins the directory of a relative path to itself
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         count = _write(beside, path.name, episodes, environment)
+        for part in (*beside.rglob("*"), beside):
+            flush(part)
         os.replace(beside, path)
+        flush(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return count

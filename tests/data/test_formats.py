@@ -1,5 +1,7 @@
 """The formats against files of their own writers: RoboHive's Trace and RoboSet, Minari."""
 
+import os
+
 import gymnasium
 import h5py
 import numpy as np
@@ -151,6 +153,28 @@ def test_minari_and_back(tmp_path, monkeypatch):
         assert np.array_equal(episode.actions, own.actions) and np.array_equal(episode.rewards, own.rewards)
         assert np.array_equal(episode.terminations, own.terminated)
         assert list(episode.truncations) == [False] * 9 + [not own.terminated[-1]]
+
+
+def test_a_relative_path_of_minari(tmp_path, monkeypatch):
+    write_demo(tmp_path / "demo.h5", trials=1)
+    monkeypatch.chdir(tmp_path)
+    assert convert("demo.h5", "reach-v0", "minari") == (1, [])
+    assert len(read_all("reach-v0")) == 1 and sorted(os.listdir()) == ["demo.h5", "reach-v0"]
+
+
+def test_minari_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    folder, before, after = tmp_path / "reach-v0", set(), set()
+    fsync = os.fsync
+
+    def noted(descriptor):
+        (after if folder.exists() else before).add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    assert convert(write_demo(tmp_path / "demo.h5", trials=1), folder, "minari") == (1, [])
+    beside = tmp_path / f".reach-v0.{os.getpid()}.tmp"
+    parts = ("", "data", "data/main_data.hdf5", "data/metadata.json")
+    assert before == {str(beside / part) for part in parts} and after == {str(tmp_path)}
 
 
 def test_the_environment_goes_to_minari_and_back(tmp_path):
