@@ -122,7 +122,7 @@ def _convert(source: str, out: str) -> str:
     from rlhive.data.convert import convert
 
     count, damaged = convert(source, out, FLAGS.to, skip_damaged=FLAGS.skip_damaged)
-    left_out = "".join(f"\n  left out: {reason}" for reason in damaged)
+    left_out = "".join(f"\n  left out: {source}: {reason}" for reason in damaged)
     total = f" of {count + len(damaged)}, {len(damaged)} damaged ones left out" if damaged else ""
     return f"{out}: {count} trials{total}{left_out}"
 

@@ -25,7 +25,7 @@ from rlhive.core.tree_file import flush
 from rlhive.data.dataset import FORMAT_VERSION, SPEC_FILE, Dataset, DatasetSpec, column_file, open_folder
 from rlhive.data.episode import STATE_ONLY, Episode, Selection
 from rlhive.data.features import check_images, make_columns, make_encode
-from rlhive.data.formats import FORMATS, count_trials, detect
+from rlhive.data.formats import FORMATS, count_trials, detect, h5_file, trial_and_reason
 from rlhive.paths import cache_dir
 from rlhive.policy_fn.encoders import Encoder, describe
 
@@ -139,14 +139,15 @@ def intact(
     Raises:
         LoadError: a damaged trial, unless they are skipped; or not one whole trial.
     """
+    source = Path(source)
     first: tuple[str, tuple[int, int, bool]] | None = None
     for item in FORMATS[format_name].episodes(source, selection):
-        error = item if isinstance(item, LoadError) else _differs(first, item, source)
+        error = item if isinstance(item, LoadError) else _differs(first, item, h5_file(source, format_name))
         if isinstance(item, Episode) and error is None:
             first = first or (item.name, _widths(item))
             yield item
-        elif skip_damaged:
-            damaged.append(str(error))
+        elif skip_damaged and error is not None:
+            damaged.append(trial_and_reason(error, source, format_name))
         else:
             raise LoadError(f"{error}; --skip_damaged leaves such trials out")
     if first is None:
@@ -214,14 +215,14 @@ def _widths(episode: Episode) -> tuple[int, int, bool]:
 
 
 def _differs(
-    first: tuple[str, tuple[int, int, bool]] | None, episode: Episode, source: object
+    first: tuple[str, tuple[int, int, bool]] | None, episode: Episode, file: Path
 ) -> LoadError | None:
     own = _widths(episode)
     if first is None or first[1] == own:
         return None
     name, expected = first
     return LoadError(
-        f"{source}: {episode.name}: has {own[0]} observations and {own[1]} actions per step, "
+        f"{file}: {episode.name}: has {own[0]} observations and {own[1]} actions per step, "
         f"{name} has {expected[0]} and {expected[1]}"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from rlhive.core.errors import LoadError
 from rlhive.data import minari, roboset
 from rlhive.data.cache import intact
-from rlhive.data.formats import FORMATS, detect
+from rlhive.data.formats import FORMATS, detect, trial_and_reason
 from rlhive.data.h5 import datasets, read, read_trials
 from rlhive.data.trace import trace_file, write_episode, write_trial
 
@@ -35,12 +36,13 @@ def convert(
         skip_damaged: leave damaged trials out instead of refusing the source.
 
     Returns:
-        How many episodes were written, and why each of the others was left out.
+        How many episodes were written, and trial and reason of each that was left out.
 
     Raises:
         LoadError: a damaged trial, or one without what the other format needs.
         ValueError: there is no such conversion, or `out` will not do.
     """
+    source = Path(source)
     format_name = detect(source)
     if format_name == to:
         raise ValueError(f"{source}: is a {to} already")
@@ -64,7 +66,7 @@ def convert(
 
 
 def _to_roboset(
-    source: str | os.PathLike[str],
+    source: Path,
     out: str | os.PathLike[str],
     environment: str | None,
     skip_damaged: bool,
@@ -77,7 +79,7 @@ def _to_roboset(
                 write_trial(file, *item)
                 count += 1
             elif skip_damaged:
-                damaged.append(str(item))
+                damaged.append(trial_and_reason(item, source, "trace"))
             else:
                 raise LoadError(f"{item}; --skip_damaged leaves such trials out")
         if not count:
@@ -85,7 +87,7 @@ def _to_roboset(
     return count
 
 
-def _whole_trials(source: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, np.ndarray]] | LoadError]:
+def _whole_trials(source: Path) -> Iterator[tuple[str, dict[str, np.ndarray]] | LoadError]:
     """Each trial in RoboSet's form, read as a whole: it must be one that training would read."""
 
     def read_one(trial: h5py.Group, name: str, where: str) -> tuple[str, dict[str, np.ndarray]]:

@@ -37,7 +37,7 @@ class DatasetSpec:
         has_rewards: whether each step has a reward.
         trials: names of the trials.
         lengths: steps of each.
-        damaged: the trials that were left out, each with the reason.
+        damaged: the trials that were left out, each with the reason and without the path.
         pixels: the images that it is made of; None without.
         encoder: `to_dict()` of the frozen encoder whose features the observation ends with; None where the images
             themselves are there.

@@ -63,6 +63,11 @@ def h5_file(path: str | os.PathLike[str], format_name: str) -> Path:
     return Path(path) / minari.FILE if format_name == "minari" else Path(path)
 
 
+def trial_and_reason(error: LoadError, path: str | os.PathLike[str], format_name: str) -> str:
+    """Why a trial was left out, without the path that the error begins with: the data may be elsewhere later."""
+    return str(error).removeprefix(f"{h5_file(path, format_name)}: ")
+
+
 def count_trials(path: str | os.PathLike[str], format_name: str) -> int:
     """How many there are, damaged ones included.
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from rlhive.core.resume import check_same
 from rlhive.core.run_spec import DataSource, RunSpec, new_run_spec
 from rlhive.core.tree_file import LoadError
 from rlhive.losses_fn import ALGORITHMS
@@ -15,7 +16,7 @@ from rlhive.policy_fn.offline import bc_network
 from rlhive.policy_fn.policy import Policy
 from rlhive.policy_fn.single import make_single_apply
 
-SOURCE = DataSource("demo.h5", "0" * 64, trials=3, steps=150, left_out=("demo.h5: Trial1: cut short",))
+SOURCE = DataSource("demo.h5", "0" * 64, trials=3, steps=150, left_out=("Trial1: cut short",))
 
 
 def make_spec(algorithm, env, dataset=None, **settings):
@@ -28,7 +29,8 @@ def make_spec(algorithm, env, dataset=None, **settings):
 def test_json_and_back(algorithm, dataset, franka_spec):
     spec = make_spec(algorithm, franka_spec, dataset)
     again = RunSpec.from_json(spec.to_json())
-    assert again == spec and type(again.network) is ALGORITHMS[algorithm].network
+    assert again == spec and again.to_json() == spec.to_json()
+    assert type(again.network) is ALGORITHMS[algorithm].network
     assert ("dataset" in json.loads(spec.to_json())) == (dataset is not None)
 
 
@@ -47,6 +49,13 @@ def test_a_file_older_than_images_and_data_sets(franka_spec):
 def test_the_same_data_elsewhere_is_the_same():
     assert attrs.evolve(SOURCE, path="elsewhere.h5") == SOURCE
     assert attrs.evolve(SOURCE, sha256="1" * 64) != SOURCE
+    assert attrs.evolve(SOURCE, trials=2) != SOURCE
+
+
+def test_the_reasons_of_a_run_that_wrote_paths_in_them_are_no_difference(franka_spec, tmp_path):
+    older = attrs.evolve(SOURCE, left_out=("demo.h5: Trial1: cut short",))
+    saved, now = (make_spec("bc", franka_spec, source) for source in (older, SOURCE))
+    assert check_same(tmp_path, saved, now) is saved
 
 
 @pytest.mark.parametrize(

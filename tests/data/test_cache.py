@@ -20,6 +20,7 @@ from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.replay import KEYS
 from rlhive.data import cache as cache_module
 from rlhive.data import load_dataset
+from rlhive.data.convert import convert
 from rlhive.data.dataset import SPEC_FILE
 from rlhive.data.episode import Selection
 from rlhive.data.formats import FORMATS
@@ -116,6 +117,22 @@ def test_damaged_trials_are_left_out_when_asked_for(tmp_path, caplog):
         assert "left out 2 of 4 trials" in caplog.text
     with pytest.raises(LoadError, match="Trial1"):
         load_dataset(path)
+
+
+def test_reasons_of_damaged_trials_do_not_depend_on_where_the_data_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_demo("demo.h5")
+    convert("demo.h5", "demo-v0", "minari")
+    with h5py.File("demo.h5", "r+") as file, h5py.File("demo-v0/data/main_data.hdf5", "r+") as minari:
+        for damaged in (file["Trial1"], minari["episode_1"]):
+            del damaged["actions"]
+        for narrow in (file["Trial2"], minari["episode_2"]):
+            values = narrow["observations"][:, :4]
+            del narrow["observations"]
+            narrow["observations"] = values
+    for path, name in (("./demo.h5", "Trial"), ("demo-v0", "episode_")):
+        damaged = load_dataset(path, skip_damaged=True).spec.damaged
+        assert [reason.split(":")[0] for reason in damaged] == [f"{name}1", f"{name}2"]
 
 
 def test_nothing_is_kept_of_what_cannot_be_read(tmp_path, cache):

@@ -186,6 +186,17 @@ def test_the_tables_of_a_trace_with_a_damaged_trial(tmp_path):
     assert keys["actions"][3] == "0" and keys["env_infos/state/qpos"][3] == "2"
 
 
+def test_convert_says_what_it_left_out_of_which_file(tmp_path):
+    path, out = write_demo(tmp_path / "demo.h5"), tmp_path / "demo-v0"
+    with h5py.File(path, "r+") as file:
+        del file["Trial1/actions"]
+    result = command("convert", "--to=minari", "--skip_damaged", path, out)
+    assert result.returncode == 0, result.stderr
+    first, second = result.stdout.splitlines()
+    assert first == f"{out}: 2 trials of 3, 1 damaged ones left out"
+    assert second.startswith(f"  left out: {path}: Trial1: has no actions")
+
+
 def test_the_picture_of_a_roboset(tmp_path):
     path = write_roboset(tmp_path / "set.h5", trials=2, steps=8, size=6)
     assert "roboset, 2 trials of 16 steps" in format_trials(path, *inspect(path))
