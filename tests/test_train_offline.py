@@ -249,6 +249,20 @@ def test_a_data_set_that_names_no_environment_needs_one(tmp_path):
     assert configure(path, "bc_gaussian", f"ENV_NAME='{ENVIRONMENT}'").env_name == ENVIRONMENT
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("w", "w/data/metadata.json: cannot be read as Minari's metadata"),
+        ("", "the path of the data set is empty: name a Trace"),
+    ],
+)
+def test_a_directory_without_data_and_an_empty_name_are_named(name, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w").mkdir()
+    with pytest.raises(ConfigError, match=message):
+        configure(name, "bc_gaussian")
+
+
 def test_a_data_set_that_does_not_fit_is_refused_before_it_is_built(tmp_path, monkeypatch):
     monkeypatch.setattr("rlhive.core.start.load_dataset", lambda *_, **__: pytest.fail("was built"))
     path = write_trials(tmp_path / "other.h5", trial(20, 7))

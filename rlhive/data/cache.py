@@ -81,9 +81,9 @@ def load_dataset(
     Raises:
         LoadError: it is not there, of no such format, has a damaged trial, or other images; one line that says which.
     """
+    format_name = detect(source)
     source = Path(source)
     sha256 = hash_source(source)
-    format_name = detect(source)
     pixels = check_images(source, FORMATS[format_name].pixels(source), pixels, encoder)
     build = _Build(
         source,
@@ -107,13 +107,7 @@ def load_dataset(
 
 
 def hash_source(source: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of all files of a directory.
-
-    Raises:
-        LoadError: there is neither.
-    """
-    if not source.exists():
-        raise LoadError(f"{source}: there is no such file or directory")
+    """SHA-256 of a file, or of the names and contents of all files of a directory."""
     files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
     total = hashlib.sha256()
     with _progress(f"reading {source.name}", sum(path.stat().st_size for path in files), "B") as bar:

@@ -42,8 +42,8 @@ def convert(
         LoadError: a damaged trial, or one without what the other format needs.
         ValueError: there is no such conversion, or `out` will not do.
     """
-    source = Path(source)
     format_name = detect(source)
+    source = Path(source)
     if format_name == to:
         raise ValueError(f"{source}: is a {to} already")
     environment = FORMATS[format_name].environment(source)

@@ -44,8 +44,12 @@ def detect(path: str | os.PathLike[str]) -> str:
     """The name in `FORMATS` of what is at `path`: directories are Minari's, files with `data/` in a trial RoboSet's.
 
     Raises:
-        LoadError: there is nothing, or no whole HDF5 file.
+        LoadError: no name is given, there is nothing, or no whole HDF5 file.
     """
+    if not os.fspath(path):  # the present directory, as pathlib has it
+        raise LoadError("the path of the data set is empty: name a Trace, a RoboSet or a Minari data set")
+    if not Path(path).exists():
+        raise LoadError(f"{path}: there is no such file or directory")
     if Path(path).is_dir():
         return "minari"
     names: set[str] = set()

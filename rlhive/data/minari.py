@@ -79,8 +79,9 @@ def environment(path: str | os.PathLike[str]) -> str | None:
     Raises:
         LoadError: it has no metadata.
     """
+    metadata = _metadata(path)
     try:
-        name = json.loads(_metadata(path)["env_spec"])["id"]
+        name = json.loads(metadata["env_spec"])["id"]
     except (KeyError, TypeError, ValueError):
         return None
     return name if isinstance(name, str) else None

@@ -143,6 +143,8 @@ def test_nothing_is_kept_of_what_cannot_be_read(tmp_path, cache):
         load_dataset(path, skip_damaged=True)
     with pytest.raises(LoadError, match="there is no such file or directory"):
         load_dataset(tmp_path / "nowhere.h5")
+    with pytest.raises(LoadError, match="the path of the data set is empty"):
+        load_dataset("")
     assert not folders(cache)
 
 
