@@ -23,7 +23,7 @@ from rlhive.core.files import write_text
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.tree_file import flush
 from rlhive.data.dataset import FORMAT_VERSION, SPEC_FILE, Dataset, DatasetSpec, column_file, open_folder
-from rlhive.data.episode import STATE_ONLY, Episode, Selection
+from rlhive.data.episode import STATE_ONLY, Episode, Selection, of_one_width
 from rlhive.data.features import check_images, make_columns, make_encode
 from rlhive.data.formats import FORMATS, count_trials, detect, h5_file, trial_and_reason
 from rlhive.paths import cache_dir
@@ -133,18 +133,17 @@ def intact(
     Raises:
         LoadError: a damaged trial, unless they are skipped; or not one whole trial.
     """
-    source = Path(source)
-    first: tuple[str, tuple[int, int, bool]] | None = None
-    for item in FORMATS[format_name].episodes(source, selection):
-        error = item if isinstance(item, LoadError) else _differs(first, item, h5_file(source, format_name))
-        if isinstance(item, Episode) and error is None:
-            first = first or (item.name, _widths(item))
+    source, found = Path(source), False
+    items = FORMATS[format_name].episodes(source, selection)
+    for item in of_one_width(items, h5_file(source, format_name)):
+        if isinstance(item, Episode):
+            found = True
             yield item
-        elif skip_damaged and error is not None:
-            damaged.append(trial_and_reason(error, source, format_name))
+        elif skip_damaged:
+            damaged.append(trial_and_reason(item, source, format_name))
         else:
-            raise LoadError(f"{error}; --skip_damaged leaves such trials out")
-    if first is None:
+            raise LoadError(f"{item}; --skip_damaged leaves such trials out")
+    if not found:
         raise LoadError(
             f"{source}: has no whole trial; the first: {damaged[0] if damaged else 'there is none'}"
         )
@@ -201,23 +200,6 @@ def _write_columns(build: _Build, folder: Path) -> DatasetSpec:
         damaged,
         pixels,
         described,
-    )
-
-
-def _widths(episode: Episode) -> tuple[int, int, bool]:
-    return episode.observations.shape[1], episode.actions.shape[1], episode.rewards is not None
-
-
-def _differs(
-    first: tuple[str, tuple[int, int, bool]] | None, episode: Episode, file: Path
-) -> LoadError | None:
-    own = _widths(episode)
-    if first is None or first[1] == own:
-        return None
-    name, expected = first
-    return LoadError(
-        f"{file}: {episode.name}: has {own[0]} observations and {own[1]} actions per step, "
-        f"{name} has {expected[0]} and {expected[1]}"
     )
 
 

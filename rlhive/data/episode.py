@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Iterator
+
 import attrs
 import numpy as np
 
@@ -65,6 +68,38 @@ class Episode:
     def success(self) -> bool | None:
         """Whether the task was solved on more than 5 steps, as RoboHive counts it."""
         return None if self.solved is None else int(self.solved.sum()) > SOLVED_STEPS
+
+
+def of_one_width(
+    items: Iterable[Episode | LoadError], where: str | os.PathLike[str]
+) -> Iterator[Episode | LoadError]:
+    """The trials of a source; one of other widths than the first whole one as the error that says so.
+
+    Args:
+        items: its episodes, and why each of the others cannot be read.
+        where: the file, for messages.
+    """
+    first: tuple[str, tuple[int, int, bool]] | None = None
+    for item in items:
+        if isinstance(item, Episode):
+            first = first or (item.name, _widths(item))
+            yield item if _widths(item) == first[1] else _differs(item, *first, where)
+        else:
+            yield item
+
+
+def _widths(episode: Episode) -> tuple[int, int, bool]:
+    return episode.observations.shape[1], episode.actions.shape[1], episode.rewards is not None
+
+
+def _differs(
+    episode: Episode, first: str, expected: tuple[int, int, bool], where: str | os.PathLike[str]
+) -> LoadError:
+    own = _widths(episode)
+    return LoadError(
+        f"{where}: {episode.name}: has {own[0]} observations and {own[1]} actions per step, "
+        f"{first} has {expected[0]} and {expected[1]}"
+    )
 
 
 def as_rows(values: np.ndarray, where: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhive.core.errors import LoadError
 from rlhive.core.files import replacing
-from rlhive.data.episode import Episode
+from rlhive.data.episode import Episode, of_one_width
 from rlhive.data.formats import FORMATS, detect, h5_file
 from rlhive.data.h5 import (
     check_whole,
@@ -86,12 +86,17 @@ def inspect(path: str | os.PathLike[str]) -> tuple[str, list[Trial]]:
             episode = error
         return Trial(name, keys, episode)
 
-    found = []
-    with open_h5(h5_file(path, format_name)) as file:
+    source = h5_file(path, format_name)
+    with open_h5(source) as file:
         names = trial_names(file)
-    for name, item in zip(names, read_trials(h5_file(path, format_name), read_one), strict=True):
-        found.append(Trial(name, {}, item) if isinstance(item, LoadError) else item)
-    return format_name, found
+    found = [
+        Trial(name, {}, item) if isinstance(item, LoadError) else item
+        for name, item in zip(names, read_trials(source, read_one), strict=True)
+    ]
+    episodes = of_one_width([trial.episode for trial in found], source)
+    return format_name, [
+        trial._replace(episode=episode) for trial, episode in zip(found, episodes, strict=True)
+    ]
 
 
 def format_trials(path: str | os.PathLike[str], format_name: str, trials: Sequence[Trial]) -> str:

@@ -186,6 +186,20 @@ def test_the_tables_of_a_trace_with_a_damaged_trial(tmp_path):
     assert keys["actions"][3] == "0" and keys["env_infos/state/qpos"][3] == "2"
 
 
+def test_inspect_calls_a_trial_of_other_widths_damaged_as_training_does(tmp_path):
+    path = write_demo(tmp_path / "demo.h5")
+    with h5py.File(path, "r+") as file:
+        values = file["Trial1/observations"][:, :4]
+        del file["Trial1/observations"]
+        file["Trial1/observations"] = values
+    text = format_trials(path, *inspect(path))
+    assert text.splitlines()[0].endswith("trace, 2 trials of 20 steps, success 0.0%; 1 damaged")
+    with pytest.raises(LoadError) as refused:
+        load_dataset(path)
+    reason = f"{path}: Trial1: has 4 observations and 3 actions per step, Trial0 has 6 and 3"
+    assert f"Trial1        damaged: {reason}\n" in text and str(refused.value).startswith(reason)
+
+
 def test_convert_says_what_it_left_out_of_which_file(tmp_path):
     path, out = write_demo(tmp_path / "demo.h5"), tmp_path / "demo-v0"
     with h5py.File(path, "r+") as file:
