@@ -271,19 +271,15 @@ def test_a_data_set_that_does_not_fit_is_refused_before_it_is_built(tmp_path, mo
         train(path, tmp_path / "run", "bc_gaussian")
 
 
-def test_no_rewards_are_enough_for_behaviour_cloning_alone(demo, tmp_path, monkeypatch):
-    from rlhive.core import start
-
-    described = start.describe
-    monkeypatch.setattr(
-        start, "describe", lambda *args, **kw: described(*args, **kw)._replace(has_rewards=False)
-    )
-    train(demo, tmp_path / "bc", "bc_gaussian")
+def test_no_rewards_are_enough_for_behaviour_cloning_alone(tmp_path):
+    without = {key: value for key, value in trial().items() if key != "rewards"}
+    path = write_trials(tmp_path / "data.h5", without, without)
+    assert train(path, tmp_path / "bc", "bc_gaussian").step == 12
     for name in ("iql", "td3_bc"):
         with pytest.raises(
             LoadError, match="has no rewards, which this algorithm learns from; bc does without"
         ):
-            train(demo, tmp_path / name, name)
+            train(path, tmp_path / name, name)
 
 
 def test_a_run_is_not_resumed_on_other_data(demo, tmp_path):

@@ -90,8 +90,10 @@ def _to_roboset(
 def _whole_trials(source: Path) -> Iterator[tuple[str, dict[str, np.ndarray]] | LoadError]:
     """Each trial in RoboSet's form, read as a whole: it must be one that training would read."""
 
+    read_episode = FORMATS["trace"].reader(source)
+
     def read_one(trial: h5py.Group, name: str, where: str) -> tuple[str, dict[str, np.ndarray]]:
-        FORMATS["trace"].read_episode(trial, name, where)
+        read_episode(trial, name, where)
         values = {key: read(item, f"{where}/{key}") for key, item in datasets(trial, where).items()}
         return name, roboset.from_trial(values, where)
 

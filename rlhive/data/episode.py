@@ -79,7 +79,7 @@ def of_one_width(
         items: its episodes, and why each of the others cannot be read.
         where: the file, for messages.
     """
-    first: tuple[str, tuple[int, int, bool]] | None = None
+    first: tuple[str, tuple[int, int]] | None = None
     for item in items:
         if isinstance(item, Episode):
             first = first or (item.name, _widths(item))
@@ -88,12 +88,12 @@ def of_one_width(
             yield item
 
 
-def _widths(episode: Episode) -> tuple[int, int, bool]:
-    return episode.observations.shape[1], episode.actions.shape[1], episode.rewards is not None
+def _widths(episode: Episode) -> tuple[int, int]:
+    return episode.observations.shape[1], episode.actions.shape[1]
 
 
 def _differs(
-    episode: Episode, first: str, expected: tuple[int, int, bool], where: str | os.PathLike[str]
+    episode: Episode, first: str, expected: tuple[int, int], where: str | os.PathLike[str]
 ) -> LoadError:
     own = _widths(episode)
     return LoadError(

@@ -22,21 +22,23 @@ class Format(NamedTuple):
 
     Attributes:
         episodes: `episodes(path, selection)` yields each episode, or the error that says why it cannot be read.
-        read_episode: `read_episode(group, name, where)` reads one of its h5 groups.
+        reader: `reader(path)` is the `read_episode(group, name, where)` that reads one of its h5 groups.
         environment: `environment(path)` is the id of where it is from, None where it is not told.
         pixels: `pixels(path)` is what its images are, None where it is not told.
     """
 
     episodes: Callable[..., Iterator[Episode | LoadError]]
-    read_episode: Callable[[h5py.Group, str, str], Episode]
+    reader: Callable[[str | os.PathLike[str]], Callable[[h5py.Group, str, str], Episode]]
     environment: Callable[[str | os.PathLike[str]], str | None]
     pixels: Callable[[str | os.PathLike[str]], PixelSpec | None]
 
 
 FORMATS = {
-    "trace": Format(trace.episodes, trace.read_episode, trace.environment, trace.pixels),
-    "roboset": Format(roboset.episodes, roboset.read_episode, trace.environment, trace.pixels),
-    "minari": Format(minari.episodes, minari.read_episode, minari.environment, lambda path: None),
+    "trace": Format(trace.episodes, trace.reader, trace.environment, trace.pixels),
+    "roboset": Format(roboset.episodes, lambda path: roboset.read_episode, trace.environment, trace.pixels),
+    "minari": Format(
+        minari.episodes, lambda path: minari.read_episode, minari.environment, lambda path: None
+    ),
 }
 
 

@@ -76,7 +76,7 @@ def inspect(path: str | os.PathLike[str]) -> tuple[str, list[Trial]]:
         LoadError: the file as a whole cannot be read.
     """
     format_name = detect(path)
-    read_episode = FORMATS[format_name].read_episode
+    read_episode = FORMATS[format_name].reader(path)
 
     def read_one(group: h5py.Group, name: str, where: str) -> Trial:
         keys = {key: _summarize(item, key, f"{where}/{key}") for key, item in datasets(group, where).items()}

@@ -15,7 +15,7 @@ from rlhive.core.errors import LoadError
 from rlhive.data.episode import Episode
 from rlhive.data.h5 import datasets, read, read_trials
 from rlhive.data.record import play, single_frames
-from rlhive.data.trace import STATE, environment, read_episode, trace_file, write_trial
+from rlhive.data.trace import STATE, environment, reader, trace_file, write_trial
 from rlhive.data.trace import pixels as recorded_pixels
 
 if TYPE_CHECKING:
@@ -119,6 +119,8 @@ def format_drifts(drifts: Sequence[Drift]) -> str:
 
 def _starts(path: str | os.PathLike[str]) -> Iterator[tuple[Episode, dict[str, np.ndarray]]]:
     """Each trial with the first row of its states."""
+
+    read_episode = reader(path)
 
     def read_one(trial: h5py.Group, name: str, where: str) -> tuple[Episode, dict[str, np.ndarray]]:
         found = {key: item for key, item in datasets(trial, where).items() if key.startswith(STATE)}

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import h5py
 import numpy as np
@@ -18,10 +18,11 @@ from rlhive.core.errors import LoadError
 from rlhive.core.files import replacing
 from rlhive.core.pixel_spec import PixelSpec, camera_key
 from rlhive.data.episode import STATE_ONLY, Episode, Selection, as_column, as_flags, as_rows
-from rlhive.data.h5 import datasets, open_h5, read, read_trials
+from rlhive.data.h5 import datasets, h5_errors, open_h5, open_trial, read, read_trials, trial_names
 from rlhive.data.images import read_images
 
-KEYS = ("observations", "actions", "rewards", "done")
+REWARDS = "rewards"
+KEYS = ("observations", "actions", REWARDS, "done")
 STATE, SOLVED, TIME = "env_infos/state/", "env_infos/solved", "time"
 OBSERVED, SEEN = "env_infos/obs_dict/", "env_infos/visual_dict/"
 ENVIRONMENT = "environment"  # an attribute of the file, ours: RoboHive does not say where a trace is from
@@ -36,17 +37,42 @@ def episodes(
     Raises:
         LoadError: as they are asked for: the file as a whole cannot be read.
     """
-    return read_trials(path, functools.partial(read_episode, selection=selection))
+    return read_trials(path, reader(path, selection))
 
 
-def read_episode(trial: h5py.Group, name: str, where: str, selection: Selection = STATE_ONLY) -> Episode:
+def reader(
+    path: str | os.PathLike[str], selection: Selection = STATE_ONLY
+) -> Callable[[h5py.Group, str, str], Episode]:
+    """`read_episode` for the trials of a file: rewards are needed in each if any has some.
+
+    Raises:
+        LoadError: the file as a whole cannot be read.
+    """
+    needed = KEYS if _has_rewards(path) else tuple(key for key in KEYS if key != REWARDS)
+    return functools.partial(read_episode, selection=selection, needed=needed)
+
+
+def read_episode(
+    trial: h5py.Group,
+    name: str,
+    where: str,
+    selection: Selection = STATE_ONLY,
+    needed: tuple[str, ...] = KEYS,
+) -> Episode:
     """One trial.
+
+    Args:
+        trial: its group.
+        name: its name.
+        where: file and trial, for messages.
+        selection: what is read of it.
+        needed: `KEYS`, without `REWARDS` where rewards were not logged.
 
     Raises:
         LoadError: it is damaged, no trial of RoboHive's, or has not what is selected.
     """
     found = datasets(trial, where)
-    check_keys(found, KEYS, where)
+    check_keys(found, needed, where)
     actions = read(found["actions"], f"{where}/actions")
     rows = len(actions) if actions.ndim == 2 else 0
     if rows < 2 or not np.isnan(actions[-1].astype(np.float64)).all():
@@ -56,7 +82,9 @@ def read_episode(trial: h5py.Group, name: str, where: str, selection: Selection 
         )
     keys = [OBSERVED + key for key in selection.observation_keys]
     observations = _side_by_side(found, keys or ["observations"], rows, where)
-    rewards = as_column(read(found["rewards"], f"{where}/rewards"), rows, f"{where}/rewards")
+    rewards = None
+    if REWARDS in needed:
+        rewards = as_column(read(found[REWARDS], f"{where}/{REWARDS}"), rows, f"{where}/{REWARDS}")[1:]
     flags = {
         key: as_flags(read(found[key], f"{where}/{key}"), rows, f"{where}/{key}")[1:]
         for key in ("done", SOLVED)
@@ -66,12 +94,21 @@ def read_episode(trial: h5py.Group, name: str, where: str, selection: Selection 
         name,
         observations,
         as_rows(actions[:-1], f"{where}/actions"),
-        rewards[1:],
+        rewards,
         flags["done"],
         flags.get(SOLVED),
         read_times(found, TIME, rows, where),
         _read_images(found, selection.pixels, rows, where),
     )
+
+
+def _has_rewards(path: str | os.PathLike[str]) -> bool:
+    with open_h5(path) as file:
+        for name in trial_names(file):
+            with contextlib.suppress(LoadError), h5_errors(str(path)):  # met again when it is read
+                if REWARDS in open_trial(file, name, str(path)):
+                    return True
+    return False
 
 
 def _read_images(

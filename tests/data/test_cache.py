@@ -153,6 +153,17 @@ def test_a_roboset_has_no_rewards(tmp_path):
     assert not dataset.spec.has_rewards and ("next", "reward") not in dataset.sample(seeds(1), 2).keys(True)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_trial_that_lacks_the_rewards_of_the_others_is_damaged(tmp_path, number):
+    path = write_demo(tmp_path / "demo.h5", trials=3)
+    with h5py.File(path, "r+") as file:
+        del file[f"Trial{number}/rewards"]
+    with pytest.raises(LoadError, match=f"Trial{number}: has no rewards, but actions"):
+        load_dataset(path)
+    spec = load_dataset(path, skip_damaged=True).spec
+    assert spec.has_rewards and f"Trial{number}" not in spec.trials and len(spec.trials) == 2
+
+
 @pytest.mark.parametrize("damage", ["cut", "lost", "text", "version", "fields"])
 def test_a_damaged_cache_is_refused(tmp_path, cache, damage):
     path = write_demo(tmp_path / "demo.h5")

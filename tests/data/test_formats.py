@@ -2,6 +2,7 @@
 
 import os
 
+import attrs
 import gymnasium
 import h5py
 import numpy as np
@@ -67,6 +68,18 @@ def test_robohive_reads_what_we_write(tmp_path):
     assert np.isnan(loaded["Trial1"]["actions"][-1]).all()
     assert np.array_equal(loaded["Trial1"]["env_infos"]["solved"], rows["solved"])
     loaded.trace.close()
+
+
+def test_a_trace_without_rewards(tmp_path):
+    path = write_demo(tmp_path / "demo.h5", trials=2)
+    with_rewards = read_all(path)
+    with h5py.File(path, "r+") as file:
+        del file["Trial0/rewards"], file["Trial1/rewards"]
+    for one, other in zip(with_rewards, read_all(path), strict=True):
+        assert_equal(attrs.evolve(one, rewards=None), other)
+    for to, out in (("minari", "out-v0"), ("roboset", "out.h5")):
+        with pytest.raises(LoadError, match="Trial0: has no"):
+            convert(path, tmp_path / out, to)
 
 
 def test_a_writer_that_fails_leaves_the_old_file(tmp_path):
