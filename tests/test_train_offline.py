@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import math
 
 import numpy as np
@@ -15,9 +16,11 @@ from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.errors import LoadError
 from rlhive.core.merge import seeds_to_add
 from rlhive.core.run import open_run
+from rlhive.core.start import open_dataset
 from rlhive.data import load_dataset
 from rlhive.data.record import record
 from rlhive.data.trace import trace_file, write_trial
+from rlhive.envs import env_spec
 from rlhive.evaluate import evaluate
 from rlhive.export import export
 from rlhive.losses_fn import ALGORITHMS
@@ -269,6 +272,19 @@ def test_a_data_set_that_does_not_fit_is_refused_before_it_is_built(tmp_path, mo
     message = "does not fit FrankaReachRandom-v0: it has 20 observations per step, not 21 and 7 actions per step, not 9"
     with pytest.raises(LoadError, match=message):
         train(path, tmp_path / "run", "bc_gaussian")
+
+
+def test_actions_beyond_the_limits_are_warned_of_once(tmp_path, caplog):
+    env, other = env_spec(ENVIRONMENT), trial()
+    other["actions"][0], other["actions"][2, 3] = 1.001, -5.0
+    path = write_trials(tmp_path / "data.h5", trial(), other)
+    with caplog.at_level(logging.WARNING, logger="rlhive"):
+        open_dataset(configure(path, "bc_gaussian"), env, None)
+        open_dataset(configure(write_trials(tmp_path / "within.h5", trial()), "bc_gaussian"), env, None)
+    assert caplog.messages == [
+        f"{path}: 12.5% of its actions are beyond the limits of {ENVIRONMENT}, the furthest -5 of "
+        f"{env.action_names[3]}, which goes from -1 to 1: scale the actions, or learn a policy that is at its limits"
+    ]
 
 
 def test_no_rewards_are_enough_for_behaviour_cloning_alone(tmp_path):

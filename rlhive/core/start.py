@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 
 from rlhive.core.compile import prepare_compiler
 from rlhive.core.env_spec import EnvSpec
@@ -24,6 +26,11 @@ from rlhive.policy_fn.encoders import Encoder
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+_MARGIN = 1e-3  # of the range of an action: what rounding may put beyond its limits
+_BLOCK = 1 << 14  # steps that are looked at at a time
 
 
 def start_envs(
@@ -76,13 +83,34 @@ def open_dataset(config: TrainConfig, env: EnvSpec, encoder: Encoder | None) -> 
         return None
     source = describe(config.dataset, skip_damaged=config.skip_damaged)
     check_fits(config.dataset, source, env, needs_rewards=ALGORITHMS[config.algorithm].needs_rewards)
-    return load_dataset(
+    dataset = load_dataset(
         config.dataset,
         skip_damaged=config.skip_damaged,
         pixels=env.pixels,
         encoder=encoder,
         device=config.device,
     )
+    _warn_beyond_limits(dataset, env)
+    return dataset
+
+
+def _warn_beyond_limits(dataset: Dataset, env: EnvSpec) -> None:
+    """Logs a warning where actions are beyond the limits, which no policy can carry out."""
+    low, high = torch.tensor(env.action_low), torch.tensor(env.action_high)
+    steps, most, furthest, column = 0, _MARGIN, 0.0, 0
+    for actions in dataset.transitions["action"].as_subclass(Tensor).split(_BLOCK):
+        beyond = torch.maximum(low - actions, actions - high) / (high - low)
+        steps += int((beyond > _MARGIN).any(1).sum())
+        if beyond.max() > most:
+            row, column = divmod(int(beyond.argmax()), env.action_dim)
+            most, furthest = float(beyond.max()), float(actions[row, column])
+    if steps:
+        logger.warning(
+            "%s: %.3g%% of its actions are beyond the limits of %s, the furthest %.4g of %s, which goes from %g to %g: "
+            "scale the actions, or learn a policy that is at its limits",
+            *(dataset.spec.source, 100.0 * steps / len(dataset), env.name, furthest),
+            *(env.action_names[column], env.action_low[column], env.action_high[column]),
+        )
 
 
 def source_of(dataset: Dataset) -> DataSource:
