@@ -142,7 +142,8 @@ def intact(
         elif skip_damaged:
             damaged.append(trial_and_reason(item, source, format_name))
         else:
-            raise LoadError(f"{item}; --skip_damaged leaves such trials out")
+            skip = "leave such trials out with --skip_damaged, in training with train.skip_damaged=True"
+            raise LoadError(f"{item}; {skip}")
     if not found:
         raise LoadError(
             f"{source}: has no whole trial; the first: {damaged[0] if damaged else 'there is none'}"

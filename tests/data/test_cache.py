@@ -27,6 +27,8 @@ from rlhive.data.formats import FORMATS
 from rlhive.data.trace import trace_file, write_trial
 from tests.data.demo_files import ACTION_DIM, OBSERVATION_DIM, demo_rows, write_demo, write_roboset
 
+SKIP = "leave such trials out with --skip_damaged, in training with train.skip_damaged=True"
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
@@ -106,7 +108,7 @@ def test_damaged_trials_are_left_out_when_asked_for(tmp_path, caplog):
         values = file["Trial2/observations"][:, :4]
         del file["Trial2/observations"]
         file["Trial2/observations"] = values
-    with pytest.raises(LoadError, match=r"Trial1: has no actions.*; --skip_damaged leaves such trials out"):
+    with pytest.raises(LoadError, match=r"Trial1: has no actions.*; " + SKIP):
         load_dataset(path)
     for _ in range(2):  # when it is built, and when it is found
         caplog.clear()
