@@ -51,8 +51,12 @@ def _chosen_images(env_name: str) -> PixelSpec | None:
     """The images of the flags; None where none says anything."""
     if not FLAGS.cameras and FLAGS.image_size is None and FLAGS.quality is None:
         return None
-    from rlhive.envs.pixels import choose_pixels
+    from rlhive.envs.names import check_name
+    from rlhive.envs.pixels import choose_pixels, own_pixels
 
+    check_name(env_name)
+    if own_pixels(env_name) is None and not (FLAGS.cameras and FLAGS.image_size):
+        raise ValueError(f"{env_name} has no images of its own: give both --cameras and --image_size")
     return choose_pixels(
         env_name,
         from_pixels=True,

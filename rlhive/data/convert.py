@@ -80,6 +80,8 @@ def _to_roboset(
                 count += 1
             elif skip_damaged:
                 damaged.append(trial_and_reason(item, source, "trace"))
+            elif isinstance(item, roboset.NoRoboSetError):
+                raise LoadError(f"{item}; --to=minari takes any robot")
             else:
                 raise LoadError(f"{item}; --skip_damaged leaves such trials out")
         if not count:

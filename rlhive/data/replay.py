@@ -13,6 +13,7 @@ from tqdm import tqdm
 from rlhive import load_torch
 from rlhive.core.errors import LoadError
 from rlhive.data.episode import Episode
+from rlhive.data.formats import detect
 from rlhive.data.h5 import datasets, read, read_trials
 from rlhive.data.record import play, single_frames
 from rlhive.data.trace import STATE, environment, reader, trace_file, write_trial
@@ -88,8 +89,13 @@ def played_in(path: str | os.PathLike[str], env_name: str | None) -> str:
     """That environment, or else the one that the file names.
 
     Raises:
+        LoadError: it is no Trace.
         ValueError: neither is given.
     """
+    if (format_name := detect(path)) != "trace":
+        raise LoadError(
+            f"{path}: is a {format_name} data set; only a Trace with states, as record writes it, can be played again"
+        )
     env_name = env_name or environment(path)
     if env_name is None:
         raise ValueError(f"{path}: does not say which environment it is from: name it with --env")

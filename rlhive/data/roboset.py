@@ -23,6 +23,10 @@ PLACES = ("left", "right", "top", "wrist")  # of its cameras: RoboHive's left_ca
 _UNUSED = ("data/rgb_", "data/d_", "data/user")
 
 
+class NoRoboSetError(LoadError):
+    """A trial is of a robot that RoboSet does not describe; nothing of it is damaged."""
+
+
 def episodes(
     path: str | os.PathLike[str], selection: Selection = STATE_ONLY
 ) -> Iterator[Episode | LoadError]:
@@ -88,7 +92,7 @@ def from_trial(values: Mapping[str, np.ndarray], where: str) -> dict[str, np.nda
         where: file and trial, for messages.
 
     Raises:
-        LoadError: the environment is none of the arms and grippers that RoboSet describes.
+        NoRoboSetError: the environment is none of the arms and grippers that RoboSet describes.
     """
     from rlhive.envs.importing import quiet
 
@@ -97,10 +101,12 @@ def from_trial(values: Mapping[str, np.ndarray], where: str) -> dict[str, np.nda
 
         try:
             found: dict[str, np.ndarray] = RoboSet_Trace("convert").path2dataset(dict(values))
-        except (KeyError, AssertionError) as error:
-            raise LoadError(f"{where}: has no {error}, which RoboSet is made of") from None
+        except AssertionError as error:
+            raise NoRoboSetError(f"{where}: cannot become a RoboSet: {error}") from None
+        except KeyError as error:
+            raise NoRoboSetError(f"{where}: has no {error}, which RoboSet is made of") from None
     if not any(key in found for key in STATES):
-        raise LoadError(f"{where}: has no state that RoboSet knows: none of {', '.join(STATES)}")
+        raise NoRoboSetError(f"{where}: has no state that RoboSet knows: none of {', '.join(STATES)}")
     return {key: value for key, value in found.items() if np.size(value)}
 
 

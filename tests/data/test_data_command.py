@@ -11,6 +11,7 @@ from matplotlib.image import imread
 from rlhive.core.errors import LoadError
 from rlhive.core.evaluation import evaluation_seeds
 from rlhive.data import load_dataset
+from rlhive.data.convert import convert
 from rlhive.data.inspection import draw_frames, format_trials, inspect
 from rlhive.data.record import record
 from rlhive.data.replay import format_drifts, replay
@@ -60,7 +61,11 @@ def cache(tmp_path, monkeypatch):
         (("record", "out", f"--env={FRANKA}", "--policy=zero"), "out: must be a new name ending in .h5"),
         (
             ("record", "out.h5", f"--env={FRANKA}", "--policy=zero", "--quality=fast"),
-            "has no images of its own: from_pixels=True needs cameras and an image_size",
+            f"{FRANKA} has no images of its own: give both --cameras and --image_size",
+        ),
+        (
+            ("record", "out.h5", f"--env={FRANKA}", "--policy=zero", "--cameras=top_cam"),
+            f"{FRANKA} has no images of its own: give both --cameras and --image_size",
         ),
         (("convert", "a", "b", "--to=csv"), "flag --to=csv: value should be one of"),
         (("replay", "x.h5", "--out=no/such/place.h5"), "no/such/place.h5: must be a new name ending in .h5"),
@@ -139,6 +144,18 @@ def test_actions_played_again_lead_to_the_same_observations(recorded, tmp_path):
     with h5py.File(recorded) as one, h5py.File(again) as other:
         assert np.array_equal(one["Trial2/observations"], other["Trial2/observations"])
         assert np.array_equal(one["Trial2/env_infos/state/qpos"], other["Trial2/env_infos/state/qpos"])
+
+
+def test_only_a_trace_can_be_played_again(recorded, tmp_path):
+    convert(recorded, tmp_path / "demo-v0", "minari")
+    for path in (tmp_path / "demo-v0", write_roboset(tmp_path / "set.h5")):
+        for env_name in (None, FRANKA):
+            with pytest.raises(
+                LoadError, match="only a Trace with states, as record writes it, can be played"
+            ):
+                replay(path, env_name)
+    with pytest.raises(LoadError, match=r"nowhere.h5: there is no such file"):
+        replay(tmp_path / "nowhere.h5", FRANKA)
 
 
 def test_drift_of_a_file_of_half_precision_and_of_other_actions(recorded, tmp_path):

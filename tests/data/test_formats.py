@@ -142,11 +142,28 @@ def test_conversions_that_cannot_be(tmp_path):
         convert(tmp_path / "set.h5", tmp_path / "out.h5", "trace")
     with pytest.raises(LoadError, match="Trial0: has no rewards, which Minari needs"):
         convert(tmp_path / "set.h5", tmp_path / "out-v0", "minari")
-    with pytest.raises(LoadError, match="Trial0: has no 'env_infos/obs_dict/time', which RoboSet is made of"):
+    with pytest.raises(
+        LoadError, match="Trial0: has no 'env_infos/obs_dict/time', which RoboSet is made of"
+    ) as no:
         convert(tmp_path / "demo.h5", tmp_path / "out.h5", "roboset")
+    assert "skip_damaged" not in str(no.value)
     with pytest.raises(ValueError, match="is a trace already"):
         convert(tmp_path / "demo.h5", tmp_path / "out.h5", "trace")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.h5", "set.h5"]
+
+
+def test_a_trace_of_another_robot_is_no_roboset(tmp_path):
+    values = write_arm_trace(tmp_path / "arm.h5")
+    other = {key.replace("/qp_", "/angle_"): value for key, value in values.items()}
+    with trace.trace_file(tmp_path / "other.h5", None) as file:
+        trace.write_trial(file, "Trial0", other | {"done": np.zeros(5, bool)})
+    with pytest.raises(LoadError, match="Trial0: has no state that RoboSet knows") as refused:
+        convert(tmp_path / "other.h5", tmp_path / "out.h5", "roboset")
+    assert "skip_damaged" not in str(refused.value)
+    with h5py.File(tmp_path / "arm.h5", "r+") as file:
+        del file["Trial0/done"]
+    with pytest.raises(LoadError, match=r"Trial0: has no done.*; --skip_damaged leaves such trials out"):
+        convert(tmp_path / "arm.h5", tmp_path / "out.h5", "roboset")
 
 
 def test_minari_and_back(tmp_path, monkeypatch):
