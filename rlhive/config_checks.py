@@ -98,8 +98,10 @@ def dry_build(config: TrainConfig) -> None:
     replay = config.make_replay(num_seeds=1, num_envs=config.num_envs, device="cpu")
     if not ALGORITHMS[config.algorithm].offline:
         _check_capacity(config, replay.capacity)
-    if config.demonstrations and (replay.prioritized or replay.n_step > 1):
-        raise ValueError("train.demonstrations go with replay.n_step=1 and replay.prioritized=False alone")
+    if config.dataset is not None and (replay.prioritized or replay.n_step > 1):
+        raise ValueError(
+            "learning from a data set goes with replay.n_step=1 and replay.prioritized=False alone"
+        )
 
 
 def _check_capacity(config: TrainConfig, capacity: int) -> None:

@@ -315,6 +315,9 @@ def test_a_refusal_of_the_command_is_one_line(tmp_path, monkeypatch, demo):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="ENV_NAME is 'door-v1'"):
         command(["bc_gaussian.gin"], [f"DATASET='{demo}'", "ENV_NAME='door-v1'"], None, resume=False)
+    for unused in ("replay.n_step=3", "replay.prioritized=True"):  # which would change nothing
+        with pytest.raises(ConfigError, match=r"data set goes with replay\.n_step=1 and replay\.prioritized"):
+            command(["iql.gin"], [f"DATASET='{demo}'", unused], None, resume=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -393,5 +396,5 @@ def test_what_sac_cannot_begin_with_is_refused(more, message, demo, iql, tmp_pat
     "more", [["replay.n_step=3"], ["replay.prioritized=True"], ["train.demonstrations=0.0"], ["DATASET=None"]]
 )
 def test_demonstrations_that_could_not_be_drawn_are_refused(more, demo):
-    with pytest.raises(ConfigError, match="demonstrations"):
+    with pytest.raises(ConfigError, match="demonstrations|learning from a data set goes with replay"):
         load_config(["iql_to_sac.gin"], [f"DATASET='{demo}'", *more])
