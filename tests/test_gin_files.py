@@ -73,7 +73,7 @@ def test_the_macros_on_top_are_the_ones_users_set_first():
 
 @pytest.mark.parametrize("name", ["base.gin", *EXPLORATIONS])
 def test_makes_a_learner_that_acts_and_updates(name, franka_spec):
-    small = ["NUM_SEEDS=2", "sac_network.hidden_sizes=(8, 8)", "train.batch_size=4", "replay.capacity=10"]
+    small = ["NUM_SEEDS=2", "sac_network.hidden_sizes=(8, 8)", "train.batch_size=4", "replay.capacity=50"]
     small += ["train.compile=False"]  # that is for tests/core/test_compile.py
     config = load_config([name], small + ["GAMMA=0.9"] * (name == "base.gin"))
     learner = make_learner(config, franka_spec)

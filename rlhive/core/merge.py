@@ -112,7 +112,10 @@ def merge_run(run_dir: Path, seeds: Sequence[int], before: Sequence[int]) -> Non
     for logger in ("tensorboard", "csv"):
         if (added_dir / logger).is_dir():
             shutil.copytree(added_dir / logger, run_dir / logger, dirs_exist_ok=True)
-    shutil.rmtree(added_dir)
+    merged = added_dir.with_name(f".{ADDED}")
+    shutil.rmtree(merged, ignore_errors=True)
+    added_dir.rename(merged)  # half removed it would pass for a run that goes on
+    shutil.rmtree(merged)
 
 
 def _carry_on(run_dir: Path, steps: Sequence[int], seeds: Sequence[int]) -> None:
@@ -147,8 +150,6 @@ def _merge_replays(path: Path, orders: dict[Path, list[int]], seeds: list[int]) 
             continue
         tensors, header = read_replay(run_dir / "replay" / path.name)
         names = seeds_of(header, own)
-        if int(header["num_seeds"]) == len(seeds) != len(names):
-            return  # merged before a crash
         for index, seed in enumerate(names):
             columns[seed] = {
                 n: tensor[:, [index]] for n, tensor in tensors.items() if not n.startswith("priorities.")

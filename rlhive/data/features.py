@@ -53,7 +53,7 @@ def check_images(
 
 
 def make_encode(encoder: Encoder, device: str | torch.device = "cpu") -> Encode:
-    """`encode(observations f32 [T, O], images u8 [T, cameras, H, W, 3]) -> f32 [T, O + F]`, in batches.
+    """`encode(observations f32 [T, O], images u8 [T, cameras, H, W, C]) -> f32 [T, O + F]`, in batches.
 
     Raises:
         LoadError: the weights are not there.
@@ -83,10 +83,10 @@ def make_columns(episode: Episode, frames: int, encode: Encode | None) -> dict[K
     done = episode.terminated.copy()
     done[-1] = True  # a trial that stops without an end was cut: no bootstrap is lost by that
     states = {"observation": episode.observations}
-    if episode.images is not None and encode is not None:
-        states["observation"] = encode(episode.observations, episode.images)
-    elif episode.images is not None:
-        states["pixels"] = stack_frames(episode.images, frames)
+    if episode.images is not None:
+        pixels = stack_frames(episode.images, frames)
+        seen = {"pixels": pixels} if encode is None else {"observation": encode(episode.observations, pixels)}
+        states |= seen
     columns: dict[Key, np.ndarray] = {(key,): rows[:-1] for key, rows in states.items()}
     columns |= {("next", key): rows[1:] for key, rows in states.items()}
     columns |= {

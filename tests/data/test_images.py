@@ -173,7 +173,10 @@ def test_images_for_an_encoder_that_learns(drawn, cache):
     assert (
         len({load_dataset(drawn, pixels=IMAGES).spec.sha256, dataset.spec.sha256}) == len(built(cache)) == 1
     )
-    stacked = load_dataset(drawn, pixels=attrs.evolve(IMAGES, frames=3)).take(torch.arange(STEPS))
+    several = attrs.evolve(IMAGES, frames=3)
+    flat = load_dataset(drawn, pixels=several, encoder=Flat()).spec
+    assert flat.observation_dim == rows["observation"].shape[1] + Flat().feature_dim(several)
+    stacked = load_dataset(drawn, pixels=several).take(torch.arange(STEPS))
     assert stacked["pixels"].shape == (STEPS, 2, 64, 64, 9)
     assert torch.equal(stacked["pixels"][3, ..., :3], stacked["pixels"][1, ..., -3:])
 
