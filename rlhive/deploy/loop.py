@@ -18,7 +18,7 @@ from rlhive.core.files import write_text
 from rlhive.core.interrupt import catch_signals
 from rlhive.deploy.cameras import Frames
 from rlhive.deploy.latency import plot, summarize
-from rlhive.deploy.robot import Reading, Robot
+from rlhive.deploy.robot import Reading, Robot, release
 from rlhive.deploy.safety import EXIT_CODES, FaultError, ImageWatch, SensorWatch, limit_action
 from rlhive.deploy.settings import Settings, check_settings
 from rlhive.deploy.trace import JOURNAL, TRACE, Journal, read_journal, write_trace
@@ -63,7 +63,7 @@ def run(policy: Policy, env: Any, folder: str | Path, **settings: Any) -> Report
 
     Writes into `folder`: `journal.bin` step by step, and at the end `trace.h5` (RoboHive's Trace), `report.json` and
     `latency.png`. Main thread only, because a watchdog's signal ends what does not answer. Hardware is left where it
-    is, engaged, and `env` is of no use afterwards.
+    is, engaged, and `env` is of no use afterwards, also where this raises.
 
     Args:
         policy: the policy.
@@ -75,23 +75,26 @@ def run(policy: Policy, env: Any, folder: str | Path, **settings: Any) -> Report
         ValueError: the environment is not the one trained on (every difference is named), or a setting makes no sense.
         FileExistsError: `folder` has a journal.
     """
-    chosen = Settings(**settings)
+    try:
+        return _run(policy, env, Path(folder), Settings(**settings))
+    finally:
+        release(env)
+
+
+def _run(policy: Policy, env: Any, folder: Path, settings: Settings) -> Report:
     if lines := policy.check(env):
         raise ValueError(f"the policy does not fit the robot: {'; '.join(lines)}")
-    robot = Robot(env, policy.spec.env, dry_run=chosen.dry_run)
-    check_settings(chosen, policy.spec.env, is_hardware=robot.is_hardware)
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    journal = Journal(Path(folder) / JOURNAL, policy.spec.env)
-    loop = _Loop(policy, robot, chosen, journal)
-    try:
-        with catch_signals() as received:
-            reason, message = _guarded(loop, received)
-            detected = time.monotonic()
-            held = loop.hold(reason)
-    finally:
-        robot.release()
+    robot = Robot(env, policy.spec.env, dry_run=settings.dry_run)
+    check_settings(settings, policy.spec.env, is_hardware=robot.is_hardware)
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = Journal(folder / JOURNAL, policy.spec.env)
+    loop = _Loop(policy, robot, settings, journal)
+    with catch_signals() as received:
+        reason, message = _guarded(loop, received)
+        detected = time.monotonic()
+        held = loop.hold(reason)
     stop_seconds = (loop.held_at or detected) - detected
-    return _finish(Path(folder), journal, policy.spec.env.dt, (reason, message, held, stop_seconds))
+    return _finish(folder, journal, policy.spec.env.dt, (reason, message, held, stop_seconds))
 
 
 class _Loop:

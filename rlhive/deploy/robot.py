@@ -126,16 +126,6 @@ class Robot:
             elif self._last_control is not None:
                 robot.hardware_apply_controls(self._last_control)
 
-    def release(self) -> None:
-        """Lets hardware go as it is: RoboHive's own closing, also at exit, would first move it home."""
-        if not self.is_hardware:
-            return
-        robot = self.env.robot
-        for device in robot.robot_config.values():
-            if hasattr(device.get("robot"), "robot"):
-                device["robot"].robot = None
-        robot.robot_config = None
-
     def position(self) -> np.ndarray | None:
         """The action `[A]` that would keep each actuator where it is, NaN where that is not known."""
         robot = self.env.robot
@@ -199,6 +189,21 @@ class Robot:
         robot.hardware_apply_controls = guarded
         for device in robot.robot_config.values():
             _refuse_reconnecting(device.get("robot"))
+
+
+def release(env: Any) -> None:
+    """Lets hardware go as it is: RoboHive's own closing, also at exit, would first move it home.
+
+    Args:
+        env: a live RoboHive environment, wrapped or not; anything else is left alone.
+    """
+    robot = getattr(getattr(env, "unwrapped", env), "robot", None)
+    if not getattr(robot, "is_hardware", False) or robot.robot_config is None:
+        return
+    for device in robot.robot_config.values():
+        if hasattr(device.get("robot"), "robot"):
+            device["robot"].robot = None
+    robot.robot_config = None
 
 
 @contextlib.contextmanager

@@ -114,15 +114,37 @@ def test_safe_action_is_reached_step_by_step(policy, tmp_path):
     assert steps.max() <= 0.05 + 1e-5
 
 
-def test_reordered_observation_is_refused_before_anything_is_sent(policy, tmp_path):
+@pytest.mark.parametrize(
+    ("order", "settings", "message"),
+    [
+        (["qv_robot", "qp_robot", "reach_err"], {}, "observations are in the order qv_robot"),
+        (None, {"safe_action": (0.0,)}, "safe_action must be 9 finite numbers"),
+        (None, {"max_delta": None}, "hardware needs max_delta"),
+    ],
+)
+def test_a_refusal_sends_nothing_and_leaves_the_robot_where_it_is(policy, tmp_path, order, settings, message):
     with fake_franka(tmp_path) as robot:
         env = connect(NAME, robot.config)
-        env.obs_keys = ["qv_robot", "qp_robot", "reach_err"]
-        with pytest.raises(ValueError, match="observations are in the order qv_robot"):
-            run(policy, env, tmp_path / "out", max_delta=0.1)
+        arm = env.robot.robot_config["franka"]["robot"]
+        env.obs_keys = order or env.obs_keys
+        time.sleep(0.1)
+        homes = len(robot.entries("home"))
+        with pytest.raises(ValueError, match=message):
+            run(policy, env, tmp_path / "out", **{"max_delta": 0.1, **settings})
+        arm.close()  # as RoboHive does where the driver is collected, at exit, too
+        time.sleep(0.1)
         assert robot.entries("command") == []
-        env.robot.robot_config["franka"]["robot"].robot = None
-        env.robot.robot_config = None
+        assert len(robot.entries("home")) == homes
+
+
+def test_an_existing_journal_leaves_the_robot_where_it_is(policy, tmp_path):
+    (tmp_path / "journal.bin").touch()
+    with fake_franka(tmp_path) as robot:
+        env = connect(NAME, robot.config)
+        arm = env.robot.robot_config["franka"]["robot"]
+        with pytest.raises((ValueError, OSError), match=r"journal\.bin"):
+            run(policy, env, tmp_path, max_delta=0.1)
+    assert arm.robot is None  # RoboHive's closing would move it home by this
 
 
 def test_dry_run_sends_nothing(policy, tmp_path):
@@ -133,11 +155,6 @@ def test_dry_run_sends_nothing(policy, tmp_path):
         assert (report.reason, report.steps) == ("finished", 5)
         assert robot.entries("command") == []
         assert len(robot.entries("home")) == before
-
-
-def test_hardware_needs_max_delta(policy, tmp_path):
-    with fake_franka(tmp_path) as robot, pytest.raises(ValueError, match="hardware needs max_delta"):
-        deploy(policy, robot, tmp_path / "out", max_delta=None)
 
 
 def test_interrupt_stops_safely(policy, tmp_path):
