@@ -5,11 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.deploy.robot import RESET_SECONDS
+from rlhive.deploy.robot import RESET_SECONDS, release
 from rlhive.deploy.safety import watchdog
+
+if TYPE_CHECKING:
+    from rlhive.policy_fn.policy import Policy
+
+INTERFACES = (
+    "dynamixel",
+    "franka",
+    "optitrack",
+    "realsense",
+    "robotiq",
+)  # of devices that RoboHive can drive
 
 
 def simulate(name: str, seed: int, pixels: PixelSpec | None = None) -> Any:
@@ -24,51 +37,102 @@ def simulate(name: str, seed: int, pixels: PixelSpec | None = None) -> Any:
     return RoboHive(name, seed=seed, pixels=pixels).env
 
 
-def connect(name: str, config_path: str | os.PathLike[str], *, timeout: float = RESET_SECONDS) -> Any:
+def connect(
+    name: str,
+    config_path: str | os.PathLike[str],
+    *,
+    policy: Policy | None = None,
+    timeout: float = RESET_SECONDS,
+) -> Any:
     """The environment `name` on hardware, connected, with nothing sent to it but what the drivers do to connect.
+
+    That may be a movement: RoboHive's driver of the Franka arm moves it home. So all that can be known without the
+    robot is looked at before, with the same configuration in simulation.
 
     Args:
         name: id of RoboHive's suites.
         config_path: RoboHive's configuration of the robot: devices, sensors, actuators. It is Python that RoboHive
             evaluates: trust it as you trust code.
+        policy: what is to run there; nothing is connected where it does not fit.
         timeout: seconds after which a device that does not answer is given up.
 
     Raises:
-        ValueError: no such environment or file.
+        ValueError: no such environment or file, a file that is no configuration of its robot, or a policy that does
+            not fit (every difference is named).
         RuntimeError: a driver is not installed, or a device does not answer.
     """
-    from rlhive.envs.importing import building, import_robohive, quiet
-    from rlhive.envs.names import built_name, check_name
+    from rlhive.envs.importing import quiet
+    from rlhive.envs.names import check_name
     from rlhive.envs.simhive import ensure
 
     check_name(name)
     if not os.path.isfile(config_path):
         raise ValueError(f"{config_path}: there is no such robot configuration")
     ensure()
+    _rehearse(name, config_path, policy)
     try:
-        with quiet(), watchdog(timeout, "connecting"):
-            import gymnasium
-
-            import_robohive()
-            spec = gymnasium.spec(built_name(name))
-            settings: dict[str, Any] = {
-                "is_hardware": True,
-                "config_path": str(config_path),
-                "disable_env_checker": True,
-            }
-            if (
-                "visual_keys" in spec.kwargs
-            ):  # as in `rlhive.envs.RoboHive`: images are read by `open_cameras`
-                settings["visual_keys"] = None
-            with _nothing_sent(), building(spec.entry_point):
-                env: Any = gymnasium.make(spec.id, **settings).unwrapped
+        with quiet(), watchdog(timeout, "connecting"), _nothing_sent():
+            env = _build(name, config_path, is_hardware=True)
             devices = env.robot.robot_config.items()
             silent = [device for device, own in devices if not own["robot"].okay()]
     except ImportError as error:
         raise RuntimeError(f"a driver of the robot is not installed: {error}") from None
+    except (LookupError, TypeError) as error:  # settings of an interface, which the drivers alone know
+        raise ValueError(_not_a_configuration(config_path, error)) from None
     if silent:
+        release(env)
         raise RuntimeError(f"these devices do not answer: {', '.join(silent)}")
     return env
+
+
+def _rehearse(name: str, config_path: str | os.PathLike[str], policy: Policy | None) -> None:
+    """Builds the environment in simulation with the robot's configuration, and compares it with the policy."""
+    from rlhive.envs.importing import quiet
+    from rlhive.policy_fn.compare import differences
+
+    try:
+        with quiet():
+            env = _build(name, config_path, is_hardware=False)
+            config = env.robot.robot_config
+            interfaces = [device["interface"]["type"] for device in config.values()]
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # it is code, and RoboHive calls quit() for what it does not know
+        raise ValueError(_not_a_configuration(config_path, error)) from None
+    if not interfaces:
+        raise ValueError(f"{config_path}: is no configuration of this robot: it names no device")
+    if unknown := sorted(set(map(str, interfaces)) - set(INTERFACES)):
+        known = ", ".join(INTERFACES)
+        raise ValueError(f"{config_path}: unknown interface {unknown[0]!r}; RoboHive has {known}")
+    if policy is not None:
+        cameras = policy.spec.env.pixels.cameras if policy.spec.env.pixels else ()
+        lines = differences(attrs.evolve(policy.spec.env, pixels=None), env)
+        # Those of the configuration: the simulation has other cameras.
+        lines += [f"camera {name}: missing" for name in cameras if name not in config]
+        if lines:
+            raise ValueError(f"the policy does not fit the robot: {'; '.join(lines)}")
+    env.close()
+
+
+def _build(name: str, config_path: str | os.PathLike[str], *, is_hardware: bool) -> Any:
+    import gymnasium
+
+    from rlhive.envs.importing import building, import_robohive
+    from rlhive.envs.names import built_name
+
+    import_robohive()
+    spec = gymnasium.spec(built_name(name))
+    settings: dict[str, Any] = {"is_hardware": is_hardware, "config_path": str(config_path)}
+    if "visual_keys" in spec.kwargs:  # as in `rlhive.envs.RoboHive`: images are read by `open_cameras`
+        settings["visual_keys"] = None
+    with building(spec.entry_point):
+        return gymnasium.make(spec.id, disable_env_checker=True, **settings).unwrapped
+
+
+def _not_a_configuration(config_path: str | os.PathLike[str], error: BaseException) -> str:
+    reason = " ".join(str(error).split()).partition(" was raised from the environment creator")[0]
+    return f"{config_path}: is no configuration of this robot: {type(error).__name__}: {reason}"
 
 
 @contextlib.contextmanager

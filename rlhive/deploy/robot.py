@@ -197,7 +197,7 @@ def release(env: Any) -> None:
     Args:
         env: a live RoboHive environment, wrapped or not; anything else is left alone.
     """
-    robot = getattr(getattr(env, "unwrapped", env), "robot", None)
+    robot: Any = getattr(getattr(env, "unwrapped", env), "robot", None)
     if not getattr(robot, "is_hardware", False) or robot.robot_config is None:
         return
     for device in robot.robot_config.values():

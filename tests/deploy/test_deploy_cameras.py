@@ -182,6 +182,10 @@ def test_camera_must_fit_before_anything_is_sent(drivers, seeing, tmp_path):
     with fake_franka(tmp_path) as robot:
         with pytest.raises(ValueError, match="camera top_cam: missing"):
             deploy(seeing, robot, tmp_path / "out")
+        homes = len(robot.entries("home"))
+        with pytest.raises(ValueError, match="the policy does not fit the robot: camera top_cam: missing"):
+            connect(NAME, robot.config, policy=seeing)
+        assert len(robot.entries("home")) == homes
         robot.add_camera("top_cam")
         other = attrs.evolve(seeing.spec.env, pixels=PixelSpec(("top_cam",), 24, 32, "fast"))
         env = connect(NAME, robot.config)
@@ -191,8 +195,6 @@ def test_camera_must_fit_before_anything_is_sent(drivers, seeing, tmp_path):
         with pytest.raises(ValueError, match="camera top_cam: its scale and offset must be 1 and 0"):
             run(seeing, env, tmp_path / "out", max_delta=0.1)
         assert robot.entries("command") == []
-        env.robot.robot_config["franka"]["robot"].robot = None
-        env.robot.robot_config = None
 
 
 def test_policy_that_is_too_slow_is_a_fault(drivers, seeing, tmp_path):
