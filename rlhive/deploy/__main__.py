@@ -36,7 +36,10 @@ def define_flags() -> None:
         "env", None, "RoboHive's id; by default the environment that the policy was trained on."
     )
     flags.DEFINE_string(
-        "hardware", None, "RoboHive's robot configuration; without it the robot is simulated."
+        "hardware",
+        None,
+        "RoboHive's robot configuration; without it the robot is simulated. Connecting may move the robot: a Franka "
+        "arm goes home, with --dry_run, too.",
     )
     flags.DEFINE_integer(
         "max_steps",
@@ -51,7 +54,9 @@ def define_flags() -> None:
     )
     flags.DEFINE_float("staleness", None, "Seconds a measurement may be old; by default two control periods.")
     flags.DEFINE_float("frozen", 1.0, "Seconds for which a device's values may all stay the same.")
-    flags.DEFINE_bool("dry_run", False, "Compute and log, but send nothing.")
+    flags.DEFINE_bool(
+        "dry_run", False, "Compute and log, but send no action; connecting hardware may still move it."
+    )
     flags.DEFINE_integer("seed", 0, "Of the simulated episode.", lower_bound=0)
     flags.DEFINE_string(
         "recover", None, "Make trace.h5 from the journal in this directory, and nothing else."
@@ -63,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) > 1:
         raise ValueError(f"unknown argument {argv[1]!r}; see --help")
     if FLAGS.recover is not None:
-        return _recover(Path(FLAGS.recover))
+        return _recover(FLAGS.recover)
     settings = _settings()
     with contextlib.redirect_stdout(sys.stderr):  # RoboHive's drivers print; stdout is for the report alone
         report = _deploy(settings)
@@ -74,10 +79,11 @@ def main(argv: Sequence[str]) -> int:
 def _settings() -> dict[str, Any]:
     """The flags that are the loop's, after what is wrong is refused before anything slow is imported."""
     for name in ("bundle", "out"):
-        if getattr(FLAGS, name) is None:
+        if not getattr(FLAGS, name):
             raise ValueError(f"--{name} must be given; see --help")
     if not Path(FLAGS.bundle).is_dir():
         raise ValueError(f"--bundle={FLAGS.bundle}: there is no such directory")
+    _check_out(Path(FLAGS.out))
     if FLAGS.hardware is not None and not Path(FLAGS.hardware).is_file():
         raise ValueError(f"--hardware={FLAGS.hardware}: there is no such file")
     if FLAGS.hardware is not None and FLAGS.max_delta is None:
@@ -98,20 +104,38 @@ def _deploy(settings: dict[str, Any]) -> Report:
     torch.set_num_threads(1)
     from rlhive.deploy.connecting import connect, simulate
     from rlhive.deploy.loop import run
+    from rlhive.deploy.settings import Settings, check_settings
     from rlhive.policy_fn.loading import load
 
     policy = load(FLAGS.bundle)
+    # Before the robot is connected, which may move it.
+    check_settings(Settings(**settings), policy.spec.env, is_hardware=FLAGS.hardware is not None)
     name = FLAGS.env or policy.spec.env.name
     if settings["max_steps"] is None and settings["max_seconds"] is None:
         settings = {**settings, "max_steps": policy.spec.env.max_episode_steps}
-    pixels = policy.spec.env.pixels
-    env = simulate(name, FLAGS.seed, pixels) if FLAGS.hardware is None else connect(name, FLAGS.hardware)
+    if FLAGS.hardware is None:
+        env = simulate(name, FLAGS.seed, policy.spec.env.pixels)
+    else:
+        Path(FLAGS.out).mkdir(parents=True, exist_ok=True)
+        env = connect(name, FLAGS.hardware, policy=policy)
     return run(policy, env, FLAGS.out, **settings)
 
 
-def _recover(folder: Path) -> int:
+def _check_out(out: Path) -> None:
+    from rlhive.deploy.trace import JOURNAL
+
+    if (out / JOURNAL).exists():
+        raise ValueError(f"--out={out}: has the {JOURNAL} of another deployment; name another directory")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out={out}: is a file; name a directory")
+
+
+def _recover(directory: str) -> int:
     from rlhive.deploy.trace import JOURNAL, TRACE, write_trace
 
+    folder = Path(directory)
+    if not directory or not (folder / JOURNAL).is_file():
+        raise ValueError(f"--recover={directory}: has no {JOURNAL}; name the --out of a deployment")
     steps = write_trace(folder / JOURNAL, folder / TRACE)
     sys.stdout.write(f"{folder / TRACE}: {steps} steps\n")
     return 0

@@ -233,6 +233,10 @@ def test_command_stops_safely_on_ctrl_c(make_run, installed, tmp_path):
     ("arguments", "message"),
     [
         ((), "--bundle must be given"),
+        (("--bundle=.", "--out="), "--out must be given"),
+        (("--bundle=.", f"--out={__file__}"), "test_deploy_loop.py: is a file; name a directory"),
+        (("--recover=nowhere",), "--recover=nowhere: has no journal.bin; name the --out of a deployment"),
+        (("--recover=",), "--recover=: has no journal.bin"),
         (("--bundle=nowhere", "--out=x"), "--bundle=nowhere: there is no such directory"),
         (("--bundle=.", "--out=x", "--hardware=nowhere"), "--hardware=nowhere: there is no such file"),
         (("--bundle=.", "--out=x", f"--hardware={__file__}"), "--hardware needs --max_delta"),
@@ -246,6 +250,14 @@ def test_wrong_input_is_refused_in_one_line(arguments, message):
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert not result.stdout
+
+
+def test_a_journal_is_never_added_to(tmp_path):
+    (tmp_path / "journal.bin").touch()
+    result = command("--bundle=.", f"--out={tmp_path}")
+    assert result.returncode == 2
+    message = f"--out={tmp_path}: has the journal.bin of another deployment; name another directory"
+    assert result.stderr == f"rlhive.deploy: {message}\n"
 
 
 def test_exit_codes_are_as_documented():

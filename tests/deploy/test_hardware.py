@@ -13,6 +13,7 @@ import pytest
 
 from rlhive.deploy import connect, run
 from rlhive.envs.robohive import env_spec
+from rlhive.export import export
 from rlhive.policy_fn import load
 from tests.deploy.robots import DRIVERS, fake_franka
 
@@ -137,6 +138,41 @@ def test_a_refusal_sends_nothing_and_leaves_the_robot_where_it_is(policy, tmp_pa
         assert len(robot.entries("home")) == homes
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{'franka': ", "SyntaxError"),
+        ("{'franka': arm}", "NameError: name 'arm' is not defined"),
+        ("[1, 2]", "'list' object has no attribute 'items'"),
+        ("{}", "it names no device"),
+        ("exit(3)", "SystemExit: 3"),
+        (("'pos_range'", "'pos_rnge'"), "KeyError: 'pos_range'"),
+        (
+            ("'type': 'franka'", "'type': 'frank'"),
+            "unknown interface 'frank'; RoboHive has dynamixel, franka",
+        ),
+        (("'ip_address'", "'address'"), "missing 1 required positional argument: 'ip_address'$"),
+    ],
+)
+def test_what_is_no_configuration_is_one_line_that_names_the_file(tmp_path, content, message):
+    with fake_franka(tmp_path) as robot:
+        whole = robot.config.read_text()
+        robot.config.write_text(content if isinstance(content, str) else whole.replace(*content))
+        with pytest.raises(ValueError, match=message) as caught:
+            connect(NAME, robot.config)
+        assert robot.entries("home") == []
+    assert str(caught.value).startswith(str(robot.config)) and "\n" not in str(caught.value)
+
+
+def test_a_policy_that_does_not_fit_is_refused_before_anything_is_connected(policy, tmp_path):
+    with fake_franka(tmp_path) as robot:
+        with pytest.raises(
+            ValueError, match="the policy does not fit the robot: observation qp_robot: missing"
+        ):
+            connect("FK1_LightOnRandom-v4", robot.config, policy=policy)
+        assert robot.entries("home") == []
+
+
 def test_an_existing_journal_leaves_the_robot_where_it_is(policy, tmp_path):
     (tmp_path / "journal.bin").touch()
     with fake_franka(tmp_path) as robot:
@@ -174,22 +210,29 @@ def test_robot_that_is_not_there_is_one_line(tmp_path):
         connect(NAME, robot.config, timeout=4.0)
 
 
-def test_command_ends_with_the_code_of_the_fault(make_run, installed, tmp_path):
-    from rlhive.export import export
+def command(run, robot, tmp_path, *more):
+    export(run.run_dir, tmp_path / "bundle")
+    places = [f"--bundle={tmp_path / 'bundle'}", f"--out={tmp_path / 'out'}", f"--hardware={robot.config}"]
+    paths = [str(DRIVERS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.run(
+        [sys.executable, "-m", "rlhive.deploy", *places, "--max_delta=0.1", *more],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
 
-    export(make_run(env=installed).run_dir, tmp_path / "bundle")
+
+def test_command_refuses_settings_before_it_connects(make_run, installed, tmp_path):
+    with fake_franka(tmp_path) as robot:
+        result = command(make_run(env=installed), robot, tmp_path, "--safe_action=0,0", "--dry_run")
+        assert robot.entries("home") == []
+    assert result.returncode == 2
+    assert result.stderr == "rlhive.deploy: safe_action must be 9 finite numbers, got [0.0, 0.0]\n"
+
+
+def test_command_ends_with_the_code_of_the_fault(make_run, installed, tmp_path):
     with fake_franka(tmp_path, "nan", AFTER) as robot:
-        arguments = [
-            f"--bundle={tmp_path / 'bundle'}",
-            f"--out={tmp_path / 'out'}",
-            f"--hardware={robot.config}",
-        ]
-        result = subprocess.run(
-            [sys.executable, "-m", "rlhive.deploy", *arguments, "--max_delta=0.1"],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(DRIVERS)},
-        )
+        result = command(make_run(env=installed), robot, tmp_path)
     assert result.returncode == 10, result.stderr
     assert result.stdout.startswith("observation_not_finite: sensors 2 of franka are not finite")
     assert_safe(robot)
