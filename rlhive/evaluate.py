@@ -165,14 +165,17 @@ def evaluate(
 def load_policies(run_dir: str | os.PathLike[str]) -> tuple[dict[int, Policy], int]:
     """The policies of a run's latest checkpoint, or that of a bundle, by their seeds, and their step."""
     from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
+    from rlhive.core.checkpoint_files import read_part
     from rlhive.policy_fn.bundle import is_bundle, read_bundle
     from rlhive.policy_fn.loading import load
 
     if is_bundle(run_dir):
         bundle = read_bundle(run_dir)
         return {bundle.seed: load(run_dir)}, bundle.step
-    folder = checkpoint_dir(run_dir)
-    return {trained: load(path) for trained, path in seed_dirs(folder).items()}, int(folder.name)
+    folders = seed_dirs(checkpoint_dir(run_dir))
+    # By the header: in a copy without links the directory's name is "latest".
+    header = read_part(next(iter(folders.values())) / "params.safetensors", "params")[1]
+    return {trained: load(path) for trained, path in folders.items()}, header.step
 
 
 def play(

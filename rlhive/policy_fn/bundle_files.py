@@ -12,6 +12,7 @@ from rlhive.core.errors import LoadError
 
 BUNDLE_VERSION = 1
 SPEC, ONNX = "spec.json", "policy.onnx"
+NO_CHECKPOINT = "is a run without a checkpoint yet; train until it has one"
 MAX_SPEC_BYTES, MAX_FILE_BYTES = 1 << 20, 1 << 28
 
 
@@ -37,6 +38,9 @@ def read_spec(path: Path) -> dict[str, Any]:
         values = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise LoadError(f"{path}: is not a bundle's description: {error}") from None
+    if isinstance(values, dict) and "run_id" in values:
+        has_one = (path.parent / "checkpoints").exists()
+        raise LoadError(f"{path.parent}: {'is a run, not a bundle; export it' if has_one else NO_CHECKPOINT}")
     version = values.get("bundle_version") if isinstance(values, dict) else None
     if type(version) is not int or version != BUNDLE_VERSION:
         raise LoadError(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tensordict import TensorDict
@@ -17,6 +18,7 @@ from rlhive.core.tree_file import LoadError
 from rlhive.core.types import EnvState, Params
 from rlhive.losses_fn import POLICY_KEYS
 from rlhive.policy_fn.bundle import is_bundle, read_bundle
+from rlhive.policy_fn.bundle_files import NO_CHECKPOINT
 from rlhive.policy_fn.observation import example_observation
 from rlhive.policy_fn.policy import Policy
 from rlhive.policy_fn.tree_checks import check_env_state, check_params
@@ -53,7 +55,7 @@ def load(
             seed, step, network or format version; one line that says which.
     """
     if env_state is None and is_bundle(params):
-        return _policy(*_read_bundle(params, seed, step), device, dtype)
+        return _policy(*_read_bundle(params, spec, seed, step), device, dtype)
     if env_state is None:
         folder = seed_dir(params, seed, step)
         params, env_state = folder / "params.safetensors", folder / "env_state.safetensors"
@@ -63,6 +65,8 @@ def load(
     tree, where = _read(params, "params", origins)
     constants, where_constants = _read(env_state, "env_state", origins)
     run = _common_spec(origins)
+    for origin in origins:
+        _check_place(origin)
     check_params(where, tree, run)
     check_env_state(where_constants, constants, run)
     return _policy(run, tree, constants, device, dtype)
@@ -88,10 +92,15 @@ def _policy(
     return policy
 
 
-def _read_bundle(folder: PathLike, seed: int | None, step: int | None) -> tuple[RunSpec, Params, EnvState]:
+def _read_bundle(
+    folder: PathLike, spec: object, seed: int | None, step: int | None
+) -> tuple[RunSpec, Params, EnvState]:
+    bundle = read_bundle(folder)
     if seed is not None or step is not None:
         raise LoadError(f"{folder}: is a bundle of one seed and step, which cannot be chosen")
-    return read_bundle(folder)[:3]
+    if spec is not None:
+        raise LoadError(f"{folder}: is a bundle, which has its own description; leave out spec")
+    return bundle[:3]
 
 
 class _Origin(NamedTuple):
@@ -107,11 +116,13 @@ def seed_dir(path: PathLike | Params, seed: int | None = None, step: int | None 
     Raises:
         LoadError: there is none, or the choice is not of one.
     """
-    if isinstance(path, TensorDict) or Path(path).is_file():
+    if isinstance(path, TensorDict) or Path(_path(path, "params")).is_file():
         raise LoadError("env_state is missing: pass the env_state that was saved with params as well")
     folder = Path(path)
     if not folder.is_dir():
         raise LoadError(f"{folder}: there is no such file or directory")
+    if is_bundle(folder) and not (folder / "params.safetensors").exists():
+        raise LoadError(f"{folder}: {NO_CHECKPOINT}")
     if (folder / "checkpoints").is_dir():
         folder = checkpoint_dir(folder, step)
     elif step is not None:
@@ -128,6 +139,8 @@ def seed_dir(path: PathLike | Params, seed: int | None = None, step: int | None 
 def _read_spec(spec: RunSpec | PathLike) -> RunSpec:
     if isinstance(spec, RunSpec):
         return spec
+    if not isinstance(spec, str | os.PathLike):
+        raise LoadError(f"spec must be a RunSpec or the path of a spec.json, got {type(spec).__name__}")
     try:
         return RunSpec.from_json(Path(spec).read_text(), spec)
     except (OSError, UnicodeDecodeError) as error:
@@ -138,11 +151,15 @@ def _read(source: PathLike | TensorDict | None, kind: str, origins: list[_Origin
     """The tree and a name for it in messages; adds where a file comes from to `origins`."""
     if isinstance(source, TensorDict):
         return source, kind
-    if not isinstance(source, str | os.PathLike):
-        raise LoadError(f"{kind} must be a path or a TensorDict, got {type(source).__name__}")
-    tree, header = read_part(source, kind)
+    tree, header = read_part(_path(source, kind), kind)
     origins.append(_Origin(str(source), header.spec, header.seed, header.step))
     return tree, str(source)
+
+
+def _path(source: Any, kind: str) -> PathLike:
+    if not isinstance(source, str | os.PathLike):
+        raise LoadError(f"{kind} must be a path or a TensorDict, got {type(source).__name__}")
+    return source
 
 
 def _common_spec(origins: Sequence[_Origin]) -> RunSpec:
@@ -172,4 +189,44 @@ def _check_same(one: _Origin, other: _Origin) -> None:
             raise LoadError(
                 f"{other.where}: is of another {what} ({second}) than {one.where} ({first}); "
                 "take both from one checkpoint"
+            )
+    fields, others = _fields(one.spec), _fields(other.spec)
+    for name in fields | others:
+        if fields.get(name) != others.get(name):
+            raise LoadError(
+                f"{other.where}: says {name} is {others.get(name)}, but {one.where} says {fields.get(name)}; one of "
+                "them was changed or damaged, copy the checkpoint again"
+            )
+
+
+def _fields(spec: RunSpec) -> dict[str, Any]:
+    """What two descriptions of one run have to agree on, such as "env.dt"; its data set may have moved."""
+    values = {key: value for key, value in spec.to_dict().items() if key != "versions"}
+    fields = {".".join(path): value for path, value in _leaves(values)}
+    fields.pop("dataset.path", None)
+    return fields
+
+
+def _leaves(values: dict[str, Any], *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, *path, key)
+        else:
+            yield (*path, key), value
+
+
+def _check_place(origin: _Origin) -> None:
+    """Refuses files in a directory whose name says another seed or step than they do, as after renaming."""
+    folder = Path(origin.where).absolute().parent
+    seed = re.fullmatch(r"seed_(\d+)", folder.name)
+    checkpoint = folder.parent if seed else folder
+    step = re.fullmatch(r"\d+", checkpoint.name) if checkpoint.parent.name == "checkpoints" else None
+    places = (
+        (folder, "seed", seed and int(seed[1]), origin.seed),
+        (checkpoint, "step", step and int(step[0]), origin.step),
+    )
+    for place, what, named, found in places:
+        if None not in (named, found) and named != found:
+            raise LoadError(
+                f"{place}: holds {what} {found}: the directories were renamed; name them as before"
             )

@@ -140,6 +140,8 @@ def test_batches_can_be_vmapped(bundle):
 def test_a_bundle_has_one_seed_and_step(bundle):
     with pytest.raises(LoadError, match="which cannot be chosen"):
         load(bundle, seed=2)
+    with pytest.raises(LoadError, match="has its own description; leave out spec"):
+        load(bundle, spec=load(bundle).spec)
 
 
 def test_trees_of_a_bundle_do_not_load_around_its_description(bundle):
