@@ -36,7 +36,7 @@ class EnvSpec:
         pixels: the images that come beside the observation vector, if any.
     """
 
-    name: str
+    name: str = attrs.field(validator=attrs.validators.instance_of(str))
     observation_keys: tuple[str, ...] = attrs.field(converter=strings)
     observation_slices: tuple[tuple[int, int], ...] = attrs.field(converter=_slices)
     observation_dim: int = attrs.field(validator=attrs.validators.ge(1))
@@ -49,6 +49,13 @@ class EnvSpec:
     pixels: PixelSpec | None = attrs.field(default=None, converter=to_pixel_spec)
 
     def __attrs_post_init__(self) -> None:
+        if not all(isinstance(name, str) for name in (*self.observation_keys, *self.action_names)):
+            raise ValueError("observation_keys and action_names must be strings")
+        if len(set(self.observation_keys)) < len(self.observation_keys):
+            raise ValueError(f"observation_keys must each be there once, got {list(self.observation_keys)}")
+        steps = self.max_episode_steps
+        if steps is not None and not (type(steps) is int and steps > 0):
+            raise ValueError(f"max_episode_steps must be a whole number above 0, or None, got {steps!r}")
         if not len(self.action_low) == len(self.action_high) == len(self.action_names) == self.action_dim:
             raise ValueError(
                 f"action_low, action_high and action_names must each have {self.action_dim} entries"

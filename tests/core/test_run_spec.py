@@ -67,6 +67,14 @@ def test_the_reasons_of_a_run_that_wrote_paths_in_them_are_no_difference(franka_
         (lambda values: values["dataset"].pop("sha256"), "DataSource: .*missing sha256"),
         (lambda values: values["dataset"].update(sha256="x"), "does not fit"),
         (lambda values: values.update(dataset=[]), "no valid description of DataSource"),
+        (lambda values: values["env"].update(name=3), "must be <class 'str'>"),
+        (lambda values: values["env"].update(action_names=[1] * 9), "action_names must be strings"),
+        (
+            lambda values: values["env"].update(observation_keys=["qp_robot", "qp_robot", "reach_err"]),
+            "observation_keys must each be there once",
+        ),
+        (lambda values: values["env"].update(max_episode_steps="50"), "must be a whole number above 0"),
+        (lambda values: values["env"].update(max_episode_steps=0.5), "must be a whole number above 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message, franka_spec):
