@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+_HASH = "content_sha256"
 _JSON_START = b"{"  # byte 8 of every safetensors file, after the length of the header
 
 
@@ -35,12 +37,13 @@ def write_tree(path: str | os.PathLike[str], tree: TensorDict, header: Mapping[s
     Args:
         path: file to write.
         tree: batch size `[]`, on any device; no name in it has a "/".
-        header: text beside the tensors. "format_version" and "keys", the names in their order, are added.
+        header: text beside the tensors. "format_version", "keys", the names in their order, and "content_sha256", the
+            hash of all the rest, are added.
     """
     tensors = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in flatten(tree).items()}
-    added = {"format_version": str(FORMAT_VERSION), "keys": json.dumps(list(tensors))}
+    fields = {**header, "format_version": str(FORMAT_VERSION), "keys": json.dumps(list(tensors))}
     with open(path, "wb") as file:
-        file.write(save(tensors, {**header, **added}))
+        file.write(save(tensors, {**fields, _HASH: _content_hash(tensors, fields)}))
         file.flush()
         os.fsync(file.fileno())
 
@@ -49,8 +52,8 @@ def read_tree(path: str | os.PathLike[str]) -> tuple[TensorDict, dict[str, str]]
     """The tree and the header that `write_tree` wrote, in the same order and dtypes, on the CPU.
 
     Raises:
-        LoadError: no such file, a pickle or another format, a file cut short, an unknown format version, or
-            a header that does not belong to the tensors.
+        LoadError: no such file, a pickle or another format, a file cut short or damaged, an unknown format version,
+            or a header that does not belong to the tensors.
     """
     _check_is_safetensors(path)
     try:
@@ -64,10 +67,24 @@ def read_tree(path: str | os.PathLike[str]) -> tuple[TensorDict, dict[str, str]]
     check_version(path, header.get("format_version"))
     keys = header_json(path, header, "keys")
     check_names(path, keys, tensors)
+    written = header.pop(_HASH, None)
+    if written is not None and written != _content_hash(tensors, header):  # older files have none
+        raise LoadError(
+            f"{path}: damaged or changed (its {_HASH} does not fit); copy it again or take an older checkpoint"
+        )
     tree = TensorDict({}, batch_size=[])
     for name in keys:  # the file sorts its tensors, but sums over the leaves depend on their order
         tree[tuple(name.split("/"))] = tensors[name]
     return tree, header
+
+
+def _content_hash(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> str:
+    """sha256 in hex of the header's fields and of each tensor, in the order of their names."""
+    shapes = [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in sorted(tensors)]
+    digest = hashlib.sha256(json.dumps([dict(header), shapes], sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def flatten(tree: TensorDict) -> dict[str, torch.Tensor]:
