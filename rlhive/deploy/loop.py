@@ -38,7 +38,7 @@ class Report:
         steps: actions sent; in a dry run, computed.
         solved: steps on which RoboHive called the task solved.
         total_reward: sum of RoboHive's dense reward.
-        held: how it was left: "last action", "safe action", or why neither could be sent.
+        held: how it was left: "last action", "safe action", or why neither was sent.
         stop_seconds: from the detection of the reason to the first action sent for safety.
         timing: as in `latency.summarize`.
     """
@@ -139,6 +139,8 @@ class _Loop:
 
     def hold(self, reason: str) -> str:
         """Brings the robot to the safe state; returns what that was, or why it could not be reached."""
+        if self._settings.dry_run:
+            return "nothing, it was a dry run"
         if self._last is None:
             return "nothing had been sent"
         try:

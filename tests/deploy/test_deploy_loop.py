@@ -96,7 +96,7 @@ def test_dry_run_moves_nothing(policy, tmp_path):
     env = simulate(NAME, 0)
     before = env.sim.data.qpos.copy()
     report = run(policy, env, tmp_path, max_steps=3, dry_run=True)
-    assert report.steps == 3
+    assert (report.steps, report.held) == (3, "nothing, it was a dry run")
     assert np.array_equal(env.sim.data.qpos, before)
 
 
