@@ -99,7 +99,8 @@ class Policy:
         Args:
             observation: as in `__call__`, which has the errors raised, too; checked at every step, planned on when
                 nothing is left.
-            rest: what was left at the step before, None where an episode begins.
+            rest: what was left at the step before, None where an episode begins; tensor or array, finite and within
+                the limits.
             noise: standard normal numbers `[..., K, A]`, for a plan that begins here.
 
         Returns:
@@ -108,8 +109,28 @@ class Policy:
         if rest is None and self.spec.network.chunk_size == 1:
             return self(observation, None if noise is None else noise[..., 0, :]), None
         if rest is not None:
-            read_seen(self.spec.env, _as_arrays(observation)[0])
+            vector, _ = read_seen(self.spec.env, _as_arrays(observation)[0])
+            self._check_rest(rest, vector.shape[:-1])
         return follow(rest, lambda: self.plan(observation, noise))
+
+    def _check_rest(self, rest: Any, batch: tuple[int, ...]) -> None:
+        env, most = self.spec.env, self.spec.network.chunk_size - 1
+        if most == 0:
+            raise ValueError(
+                "rest must be None: the policy plans one action at a time, of which nothing is left"
+            )
+        array = _as_arrays(rest)[0]
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+            raise ValueError(f"rest must be a tensor or an array of floats, got {type(rest).__name__}")
+        fits = (
+            array.ndim == len(batch) + 2 and array.shape[:-2] == batch and array.shape[-1] == env.action_dim
+        )
+        if not (fits and 1 <= array.shape[-2] <= most):
+            expected = ", ".join(map(str, (*batch, f"1 to {most}", env.action_dim)))
+            raise ValueError(f"rest must have shape [{expected}], got {list(array.shape)}")
+        low, high = (np.asarray(limits, np.float32) for limits in (env.action_low, env.action_high))
+        if not ((array >= low) & (array <= high)).all():  # not a number is neither
+            raise ValueError("rest is not finite or not within the action's limits; it must be what act gave")
 
     def _checked(self, action: Tensor, device: torch.device | None) -> Any:
         """Finite float32 actions within their limits: a tensor on `device`, or an array without one."""
@@ -214,4 +235,6 @@ def _as_arrays(value: Any) -> tuple[Any, torch.device | None]:
 def _as_array(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
+    if value.is_complex() or value.is_quantized or value.layout != torch.strided:
+        raise ValueError(f"tensors must be dense and hold real numbers, got {value.layout} of {value.dtype}")
     return value.detach().to("cpu", value.dtype if value.dtype == torch.uint8 else torch.float32).numpy()
