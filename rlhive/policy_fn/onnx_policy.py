@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +35,34 @@ class OnnxPolicy:
         """The action, float32 `[..., A]` within its limits.
 
         Args:
-            observation: as `Policy` takes it, arrays alone.
+            observation: as `Policy` takes it; the action is an array for tensors, too.
 
         Raises:
             NotFiniteError: a value of the observation is not finite; `NotFiniteActionError`: of the action.
             ValueError: a shape or key that does not fit.
         """
-        vector, pixels = read_seen(self.env, observation)
+        vector, pixels = read_seen(self.env, _as_arrays(observation))
+        shape = (*vector.shape[:-1], self.env.action_dim)
+        if not vector.size:
+            return np.zeros(shape, np.float32)
         inputs = {"observation": vector.reshape(-1, self.env.observation_dim)}
         if self.env.pixels is not None and pixels is not None:
             inputs["pixels"] = pixels.reshape(-1, *self.env.pixels.shape)
         action = self._session.run(None, inputs)[0]
         if not is_finite(action):
             raise NotFiniteActionError(f"the action is not finite: {action.tolist()}")
-        return action.reshape(*vector.shape[:-1], self.env.action_dim)
+        return action.reshape(shape)
 
     def check(self, env_or_robot: Any) -> list[str]:
         """Every difference between what the policy was trained on and a robot; see `compare.differences`."""
         return differences(self.env, env_or_robot)
+
+
+def _as_arrays(value: Any) -> Any:
+    """Tensors as arrays, alone or in a mapping, without importing torch."""
+    if isinstance(value, Mapping):
+        return {key: _as_arrays(part) for key, part in value.items()}
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
 
 
 def load_onnx(bundle: str | os.PathLike[str]) -> OnnxPolicy:

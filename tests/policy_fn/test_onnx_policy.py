@@ -192,6 +192,23 @@ def test_wrong_observations_and_dicts(exported):
         graph({"qp_robot": np.zeros(9)})
 
 
+def test_an_empty_batch_and_tensors_are_as_with_the_policy(exported, seeing):
+    graph, policy = load_onnx(exported[0]), load(exported[0])
+    for shape in ((0, 21), (3, 0, 21)):
+        empty = np.zeros(shape, np.float32)
+        assert graph(empty).shape == policy(empty).shape == (*shape[:-1], 9)
+    tensor = torch.ones(2, 21, requires_grad=True)
+    parts = {"qp_robot": tensor[:, :9], "qv_robot": tensor[:, 9:18], "reach_err": tensor[:, 18:]}
+    for observation in (tensor, parts, TensorDict(parts, [2])):
+        assert np.array_equal(graph(observation), graph(np.ones((2, 21), np.float32)))
+    env = load(seeing).spec.env
+    nothing = {
+        "observation": np.zeros((0, 21), np.float32),
+        "pixels": np.zeros((0, *env.pixels.shape), np.uint8),
+    }
+    assert load_onnx(seeing)(nothing).shape == load(seeing)(nothing).shape == (0, 9)
+
+
 def test_damaged_and_foreign_graphs_are_refused(bundle):
     path = bundle / "policy.onnx"
     content = path.read_bytes()
