@@ -42,16 +42,13 @@ class OnnxPolicy:
             ValueError: a shape or key that does not fit.
         """
         vector, pixels = read_seen(self.env, _as_arrays(observation))
-        shape = (*vector.shape[:-1], self.env.action_dim)
-        if not vector.size:
-            return np.zeros(shape, np.float32)
         inputs = {"observation": vector.reshape(-1, self.env.observation_dim)}
         if self.env.pixels is not None and pixels is not None:
             inputs["pixels"] = pixels.reshape(-1, *self.env.pixels.shape)
         action = self._session.run(None, inputs)[0]
         if not is_finite(action):
             raise NotFiniteActionError(f"the action is not finite: {action.tolist()}")
-        return action.reshape(shape)
+        return action.reshape(*vector.shape[:-1], self.env.action_dim)
 
     def check(self, env_or_robot: Any) -> list[str]:
         """Every difference between what the policy was trained on and a robot; see `compare.differences`."""
