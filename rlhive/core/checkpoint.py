@@ -122,6 +122,11 @@ def load_checkpoint(run_dir: PathLike, seeds: Sequence[int], *, step: int | None
     header = parts[0].header
     if any(origin(part.header) != origin(header) for part in parts):
         raise LoadError(f"{folder}: its files are of different runs or steps; copy the checkpoint again")
+    for seed, part in zip(seeds, parts, strict=True):
+        if part.header.seed != seed:
+            raise LoadError(
+                f"{folders[seed]}: holds seed {part.header.seed}: the directories were renamed; name them as before"
+            )
     names = parts[0].generators
     return Checkpoint(
         state=stack_seeds([part.state for part in parts]),

@@ -193,6 +193,15 @@ def test_a_process_killed_while_it_replaced_a_checkpoint_leaves_the_one_before(m
     assert_equal_trees(load_checkpoint(run.run_dir, run.seeds).state, run.state)
 
 
+def test_seeds_in_directories_of_others_are_refused(make_run):
+    run = make_run(seeds=(1, 2))
+    folder = run.run_dir / "checkpoints/100"
+    for name, other in (("seed_1", "seed_3"), ("seed_2", "seed_1"), ("seed_3", "seed_2")):
+        (folder / name).rename(folder / other)
+    with pytest.raises(LoadError, match="seed_1: holds seed 2: the directories were renamed"):
+        load_checkpoint(run.run_dir, (1, 2))
+
+
 def test_missing_checkpoint_lists_those_there(make_run, tmp_path):
     run = make_run()
     with pytest.raises(LoadError, match=r"there is no such checkpoint; complete ones there: 100$"):
