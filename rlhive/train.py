@@ -99,11 +99,12 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
     directory = Path(run_dir) if run_dir else default_run_dir(config)
     directory.mkdir(parents=True, exist_ok=run_dir is not None)
     flag = shlex.quote(f"--run_dir={directory}")
+    seeds = f" --gin.SEEDS='{config.seeds}'" if resume and config.seeds != before else ""
     sys.stderr.write(f"rlhive.train: {config.env_name}, seeds {list(config.seeds)}, in {directory}\n")
     with alone_in(directory):
         finished = go_on(config, directory, before) if resume else train(config, directory, resume=False)
         if not finished:
-            sys.stderr.write(f"rlhive.train: stopped and saved; go on with {flag} --resume\n")
+            sys.stderr.write(f"rlhive.train: stopped and saved; go on with {flag} --resume{seeds}\n")
             return INTERRUPTED
         write_arrays(directory)
         sys.stderr.write(f"rlhive.train: done; see {write_report(directory)}, or evaluate it:\n")
@@ -139,13 +140,12 @@ def go_on(config: TrainConfig, directory: Path, before: Sequence[int]) -> bool:
     Raises:
         ValueError: it is beyond that already, or its files are damaged.
     """
-    from rlhive.core.checkpoint import checkpoint_dir, recover_checkpoints
-    from rlhive.core.merge import ADDED
+    from rlhive.core.checkpoint import checkpoint_dir
+    from rlhive.core.merge import recover
     from rlhive.core.resume import check_run_files, has_met_its_targets
 
     check_run_files(directory)
-    for run_dir in (directory, directory / ADDED):
-        recover_checkpoints(run_dir)
+    recover(directory)
     there = int(checkpoint_dir(directory).name)
     if there >= config.total_steps + config.num_envs:
         raise ValueError(f"{directory} is at step {there} already, beyond TOTAL_STEPS={config.total_steps}")
@@ -165,6 +165,7 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     import attrs
 
     from rlhive.config import config_text
+    from rlhive.core.checkpoint import checkpoint_dir
     from rlhive.core.files import write_text
     from rlhive.core.merge import ADDED, check_settings, is_under_way, merge_run, seeds_to_add
     from rlhive.core.resume import has_met_its_targets
@@ -184,10 +185,11 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
         spec = RunSpec.from_json((directory / "spec.json").read_text(), directory / "spec.json")
         if not train(attrs.evolve(config, seeds=added), folder, resume=under_way, joins=spec):
             return False
-    seconds = seconds_used(folder)
+    seconds, operative = seconds_used(folder), (folder / "operative_config.gin").read_text()
     merge_run(directory, config.seeds, before)
-    record_usage(directory, seconds, config.total_steps, config)
+    record_usage(directory, seconds, int(checkpoint_dir(directory).name), config)
     write_text(directory / "config.gin", config_text())
+    write_text(directory / "operative_config.gin", operative)
     plot_curves(directory, step_name(config.algorithm))
     return True
 

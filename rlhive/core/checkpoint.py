@@ -154,10 +154,15 @@ def replace_checkpoint(run_dir: PathLike, step: int, folders: Mapping[int, Path]
 
 
 def recover_checkpoints(run_dir: PathLike) -> None:
-    """Puts back the checkpoints that a process was about to replace when it was killed; for who trains in `run_dir`."""
+    """Puts back a checkpoint that a killed process had not replaced yet, and removes one that it had.
+
+    For who trains in `run_dir` alone: a process that replaces one would be disturbed.
+    """
     for before in (Path(run_dir) / "checkpoints").glob(f"{BEFORE}*"):
         final = before.with_name(before.name.removeprefix(BEFORE))
-        if not final.exists():
+        if final.exists():
+            shutil.rmtree(before)
+        else:
             before.rename(final)
 
 

@@ -13,6 +13,7 @@ from rlhive.core.checkpoint import (
     checkpoint_dir,
     checkpoint_steps,
     load_checkpoint,
+    recover_checkpoints,
     replace_checkpoint,
     save_checkpoint,
     seed_dirs,
@@ -26,10 +27,17 @@ from rlhive.report_data import SEED_SETTINGS, settings
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
 
-ADDED = "added_seeds"
+ADDED, MERGED = "added_seeds", ".added_seeds"  # while they train, and while what was merged is removed
 OTHER_SETTINGS = {  # that change nothing of what a seed learns
     *("train.loggers", "train.wandb", "train.num_workers", "train.video_every", "train.video_cameras"),
 }
+
+
+def recover(run_dir: Path) -> None:
+    """Mends what a process left half done that was killed while it saved or merged; for who trains in `run_dir`."""
+    for directory in (run_dir, run_dir / ADDED):
+        recover_checkpoints(directory)
+    shutil.rmtree(run_dir / MERGED, ignore_errors=True)
 
 
 def is_under_way(run_dir: Path) -> bool:
@@ -43,7 +51,8 @@ def seeds_to_add(run_dir: Path, config: TrainConfig) -> tuple[int, ...]:
     A run has come to its end, too, where all of its seeds have met their target.
 
     Raises:
-        LoadError: a seed of the run is not in the configuration, or the run has not come to its end.
+        LoadError: a seed of the run is not in the configuration, other seeds are being added, or the run has not come
+            to its end.
     """
     latest = checkpoint_dir(run_dir)
     half_merged = seed_dirs(checkpoint_dir(run_dir / ADDED)) if is_under_way(run_dir) else {}
@@ -51,6 +60,12 @@ def seeds_to_add(run_dir: Path, config: TrainConfig) -> tuple[int, ...]:
     added = tuple(seed for seed in config.seeds if seed not in there)
     if added and (lacking := [seed for seed in there if seed not in config.seeds]):
         raise LoadError(f"{run_dir} has the seeds {lacking} too: name them beside the seeds to add")
+    if half_merged and set(added) != set(half_merged):
+        both = tuple(there) + tuple(half_merged)
+        raise LoadError(
+            f"{run_dir}: the seeds {sorted(half_merged)} are being added: go on with --gin.SEEDS='{both}', or remove "
+            f"{run_dir / ADDED} to give them up"
+        )
     at_end = 0 <= int(latest.name) - config.total_steps < config.num_envs
     if added and not at_end and not has_met_its_targets(run_dir):
         raise LoadError(
@@ -112,10 +127,8 @@ def merge_run(run_dir: Path, seeds: Sequence[int], before: Sequence[int]) -> Non
     for logger in ("tensorboard", "csv"):
         if (added_dir / logger).is_dir():
             shutil.copytree(added_dir / logger, run_dir / logger, dirs_exist_ok=True)
-    merged = added_dir.with_name(f".{ADDED}")
-    shutil.rmtree(merged, ignore_errors=True)
-    added_dir.rename(merged)  # half removed it would pass for a run that goes on
-    shutil.rmtree(merged)
+    added_dir.rename(run_dir / MERGED)  # half removed it would pass for a run that goes on
+    shutil.rmtree(run_dir / MERGED)
 
 
 def _carry_on(run_dir: Path, steps: Sequence[int], seeds: Sequence[int]) -> None:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import attrs
 import numpy as np
@@ -13,7 +15,7 @@ import gin
 from rlhive.config import config_text, load_config
 from rlhive.core import loop
 from rlhive.core.checkpoint import load_checkpoint
-from rlhive.core.merge import ADDED, seeds_to_add
+from rlhive.core.merge import ADDED, MERGED, recover, seeds_to_add
 from rlhive.core.run import open_run
 from rlhive.core.tree_file import LoadError
 from rlhive.envs.toy import ConstantReward, ReachPoint
@@ -83,7 +85,9 @@ def test_added_seeds_are_as_if_they_had_been_there(tmp_path, bindings):
     assert add(grown, (6, 5, 9), (5,), *bindings)
     assert_same_run(grown, whole, (6, 5, 9))
     assert not (grown / ADDED).exists()
-    assert json.loads((grown / "usage.json").read_text())["seconds"] > 0
+    usage = json.loads((grown / "usage.json").read_text())
+    assert usage["seconds"] > 0 and usage["environment_steps"] == 60
+    assert "SEEDS = (6, 5, 9)" in (grown / "operative_config.gin").read_text()
     for run_dir in (whole, grown):
         train(run_dir, (6, 5, 9), *bindings, "TOTAL_STEPS=80", resume=True)
     ours, theirs = (load_checkpoint(run_dir, (6, 5, 9)) for run_dir in (whole, grown))
@@ -103,6 +107,46 @@ def test_a_merge_that_was_cut_short_goes_on(tmp_path, monkeypatch):
             add(grown, (5, 6), (5,))
     assert (grown / ADDED).exists()
     assert add(grown, (5, 6), (5,))
+    assert_same_run(grown, whole, (5, 6))
+
+
+def test_a_merge_that_was_killed_while_it_replaced_a_checkpoint_goes_on(tmp_path, monkeypatch):
+    whole, grown = train(tmp_path / "whole", (5, 6)), train(tmp_path / "grown", (5,))
+    rmtree = shutil.rmtree
+
+    def killed(path, **settings):
+        if Path(path).name == ".tmp-before-40" and Path(path).exists():
+            raise KeyboardInterrupt
+        rmtree(path, **settings)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        add(grown, (5, 6), (5,))
+    with pytest.raises(
+        LoadError, match=r"the seeds \[6\] are being added: go on with --gin.SEEDS='\(5, 6\)', or"
+    ):
+        seeds_to_add(grown, configure((5,)))
+    recover(grown)
+    assert add(grown, (5, 6), (5,))
+    assert_same_run(grown, whole, (5, 6))
+
+
+def test_what_was_merged_is_not_taken_for_seeds_that_are_being_added(tmp_path, monkeypatch):
+    whole, grown = train(tmp_path / "whole", (5, 6)), train(tmp_path / "grown", (5,))
+    rmtree = shutil.rmtree
+
+    def killed(path, **settings):
+        if Path(path).name == MERGED:
+            (Path(path) / "metrics.csv").unlink()
+            raise KeyboardInterrupt
+        rmtree(path, **settings)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        add(grown, (5, 6), (5,))
+    assert seeds_to_add(grown, configure((5, 6))) == ()
+    recover(grown)
+    assert not (grown / MERGED).exists()
     assert_same_run(grown, whole, (5, 6))
 
 
