@@ -112,11 +112,17 @@ def leave(code: int) -> NoReturn:
 def replace_closed_streams() -> None:
     """Gives a process that was started without stdout or stderr, as by `>&-`, one that goes nowhere.
 
-    Python has None in its place; and the next file that is opened would get its number, and what libraries print.
+    Python has None in its place; and the next file that is opened, here or in a process that this one starts, would get
+    its number, and what libraries print.
     """
-    for name in ("stdout", "stderr"):
+    for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115 - for as long as the process lives
 
 
 def let_threads_sleep() -> None:

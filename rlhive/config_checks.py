@@ -22,6 +22,7 @@ from rlhive.core.checkpoint import checkpoint_dir
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
+from rlhive.core.replay_size import check_capacity
 from rlhive.data.source import environment_of
 from rlhive.envs.names import check_name, max_episode_steps
 from rlhive.losses_fn import ALGORITHMS
@@ -94,7 +95,6 @@ def dry_build(config: TrainConfig) -> None:
     opt, params = config.optimizer(), TensorDict({"x": torch.zeros(1)})
     opt.update(params, opt.init(params), params)  # a schedule is only called here
     config.exploration(stand_in.action_low, stand_in.action_high)
-    # Of one seed, since priorities take memory at once, here before anything says how much.
     replay = config.make_replay(num_seeds=1, num_envs=config.num_envs, device="cpu")
     if not ALGORITHMS[config.algorithm].offline:
         _check_capacity(config, replay.capacity)
@@ -109,12 +109,7 @@ def _check_capacity(config: TrainConfig, capacity: int) -> None:
         raise ValueError(
             f"replay.capacity={capacity} never holds the {config.batch_size} transitions of train.batch_size"
         )
-    # A resumed run takes its environments to where they were by the actions in the replay.
-    episode = config.num_envs * max_episode_steps(config.env_name)
-    if capacity < episode:
-        raise ValueError(
-            f"replay.capacity={capacity} must be at least {episode}, an episode of each environment of a seed"
-        )
+    check_capacity(capacity, config.num_envs, max_episode_steps(config.env_name))
 
 
 def _check_device(name: str) -> None:

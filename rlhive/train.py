@@ -70,21 +70,31 @@ def check_flags(gin_files: Sequence[str], run_dir: str | None, resume: bool) -> 
         raise ValueError("which configuration? Such as --gin_file=sac_gaussian.gin; see --help")
     if resume and run_dir is None:
         raise ValueError("--resume needs --run_dir, the directory of the run to go on with")
-    if resume and not (Path(str(run_dir)) / "checkpoints" / "latest").is_symlink():
-        raise ValueError(
-            f"--resume: {run_dir} has no checkpoint to go on from: start it anew, in another directory"
-        )
-    if resume and not (Path(str(run_dir)) / "config.gin").exists():
-        raise ValueError(f"--resume: {run_dir} has no config.gin; copy its operative_config.gin there")
     if run_dir is not None and (not run_dir or (os.path.lexists(run_dir) and not Path(run_dir).is_dir())):
         raise ValueError(
             f"--run_dir={run_dir} is no directory: choose one that is, or one that is not there yet"
         )
-    if not resume and run_dir is not None and (Path(run_dir) / "config.gin").exists():
-        begun = (Path(run_dir) / "checkpoints" / "latest").is_symlink()
-        remedy = (
-            "add --resume to go on with it" if begun else "it ended before its first checkpoint, so remove it"
+    if run_dir is not None:
+        _check_run(Path(run_dir), resume)
+
+
+def _check_run(run_dir: Path, resume: bool) -> None:
+    latest, has_config = run_dir / "checkpoints" / "latest", (run_dir / "config.gin").exists()
+    has_checkpoint = os.path.lexists(latest)  # which a killed process may have left dangling
+    if resume and not has_checkpoint:
+        raise ValueError(
+            f"--resume: {run_dir} has no checkpoint to go on from: start it anew, in another directory"
         )
+    if resume and not has_config:
+        raise ValueError(f"--resume: {run_dir} has no config.gin; copy its operative_config.gin there")
+    if resume and not latest.is_symlink():
+        raise ValueError(
+            f"--resume: {latest} is a copy, not a link: replace it by one to its step's directory"
+        )
+    if has_config and not resume:
+        remedy = "add --resume to go on with it"
+        if not has_checkpoint:
+            remedy = "it has no checkpoint yet, so wait for one if it is training, or else remove it"
         raise ValueError(f"--run_dir={run_dir} holds a run: {remedy}, or choose another")
 
 
@@ -168,7 +178,7 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     from rlhive.core.checkpoint import checkpoint_dir
     from rlhive.core.files import write_text
     from rlhive.core.merge import ADDED, check_settings, is_under_way, merge_run, seeds_to_add
-    from rlhive.core.resume import has_met_its_targets
+    from rlhive.core.resume import counters_of
     from rlhive.core.run_spec import RunSpec
     from rlhive.curves import plot_curves
     from rlhive.record import step_name
@@ -181,7 +191,7 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     if not under_way:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    if not (under_way and has_met_its_targets(folder)):
+    if not (under_way and all("stopped_at" in of_seed for of_seed in counters_of(folder).values())):
         spec = RunSpec.from_json((directory / "spec.json").read_text(), directory / "spec.json")
         if not train(attrs.evolve(config, seeds=added), folder, resume=under_way, joins=spec):
             return False

@@ -348,7 +348,8 @@ def test_a_finished_run_is_done_again_with_a_command_that_can_be_copied(copy, ca
         (["--resume"], "--resume needs --run_dir"),
         (["--resume", "--run_dir=new"], "new has no checkpoint to go on from"),
         (["--gin_file=sac.gin", "--run_dir=old"], "--run_dir=old holds a run: add --resume"),
-        (["--gin_file=sac.gin", "--run_dir=begun"], "--run_dir=begun holds a run: it ended before its first"),
+        (["--gin_file=sac.gin", "--run_dir=begun"], "--run_dir=begun holds a run: it has no checkpoint yet"),
+        (["--resume", "--run_dir=copied"], "copied/checkpoints/latest is a copy, not a link"),
         (["--gin_file=sac.gin", "--run_dir=begun/config.gin"], "--run_dir=begun/config.gin is no directory"),
         (["--gin_file=sac.gin", "--run_dir="], "--run_dir= is no directory"),
     ],
@@ -357,14 +358,15 @@ def test_wrong_flags_are_refused_at_once(tmp_path, args, words):
     (tmp_path / "old" / "checkpoints").mkdir(parents=True)
     (tmp_path / "old" / "checkpoints" / "latest").symlink_to("100")
     (tmp_path / "begun").mkdir()
-    for name in ("old", "begun"):
+    (tmp_path / "copied" / "checkpoints" / "latest").mkdir(parents=True)
+    for name in ("old", "begun", "copied"):
         (tmp_path / name / "config.gin").touch()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     text = run(*args, code=2, cwd=tmp_path)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert words in text
     assert text.startswith("rlhive.train: ") and text.count("\n") == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"old", "begun"}
+    assert {path.name for path in tmp_path.iterdir()} == {"old", "begun", "copied"}
     # Of the processor, since other processes may keep it from this one.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.0
 

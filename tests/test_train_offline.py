@@ -393,8 +393,14 @@ def test_what_sac_cannot_begin_with_is_refused(more, message, demo, iql, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "more", [["replay.n_step=3"], ["replay.prioritized=True"], ["train.demonstrations=0.0"], ["DATASET=None"]]
+    ("more", "message"),
+    [
+        ("replay.n_step=3", "learning from a data set goes with replay"),
+        ("replay.prioritized=True", "learning from a data set goes with replay"),
+        ("train.demonstrations=0.0", "demonstrations"),
+        ("DATASET=None", "demonstrations"),
+    ],
 )
-def test_demonstrations_that_could_not_be_drawn_are_refused(more, demo):
-    with pytest.raises(ConfigError, match=r"demonstrations|learning from a data set goes with replay"):
-        load_config(["iql_to_sac.gin"], [f"DATASET='{demo}'", *more])
+def test_demonstrations_that_could_not_be_drawn_are_refused(more, message, demo):
+    with pytest.raises(ConfigError, match=message):
+        load_config(["iql_to_sac.gin"], [f"DATASET='{demo}'", more])

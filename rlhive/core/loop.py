@@ -13,12 +13,7 @@ from rlhive.core.interrupt import catch_signals
 from rlhive.core.pictures import Strip, film_run, write_strip
 from rlhive.core.resume import NOT_FINITE, TARGET_MET, stopped_text
 from rlhive.core.rollout import episode_summary
-from rlhive.core.run import (
-    OnlineRun,
-    Run,
-    save_run,
-    store_step,
-)
+from rlhive.core.run import OnlineRun, Run, save_run, store_step
 from rlhive.core.stop import freeze, not_finite, stop_seeds
 from rlhive.curves import plot_curves
 from rlhive.policy_fn.plan import follow

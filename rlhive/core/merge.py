@@ -61,10 +61,9 @@ def seeds_to_add(run_dir: Path, config: TrainConfig) -> tuple[int, ...]:
     if added and (lacking := [seed for seed in there if seed not in config.seeds]):
         raise LoadError(f"{run_dir} has the seeds {lacking} too: name them beside the seeds to add")
     if half_merged and set(added) != set(half_merged):
-        both = tuple(there) + tuple(half_merged)
+        both = (*there, *half_merged)
         raise LoadError(
-            f"{run_dir}: the seeds {sorted(half_merged)} are being added: go on with --gin.SEEDS='{both}', or remove "
-            f"{run_dir / ADDED} to give them up"
+            f"{run_dir}: the seeds {sorted(half_merged)} are being added: go on with --gin.SEEDS='{both}'"
         )
     at_end = 0 <= int(latest.name) - config.total_steps < config.num_envs
     if added and not at_end and not has_met_its_targets(run_dir):

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Sequence
 
 import torch
+from filelock import BaseFileLock
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -86,6 +87,7 @@ class ReplayBuffer:
         self._device = torch.device(device)
         self._storage = make_storage(self._allocated_rows, scratch_dir, self._device)
         self.scratch_dir = scratch_dir
+        self._lock: BaseFileLock | None = None  # on it, from the first row on
         self._rows: dict[Key, Tensor] = {}  # views of the storage, [T, S, E, ...]; none before the first row
         self._flat_rows = self._rows  # the same, each [T * S * E, ...]
         self._cursor = self._num_rows = 0
@@ -198,6 +200,11 @@ class ReplayBuffer:
             raise ValueError("td_error is not finite: skip the update of a diverged seed")
         for sampler, where, error in zip(self._priorities, index.cpu(), td_error.cpu(), strict=True):
             sampler.update(where, error)
+
+    def close(self) -> None:
+        """Gives `scratch_dir` back for other replays; this one is of no use afterwards."""
+        if self._lock is not None:
+            self._lock.release()
 
     def keep(self, indices: Sequence[int]) -> None:
         """Goes on with the seeds at `indices` of `[S]` alone."""

@@ -19,12 +19,13 @@ GIGABYTE = 1e9
 
 
 def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> None:
-    """Refuses a replay that takes more memory than there is, and logs how large it gets.
+    """Refuses a replay that takes more memory than there is, or holds less than an episode, and logs its size.
 
     Raises:
-        ValueError: with both figures.
+        ValueError: with the figures.
     """
     env = spec.env
+    check_capacity(replay.capacity, config.num_envs, env.max_episode_steps or 0)
     learns = spec.encoder is not None and not spec.encoder.frozen
     on_gpu = torch.device(config.device).type == "cuda"
     size = replay_bytes(
@@ -49,6 +50,19 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
         remedy = "lower replay.capacity" + ("" if on_gpu else ", or keep it on disk with replay.scratch_dir")
         raise ValueError(
             f"the replay would take {size / GIGABYTE:.1f} GB, of {free / GIGABYTE:.1f} GB of free memory: {remedy}"
+        )
+
+
+def check_capacity(capacity: int, num_envs: int, max_episode_steps: int) -> None:
+    """Refuses a replay by whose actions the environments of a resumed run could not be taken to where they were.
+
+    Raises:
+        ValueError: `capacity` is less than an episode of each of a seed's environments.
+    """
+    least = num_envs * max_episode_steps
+    if capacity < least:
+        raise ValueError(
+            f"replay.capacity={capacity} must be at least {least}, an episode of each environment of a seed"
         )
 
 

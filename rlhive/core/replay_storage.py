@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from torchrl.data import LazyMemmapStorage, LazyTensorStorage
 
 
@@ -30,13 +30,13 @@ def make_storage(
     return LazyMemmapStorage(max_rows, scratch_dir=str(scratch_dir), existsok=True)
 
 
-def lock_directory(scratch_dir: str | os.PathLike[str]) -> FileLock:
+def lock_directory(scratch_dir: str | os.PathLike[str]) -> BaseFileLock:
     """Keeps other replays, whose files have the same names, out of a directory as long as the lock is referred to.
 
     Raises:
         ValueError: another replay is there.
     """
-    lock = FileLock(Path(scratch_dir) / ".lock", timeout=0)
+    lock = FileLock(Path(scratch_dir) / ".replay.lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:

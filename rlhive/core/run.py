@@ -141,6 +141,8 @@ def open_run(
             state = _first_state(config, learner, generators, spec, seeds, dataset)
             write_text(run_dir / "spec.json", spec.to_json())
         online = [_online_parts(config, run_dir, envs, seeds, spec, checkpoint) for envs in training_envs]
+        for parts in online:
+            stack.callback(parts["replay"].close)
         recorder = Recorder(
             run_dir,
             loggers=config.loggers,

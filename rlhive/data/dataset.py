@@ -19,7 +19,7 @@ from rlhive.core.normalizer import init_normalizer, update_normalizer
 from rlhive.core.pixel_spec import PixelSpec, to_pixel_spec
 from rlhive.core.types import Batch
 
-SPEC_FILE, FORMAT_VERSION = "dataset.json", 2
+SPEC_FILE, FORMAT_VERSION = "dataset.json", 3
 _BLOCK = 1 << 17  # numbers that the normaliser sees at a time: 1 MB in double precision
 
 

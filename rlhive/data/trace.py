@@ -35,7 +35,7 @@ def episodes(
     """The trials of a file in their order; a damaged one as the error that says why.
 
     Raises:
-        LoadError: as they are asked for: the file as a whole cannot be read.
+        LoadError: the file as a whole cannot be read.
     """
     return read_trials(path, reader(path, selection))
 

@@ -16,13 +16,7 @@ from rlhive.deploy.safety import watchdog
 if TYPE_CHECKING:
     from rlhive.policy_fn.policy import Policy
 
-INTERFACES = (
-    "dynamixel",
-    "franka",
-    "optitrack",
-    "realsense",
-    "robotiq",
-)  # of devices that RoboHive can drive
+INTERFACES = ("dynamixel", "franka", "optitrack", "realsense", "robotiq")  # that RoboHive has drivers for
 
 
 def simulate(name: str, seed: int, pixels: PixelSpec | None = None) -> Any:
@@ -73,8 +67,12 @@ def connect(
     try:
         with quiet(), watchdog(timeout, "connecting"), _nothing_sent():
             env = _build(name, config_path, is_hardware=True)
-            devices = env.robot.robot_config.items()
-            silent = [device for device, own in devices if not own["robot"].okay()]
+            try:
+                devices = env.robot.robot_config.items()
+                silent = [device for device, own in devices if not own["robot"].okay()]
+            except BaseException:
+                release(env)
+                raise
     except ImportError as error:
         raise RuntimeError(f"a driver of the robot is not installed: {error}") from None
     except (LookupError, TypeError) as error:  # settings of an interface, which the drivers alone know
@@ -95,10 +93,7 @@ def _rehearse(name: str, config_path: str | os.PathLike[str], policy: Policy | N
             env = _build(name, config_path, is_hardware=False)
             config = env.robot.robot_config
             interfaces = [device["interface"]["type"] for device in config.values()]
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # it is code, and RoboHive calls quit() for what it does not know
+    except (Exception, SystemExit) as error:  # it is code, and RoboHive quits at what it does not know
         raise ValueError(_not_a_configuration(config_path, error)) from None
     if not interfaces:
         raise ValueError(f"{config_path}: is no configuration of this robot: it names no device")

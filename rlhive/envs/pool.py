@@ -7,11 +7,11 @@ import mmap
 import multiprocessing
 import os
 import signal
-import weakref
 from collections.abc import Sequence
 from multiprocessing import reduction, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from rlhive import WORKER_NAME
@@ -85,7 +85,8 @@ class ProcessPool:
         bounds = [len(places) * i // count for i in range(count + 1)]
         self.name, self.rows, self.timeout = name, len(places), timeout
         self.workers: list[_Worker] = []
-        self._end = weakref.finalize(self, _end, self.workers)  # at the end of Python at the latest
+        # At the end of Python at the latest, before multiprocessing waits for workers that do not heed its SIGTERM.
+        self._end = Finalize(self, _end, args=(self.workers,), exitpriority=10)
         try:
             for (start, stop), cores in zip(itertools.pairwise(bounds), _cores(count), strict=True):
                 self.workers.append(_spawn(cores, name, factory, places[start:stop], start, self.rows))

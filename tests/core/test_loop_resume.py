@@ -2,6 +2,7 @@
 
 import signal
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ import gin
 from rlhive.core import loop
 from rlhive.core import run as runs
 from rlhive.core.checkpoint import load_checkpoint
+from rlhive.core.replay import ReplayBuffer
 from rlhive.core.run import open_run
 from rlhive.core.tree_file import LoadError
 from rlhive.envs.toy import ConstantReward, ReachPoint
@@ -139,6 +141,17 @@ def test_a_run_is_resumed_with_its_seeds_in_another_order(tmp_path):
         )
     assert bool((resumed.state == whole.state).all())
     assert all(torch.equal(stored(resumed)[name], value) for name, value in stored(whole).items())
+
+
+def test_a_replay_smaller_than_an_episode_is_refused(tmp_path):
+    config = configure(ReachPoint)
+    with attrs.validators.disabled():  # which would ask for the id of an environment
+        small = attrs.evolve(config, make_replay=lambda **given: ReplayBuffer(19, **given))
+    with (
+        pytest.raises(ValueError, match=r"replay\.capacity=19 must be at least 20, an episode"),
+        open_run(small, tmp_path),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(

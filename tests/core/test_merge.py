@@ -123,7 +123,7 @@ def test_a_merge_that_was_killed_while_it_replaced_a_checkpoint_goes_on(tmp_path
         patch.setattr(shutil, "rmtree", killed)
         add(grown, (5, 6), (5,))
     with pytest.raises(
-        LoadError, match=r"the seeds \[6\] are being added: go on with --gin.SEEDS='\(5, 6\)', or"
+        LoadError, match=r"the seeds \[6\] are being added: go on with --gin.SEEDS='\(5, 6\)'"
     ):
         seeds_to_add(grown, configure((5,)))
     recover(grown)

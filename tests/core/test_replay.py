@@ -267,7 +267,7 @@ def test_two_replays_do_not_share_a_directory(tmp_path):
     with pytest.raises(ValueError, match="holds the replay of another run: give each its own"):
         second.extend(transition(9))
     assert first.sample(generators(0), 64)[REWARD].max() == 4
-    del first
+    first.close()
     second.extend(transition(9))
 
 

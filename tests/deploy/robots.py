@@ -4,6 +4,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,13 @@ class FakeFranka:
     def entries(self, kind):
         lines = [json.loads(line) for line in self.log.read_text().splitlines()]
         return [(line["time"], line[kind]) for line in lines if kind in line]
+
+    def wait_for(self, kind):
+        """Until there is an entry, which another process writes."""
+        end = time.monotonic() + 30
+        while not self.entries(kind):
+            assert time.monotonic() < end, f"no {kind} in {self.log}"
+            time.sleep(0.01)
 
     def commands(self):
         """What the policy's side sent, `[n, 7]`, in the simulator's units, and when."""

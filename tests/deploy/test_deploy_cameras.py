@@ -182,6 +182,7 @@ def test_camera_must_fit_before_anything_is_sent(drivers, seeing, tmp_path):
     with fake_franka(tmp_path) as robot:
         with pytest.raises(ValueError, match="camera top_cam: missing"):
             deploy(seeing, robot, tmp_path / "out")
+        robot.wait_for("home")  # as the driver connects
         homes = len(robot.entries("home"))
         with pytest.raises(ValueError, match="the policy does not fit the robot: camera top_cam: missing"):
             connect(NAME, robot.config, policy=seeing)

@@ -128,7 +128,7 @@ def test_a_refusal_sends_nothing_and_leaves_the_robot_where_it_is(policy, tmp_pa
         env = connect(NAME, robot.config)
         arm = env.robot.robot_config["franka"]["robot"]
         env.obs_keys = order or env.obs_keys
-        time.sleep(0.1)
+        robot.wait_for("home")  # as the driver connects
         homes = len(robot.entries("home"))
         with pytest.raises(ValueError, match=message):
             run(policy, env, tmp_path / "out", **{"max_delta": 0.1, **settings})

@@ -315,14 +315,14 @@ def test_sigterm_to_all_processes_of_a_command_is_the_parents_to_handle(tmp_path
 
 def test_workers_that_nobody_closed_end_with_python():
     code = """
+import tempfile
+directory = tempfile.TemporaryDirectory()  # has a finalizer, so that those of weakref run after multiprocessing's
 from rlhive.envs import VectorEnv
 from rlhive.envs.toy import ReachPoint
 if __name__ == "__main__":
     env = VectorEnv(ReachPoint, seeds=[1], num_workers=1)
 """
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    assert time.perf_counter() - start < 60
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_worker_does_not_import_torch():
