@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import types
@@ -31,9 +30,9 @@ def fits(value: Any, hint: Any) -> bool:
         return False
     if hint is float:
         return isinstance(value, int | float)
-    if origin is os.PathLike:
-        return isinstance(value, os.PathLike)
-    return not isinstance(hint, type) or origin is not None or isinstance(value, hint)
+    if isinstance(origin, type):  # such as dict[str, Any], of which the contents are not looked at
+        return isinstance(value, origin)
+    return not isinstance(hint, type) or isinstance(value, hint)
 
 
 def finite(value: Any) -> bool:

@@ -225,8 +225,10 @@ def _read_process(directory: Path, seeds: tuple[int, ...], steps: str) -> Proces
     try:
         usage = json.loads(path.read_text()) if path.exists() else {}
         keys = ("seconds", steps.replace(" ", "_"), "peak_memory_bytes", "gpu_peak_memory_bytes")
-        found = [None if usage.get(key) is None else usage[key] + 0 for key in keys]
-    except (ValueError, AttributeError, TypeError) as error:
+        found = [usage.get(key) for key in keys]
+        if not all(value is None or isinstance(value, int | float) for value in found):
+            raise ValueError(f"got {found}")
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: has no numbers by name ({error}); remove it to report without") from None
     return Process(directory.resolve().name, seeds, *found)
 

@@ -110,17 +110,22 @@ def test_a_merge_that_was_cut_short_goes_on(tmp_path, monkeypatch):
     assert_same_run(grown, whole, (5, 6))
 
 
-def test_a_merge_that_was_killed_while_it_replaced_a_checkpoint_goes_on(tmp_path, monkeypatch):
-    whole, grown = train(tmp_path / "whole", (5, 6)), train(tmp_path / "grown", (5,))
+def killed_at_the_removal(patch, name):
+    """Lets the next removal of a directory of this name be the moment in which the process is killed."""
     rmtree = shutil.rmtree
 
     def killed(path, **settings):
-        if Path(path).name == ".tmp-before-40" and Path(path).exists():
+        if Path(path).name == name and Path(path).exists():
             raise KeyboardInterrupt
         rmtree(path, **settings)
 
+    patch.setattr(shutil, "rmtree", killed)
+
+
+def test_a_merge_that_was_killed_while_it_replaced_a_checkpoint_goes_on(tmp_path, monkeypatch):
+    whole, grown = train(tmp_path / "whole", (5, 6)), train(tmp_path / "grown", (5,))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(shutil, "rmtree", killed)
+        killed_at_the_removal(patch, ".tmp-before-40")
         add(grown, (5, 6), (5,))
     with pytest.raises(
         LoadError, match=r"the seeds \[6\] are being added: go on with --gin.SEEDS='\(5, 6\)'"
@@ -133,17 +138,10 @@ def test_a_merge_that_was_killed_while_it_replaced_a_checkpoint_goes_on(tmp_path
 
 def test_what_was_merged_is_not_taken_for_seeds_that_are_being_added(tmp_path, monkeypatch):
     whole, grown = train(tmp_path / "whole", (5, 6)), train(tmp_path / "grown", (5,))
-    rmtree = shutil.rmtree
-
-    def killed(path, **settings):
-        if Path(path).name == MERGED:
-            (Path(path) / "metrics.csv").unlink()
-            raise KeyboardInterrupt
-        rmtree(path, **settings)
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(shutil, "rmtree", killed)
+        killed_at_the_removal(patch, MERGED)
         add(grown, (5, 6), (5,))
+    (grown / MERGED / "metrics.csv").unlink()  # half of it is gone
     assert seeds_to_add(grown, configure((5, 6))) == ()
     recover(grown)
     assert not (grown / MERGED).exists()
