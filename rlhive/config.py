@@ -13,7 +13,7 @@ import attrs
 from attrs import validators as v
 
 import gin
-from rlhive import config_checks
+from rlhive import config_checks, config_unread
 from rlhive.config_errors import ConfigError, explain_gin, explain_value
 from rlhive.core.optim import GradientTransformation, adam, cosine_schedule
 from rlhive.core.pixel_spec import PixelSpec
@@ -237,8 +237,8 @@ def load_config(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> Tr
         _parse(path, gin.parse_config_file, path)
     for binding in bindings:
         _parse(f"--gin_bindings={binding}", gin.parse_config, binding)
-    config_checks.check_macros(config_text(), bindings)
-    scopes = config_checks.scopes_in_use(config_text())
+    config_unread.check_macros(config_text(), bindings)
+    scopes = config_unread.scopes_in_use(config_text())
     try:
         config_checks.check_types({**_FACTORIES, "train": TrainConfig}, gin.get_bindings, scopes)
         config = config_checks.with_environment(_CONFIGURED["train"]())
@@ -246,11 +246,12 @@ def load_config(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> Tr
         config_checks.check_origin(config, paths)
         config_checks.dry_build(config)
         config_checks.warn_without_updates(config)
-        return _settled(config)
     except (ValueError, TypeError) as error:
         raise ConfigError(explain_value(error)) from None
     except RecursionError:
         raise ConfigError("a reference with (), such as @cosine_schedule(), leads back to itself") from None
+    config_unread.check_parts(config, bindings, operative_config_text(), gin.get_bindings("replay"))
+    return _settled(config)
 
 
 def configured_seeds(file: str | Path) -> tuple[int, ...]:

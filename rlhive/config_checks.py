@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import graphlib
 import inspect
 import logging
 import math
-import re
 import reprlib
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,16 +24,13 @@ from rlhive.core.replay_size import check_capacity
 from rlhive.data.source import environment_of
 from rlhive.envs.names import check_name, max_episode_steps
 from rlhive.losses_fn import ALGORITHMS
-from rlhive.paths import gin_directory, has_compiler
+from rlhive.paths import has_compiler
 from rlhive.record import check_loggers, check_video_packages
-from rlhive.suggest import suggest
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
 
 logger = logging.getLogger("rlhive.config")
-MACRO = r"[A-Za-z_][\w/]*"
-QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
 
 
 def check_seeds(seeds: Sequence[int], num_envs: int, most: int) -> None:
@@ -94,9 +89,9 @@ def dry_build(config: TrainConfig) -> None:
     config.make_loss(config.make_network(stand_in))
     opt, params = config.optimizer(), TensorDict({"x": torch.zeros(1)})
     opt.update(params, opt.init(params), params)  # a schedule is only called here
-    config.exploration(stand_in.action_low, stand_in.action_high)
     replay = config.make_replay(num_seeds=1, num_envs=config.num_envs, device="cpu")
     if not ALGORITHMS[config.algorithm].offline:
+        config.exploration(stand_in.action_low, stand_in.action_high)
         _check_capacity(config, replay.capacity)
     if config.dataset is not None and (replay.prioritized or replay.n_step > 1):
         raise ValueError(
@@ -157,63 +152,6 @@ def warn_without_updates(config: TrainConfig) -> None:
         "steps, with train.updates_per_step=%s from then on; raise TOTAL_STEPS, or lower what it waits for",
         *(config.total_steps, config.init_random_steps, config.batch_size, ratio),
     )
-
-
-def scopes_in_use(text: str) -> list[str]:
-    """The scopes, such as "foo/", in which bindings count, since a reference such as @foo/adam is in them.
-
-    Args:
-        text: all bindings in force, as a gin file.
-
-    Raises:
-        ConfigError: a binding is in another scope, where gin would not say that it changes nothing.
-    """
-    text = QUOTED.sub("''", text)
-    references = set(re.findall(r"@([\w./]+/)", text))
-    bindings = re.findall(r"^([\w./]+/)([\w.]+\.\w+) =", text, flags=re.MULTILINE)
-    for scope, name in bindings:
-        if not any(reference.startswith(scope) for reference in references):
-            raise ConfigError(
-                f"nothing reads {scope}{name}: no reference is @{scope}{name.rpartition('.')[0]}; "
-                f"leave {scope} out"
-            )
-    return sorted(references)
-
-
-def check_macros(text: str, bindings: Sequence[str]) -> None:
-    """Refuses macros that nothing reads, that have no value, or that are defined by themselves.
-
-    Gin itself takes any new name for a macro, and notices one without a value only where it is read.
-
-    Args:
-        text: all bindings in force, as a gin file.
-        bindings: those of the command line.
-
-    Raises:
-        ConfigError: naming the macro.
-    """
-    text = QUOTED.sub("''", text)
-    values = dict(re.findall(rf"^({MACRO}) =(.*(?:\n +.*)*)", text, flags=re.MULTILINE))
-    defined, used = set(values), set(re.findall(f"%({MACRO})", text))
-    given = set(re.findall(rf"^\s*({MACRO})\s*=", "\n".join(bindings), flags=re.MULTILINE))
-    shipped = "".join(path.read_text() for path in gin_directory().glob("*.gin"))
-    # A shipped macro is no longer read where the parameter that read it is bound to a value itself.
-    overridden = set(re.findall(f"%({MACRO})", shipped)) - given
-    for name in sorted(defined - used - overridden):
-        raise ConfigError(f"nothing reads the macro {name!r}: {suggest(name, sorted(used))}")
-    for name in sorted(used - defined):
-        raise ConfigError(f"the macro %{name} has no value: {suggest(name, sorted(defined))}")
-    _check_cycles({name: sorted(re.findall(f"%({MACRO})", value)) for name, value in sorted(values.items())})
-
-
-def _check_cycles(reads: Mapping[str, Sequence[str]]) -> None:
-    """Refuses macros that lead back to themselves; `reads` are the macros in the value of each."""
-    try:
-        graphlib.TopologicalSorter(reads).prepare()
-    except graphlib.CycleError as error:
-        name, *others = error.args[1][:-1]
-        through = f", through %{', %'.join(others)}" if others else ""
-        raise ConfigError(f"the macro %{name} is defined by itself{through}: give it a value") from None
 
 
 def check_types(

@@ -289,9 +289,48 @@ def test_a_reference_that_leads_back_to_itself_is_refused():
     )
 
 
-def test_a_macro_may_read_another_and_a_text_may_look_like_one():
-    config = load("A=3", "SEED=%A", "train.wandb={'project': '%SEED and @foo/adam', 'name': \"it's %B\"}")
-    assert config.seed == 3
+def test_a_macro_may_read_another_and_a_text_may_look_like_one(tmp_path):
+    file = tmp_path / "mine.gin"
+    file.write_text(
+        "include 'sac_gaussian.gin'\n"
+        "A = 3\nSEED = %A\n"
+        "train.wandb = {'project': '%SEED and @foo/adam', 'name': \"it's %B\"}\n"
+    )
+    assert load_config([file]).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("bindings", "text"),
+    [
+        (
+            ("gaussian.sigma_end=0.3", "train.exploration=@none"),
+            "gaussian.sigma_end: no part of this run is gaussian",
+        ),
+        (("iql_loss.expectile=0.9",), "iql_loss.expectile: no part of this run is iql_loss"),
+        (("cosine_schedule.final_fraction=0.5",), "no part of this run is cosine_schedule"),
+        (("rlhive.policy_fn.encoders.r3m.weights='x'",), "no part of this run is r3m"),
+        (("replay.alpha=0.3",), "replay.alpha without replay.prioritized=True: add that"),
+        (("replay.beta=0.3",), "replay.beta without replay.prioritized=True: add that"),
+        (("train.video_cameras=('x',)",), "train.video_cameras without train.video_every"),
+        (("train.wandb={'project': 'x'}",), "train.wandb without 'wandb' in train.loggers"),
+        (("train.skip_damaged=True",), "train.skip_damaged without train.dataset"),
+    ],
+)
+def test_a_binding_of_what_the_run_does_not_use_is_refused(bindings, text):
+    refused = refusal(*bindings)
+    assert refused.startswith("nothing reads ")
+    assert text in refused
+
+
+def test_a_binding_of_what_the_run_uses_is_taken_in_a_scope_too():
+    load("replay.alpha=0.3", "replay.prioritized=True")
+    load(
+        "cosine_schedule.final_fraction=0.5",
+        "adam.learning_rate=@cosine_schedule()",
+        "cosine_schedule.learning_rate=1e-3",
+        "cosine_schedule.decay_updates=100",
+    )
+    load("train.optimizer=@slow/adam", "slow/adam.b1=0.5")
 
 
 @pytest.mark.parametrize(

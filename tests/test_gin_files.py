@@ -33,7 +33,8 @@ OFFLINE = {
     "iql.gin": ("iql", "tanh_gaussian"),
     "td3_bc.gin": ("td3_bc", "deterministic"),
 }
-RANDOM = ["r3m.weights='random'", "rrl.weights='random'"]  # the published ones are not here
+# The published weights are not here.
+RANDOM = {"r3m18": ["r3m.weights='random'"], "rrl34": ["rrl.weights='random'"], "cnn": []}
 FINE_TUNED = ("r3m.frozen=False",)
 PIXELS = PixelSpec(cameras=("top_cam",), height=64, width=64, quality="fast")
 
@@ -126,7 +127,7 @@ def test_makes_a_learner_of_recorded_episodes(name, expected, franka_spec, tmp_p
     ],
 )
 def test_makes_a_learner_of_images(name, bindings, encoder, franka_spec):
-    small = [*RANDOM, "sac_network.hidden_sizes=(8, 8)", "train.batch_size=2", "train.compile=False"]
+    small = [*RANDOM[encoder], "sac_network.hidden_sizes=(8, 8)", "train.batch_size=2", "train.compile=False"]
     config = load_config([name], [*small, *bindings])
     made = config.make_encoder()
     assert made.name == encoder and config.pixels.cameras == ("left_cam", "right_cam", "top_cam")
@@ -152,7 +153,9 @@ def test_makes_a_learner_of_images(name, bindings, encoder, franka_spec):
 
 def test_the_name_of_the_environment_alone_takes_r3m():
     name = ["ENV_NAME='FrankaReachRandom_v2d-v0'"]
-    assert load_config(["sac_gaussian.gin"], [*name, *RANDOM]).make_encoder() == R3M("r3m18", "random")
+    assert load_config(["sac_gaussian.gin"], [*name, *RANDOM["r3m18"]]).make_encoder() == R3M(
+        "r3m18", "random"
+    )
     with pytest.raises(
         ConfigError, match=r"r3m18: no checksum .* run python -m rlhive\.policy_fn\.r3m convert FILE"
     ):

@@ -1,0 +1,115 @@
+"""Settings that would change nothing, refused: gin itself takes them without a word. Free of gin."""
+
+from __future__ import annotations
+
+import graphlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rlhive.config_errors import ConfigError
+from rlhive.losses_fn import ALGORITHMS
+from rlhive.paths import gin_directory
+from rlhive.suggest import suggest
+
+if TYPE_CHECKING:
+    from rlhive.config import TrainConfig
+
+MACRO = r"[A-Za-z_][\w/]*"
+QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
+
+
+def scopes_in_use(text: str) -> list[str]:
+    """The scopes, such as "foo/", in which bindings count, since a reference such as @foo/adam is in them.
+
+    Args:
+        text: all bindings in force, as a gin file.
+
+    Raises:
+        ConfigError: a binding is in another scope, where gin would not say that it changes nothing.
+    """
+    text = QUOTED.sub("''", text)
+    references = set(re.findall(r"@([\w./]+/)", text))
+    bindings = re.findall(r"^([\w./]+/)([\w.]+\.\w+) =", text, flags=re.MULTILINE)
+    for scope, name in bindings:
+        if not any(reference.startswith(scope) for reference in references):
+            raise ConfigError(
+                f"nothing reads {scope}{name}: no reference is @{scope}{name.rpartition('.')[0]}; "
+                f"leave {scope} out"
+            )
+    return sorted(references)
+
+
+def check_macros(text: str, bindings: Sequence[str]) -> None:
+    """Refuses macros that nothing reads, that have no value, or that are defined by themselves.
+
+    Gin itself takes any new name for a macro, and notices one without a value only where it is read.
+
+    Args:
+        text: all bindings in force, as a gin file.
+        bindings: those of the command line.
+
+    Raises:
+        ConfigError: naming the macro.
+    """
+    text = QUOTED.sub("''", text)
+    values = dict(re.findall(rf"^({MACRO}) =(.*(?:\n +.*)*)", text, flags=re.MULTILINE))
+    defined, used = set(values), set(re.findall(f"%({MACRO})", text))
+    given = set(re.findall(rf"^\s*({MACRO})\s*=", "\n".join(bindings), flags=re.MULTILINE))
+    shipped = "".join(path.read_text() for path in gin_directory().glob("*.gin"))
+    # A shipped macro is no longer read where the parameter that read it is bound to a value itself.
+    overridden = set(re.findall(f"%({MACRO})", shipped)) - given
+    for name in sorted(defined - used - overridden):
+        raise ConfigError(f"nothing reads the macro {name!r}: {suggest(name, sorted(used))}")
+    for name in sorted(used - defined):
+        raise ConfigError(f"the macro %{name} has no value: {suggest(name, sorted(defined))}")
+    _check_cycles({name: sorted(re.findall(f"%({MACRO})", value)) for name, value in sorted(values.items())})
+
+
+def _check_cycles(reads: Mapping[str, Sequence[str]]) -> None:
+    """Refuses macros that lead back to themselves; `reads` are the macros in the value of each."""
+    try:
+        graphlib.TopologicalSorter(reads).prepare()
+    except graphlib.CycleError as error:
+        name, *others = error.args[1][:-1]
+        through = f", through %{', %'.join(others)}" if others else ""
+        raise ConfigError(f"the macro %{name} is defined by itself{through}: give it a value") from None
+
+
+def check_parts(
+    config: TrainConfig, bindings: Sequence[str], operative: str, replay: Mapping[str, Any]
+) -> None:
+    """Refuses bindings of the command line that set what the run has no use for, such as another algorithm's loss.
+
+    Files may: the shipped ones set parts that a later file or binding chooses.
+
+    Args:
+        config: the configuration, all of whose parts have been built.
+        bindings: those of the command line.
+        operative: what building them has used, as a gin file.
+        replay: the replay's bindings in force.
+
+    Raises:
+        ConfigError: naming the binding.
+    """
+    given = re.findall(rf"^\s*({MACRO}[\w./]*)\.(\w+)\s*=", "\n".join(bindings), flags=re.MULTILINE)
+    built = set(re.findall(r"^# Parameters for (?:[\w.]+/)*([\w.]+):$", operative, flags=re.MULTILINE))
+    offline = ALGORITHMS[config.algorithm].offline
+    needs = {
+        "train.skip_damaged": (config.dataset is not None, "train.dataset"),
+        "train.video_cameras": (bool(config.video_every), "train.video_every"),
+        "train.wandb": ("wandb" in config.loggers, "'wandb' in train.loggers"),
+        "replay.alpha": (bool(replay.get("prioritized")), "replay.prioritized=True"),
+        "replay.beta": (bool(replay.get("prioritized")), "replay.prioritized=True"),
+    }
+    for part, parameter in given:
+        name = part.split("/")[-1].split(".")[-1]
+        if name not in built or (name == "replay" and offline):
+            raise ConfigError(
+                f"nothing reads {part}.{parameter}: no part of this run is {name}; leave it out"
+            )
+        counts, with_what = needs.get(f"{name}.{parameter}", (True, ""))
+        if not counts:
+            raise ConfigError(
+                f"nothing reads {part}.{parameter} without {with_what}: add that, or leave it out"
+            )
