@@ -23,6 +23,7 @@ from rlhive.core.replay import ReplayBuffer
 from rlhive.core.replay_size import check_capacity
 from rlhive.data.source import environment_of
 from rlhive.envs.names import check_name, max_episode_steps
+from rlhive.envs.pixels import check_camera_names
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.paths import has_compiler
 from rlhive.record import check_loggers, check_video_packages
@@ -75,6 +76,7 @@ def dry_build(config: TrainConfig) -> None:
         ValueError, TypeError: a value that will not do.
     """
     check_loggers(config.loggers, config.wandb)
+    check_camera_names(config.env_name, config.video_cameras)
     if config.video_every:
         check_video_packages("train.video_every")
     _check_device(config.device)

@@ -311,7 +311,7 @@ def test_a_macro_may_read_another_and_a_text_may_look_like_one(tmp_path):
         (("rlhive.policy_fn.encoders.r3m.weights='x'",), "no part of this run is r3m"),
         (("replay.alpha=0.3",), "replay.alpha without replay.prioritized=True: add that"),
         (("replay.beta=0.3",), "replay.beta without replay.prioritized=True: add that"),
-        (("train.video_cameras=('x',)",), "train.video_cameras without train.video_every"),
+        (("train.video_cameras=('top_cam',)",), "train.video_cameras without train.video_every"),
         (("train.wandb={'project': 'x'}",), "train.wandb without 'wandb' in train.loggers"),
         (("train.skip_damaged=True",), "train.skip_damaged without train.dataset"),
     ],
@@ -320,6 +320,19 @@ def test_a_binding_of_what_the_run_does_not_use_is_refused(bindings, text):
     refused = refusal(*bindings)
     assert refused.startswith("nothing reads ")
     assert text in refused
+
+
+@pytest.mark.parametrize(
+    "bindings",
+    [
+        ("images.from_pixels=True", "images.cameras=('top_cam', 'front')", "images.image_size=64"),
+        ("train.video_every=5", "train.video_cameras=('front',)"),
+    ],
+)
+def test_cameras_that_the_model_has_not_are_refused(bindings):
+    assert "FrankaReachRandom-v0 has no camera 'front'; it has left_cam, right_cam, top_cam" in refusal(
+        *bindings
+    )
 
 
 def test_a_binding_of_what_the_run_uses_is_taken_in_a_scope_too():

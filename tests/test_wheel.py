@@ -37,6 +37,7 @@ def test_wheel_holds_code_data_and_gin_files_and_nothing_else(wheel):
     gin_files = {f"rlhive/gin_files/{path.name}" for path in (ROOT / "gin").iterdir()}
     assert names == {name for name in package if "__pycache__" not in name} | gin_files
     assert {
+        "rlhive/envs/model_cameras.json",
         "rlhive/envs/suites.json",
         "rlhive/envs/simhive-0.7.0.sha256",
         "rlhive/gin_files/base.gin",

@@ -15,6 +15,7 @@ import numpy as np
 from rlhive.command import finish
 from rlhive.core.env_spec import SOLVED_STEPS
 from rlhive.envs.names import check_name, list_names, suites
+from rlhive.envs.pixels import model_cameras
 
 if TYPE_CHECKING:
     from rlhive.core.env_spec import EnvSpec
@@ -76,6 +77,7 @@ def _check(name: str, policy: str, steps: int, seed: int) -> None:
 
     env = RoboHive(name)
     sys.stdout.write(_describe(env.spec))
+    sys.stdout.write(f"cameras: {', '.join(model_cameras(name)) or 'none with a name'}\n")
     generator = np.random.default_rng(seed)
     scale = 1.0 if policy == "random" else 0.0
     actions = scale * generator.uniform(

@@ -22,6 +22,31 @@ def own_pixels(name: str) -> PixelSpec | None:
     return _cameras().get(built_name(name))
 
 
+@functools.cache
+def model_cameras(name: str) -> tuple[str, ...]:
+    """The cameras of the model of `name`, which `check_name` takes, as far as they have names."""
+    text = (importlib.resources.files("rlhive.envs") / "model_cameras.json").read_text()
+    built = built_name(name)
+    return next(tuple(group["cameras"]) for group in json.loads(text) if built in group["environments"])
+
+
+def check_camera_names(name: str, cameras: Sequence[str]) -> None:
+    """Refuses cameras that the model of `name` has not.
+
+    Raises:
+        ValueError: naming the first such camera, and those there are.
+    """
+    known = model_cameras(name)
+    for camera in cameras:
+        if camera not in known:
+            raise ValueError(no_camera(name, camera, known))
+
+
+def no_camera(name: str, camera: str, known: Sequence[str]) -> str:
+    """What is said of a camera that environment `name` has not, whose model has those `known`."""
+    return f"{name} has no camera {camera!r}; it has {', '.join(known) or 'none with a name'}"
+
+
 def choose_pixels(
     name: str,
     *,
@@ -61,6 +86,7 @@ def choose_pixels(
         )
     if isinstance(cameras, str):
         raise ValueError(f"cameras must be a list of names, got the string {cameras!r}")
+    check_camera_names(name, cameras or ())
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size or (0, 0)
     if own is not None:
         cameras = own.cameras if cameras is None else cameras

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rlhive.core.pixel_spec import PixelSpec
+from rlhive.envs.pixels import no_camera
 
 BACKENDS = ("egl", "osmesa")
 MAX_RENDERERS = 4  # processes that draw, so GL contexts, at once; many at once have hung on a GPU
@@ -195,8 +196,7 @@ def camera_id(name: str, model: Any, camera: str) -> int:
     number = mujoco.mj_name2id(model, kind, camera)
     if number < 0:
         names = [mujoco.mj_id2name(model, kind, index) for index in range(model.ncam)]
-        known = ", ".join(filter(None, names)) or "none with a name"
-        raise ValueError(f"{name} has no camera {camera!r}; it has {known}")
+        raise ValueError(no_camera(name, camera, list(filter(None, names))))
     return number
 
 

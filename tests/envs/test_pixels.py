@@ -7,7 +7,7 @@ from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs import list_names
 from rlhive.envs.importing import quiet
 from rlhive.envs.names import built_name, check_name, encoder_of
-from rlhive.envs.pixels import choose_pixels, own_pixels
+from rlhive.envs.pixels import choose_pixels, model_cameras, own_pixels
 
 
 def test_own_images_are_those_that_robohive_registers():
@@ -60,6 +60,12 @@ def test_images_of_a_state_environment():
     assert wanted == PixelSpec(("top_cam",), 64, 64, "fast")
 
 
+def test_the_cameras_of_every_model_are_known():
+    for name in list_names():
+        own = own_pixels(name)
+        assert all(model_cameras(name)) and set(own.cameras if own else ()) <= set(model_cameras(name)), name
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -68,6 +74,10 @@ def test_images_of_a_state_environment():
         ({"cameras": ["top_cam"], "image_size": 64}, "from_pixels=True adds them"),
         ({"quality": "fast"}, "from_pixels=True adds them"),
         ({"from_pixels": True, "cameras": "top_cam", "image_size": 64}, "must be a list of names"),
+        (
+            {"from_pixels": True, "cameras": ["top_cam", "front"], "image_size": 64},
+            "has no camera 'front'; it has left_cam, right_cam, top_cam, Franka_wrist_cam",
+        ),
     ],
 )
 def test_images_that_are_not_said_in_full_are_refused(settings, message):

@@ -10,7 +10,7 @@ from torchrl.envs.utils import check_env_specs
 from rlhive.envs import RoboHive, env_spec, list_names, make
 from rlhive.envs.importing import quiet
 from rlhive.envs.names import max_episode_steps, suites
-from rlhive.envs.pixels import own_pixels
+from rlhive.envs.pixels import model_cameras, own_pixels
 
 # One environment of each suite, the kitchen's appliances and the three myo suites counted apart.
 SUITE_ENVS = (
@@ -72,7 +72,11 @@ def assert_equals_reference(name, steps):
         assert np.array_equal(simulator_state(env.env), simulator_state(reference.unwrapped))
         if terminated or truncated:
             assert np.array_equal(env.reset(), first(reference.reset()).astype(np.float32))
-    del reference  # a hundred megabytes, freed by the close
+    model = env.env.sim.model.ptr
+    assert model_cameras(name) == tuple(
+        filter(None, (model.camera(index).name for index in range(model.ncam)))
+    )
+    del model, reference  # a hundred megabytes, freed by the close
     env.close()
 
 
