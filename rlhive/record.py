@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
+import itertools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -69,30 +71,21 @@ class Recorder:
         self._started = time.monotonic() - self._table.last_wall_time
         self._loggers = [_logger(name, run_dir, wandb or {}, resume_step) for name in loggers]
 
-    def write(self, step: int, seed: int, metrics: Mapping[str, float]) -> None:
-        """Appends one row; a metric that was not there before gets a column of its own.
-
-        Args:
-            step: environment steps of the seed so far.
-            seed: the seed's number.
-            metrics: values by `group/name`, such as `"eval/return"` or `"loss/actor"`.
-        """
-        self._table.append({"step": step, "seed": seed, "wall_time": self._wall_time()}, metrics)
-        self._log(step, {f"{name}/seed_{seed}": value for name, value in metrics.items()})
-
-    def write_seeds(self, step: int, rows: Mapping[int, Mapping[str, float]]) -> None:
-        """Appends a row for each seed and, where there are several, what is common to them.
+    def write(self, step: int, rows: Mapping[int, Mapping[str, float]]) -> None:
+        """Appends a row for each seed, all of them or none, and, where there are several, what is common to them.
 
         Args:
             step: environment steps of each seed so far.
-            rows: for each seed its metrics, as in `write`.
+            rows: for each seed its metrics, values by `group/name`, such as `"eval/return"` or `"loss/actor"`; one
+                that was not there before gets a column of its own.
         """
+        index = {"step": step, "wall_time": self._wall_time()}
+        self._table.append([({**index, "seed": seed}, metrics) for seed, metrics in rows.items()])
         for seed, metrics in rows.items():
-            self.write(step, seed, metrics)
+            self._log(step, {f"{name}/seed_{seed}": value for name, value in metrics.items()})
         if len(rows) > 1:
             common = _over_seeds(list(rows.values()))
-            index = {"step": step, "wall_time": self._wall_time(), "num_seeds": len(rows)}
-            self._aggregate.append(index, common)
+            self._aggregate.append([({**index, "num_seeds": len(rows)}, common)])
             self._log(step, common)
 
     def close(self) -> None:
@@ -130,14 +123,21 @@ class _Table:
         if path.exists() or "seed" in index:  # the table of single seeds is there from the start
             self._rewrite(rows)
 
-    def append(self, index: Mapping[str, object], metrics: Mapping[str, float]) -> None:
-        if new := [name for name in metrics if name not in self._columns]:
+    def append(self, rows: Sequence[tuple[Mapping[str, object], Mapping[str, float]]]) -> None:
+        """Appends rows, each an index and metrics, in one write, so that a process that is killed leaves no part."""
+        written = [
+            {name: str(value) for name, value in index.items()}
+            | {name: repr(float(value)) for name, value in metrics.items()}
+            for index, metrics in rows
+        ]
+        if new := [name for name in dict.fromkeys(itertools.chain(*written)) if name not in self._columns]:
             self._columns += new
-            self._rewrite(_read(self._path)[1] if self._path.exists() else [])
-        row = {name: str(value) for name, value in index.items()}
-        row |= {name: repr(float(value)) for name, value in metrics.items()}
-        with self._path.open("a", newline="") as file:
-            _writer(file, self._columns).writerow(row)
+            self._rewrite([*(_read(self._path)[1] if self._path.exists() else []), *written])
+            return
+        text = io.StringIO()
+        _writer(text, self._columns).writerows(written)
+        with self._path.open("ab") as file:
+            file.write(text.getvalue().encode())
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         with replacing(self._path) as beside, beside.open("w", newline="") as file:
@@ -173,7 +173,7 @@ def merge_metrics(run_dir: Path, added_dir: Path, seeds: Sequence[int]) -> None:
     for (step, _), of_seeds in groups.items():
         if len(of_seeds) > 1:
             index = {"step": step, "wall_time": times[step], "num_seeds": len(of_seeds)}
-            aggregate.append(index, _over_seeds(of_seeds))
+            aggregate.append([(index, _over_seeds(of_seeds))])
 
 
 def check_loggers(loggers: Sequence[str], wandb: Mapping[str, Any] | None) -> None:
@@ -260,11 +260,11 @@ def _writer(file: TextIO, columns: Sequence[str]) -> csv.DictWriter[str]:
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     try:
-        with path.open(newline="") as file:
-            header, *rows = list(csv.reader(file))
+        text = path.read_text()
+        header, *rows = list(csv.reader(io.StringIO(text)))
     except ValueError as error:
         raise _damaged(path, error) from None
-    if rows and len(rows[-1]) < len(header):  # cut short by a crash
+    if rows and not text.endswith("\n"):  # cut short by a crash
         rows.pop()
     if any(len(row) != len(header) for row in rows):
         raise _damaged(path, ValueError(f"rows have other fields than the {len(header)} of its header"))

@@ -157,7 +157,7 @@ def test_best_seed_is_chosen_by_the_runs_own_evaluations(make_run, installed):
             100: ((0.5, 90.0), (0.5, 95.0)),
         }.items():
             for seed, (success, total) in ((1, first), (10, second)):
-                recorder.write(step, seed, {"eval/success": success, "eval/return": total})
+                recorder.write(step, {seed: {"eval/success": success, "eval/return": total}})
     report = evaluate(run_dir, 1, 1)  # 10: as successful in the last evaluation, with a higher return
     assert report["best_seed"] == 10
     figures = f"return mean {report['seeds'][1]['return_mean']:.1f} on these episodes"
@@ -172,8 +172,8 @@ def test_best_seed_is_chosen_by_the_runs_own_evaluations(make_run, installed):
 def test_best_seed_is_not_named_on_the_episodes_it_is_chosen_by(tmp_path):
     with Recorder(tmp_path, loggers=()) as recorder:
         for seed, success in ((1, 0.5), (2, 0.9), (3, float("nan"))):
-            recorder.write(100, seed, {"eval/success": success, "eval/return": 1.0})
-        recorder.write(150, 1, {"loss/actor": 1.0})
+            recorder.write(100, {seed: {"eval/success": success, "eval/return": 1.0}})
+        recorder.write(150, {1: {"loss/actor": 1.0}})
     assert best_seed(tmp_path, [1, 2, 3], 7) == 2
     assert best_seed(tmp_path, [1, 3], 7) == 1
     assert best_seed(tmp_path, [1, 2, 3], EVALUATION_SEED) is None

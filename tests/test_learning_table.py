@@ -31,8 +31,8 @@ def write_run(out, env, success, every=2000):
     with Recorder(directory, loggers=()) as recorder:
         for seed, rates in success.items():
             for number, rate in enumerate(rates, start=1):
-                recorder.write(number * every - 500, seed, {"loss/actor": 0.5})
-                recorder.write(number * every, seed, {"eval/return": 185 * rate, "eval/success": rate})
+                recorder.write(number * every - 500, {seed: {"loss/actor": 0.5}})
+                recorder.write(number * every, {seed: {"eval/return": 185 * rate, "eval/success": rate}})
     latest = directory / "checkpoints" / str(max(map(len, success.values())) * every)
     latest.mkdir(parents=True)
     latest.with_name("latest").symlink_to(latest.name)
@@ -77,7 +77,7 @@ def test_steps_to_a_threshold_and_values_at_a_step(learning, tmp_path):
 def test_a_metrics_table_without_evaluations_is_an_empty_curve(learning, tmp_path):
     assert [len(part) for part in learning.read_curves(tmp_path, [1])[1]] == [0, 0, 0]
     with Recorder(tmp_path, loggers=()) as recorder:
-        recorder.write(500, 1, {"loss/actor": 1.0})
+        recorder.write(500, {1: {"loss/actor": 1.0}})
     assert [len(part) for part in learning.read_curves(tmp_path, [1])[1]] == [0, 0, 0]
 
 

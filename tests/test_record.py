@@ -25,9 +25,9 @@ def without_time(run_dir):
 
 def test_rows_and_growing_columns(tmp_path):
     with Recorder(tmp_path, loggers=()) as recorder:
-        recorder.write(100, 1, {"eval/return": 1.5, "eval/success": True})
-        recorder.write(200, 1, {"loss/actor": -2})
-        recorder.write(200, 2, {"loss/actor": math.nan, "eval/return": math.inf})
+        recorder.write(100, {1: {"eval/return": 1.5, "eval/success": True}})
+        recorder.write(200, {1: {"loss/actor": -2}})
+        recorder.write(200, {2: {"loss/actor": math.nan, "eval/return": math.inf}})
     assert without_time(tmp_path) == [
         ["step", "seed", "eval/return", "eval/success", "loss/actor"],
         ["100", "1", "1.5", "1.0", ""],
@@ -41,7 +41,7 @@ def test_values_read_back_bit_for_bit(tmp_path):
     values = np.random.default_rng(0).normal(size=60) * 10.0 ** np.arange(-30, 30)
     with Recorder(tmp_path, loggers=()) as recorder:
         for step, value in enumerate(values):
-            recorder.write(step, 0, {"train/return": value, "loss/critic": np.float32(value)})
+            recorder.write(step, {0: {"train/return": value, "loss/critic": np.float32(value)}})
     metrics = read_metrics(tmp_path)
     assert np.array_equal(metrics["train/return"], values)
     assert np.array_equal(metrics["loss/critic"], values.astype(np.float32).astype(np.float64))
@@ -52,13 +52,13 @@ def test_values_read_back_bit_for_bit(tmp_path):
 def test_resuming_drops_later_rows_and_goes_on(tmp_path):
     with Recorder(tmp_path, loggers=()) as recorder:
         for step in (100, 200, 300):
-            recorder.write(step, 1, {"eval/return": step})
+            recorder.write(step, {1: {"eval/return": step}})
     with (tmp_path / "metrics.csv").open("a") as file:
         file.write("400,1")  # cut short by a crash
     path = tmp_path / "metrics.csv"
     path.write_text(path.read_text().replace("\n200,1,0.", "\n200,1,1000."))
     with Recorder(tmp_path, loggers=(), resume_step=200) as recorder:
-        recorder.write(250, 1, {"eval/return": 250, "loss/actor": 1.0})
+        recorder.write(250, {1: {"eval/return": 250, "loss/actor": 1.0}})
     metrics = read_metrics(tmp_path)
     assert metrics["step"].tolist() == [100, 200, 250]
     assert metrics["eval/return"].tolist() == [100, 200, 250]
@@ -68,16 +68,33 @@ def test_resuming_drops_later_rows_and_goes_on(tmp_path):
 def test_a_table_with_rows_of_other_lengths_is_damaged_but_for_a_last_one_cut_short(tmp_path):
     with Recorder(tmp_path, loggers=()) as recorder:
         for step in (1, 2):
-            recorder.write(step, 3, {"eval/return": 0.5})
+            recorder.write(step, {3: {"eval/return": 0.5}})
     assert has_evaluation(tmp_path, 2, [3]) and not has_evaluation(tmp_path, 2, [3, 4])
     table = tmp_path / "metrics.csv"
     whole = table.read_text()
     table.write_text(whole[: whole.rindex(",")])
     assert read_metrics(tmp_path)["step"].tolist() == [1] and not has_evaluation(tmp_path, 2, [3])
+    table.write_text(whole[:-2])  # in the middle of its last number
+    assert read_metrics(tmp_path)["step"].tolist() == [1] and not has_evaluation(tmp_path, 2, [3])
     for damaged in (whole.replace("\n1,", "\n1,1,"), whole.rstrip() + ",\n"):
         table.write_text(damaged)
         with pytest.raises(ValueError, match=r"rows have other fields than the 4 of its header"):
             read_metrics(tmp_path)
+
+
+def test_the_rows_of_all_seeds_come_in_one_write(tmp_path, monkeypatch):
+    rows, opened = {seed: {"eval/return": 1.0} for seed in range(50)}, []
+
+    def open_and_note(path, *arguments, **settings):
+        opened.append(path.name)
+        return open(path, *arguments, **settings)
+
+    with Recorder(tmp_path, loggers=()) as recorder:
+        recorder.write(100, rows)
+        monkeypatch.setattr(type(tmp_path), "open", open_and_note)
+        recorder.write(200, rows)
+    assert opened == ["metrics.csv", "metrics_over_seeds.csv"]
+    assert len(lines(tmp_path)) == 101
 
 
 def test_a_new_run_refuses_an_old_table(tmp_path):
@@ -88,7 +105,7 @@ def test_a_new_run_refuses_an_old_table(tmp_path):
 
 def test_resuming_without_a_table_starts_one(tmp_path):
     with Recorder(tmp_path, loggers=(), resume_step=500) as recorder:
-        recorder.write(600, 0, {"train/return": 1.0})
+        recorder.write(600, {0: {"train/return": 1.0}})
     assert read_metrics(tmp_path)["step"].tolist() == [600]
 
 
@@ -98,9 +115,9 @@ def test_tensorboard_and_torchrl_csv(tmp_path):
     loggers = ("tensorboard", "csv")
     with Recorder(tmp_path, loggers=loggers) as recorder:
         for step in (10, 20, 30):
-            recorder.write(step, 3, {"eval/return": step / 2})
+            recorder.write(step, {3: {"eval/return": step / 2}})
     with Recorder(tmp_path, loggers=loggers, resume_step=20) as recorder:
-        recorder.write(25, 3, {"eval/return": 7.0})
+        recorder.write(25, {3: {"eval/return": 7.0}})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     found = [(event.step, event.value) for event in events.Scalars("eval/return/seed_3")]
@@ -127,7 +144,7 @@ def test_wandb_logs_offline(tmp_path):
     pytest.importorskip("wandb")
     settings = {"project": "robots", "mode": "offline"}
     with Recorder(tmp_path, loggers=("wandb",), wandb=settings) as recorder:
-        recorder.write(10, 0, {"eval/return": 1.0})
+        recorder.write(10, {0: {"eval/return": 1.0}})
     assert list((tmp_path / "wandb").glob("offline-run-*"))
 
 
@@ -135,8 +152,8 @@ def write_curves(run_dir, seeds):
     with Recorder(run_dir, loggers=()) as recorder:
         for step in range(0, 1000, 100):
             for seed in seeds:
-                recorder.write(step, seed, {"eval/return": step * (1 + seed), "eval/success": step / 1000})
-                recorder.write(step, seed, {"loss/critic": math.exp(-step / 300), "loss/actor": -step})
+                recorder.write(step, {seed: {"eval/return": step * (1 + seed), "eval/success": step / 1000}})
+                recorder.write(step, {seed: {"loss/critic": math.exp(-step / 300), "loss/actor": -step}})
 
 
 @pytest.mark.parametrize("seeds", [(1,), (1, 2, 3, 4, 5)])
@@ -153,9 +170,9 @@ def test_curves(tmp_path, seeds):
 
 def test_curves_of_seeds_that_diverged_or_lag(tmp_path):
     with Recorder(tmp_path, loggers=()) as recorder:
-        recorder.write(0, 1, {"loss/critic": 1.0})
-        recorder.write(0, 2, {"loss/critic": math.nan})
-        recorder.write(1, 1, {"loss/critic": math.inf})
+        recorder.write(0, {1: {"loss/critic": 1.0}})
+        recorder.write(0, {2: {"loss/critic": math.nan}})
+        recorder.write(1, {1: {"loss/critic": math.inf}})
     assert plot_curves(tmp_path) is not None
 
 

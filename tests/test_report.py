@@ -78,10 +78,10 @@ def write_run(tmp_path, franka_spec):
         with Recorder(directory, loggers=()) as recorder:
             for index, step in enumerate(steps):
                 for seed, rates in success.items():
-                    recorder.write(step - 500, seed, {"loss/actor": 0.5})
+                    recorder.write(step - 500, {seed: {"loss/actor": 0.5}})
                     if index < len(rates):
                         rate = rates[index]
-                        recorder.write(step, seed, {"eval/return": 200 * rate, "eval/success": rate})
+                        recorder.write(step, {seed: {"eval/return": 200 * rate, "eval/success": rate}})
         return directory
 
     return write

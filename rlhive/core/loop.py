@@ -86,7 +86,7 @@ def _log(run: Run) -> None:
         rows[seed] = own | (
             episode_summary(run.rollout["episodes"][index]) if len(run.rollout.keys()) else {}
         )
-    run.recorder.write_seeds(run.step, rows)
+    run.recorder.write(run.step, rows)
 
 
 def _evaluate(run: Run, progress: Progress) -> None:
@@ -116,7 +116,7 @@ def _evaluate(run: Run, progress: Progress) -> None:
     }
     if broken and not freeze(run, dict(sorted(broken.items())), {}, progress):
         return
-    run.recorder.write_seeds(run.step, rows)
+    run.recorder.write(run.step, rows)
     if strip:
         write_strip(run.run_dir, strip, int(outcome.lengths[0, 0]))
     if (every := run.config.video_every) and _due(run, every * run.config.evaluate_every):
