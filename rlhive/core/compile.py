@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from rlhive.core.capture import capture
+from rlhive.core.convolutions import split_convolutions
 from rlhive.core.products import align_products, turn_products
 
 # Three habits of Inductor on a CPU would let a seed's bits depend on how many seeds there are. A vectorised exp differs
@@ -72,6 +73,7 @@ def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Call
     on_gpu = all(leaf.is_cuda for leaf in leaves)
     constants = lift_constants(graph, leaves[0].device) if on_gpu else []
     if not on_gpu:
+        split_convolutions(graph.graph)
         align_products(graph.graph, num_threads=torch.get_num_threads())
     graph.graph.eliminate_dead_code()
     graph.recompile()
