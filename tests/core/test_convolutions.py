@@ -87,13 +87,13 @@ def test_a_seed_that_sees_is_the_same_alone_and_among_others(threads, name, bind
 @pytest.mark.parametrize("groups", [1, 3])
 def test_convolutions_one_by_one_have_the_values_of_vmap(groups):
     cnn = CNN(PIXELS.height, PIXELS.width, PIXELS.frames, layers=((8, 5, 2), (8, 3, 1)), dim=7)
-    params = stack_seeds([cnn.init(torch.Generator().manual_seed(seed)) for seed in range(groups)])
+    params = stack_seeds([cnn.init(torch.Generator().manual_seed(seed)).double() for seed in range(groups)])
     pixels = torch.stack([draw_batch(seed, PIXELS.shape)["pixels"] for seed in range(groups)])
     gradient = vmap(grad(lambda params, pixels: cnn.apply(params, pixels).square().sum()))
     for fn in (vmap(cnn.apply), gradient):
         result, expected = trace(fn, params, pixels)(params, pixels), fn(params, pixels)
         difference = result - expected
-        assert bool((difference.abs() <= 1e-5 + 1e-4 * expected.abs()).all())
+        assert bool((difference.abs() <= 1e-9 + 1e-9 * expected.abs()).all())
 
 
 def test_a_convolution_of_no_seeds_keeps_its_bias():
