@@ -15,12 +15,12 @@ from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.tree import stack_seeds
 from rlhive.paths import has_compiler
 from rlhive.policy_fn.cnn import CNN
+from rlhive.policy_fn.encoders import r3m
 from tests.helpers import make_spec
 
 PIXELS = PixelSpec(cameras=("left_cam", "top_cam"), height=40, width=48, quality="fast", frames=2)
 BATCH = 6
 IMAGES = ["images.image_size=(40, 48)", "images.cameras=('left_cam', 'top_cam')", "images.frames=2"]
-FINE_TUNED = ("r3m.weights='random'", "r3m.frozen=False", "images.image_size=64")
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,6 @@ def learn(name, bindings, seeds):
     [
         ("sac_cnn.gin", (*IMAGES, "train.compile=False")),
         pytest.param("sac_cnn.gin", (*IMAGES, "train.compile=True"), marks=pytest.mark.slow),  # a minute
-        pytest.param("sac_r3m.gin", (*FINE_TUNED, "train.compile=False"), marks=pytest.mark.slow),
     ],
 )
 def test_a_seed_that_sees_is_the_same_alone_and_among_others(threads, name, bindings):
@@ -94,6 +93,16 @@ def test_convolutions_one_by_one_have_the_values_of_vmap(groups):
         result, expected = trace(fn, params, pixels)(params, pixels), fn(params, pixels)
         difference = result - expected
         assert bool((difference.abs() <= 1e-9 + 1e-9 * expected.abs()).all())
+
+
+def test_fine_tuned_r3m_is_the_same_to_rounding_alone_and_among_others():
+    encoder = r3m(PixelSpec(("top_cam",), 64, 64), weights="random", frozen=False)
+    params = stack_seeds([encoder.init(torch.Generator().manual_seed(seed)) for seed in range(2)])
+    pixels = torch.stack([draw_batch(seed, (1, 64, 64, 3))["pixels"][:2] for seed in range(2)])
+    apply = vmap(encoder.apply)
+    together = trace(apply, params, pixels)(params, pixels)
+    alone = trace(apply, params[1:], pixels[1:])(params[1:], pixels[1:])
+    torch.testing.assert_close(together[1:], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_a_convolution_of_no_seeds_keeps_its_bias():
