@@ -86,7 +86,7 @@ def check_same(run_dir: Path, saved: RunSpec, now: RunSpec) -> RunSpec:
 
 
 def _difference(saved: Any, now: Any) -> str:
-    if not attrs.has(type(saved)):
+    if type(saved) is not type(now) or not attrs.has(type(saved)):
         return f"{saved!r} there, {now!r} in the configuration"
     names = [field.name for field in attrs.fields(type(saved)) if field.eq]
     pairs = {name: (getattr(saved, name), getattr(now, name)) for name in names}

@@ -7,10 +7,13 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.resume import check_same
 from rlhive.core.run_spec import DataSource, RunSpec, new_run_spec
 from rlhive.core.tree_file import LoadError
 from rlhive.losses_fn import ALGORITHMS
+from rlhive.policy_fn.cnn import CNN
+from rlhive.policy_fn.encoders import Flat, feature_dim
 from rlhive.policy_fn.heads import HEADS
 from rlhive.policy_fn.offline import bc_network
 from rlhive.policy_fn.policy import Policy
@@ -56,6 +59,28 @@ def test_the_reasons_of_a_run_that_wrote_paths_in_them_are_no_difference(franka_
     older = attrs.evolve(SOURCE, left_out=("demo.h5: Trial1: cut short",))
     saved, now = (make_spec("bc", franka_spec, source) for source in (older, SOURCE))
     assert check_same(tmp_path, saved, now) is saved
+
+
+def make_seeing_spec(env, encoder, pixels):
+    env = attrs.evolve(env, pixels=pixels)
+    network = ALGORITHMS["sac"].make_network(
+        env, hidden_sizes=(8, 8), feature_dim=feature_dim(encoder, pixels)
+    )
+    return new_run_spec("sac", env, network, (1,), encoder)
+
+
+def test_a_run_is_not_resumed_with_an_encoder_of_another_kind_or_without_images(franka_spec, tmp_path):
+    pixels = PixelSpec(("top_cam",), 40, 40)
+    sees, flat = (make_seeing_spec(franka_spec, encoder, pixels) for encoder in (CNN(40, 40), Flat()))
+    blind = make_seeing_spec(franka_spec, None, None)
+    for saved, now, words in (
+        (sees, flat, r"another encoder: CNN\(height=40, .*\) there, Flat\(\) in the configuration"),
+        (flat, sees, r"another encoder: Flat\(\) there, CNN\(height=40"),
+        (sees, blind, r"another env: pixels is PixelSpec\(.*\) there, None in the configuration"),
+        (blind, sees, r"another env: pixels is None there, PixelSpec\("),
+    ):
+        with pytest.raises(LoadError, match=words):
+            check_same(tmp_path, saved, now)
 
 
 @pytest.mark.parametrize(
