@@ -24,9 +24,10 @@ from rlhive.core.replay_size import check_capacity
 from rlhive.data.source import environment_of
 from rlhive.envs.names import check_name, max_episode_steps
 from rlhive.envs.pixels import check_camera_names
+from rlhive.ffmpeg import check_ffmpeg
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.paths import has_compiler
-from rlhive.record import check_loggers, check_video_packages
+from rlhive.record import check_loggers
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
@@ -78,7 +79,7 @@ def dry_build(config: TrainConfig) -> None:
     check_loggers(config.loggers, config.wandb)
     check_camera_names(config.env_name, config.video_cameras)
     if config.video_every:
-        check_video_packages("train.video_every")
+        check_ffmpeg("train.video_every")
     _check_device(config.device)
     if config.compile and not has_compiler():
         raise ValueError("train.compile=True needs a C++ compiler: install g++, or leave it out")

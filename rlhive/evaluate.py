@@ -98,9 +98,9 @@ def check_input(run_dir: Path, video: Path | None, cameras: Sequence[str] = ()) 
         return
     if video.suffix != ".mp4" or not video.resolve().parent.is_dir():
         raise ValueError(f"--video={video}: must be a file ending in .mp4 in a directory that exists")
-    from rlhive.record import check_video_packages
+    from rlhive.ffmpeg import check_ffmpeg
 
-    check_video_packages("--video")
+    check_ffmpeg("--video")
 
 
 def evaluate(

@@ -193,22 +193,6 @@ def check_loggers(loggers: Sequence[str], wandb: Mapping[str, Any] | None) -> No
         )
 
 
-def check_video_packages(what: str) -> None:
-    """Refuses a video that could not be written, before anything is started.
-
-    Args:
-        what: the flag or setting that asks for it.
-
-    Raises:
-        ValueError: imageio or its ffmpeg is missing.
-    """
-    if any(importlib.util.find_spec(name) is None for name in ("imageio", "imageio_ffmpeg")):
-        raise ValueError(
-            f"{what} needs imageio with ffmpeg: "
-            "install it with `uv sync --extra video` or `pip install 'imageio[ffmpeg]'`"
-        )
-
-
 def step_name(algorithm: str) -> str:
     """What the steps in the metrics of an algorithm's runs count."""
     return "gradient updates" if algorithm in OFFLINE else "environment steps"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import imageio.v2 as imageio
@@ -41,7 +42,7 @@ def film(
         cameras: names of cameras of the model; none for those of the policy, or else the model's first one.
 
     Raises:
-        RuntimeError: rendering does not work here.
+        RuntimeError: rendering does not work here, or ffmpeg does not write the file.
         ValueError: no such camera, or the environment is not the one the policy was trained on.
     """
     env = _build(spec.name, spec.pixels)
@@ -49,6 +50,7 @@ def film(
         check_same_environment(env.spec, spec)
         studio = Studio(env, cameras or (spec.pixels.cameras if spec.pixels else ()))
         with (
+            _writing_errors(path),
             replacing(path) as beside,
             imageio.get_writer(beside, fps=1.0 / env.spec.dt) as writer,
             tqdm(total=env.spec.max_episode_steps, desc="video", unit="picture") as progress,
@@ -111,6 +113,18 @@ class Studio:
                 tile = self._picture[top : top + HEIGHT, left : left + WIDTH]
                 self._renderer.draw(model, data, self._options, camera, tile)
         return self._picture
+
+
+@contextlib.contextmanager
+def _writing_errors(path: Path) -> Iterator[None]:
+    """Leaves the command of ffmpeg, which imageio shows on many lines, out of what is said of a failure."""
+    try:
+        yield
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise RuntimeError(
+            f"{path}: ffmpeg cannot write the video ({reason}); is there room for it?"
+        ) from None
 
 
 def _build(name: str, pixels: PixelSpec | None) -> RoboHive:

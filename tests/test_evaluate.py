@@ -3,9 +3,12 @@ import os
 import subprocess
 import sys
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
+import torch
 
+import gin
 from rlhive.core.evaluation import evaluation_seeds, run_episodes
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.stats import summarize
@@ -14,7 +17,8 @@ from rlhive.envs.vector import VectorEnv
 from rlhive.evaluate import _describe_best, best_seed, check_input, evaluate, format_report
 from rlhive.policy_fn import load
 from rlhive.record import EVALUATION_SEED, Recorder
-from rlhive.video import HEIGHT, WIDTH, Studio, check_cameras
+from rlhive.video import HEIGHT, WIDTH, Studio, check_cameras, film
+from tests.core.loop_runs import rows, train
 
 
 def command(*arguments, **environment):
@@ -72,6 +76,44 @@ def test_missing_video_package_is_named_before_anything_runs(tmp_path, monkeypat
     with pytest.raises(ValueError, match="uv sync --extra video"):
         check_input(tmp_path, tmp_path / "film.mp4")
     check_input(tmp_path, None)
+
+
+@pytest.fixture
+def failing_ffmpeg(tmp_path, monkeypatch):
+    """An ffmpeg that says what it is, but fails when it is to write."""
+    path, real = tmp_path / "ffmpeg", imageio_ffmpeg.get_ffmpeg_exe()
+    path.write_text(f'#!/bin/sh\n[ "$1" = -y ] && exit 1\nexec {real} "$@"\n')
+    path.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(path))
+
+
+def test_an_ffmpeg_that_does_not_run_is_named_before_anything_runs(tmp_path, monkeypatch):
+    for broken in ("/nonexistent", str(tmp_path), "/bin/false"):
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", broken)
+        with pytest.raises(ValueError, match=f"needs ffmpeg, .*{broken}.*: unset IMAGEIO_FFMPEG_EXE") as no:
+            check_input(tmp_path, tmp_path / "film.mp4")
+        assert "\n" not in str(no.value)
+
+
+def test_a_film_that_ffmpeg_does_not_write_is_one_line_and_no_file(failing_ffmpeg, installed, tmp_path):
+    path = tmp_path / "film.mp4"
+    action = torch.zeros(1, installed.action_dim)
+    with pytest.raises(RuntimeError, match="film.mp4: ffmpeg cannot write the video") as no:
+        film(lambda seen, rest: (action, None), installed, 0, path)
+    assert "\n" not in str(no.value) and not path.exists()
+
+
+def test_a_film_that_fails_costs_a_run_nothing(failing_ffmpeg, tmp_path, capsys):
+    run = train(
+        "FrankaReachRandom-v0",
+        tmp_path / "run",
+        "TOTAL_STEPS=20",
+        "train.evaluate_every=20",
+        "train.video_every=1",
+    )
+    gin.clear_config()
+    assert "step 20: no video: " in capsys.readouterr().err
+    assert run.step == 20 and [row for row in rows(run.run_dir) if row["eval/return"]]
 
 
 def test_command_prints_json_alone_and_the_same_in_every_process(make_run, installed):

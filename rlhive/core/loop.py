@@ -120,7 +120,7 @@ def _evaluate(run: Run, progress: Progress) -> None:
     if strip:
         write_strip(run.run_dir, strip, int(outcome.lengths[0, 0]))
     if (every := run.config.video_every) and _due(run, every * run.config.evaluate_every):
-        progress.note(f"filmed {film_run(run)}")
+        progress.note(film_run(run))
     if not isinstance(run, OnlineRun):  # which shows its training episodes
         progress.update(run.step, outcome.returns.mean(1).tolist(), float(outcome.success.mean()))
     met = {s: TARGET_MET for s, row in rows.items() if target is not None and row["eval/success"] >= target}

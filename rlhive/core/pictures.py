@@ -64,13 +64,25 @@ def write_strip(run_dir: Path, strip: Strip, length: int) -> None:
     write_picture(run_dir / SEEN_FILE, strip.picture(length))
 
 
-def film_run(run: Run) -> Path:
-    """Films the first training seed's policy in the first evaluation episode, into `videos/<step>.mp4`."""
+def film_run(run: Run) -> str:
+    """Films the first training seed's policy in the first evaluation episode, into `videos/<step>.mp4`.
+
+    Returns:
+        What became of it, in one line: a film that fails is not worth the run.
+    """
+    path = run.run_dir / "videos" / f"{run.step}.mp4"
+    try:
+        _film(run, path)
+    except (OSError, RuntimeError) as error:
+        return f"step {run.step}: no video: {error}"
+    return f"filmed {path}"
+
+
+def _film(run: Run, path: Path) -> None:
     from rlhive.video import film
 
     params, env_state = (run.state[0][part].cpu() for part in ("params", "env_state"))
     policy = load(params.select(*POLICY_KEYS[run.spec.algorithm], strict=False), env_state, spec=run.spec)
-    path = run.run_dir / "videos" / f"{run.step}.mp4"
     path.parent.mkdir(exist_ok=True)
 
     def act(seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -78,4 +90,3 @@ def film_run(run: Run) -> Path:
 
     episode_seed = evaluation_seeds(EVALUATION_SEED, 1)[0]
     film(act, run.spec.env, episode_seed, path, run.config.video_cameras)
-    return path

@@ -1,0 +1,30 @@
+"""Whether videos can be written here. Free of what takes long to import."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+
+_REMEDY = "install it with `uv sync --extra video` or `pip install 'imageio[ffmpeg]'`"
+
+
+def check_ffmpeg(what: str) -> None:
+    """Refuses a video that could not be written, before anything is started.
+
+    Args:
+        what: the flag or setting that asks for it.
+
+    Raises:
+        ValueError: imageio or its ffmpeg is missing, or ffmpeg does not run.
+    """
+    if any(importlib.util.find_spec(name) is None for name in ("imageio", "imageio_ffmpeg")):
+        raise ValueError(f"{what} needs imageio with ffmpeg: {_REMEDY}")
+    import imageio_ffmpeg
+
+    try:
+        subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-version"], capture_output=True, check=True)
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        raise ValueError(
+            f"{what} needs ffmpeg, which does not run here ({error}): unset IMAGEIO_FFMPEG_EXE if it is set, "
+            f"or {_REMEDY}"
+        ) from None
