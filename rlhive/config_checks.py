@@ -19,6 +19,7 @@ from rlhive.config_errors import ConfigError, finite, fits, within_64_bits
 from rlhive.core.checkpoint import checkpoint_dir
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
+from rlhive.core.pixel_spec import check_each_once
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.replay_size import check_capacity
 from rlhive.data.source import environment_of
@@ -78,6 +79,7 @@ def dry_build(config: TrainConfig) -> None:
     """
     check_loggers(config.loggers, config.wandb)
     check_camera_names(config.env_name, config.video_cameras)
+    check_each_once(config.video_cameras)
     if config.video_every:
         check_ffmpeg("train.video_every")
     _check_device(config.device)

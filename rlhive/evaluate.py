@@ -96,10 +96,12 @@ def check_input(run_dir: Path, video: Path | None, cameras: Sequence[str] = ()) 
         if cameras:
             raise ValueError("--cameras needs --video: they are the cameras of the video")
         return
-    if video.suffix != ".mp4" or not video.resolve().parent.is_dir():
+    if video.suffix != ".mp4" or video.is_dir() or not video.resolve().parent.is_dir():
         raise ValueError(f"--video={video}: must be a file ending in .mp4 in a directory that exists")
+    from rlhive.core.pixel_spec import check_each_once
     from rlhive.ffmpeg import check_ffmpeg
 
+    check_each_once(cameras)
     check_ffmpeg("--video")
 
 

@@ -335,6 +335,11 @@ def test_cameras_that_the_model_has_not_are_refused(bindings):
     )
 
 
+def test_a_video_shows_each_camera_once():
+    twice = refusal("train.video_every=5", "train.video_cameras=('top_cam', 'top_cam')")
+    assert "each named once; got top_cam, top_cam" in twice
+
+
 def test_a_binding_of_what_the_run_uses_is_taken_in_a_scope_too():
     load("replay.alpha=0.3", "replay.prioritized=True")
     load(

@@ -47,6 +47,10 @@ def installed():
         (("--run_dir=.", "--deterministic", "--stochastic"), "At most one of"),
         (("--run_dir=.", "--video=film.gif"), "must be a file ending in .mp4"),
         (("--run_dir=.", "--cameras=left_cam"), "--cameras needs --video"),
+        (
+            ("--run_dir=.", "--video=film.mp4", "--cameras=left_cam,top_cam,left_cam"),
+            "each named once; got left_cam, top_cam, left_cam",
+        ),
         (("--run_dir=.", "more"), "unknown argument 'more'"),
     ],
 )
@@ -78,6 +82,12 @@ def test_missing_video_package_is_named_before_anything_runs(tmp_path, monkeypat
     check_input(tmp_path, None)
 
 
+def test_a_directory_is_no_video(tmp_path):
+    (tmp_path / "film.mp4").mkdir()
+    with pytest.raises(ValueError, match=r"must be a file ending in \.mp4"):
+        check_input(tmp_path, tmp_path / "film.mp4")
+
+
 @pytest.fixture
 def failing_ffmpeg(tmp_path, monkeypatch):
     """An ffmpeg that says what it is, but fails when it is to write."""
@@ -98,7 +108,7 @@ def test_an_ffmpeg_that_does_not_run_is_named_before_anything_runs(tmp_path, mon
 def test_a_film_that_ffmpeg_does_not_write_is_one_line_and_no_file(failing_ffmpeg, installed, tmp_path):
     path = tmp_path / "film.mp4"
     action = torch.zeros(1, installed.action_dim)
-    with pytest.raises(RuntimeError, match="film.mp4: ffmpeg cannot write the video") as no:
+    with pytest.raises(RuntimeError, match=r"film\.mp4: ffmpeg cannot write the video") as no:
         film(lambda seen, rest: (action, None), installed, 0, path)
     assert "\n" not in str(no.value) and not path.exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -40,8 +41,7 @@ class PixelSpec:
     frames: int = attrs.field(default=1, validator=_between(1, MAX_FRAMES))
 
     def __attrs_post_init__(self) -> None:
-        if len(set(self.cameras)) < len(self.cameras):
-            raise ValueError(f"the cameras of images are each named once; got {', '.join(self.cameras)}")
+        check_each_once(self.cameras)
         if self.quality not in QUALITIES:
             raise ValueError(f"the quality of images is {' or '.join(QUALITIES)}, got {self.quality!r}")
 
@@ -58,6 +58,16 @@ class PixelSpec:
     def from_dict(cls, values: dict[str, Any]) -> PixelSpec:
         """The inverse of `to_dict`."""
         return cls(**values)
+
+
+def check_each_once(cameras: Sequence[str]) -> None:
+    """Refuses names of cameras of which one is there twice.
+
+    Raises:
+        ValueError: with all of them.
+    """
+    if len(set(cameras)) < len(cameras):
+        raise ValueError(f"cameras are each named once; got {', '.join(cameras)}")
 
 
 def to_pixel_spec(values: PixelSpec | dict[str, Any] | None) -> PixelSpec | None:
