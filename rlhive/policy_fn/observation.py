@@ -54,8 +54,8 @@ def read_seen(env: EnvSpec, observation: Any) -> tuple[np.ndarray, np.ndarray | 
         return read_observation(env, observation), None
     if not isinstance(observation, Mapping) or "pixels" not in observation:
         raise ValueError(f'the observation of {env.name} must be a mapping with "pixels" and "observation"')
-    # torch complains of arrays that must not be written, which those of files are.
-    pixels, shape = np.require(observation["pixels"], requirements="W"), env.pixels.shape
+    # torch takes no arrays that lie backwards, and complains of those that must not be written, as those of files.
+    pixels, shape = np.require(observation["pixels"], requirements="CW"), env.pixels.shape
     if pixels.dtype != np.uint8 or pixels.shape[-4:] != shape:
         expected = f"uint8 [..., {', '.join(map(str, shape))}]"
         raise ValueError(f"pixels must be {expected}, got {pixels.dtype} {list(pixels.shape)}")
@@ -104,6 +104,9 @@ def _joined(env: EnvSpec, observation: Mapping[str, Any]) -> np.ndarray:
     if observation.keys() != set(env.observation_keys):
         missing = [key for key in env.observation_keys if key not in observation]
         extra = [key for key in observation if key not in env.observation_keys]
+        if "observation" in extra:
+            extra.remove("observation")
+            raise ValueError(f'unexpected {extra} beside "observation": leave them out')
         raise ValueError(
             f"the observation's keys must be {list(env.observation_keys)}; "
             f"missing {missing}, unexpected {extra}"

@@ -1,6 +1,7 @@
 """The trained encoder: shapes, init, seeds under vmap, gradients."""
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -66,6 +67,31 @@ def test_policies_that_see_can_be_vmapped_over_observations(franka_spec):
     )
     mapped = vmap(lambda one: policy.apply(policy.params, policy.env_state, one))(seen.unsqueeze(1))
     torch.testing.assert_close(mapped.squeeze(1), policy(seen), rtol=0, atol=1e-6)
+
+
+def test_images_that_lie_backwards_in_memory_or_in_a_file_are_seen_as_they_are(franka_spec):
+    policy = make_pixel_policy(attrs.evolve(franka_spec, pixels=PixelSpec(("a", "b"), 24, 24)))
+    vector, pixels = np.zeros((3, 21), np.float32), random_pixels(3, 2, 24, 24, 3).numpy()
+    written = np.frombuffer(pixels.tobytes(), np.uint8).reshape(pixels.shape)  # not to be written to
+    for turned in (
+        pixels[..., ::-1],
+        np.flip(pixels, (2, 3)),
+        pixels[::-1],
+        np.asfortranarray(pixels),
+        written,
+    ):
+        assert np.array_equal(
+            policy({"observation": vector, "pixels": turned}),
+            policy({"observation": vector, "pixels": turned.copy()}),
+        )
+    assert np.array_equal(pixels, written)
+
+
+def test_what_a_policy_that_sees_does_not_read_is_named(franka_spec):
+    policy = make_pixel_policy(attrs.evolve(franka_spec, pixels=PixelSpec(("a",), 24, 24)))
+    seen = {"observation": np.zeros(21, np.float32), "pixels": np.zeros((1, 24, 24, 3), np.uint8)}
+    with pytest.raises(ValueError, match=r"unexpected \['depth'\] beside"):
+        policy(seen | {"depth": np.zeros((1, 24, 24), np.float32)})
 
 
 def test_gradients_equal_finite_differences():

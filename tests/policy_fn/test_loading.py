@@ -162,6 +162,8 @@ def test_dict_by_observation_key(make_run):
     arrays = {key: part[0].numpy().astype(np.float64) for key, part in parts.items()}
     arrays["qp_robot"] = arrays["qp_robot"].reshape(3, 3)  # RoboHive's parts may have any shape
     assert np.array_equal(policy(arrays), policy(observation[0].numpy()))
+    backwards = {key: part.numpy()[::-1] for key, part in parts.items()}
+    assert np.array_equal(policy(backwards), policy(observation.flip(0)).numpy())
 
 
 def test_actions_stay_within_uneven_limits_for_any_observation(make_run, franka_spec):
@@ -181,6 +183,8 @@ def test_deterministic_unless_noise_is_passed(make_run):
     assert not torch.equal(policy(observation, noise), policy(observation))
     with pytest.raises(ValueError, match=r"noise must have shape \[4, 9\], got \[9\]"):
         policy(observation, noise[0])
+    backwards = {"observation": observation.numpy()[::-1], "noise": noise.numpy()[::-1]}
+    assert np.array_equal(policy(**backwards), policy(observation.flip(0), noise.flip(0)).numpy())
     with pytest.raises(ValueError, match="noise is not finite"):
         policy(observation, noise.log())
 
