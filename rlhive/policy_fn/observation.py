@@ -55,7 +55,7 @@ def read_seen(env: EnvSpec, observation: Any) -> tuple[np.ndarray, np.ndarray | 
     if not isinstance(observation, Mapping) or "pixels" not in observation:
         raise ValueError(f'the observation of {env.name} must be a mapping with "pixels" and "observation"')
     # torch takes no arrays that lie backwards, and complains of those that must not be written, as those of files.
-    pixels, shape = np.require(observation["pixels"], requirements="CW"), env.pixels.shape
+    pixels, shape = np.require(observation["pixels"], requirements=["C", "W"]), env.pixels.shape
     if pixels.dtype != np.uint8 or pixels.shape[-4:] != shape:
         expected = f"uint8 [..., {', '.join(map(str, shape))}]"
         raise ValueError(f"pixels must be {expected}, got {pixels.dtype} {list(pixels.shape)}")

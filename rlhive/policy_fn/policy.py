@@ -202,7 +202,7 @@ class Policy:
         env = self.spec.env
         shape = vector.shape[:-1]
         if noise is not None:
-            noise = np.require(_as_arrays(noise)[0], np.float32, "CW")
+            noise = np.require(_as_arrays(noise)[0], np.float32, ["C", "W"])
             expected = (*shape, *of_each)
             if noise.shape != expected:
                 raise ValueError(f"noise must have shape {list(expected)}, got {list(noise.shape)}")

@@ -132,6 +132,8 @@ def load_r3m(name: str, *, weights: str = PUBLISHED, frozen: bool = True, precis
         return found
     if weights == PUBLISHED:
         return attrs.evolve(found, weights=files.weights_sha256(files.published_weights(name)))
+    if Path(weights).is_dir():  # "" is the present one
+        raise files.LoadError(f"weights={weights!r}: must be {PUBLISHED!r}, {RANDOM!r} or a file of weights")
     return attrs.evolve(found, weights=_keep(name, files.load_weights(weights), weights))
 
 

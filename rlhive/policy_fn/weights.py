@@ -129,7 +129,8 @@ def keep_weights(name: str, params: Params, source: str) -> str:
     """Keeps the weights in the cache, where `find_weights` finds them; returns their SHA-256."""
     sha256 = weights_sha256(params)
     path = _kept_path(name, sha256)
-    if not path.is_file():
+    kept = _cached(path)
+    if kept is None or weights_sha256(kept) != sha256:
         write_weights(path, params, source)
     return sha256
 
@@ -140,24 +141,29 @@ def find_weights(name: str, sha256: str) -> Params:
     Raises:
         LoadError: they are not there, or the file there is damaged.
     """
-    for path in (_kept_path(name, sha256), _published_path(name)):
-        if path.is_file():
-            params = load_weights(path)
-            if weights_sha256(params) == sha256:
-                return params
-    by_hand = _by_hand(_kept_path(name, sha256))
-    raise LoadError(f"the weights of {name} with sha256 {sha256} are not in the cache: {by_hand}")
+    kept = _kept_path(name, sha256)
+    for path in (kept, _published_path(name)):
+        params = _cached(path)
+        if params is not None and weights_sha256(params) == sha256:
+            return params
+    damaged = f"{kept} is damaged: delete it, and " if kept.is_file() else ""
+    raise LoadError(
+        f"the weights of {name} with sha256 {sha256} are not in the cache: {damaged}{_by_hand(kept)}"
+    )
 
 
 def published_weights(name: str) -> Params:
     """The published weights of that name, from the cache or downloaded and checked.
 
     Raises:
-        LoadError: they are not there and cannot be downloaded; the message says where to put the file.
+        LoadError: the file is damaged, or not there and cannot be downloaded; the message says what to do.
     """
     target, published = _published_path(name), PUBLISHED[name]
+    params = _cached(target)
+    if params is not None:
+        return params
     if target.is_file():
-        return load_weights(target)
+        raise LoadError(f"{name}: {target} is damaged: delete it, and {_by_hand(target, published.url)}")
     if published.sha256 is None:
         raise LoadError(
             f"{name}: no checksum is published for its weights, so they are not downloaded: "
@@ -206,6 +212,14 @@ def _kept_path(name: str, sha256: str) -> Path:
 
 def _published_path(name: str) -> Path:
     return weights_dir() / f"{name}.safetensors"
+
+
+def _cached(path: Path) -> Params | None:
+    """The weights in a file of the cache; None where there is none, or a damaged one."""
+    try:
+        return load_weights(path)
+    except LoadError:
+        return None
 
 
 def _by_hand(target: Path, url: str = "") -> str:

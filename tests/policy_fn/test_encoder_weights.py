@@ -131,6 +131,44 @@ def test_a_damaged_file_in_the_cache_is_not_taken_for_the_weights(r3m_file, cach
         encoder.init(torch.Generator())
 
 
+@pytest.mark.parametrize("length", [0, 1000])
+def test_a_damaged_file_in_the_cache_is_mended_when_the_weights_are_given_again(r3m_file, cache, length):
+    encoder = load_r3m("r3m18", weights=str(r3m_file))
+    (kept,) = (cache / "encoders").glob("*.safetensors")
+    kept.write_bytes(kept.read_bytes()[:length])
+    with pytest.raises(
+        LoadError, match=f"{kept} is damaged: delete it, and run .* convert FILE {kept}$"
+    ) as no:
+        encoder.init(torch.Generator())
+    assert "\n" not in str(no.value)
+    load_r3m("r3m18", weights=str(r3m_file))
+    assert files.weights_sha256(files.load_weights(kept)) == encoder.weights
+
+
+def test_a_damaged_file_in_the_cache_does_not_stand_in_the_way_of_a_whole_one(r3m_file, cache):
+    encoder = load_r3m("r3m18", weights=str(r3m_file))
+    (kept,) = (cache / "encoders").glob("*.safetensors")
+    kept.rename(kept.with_name("r3m18.safetensors"))
+    kept.write_bytes(b"")
+    encoder.init(torch.Generator())
+
+
+def test_damaged_published_weights_are_named_with_what_to_do(cache):
+    target = cache / "encoders" / "r3m18.safetensors"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"")
+    with pytest.raises(
+        LoadError, match=f"{target} is damaged: delete it, and download .* convert FILE {target}$"
+    ):
+        load_r3m("r3m18")
+
+
+@pytest.mark.parametrize("path", ["", "."])
+def test_what_is_no_file_of_weights_is_said_to_be_none(path):
+    with pytest.raises(LoadError, match=f"weights='{path}': must be 'published', 'random' or a file"):
+        load_r3m("r3m18", weights=path)
+
+
 @pytest.fixture
 def server(tmp_path):
     """A web server of `tmp_path`; its address."""
