@@ -26,6 +26,7 @@ from rlhive.data.source import environment_of
 from rlhive.envs.names import check_name, max_episode_steps
 from rlhive.envs.pixels import check_camera_names
 from rlhive.ffmpeg import check_ffmpeg
+from rlhive.gl_backend import check_backend
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.paths import has_compiler
 from rlhive.record import check_loggers
@@ -82,6 +83,8 @@ def dry_build(config: TrainConfig) -> None:
     check_each_once(config.video_cameras)
     if config.video_every:
         check_ffmpeg("train.video_every")
+    if config.video_every or config.pixels is not None:
+        check_backend(draws=True)
     _check_device(config.device)
     if config.compile and not has_compiler():
         raise ValueError("train.compile=True needs a C++ compiler: install g++, or leave it out")

@@ -88,8 +88,11 @@ def check_input(run_dir: Path, video: Path | None, cameras: Sequence[str] = ()) 
     """Refuses what cannot work before anything slow is imported or started.
 
     Raises:
-        ValueError: no such run, a video that could not be written, or cameras without one.
+        ValueError: no such run, a video that could not be written, cameras without one, or a wrong MUJOCO_GL.
     """
+    from rlhive.gl_backend import check_backend
+
+    check_backend(draws=video is not None)
     if not run_dir.is_dir():
         raise ValueError(f"--run_dir={run_dir}: there is no such directory")
     if video is None:

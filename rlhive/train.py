@@ -60,10 +60,13 @@ def check_flags(gin_files: Sequence[str], run_dir: str | None, resume: bool) -> 
     """Refuses what cannot work before anything slow is imported.
 
     Raises:
-        ValueError: no configuration, a file that is not there, or a run directory that does not fit --resume.
+        ValueError: no configuration, a file that is not there, a run directory that does not fit --resume, or a
+            MUJOCO_GL that nothing knows.
     """
+    from rlhive.gl_backend import check_backend
     from rlhive.paths import find_gin_file
 
+    check_backend(draws=False)
     for name in gin_files:
         find_gin_file(name)
     if not gin_files and not resume:

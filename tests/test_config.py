@@ -335,6 +335,13 @@ def test_cameras_that_the_model_has_not_are_refused(bindings):
     )
 
 
+def test_a_backend_that_draws_nothing_is_refused_where_images_are_drawn(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "off")
+    load()
+    for drawn in ("train.video_every=5", "ENV_NAME='FrankaReachRandom_v2d-v0'"):
+        assert "MUJOCO_GL must be egl, osmesa or glfw, or not set, got 'off'" in refusal(drawn)
+
+
 def test_a_video_shows_each_camera_once():
     twice = refusal("train.video_every=5", "train.video_cameras=('top_cam', 'top_cam')")
     assert "each named once; got top_cam, top_cam" in twice

@@ -74,6 +74,14 @@ def test_updates_leave_cores_to_workers_that_draw_alone(all_threads, bindings, d
     assert log.endswith(f"updates on {threads} thread(s)")
 
 
+def test_a_gl_backend_that_nobody_knows_is_refused_at_once(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    with pytest.raises(ValueError, match="MUJOCO_GL must be egl, osmesa or glfw, or not set, got 'nonsense'"):
+        train.check_flags(["sac_gaussian.gin"], None, False)
+    monkeypatch.setenv("MUJOCO_GL", "off")
+    train.check_flags(["sac_gaussian.gin"], None, False)
+
+
 def test_the_log_says_where_updates_run():
     config = attrs.evolve(load_config(["sac_gaussian.gin"]), device="cuda")
     gin.clear_config()

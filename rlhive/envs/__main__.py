@@ -72,7 +72,9 @@ def _check(name: str, policy: str, steps: int, seed: int) -> None:
     from rlhive.envs.render import choose_backend
     from rlhive.envs.robohive import RoboHive
 
-    with contextlib.suppress(RuntimeError):  # then there is no picture, which is said where it would be drawn
+    with contextlib.suppress(
+        RuntimeError, ValueError
+    ):  # then there is no picture, which is said where it would be drawn
         choose_backend()
 
     env = RoboHive(name)

@@ -17,6 +17,7 @@ import numpy as np
 
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.pixels import no_camera
+from rlhive.gl_backend import check_backend
 
 BACKENDS = ("egl", "osmesa")
 MAX_RENDERERS = 4  # processes that draw, so GL contexts, at once; many at once have hung on a GPU
@@ -34,9 +35,10 @@ def choose_backend() -> str:
 
     Raises:
         RuntimeError: none works.
+        ValueError: MUJOCO_GL names none.
     """
-    if os.environ.get("MUJOCO_GL"):
-        return os.environ["MUJOCO_GL"].lower()
+    if chosen := check_backend(draws=True):
+        return chosen
     problems = []
     for backend in BACKENDS:
         problem = _try(backend)

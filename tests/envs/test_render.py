@@ -187,6 +187,26 @@ def test_backend_is_the_first_that_works(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+def test_the_backend_is_spelled_as_mujoco_and_dm_control_want_it(monkeypatch):
+    for given in ("EGL", " egl", "egl\n"):
+        monkeypatch.setenv("MUJOCO_GL", given)
+        assert choose_backend() == os.environ["MUJOCO_GL"] == "egl"
+    for given in ("nonsense", "wgl", "off", "true"):
+        monkeypatch.setenv("MUJOCO_GL", given)
+        with pytest.raises(
+            ValueError, match=f"MUJOCO_GL must be egl, osmesa or glfw, or not set, got '{given}'"
+        ):
+            choose_backend()
+
+
+@pytest.mark.parametrize("given", ["off", " Glfw", "osmesa", "0", "TRUE", " "])
+def test_without_images_all_will_do_that_both_take(given):
+    run(
+        "from rlhive.gl_backend import check_backend; check_backend(draws=False)\nimport mujoco, dm_control._render",
+        gl=given,
+    )
+
+
 @pytest.mark.parametrize("backend", ["", "osmesa"])
 def test_images_after_mujoco_was_imported_for_a_state_environment(backend):
     code = """

@@ -1,0 +1,28 @@
+"""What MUJOCO_GL may say. Free of what takes long to import, and of mujoco, which reads it when it is."""
+
+from __future__ import annotations
+
+import os
+
+DRAWING = ("egl", "osmesa", "glfw")
+_BLIND = ("off", "disable", "disabled", "false", "0", "on", "enable", "enabled", "true", "1")
+
+
+def check_backend(*, draws: bool) -> str:
+    """MUJOCO_GL as mujoco and dm_control both take it, which it is set to; empty where it is not set.
+
+    Args:
+        draws: whether images are to be drawn; else all will do that the two take.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    given = os.environ.get("MUJOCO_GL", "")
+    backend = given.strip().lower()  # mujoco does so itself, dm_control does not
+    if backend not in ("", *DRAWING, *(() if draws else _BLIND)):
+        raise ValueError(
+            f"MUJOCO_GL must be {', '.join(DRAWING[:-1])} or {DRAWING[-1]}, or not set, got {given!r}"
+        )
+    if backend != given:
+        os.environ["MUJOCO_GL"] = backend
+    return backend
