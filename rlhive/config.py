@@ -34,6 +34,11 @@ _EXPLORATIONS = (
     exploration.none,
 )
 _ENCODERS = (encoders.r3m, encoders.rrl, encoders.cnn, encoders.flat)
+_CHOICES: dict[str, Sequence[Callable[..., Any]]] = {
+    "optimizer": (adam,),
+    "exploration": _EXPLORATIONS,
+    "encoder": _ENCODERS,
+}
 _FACTORIES: dict[str, Callable[..., Any]] = {
     "adam": adam,
     "cosine_schedule": cosine_schedule,
@@ -242,6 +247,7 @@ def load_config(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> Tr
     try:
         config_checks.check_types({**_FACTORIES, "train": TrainConfig}, gin.get_bindings, scopes)
         config = config_checks.with_environment(_CONFIGURED["train"]())
+        config_checks.check_choices(config, _CHOICES, _FACTORIES)
         config_checks.check_discount(config.algorithm, _FACTORIES, gin.get_bindings)
         config_checks.check_origin(config, paths)
         config_checks.dry_build(config)

@@ -190,6 +190,28 @@ def check_types(
                 raise ConfigError(f"{name}.{parameter} must be a number of at most 64 bits, got {value!r}")
 
 
+def check_choices(
+    config: TrainConfig, choices: Mapping[str, Sequence[Callable[..., Any]]], factories: Iterable[str]
+) -> None:
+    """Refuses a part of a run in the place of another, such as an optimizer as the encoder.
+
+    Args:
+        config: the configuration.
+        choices: by the names of its fields, the factories that may stand there.
+        factories: the names of all; others are of the user's own, who knows what they are.
+
+    Raises:
+        ConfigError: with what may stand there.
+    """
+    for field, allowed in choices.items():
+        names = [factory.__name__ for factory in allowed]
+        given = getattr(getattr(config, field), "__name__", "")
+        if given in factories and given not in names:
+            *first, last = (f"@{name}" for name in names)
+            expected = f"{', '.join(first)} or {last}" if first else last
+            raise ConfigError(f"train.{field} must be {expected}, got @{given}")
+
+
 def check_discount(
     algorithm: str,
     factories: Mapping[str, Callable[..., Any]],

@@ -78,6 +78,8 @@ def explain_value(error: Exception) -> str:
     line = re.sub(r"<function ([\w.<>]+) at 0x[0-9a-f]+>", r"\1", line)
     if match := re.match(r"(\w+)(?:\.__init__)?\(\) missing \d+ required [\w-]+ arguments?: (.*)", line):
         where = "include base.gin or a shipped file that does" if match[1] == "TrainConfig" else "bind them"
+        if re.search(r"'(pixels|action_low)'", match[2]):  # which no binding gives
+            where = f"the run gives them, write @{match[1]} without ()"
         return f"{match[1].replace('TrainConfig', 'train')} has no value for {match[2]}: {where}"
     calls = re.findall(r"In call to configurable '(\w+)'", str(error))
     return f"wrong value for {calls[0]}: {line}" if calls else f"wrong value: {line}"
