@@ -6,9 +6,7 @@ python -m rlhive.train --gin_file=gin/sac_gaussian.gin --gin_bindings="ENV_NAME=
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import resource
 import shlex
 import shutil
 import sys
@@ -178,11 +176,11 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     import attrs
 
     from rlhive.config import config_text
-    from rlhive.core.checkpoint import checkpoint_dir
     from rlhive.core.files import write_text
     from rlhive.core.merge import ADDED, check_settings, is_under_way, merge_run, seeds_to_add
     from rlhive.core.resume import counters_of
     from rlhive.core.run_spec import RunSpec
+    from rlhive.core.usage import read_usage, write_usage
     from rlhive.curves import plot_curves
     from rlhive.record import step_name
 
@@ -198,9 +196,9 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
         spec = RunSpec.from_json((directory / "spec.json").read_text(), directory / "spec.json")
         if not train(attrs.evolve(config, seeds=added), folder, resume=under_way, joins=spec):
             return False
-    seconds, operative = seconds_used(folder), (folder / "operative_config.gin").read_text()
+    usage, operative = read_usage(folder), (folder / "operative_config.gin").read_text()
     merge_run(directory, config.seeds, before)
-    record_usage(directory, seconds, int(checkpoint_dir(directory).name), config)
+    write_usage(directory, {**usage, "seconds": usage["seconds"] + read_usage(directory)["seconds"]})
     write_text(directory / "config.gin", config_text())
     write_text(directory / "operative_config.gin", operative)
     plot_curves(directory, step_name(config.algorithm))
@@ -218,6 +216,7 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     from rlhive.core.files import write_text
     from rlhive.core.resume import stopped_text
     from rlhive.core.run import open_run
+    from rlhive.core.usage import record_usage
     from rlhive.policy_fn.encoders import describe
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar
@@ -227,7 +226,6 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
         from rlhive.video import check_cameras
 
         check_cameras(config.env_name, config.video_cameras)
-    started = time.monotonic()
     with (
         logging_redirect_tqdm([logging.getLogger("rlhive")]),
         open_run(config, directory, resume=resume, joins=joins) as session,
@@ -239,38 +237,13 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
             sys.stderr.write(f"rlhive.train: {images}; {describe(session.spec.encoder)}\n")
         if session.spec.dataset is not None:
             sys.stderr.write(f"rlhive.train: {session.spec.dataset.describe()}\n")
+        began_at = session.step
         finished = loop.train(session)
+        if session.step > began_at:
+            record_usage(session)  # with the last evaluation
     if session.stopped:
         sys.stderr.write(f"rlhive.train: stopped before the others: {stopped_text(session.stopped)}\n")
-    record_usage(directory, time.monotonic() - started, session.step, config)
     return finished
-
-
-def record_usage(directory: Path, seconds: float, steps: int, config: TrainConfig) -> None:
-    """Writes `usage.json`: the time of a run and of what it resumed, its steps, the largest memory."""
-    import torch
-
-    from rlhive.core.files import write_text
-    from rlhive.record import step_name
-
-    before = seconds_used(directory)
-    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    usage = {
-        "seconds": round(before + seconds, 3),
-        step_name(config.algorithm).replace(" ", "_"): steps,
-        "peak_memory_bytes": 1024 * peaks[0],
-        "worker_peak_memory_bytes": 1024 * peaks[1],
-    }
-    on_gpu = torch.device(config.device).type == "cuda"
-    if on_gpu and (peak := torch.cuda.max_memory_reserved(config.device)):  # 0 where nothing was left to do
-        usage["gpu_peak_memory_bytes"] = peak  # with what graphs and the allocator keep for themselves
-    write_text(directory / "usage.json", json.dumps(usage, indent=2) + "\n")
-
-
-def seconds_used(directory: Path) -> float:
-    """The time of a run so far, by its `usage.json`; 0 where it has none yet."""
-    path = directory / "usage.json"
-    return json.loads(path.read_text())["seconds"] if path.exists() else 0.0
 
 
 def share_cores(config: TrainConfig) -> str:

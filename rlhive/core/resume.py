@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from rlhive.core.replay import ReplayBuffer
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree_file import LoadError
 from rlhive.core.types import TrainState
+from rlhive.core.usage import read_usage
 from rlhive.record import METRICS_FILE, read_metrics
 
 if TYPE_CHECKING:
@@ -118,11 +118,7 @@ def check_run_files(run_dir: Path) -> None:
     if not path.exists():
         raise LoadError(f"{path}: is missing; copy it from the header of a params.safetensors of this run")
     RunSpec.from_json(path.read_text(errors="replace"), path)
-    usage = run_dir / "usage.json"
-    try:
-        float(json.loads(usage.read_text())["seconds"] if usage.exists() else 0.0)
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{usage}: is damaged: remove it to go on without the time used so far") from None
+    read_usage(run_dir)
     if (run_dir / METRICS_FILE).exists():
         read_metrics(run_dir)
     else:

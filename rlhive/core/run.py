@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ from rlhive.core.start import open_dataset, source_of, start_envs, with_normaliz
 from rlhive.core.tree import stack_seeds
 from rlhive.core.tree_file import LoadError
 from rlhive.core.types import TrainState
+from rlhive.core.usage import read_usage, record_usage
 from rlhive.data.dataset import Dataset
 from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
@@ -67,6 +69,7 @@ class Run:
         step: environment steps per seed so far; offline, gradient updates.
         metrics: those `[S]` of the latest update by their names in the logs; none before the first.
         dataset: recorded transitions to learn from; None where there are none.
+        started: when it began by `time.monotonic()`, had it been trained without a break.
     """
 
     config: TrainConfig
@@ -83,6 +86,7 @@ class Run:
     step: int
     metrics: dict[str, Tensor]
     dataset: Dataset | None
+    started: float
 
 
 @attrs.define(kw_only=True)
@@ -118,6 +122,7 @@ def open_run(
         LoadError: the run to resume or to join is of another environment, algorithm, network or data set, files are
             damaged, the data set does not fit, or none of its seeds is left to train.
     """
+    started = time.monotonic() - read_usage(run_dir)["seconds"]
     checkpoint = load_checkpoint(run_dir, config.seeds) if resume else None
     seeds, generators, stopped = _seeds_to_train(config, run_dir, checkpoint)
     offline = ALGORITHMS[config.algorithm].offline
@@ -163,6 +168,7 @@ def open_run(
             "step": checkpoint.step if checkpoint else 0,
             "metrics": restore_metrics(checkpoint) if checkpoint else {},
             "dataset": dataset,
+            "started": started,
         }
         yield (
             OnlineRun(**shared, **online[0])
@@ -251,6 +257,8 @@ def store_step(run: Run) -> None:
 def save_run(run: Run, *, with_replay: bool = True) -> None:
     """Writes the replay of this step, then the checkpoint, then drops older replays: never a checkpoint without.
 
+    And the time and memory used until then.
+
     Args:
         run: the run.
         with_replay: False where this step has been saved before: that replay has all transitions, and more seeds than
@@ -280,6 +288,7 @@ def save_run(run: Run, *, with_replay: bool = True) -> None:
     for path in folder.glob("*.safetensors"):
         if path != replay_path(run.run_dir, run.step):
             path.unlink()
+    record_usage(run)
 
 
 def _counters(run: Run, seed: int) -> dict[str, Any]:

@@ -1,0 +1,66 @@
+"""What a run took, in its usage.json: the time of all its processes, its steps, the largest memory of any of them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from rlhive import WORKER_NAME
+from rlhive.core.files import write_text
+from rlhive.record import step_name
+
+if TYPE_CHECKING:
+    from rlhive.core.run import Run
+
+
+def record_usage(run: Run) -> None:
+    """Writes what the run took so far; with every checkpoint, so that a process that is killed has its part in it."""
+    usage = {
+        "seconds": round(time.monotonic() - run.started, 3),
+        step_name(run.config.algorithm).replace(" ", "_"): run.step,
+        "peak_memory_bytes": _peak_memory("self"),
+    }
+    workers = [process for process in multiprocessing.active_children() if process.name == WORKER_NAME]
+    if workers:
+        usage["worker_peak_memory_bytes"] = max(_peak_memory(str(worker.pid)) for worker in workers)
+    on_gpu = torch.device(run.config.device).type == "cuda"
+    if on_gpu and (
+        peak := torch.cuda.max_memory_reserved(run.config.device)
+    ):  # 0 where nothing was left to do
+        usage["gpu_peak_memory_bytes"] = peak  # with what graphs and the allocator keep for themselves
+    write_usage(run.run_dir, usage)
+
+
+def write_usage(run_dir: Path, usage: Mapping[str, float]) -> None:
+    """Writes figures, none of which ever falls: of those that are there already the larger ones stay."""
+    before = read_usage(run_dir)
+    largest = {name: max(value, before.get(name, 0)) for name, value in {**before, **usage}.items()}
+    write_text(run_dir / "usage.json", json.dumps(largest, indent=2) + "\n")
+
+
+def read_usage(run_dir: Path) -> dict[str, float]:
+    """The figures of a run by their names; 0 seconds alone where it has none yet.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    path = run_dir / "usage.json"
+    if not path.exists():
+        return {"seconds": 0.0}
+    try:
+        usage = dict(json.loads(path.read_text()))
+        return {name: usage[name] + 0 for name in ("seconds", *usage)}
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{path}: is damaged: remove it to go on without the time used so far") from None
+
+
+def _peak_memory(process: str) -> int:
+    """Bytes; `getrusage` has those of the parent, where they are more."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
