@@ -14,7 +14,7 @@ from rlhive.core.pictures import Strip, film_run, write_strip
 from rlhive.core.resume import NOT_FINITE, TARGET_MET, stopped_text
 from rlhive.core.rollout import episode_summary
 from rlhive.core.run import OnlineRun, Run, save_run, store_step
-from rlhive.core.stop import freeze, not_finite, stop_seeds
+from rlhive.core.stop import freeze, not_finite, states_acted_with, stop_seeds
 from rlhive.curves import plot_curves
 from rlhive.policy_fn.plan import follow
 from rlhive.progress import Progress
@@ -114,7 +114,8 @@ def _evaluate(run: Run, progress: Progress) -> None:
         for index, seed in enumerate(run.seeds)
         if seed not in broken
     }
-    if broken and not freeze(run, dict(sorted(broken.items())), {}, progress):
+    states = states_acted_with(run, [seed for seed, what in broken.items() if what == "action"])
+    if broken and not freeze(run, dict(sorted(broken.items())), states, progress):
         return
     run.recorder.write(run.step, rows)
     if strip:

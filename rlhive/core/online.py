@@ -12,7 +12,7 @@ from torch import Tensor
 from rlhive.core.learner import last_metrics, observe
 from rlhive.core.rollout import SEEN, latest_episodes
 from rlhive.core.run import OnlineRun, store_step
-from rlhive.core.stop import freeze, not_finite
+from rlhive.core.stop import freeze, not_finite, states_acted_with
 from rlhive.core.tree import send, to_device, unflatten
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress
@@ -22,7 +22,7 @@ def step(run: OnlineRun, progress: Progress) -> None:
     """One step of all environments and the updates due."""
     action = _choose_action(run)
     if broken := dict.fromkeys(not_finite(run, action), "action"):
-        kept = freeze(run, broken, {}, progress)
+        kept = freeze(run, broken, states_acted_with(run, broken), progress)
         if not kept:
             return
         action = action[kept]
@@ -30,7 +30,7 @@ def step(run: OnlineRun, progress: Progress) -> None:
     # the last of them, and where the replay is prioritized.
     run.envs.send(action)
     store_step(run)
-    before = run.state
+    before = run.acted_with = run.state
     run.state = observe(before, send(run.rollout["observation"], run.config.device))
     scale = run.state["env_state", "observation", "scale"]
     updates = _update(run)

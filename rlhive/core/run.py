@@ -97,12 +97,14 @@ class OnlineRun(Run):
         explore: the exploration's functions.
         envs: the training environments `[S, E]`.
         replay: the transitions.
+        acted_with: the state `[S]` of the latest action of the policy, so before the updates since.
         unstored: the last step of the environments `[S, E]`, until `store_step` puts it into the replay.
     """
 
     explore: Exploration
     envs: VectorEnv | EncodedEnv
     replay: ReplayBuffer
+    acted_with: TrainState
     unstored: TensorDict | None = None
 
 
@@ -171,7 +173,7 @@ def open_run(
             "started": started,
         }
         yield (
-            OnlineRun(**shared, **online[0])
+            OnlineRun(**shared, **online[0], acted_with=state)
             if online
             else Run(**shared, rollout=TensorDict({}, [len(seeds)]))
         )

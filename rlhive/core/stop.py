@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -38,6 +38,7 @@ def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainS
         if isinstance(run, OnlineRun):
             run.envs.keep(kept)
             run.replay.keep(kept)
+            run.acted_with = run.acted_with[kept]
     return kept
 
 
@@ -50,6 +51,11 @@ def freeze(
             f"seed {seed}: the {what} is not finite at step {run.step}; it is frozen at its last good state"
         )
     return stop_seeds(run, dict.fromkeys(broken, NOT_FINITE), good_states)
+
+
+def states_acted_with(run: Run, seeds: Iterable[int]) -> dict[int, TrainState]:
+    """The states of seeds before the updates that broke their actions, by seed; none of those that never acted."""
+    return {s: run.acted_with[run.seeds.index(s)] for s in seeds} if isinstance(run, OnlineRun) else {}
 
 
 def not_finite(run: Run, values: Tensor) -> list[int]:

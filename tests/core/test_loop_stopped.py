@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 import gin
@@ -11,6 +12,7 @@ from rlhive.core.resume import restore_metrics
 from rlhive.core.run import open_run
 from rlhive.core.tree_file import LoadError
 from rlhive.envs.toy import ReachPoint
+from rlhive.policy_fn import load
 from tests.core.loop_runs import configure, rows, train
 
 
@@ -133,6 +135,23 @@ def test_an_evaluation_that_shows_what_is_not_finite_says_so(tmp_path, capsys):
         run.evaluation_envs.recv = broken
         assert loop.train(run)
     assert "seed 2: the observation is not finite at step 60" in capsys.readouterr().err
+
+
+def test_a_seed_whose_updates_break_its_actions_keeps_the_state_it_acted_with(tmp_path, capsys):
+    with pytest.raises(FloatingPointError, match="no seed is left: seed 1 at step 21"):
+        train(ReachPoint, tmp_path, "adam.learning_rate=1e25")
+    said = "seed 1: the action is not finite at step 21; it is frozen at its last good state"
+    assert said in capsys.readouterr().err
+    assert load_checkpoint(tmp_path, [1]).state["step"].tolist() == [0]
+    assert load(tmp_path)(np.zeros(2, np.float32)).shape == (1,)
+
+
+def test_a_seed_whose_updates_break_an_evaluation_keeps_the_state_it_acted_with(tmp_path, capsys):
+    bindings = ("adam.learning_rate=1e25", "train.evaluate_every=21")
+    with pytest.raises(FloatingPointError, match="no seed is left: seed 1 at step 21"):
+        train(ReachPoint, tmp_path, *bindings)
+    assert "the action is not finite at step 21" in capsys.readouterr().err
+    assert load_checkpoint(tmp_path, [1]).state["step"].tolist() == [0]
 
 
 def test_metrics_stay_with_their_seed_when_another_one_stops(three, tmp_path):
