@@ -45,17 +45,18 @@ class Progress:
         self._total, self._initial, self._step = total_steps, initial_step, initial_step
         self._started = self._last_line = time.monotonic()
         self._shown: int | None = None
-        self._values: dict[str, str] = {}
+        self._return: dict[str, str] = {}
+        self._success: dict[str, str] = {}
 
     def update(self, step: int, returns: Sequence[float] = (), success_rate: float | None = None) -> None:
         """Shows that `step` is reached; the returns of the seeds and the success rate (0 to 1) last given stay."""
         if returns:
             spread = f" ({min(returns):.1f} to {max(returns):.1f})" if len(returns) > 1 else ""
-            self._values["return IQM" if spread else "return"] = f"{iqm(returns):.1f}{spread}"
+            self._return = {"return IQM" if spread else "return": f"{iqm(returns):.1f}{spread}"}
         if success_rate is not None:
-            self._values["success"] = f"{success_rate:.0%}"
+            self._success = {"success": f"{success_rate:.0%}"}
         if not self._plain:
-            self._bar.set_postfix(self._values, refresh=False)
+            self._bar.set_postfix({**self._return, **self._success}, refresh=False)
             self._bar.update(step - self._step)
         self._step = step
         if self._plain and time.monotonic() - self._last_line >= self._interval:
@@ -79,7 +80,7 @@ class Progress:
             self._last_line - self._started,
             unit="step",
             initial=self._initial,
-            postfix=", ".join(f"{name} {value}" for name, value in self._values.items()),
+            postfix=", ".join(f"{name} {value}" for name, value in {**self._return, **self._success}.items()),
             bar_format="{n_fmt}/{total_fmt} steps ({percentage:.0f}%), {rate_fmt}{postfix}, {remaining} left",
         )
         self._stream.write(text + "\n")

@@ -245,9 +245,12 @@ def _writer(file: TextIO, columns: Sequence[str]) -> csv.DictWriter[str]:
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     try:
         text = path.read_text()
-        header, *rows = list(csv.reader(io.StringIO(text)))
+        lines = list(csv.reader(io.StringIO(text)))
     except ValueError as error:
         raise _damaged(path, error) from None
+    if not lines:
+        raise _damaged(path, ValueError("it is empty"))
+    header, *rows = lines
     if rows and not text.endswith("\n"):  # cut short by a crash
         rows.pop()
     if any(len(row) != len(header) for row in rows):

@@ -204,6 +204,16 @@ def test_progress_lines_keep_their_distance():
     assert stream.getvalue().startswith("1000/1000 steps (100%)")
 
 
+def test_progress_shows_one_return_when_a_single_seed_is_left():
+    stream = io.StringIO()
+    progress = Progress(100, interval=0.0, stream=stream)
+    progress.update(1, [8.0, 4.0, 6.0], 0.25)
+    progress.update(2, [5.0])
+    several, alone = stream.getvalue().splitlines()
+    assert "return IQM 6.0 (4.0 to 8.0), success 25%" in several
+    assert "return 5.0, success 25%" in alone and "IQM" not in alone
+
+
 def _read_terminal(terminal: int) -> str:
     """Everything that was written; one read may return a part, and Linux ends a terminal with EIO."""
     shown = b""
@@ -223,6 +233,14 @@ def test_progress_draws_a_bar_on_a_terminal():
         progress.close()
     shown = _read_terminal(ours)
     assert "\r" in shown and "75/100" in shown and "return IQM=6.0 (4.0 to 8.0), success=25%" in shown
+
+
+def test_an_empty_table_is_said_to_be_empty(tmp_path):
+    (tmp_path / "metrics.csv").write_text("")
+    with pytest.raises(
+        ValueError, match=r"metrics.csv: is no table of metrics \(it is empty\): mend or remove"
+    ):
+        read_metrics(tmp_path)
 
 
 def test_heavy_packages_are_imported_late():
