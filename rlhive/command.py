@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import ctypes
 import gc
+import io
 import logging
 import os
 import select
@@ -36,6 +37,8 @@ def start(
         except flags.Error as error:
             sys.stderr.write(f"{name}: {' '.join(str(error).split())}; see --help\n")
             sys.exit(2)
+        except SystemExit:  # of --help, which absl counts as a failure
+            sys.exit(0)
 
     def run() -> int:
         app.run(main, argv=list(argv), flags_parser=parse)
@@ -57,6 +60,7 @@ def finish(name: str, main: Callable[[], int]) -> NoReturn:
     each with one line that says why. Where the reader of its output left, as `| head` does, it ends with 1 and no line.
     """
     replace_closed_streams()
+    escape_what_cannot_be_shown()
     leave(_exit_code(name, main) or _exit_code(name, _write_out))
 
 
@@ -123,6 +127,13 @@ def replace_closed_streams() -> None:
                 os.close(nowhere)
             os.set_inheritable(number, True)
             setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115 - for as long as the process lives
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Writes characters that stdout or stderr has no code for, as of a directory's name, like `\\xfc`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def let_threads_sleep() -> None:

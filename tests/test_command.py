@@ -107,6 +107,23 @@ def test_a_command_ends_so(ending, code, said):
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", said)
 
 
+def test_help_is_no_failure():
+    for name in ("train", "evaluate", "report"):
+        command = [sys.executable, "-m", f"rlhive.{name}", "--help"]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("start", [True, False])
+def test_what_the_terminal_cannot_show_is_written_escaped(start):
+    said = "sys.stdout.write('… ü'); sys.stderr.write('… ü')"
+    script = f"{LOAD}import sys\ndef main(*_):\n    {said}\n    return 0\n"
+    script += "command['start']('test', main, int, sys.argv)" if start else "command['finish']('test', main)"
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env={**BUFFERED, "PYTHONIOENCODING": "ascii"}, capture_output=True
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"\\u2026 \\xfc", b"\\u2026 \\xfc")
+
+
 def test_output_that_cannot_be_written_is_a_failure_in_one_line():
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "rlhive.envs", "--list", "door"]
