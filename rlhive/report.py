@@ -10,6 +10,7 @@ seeds.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -55,7 +56,19 @@ def check_input(paths: Sequence[Path], out: str | None) -> Path:
     target = Path(out) if out else paths[0] / REPORT_FILE
     if target.suffix != ".html" or not target.resolve().parent.is_dir():
         raise ValueError(f"--out={target}: must be a file ending in .html in a directory that exists")
+    if why := _why_not_writable(target):
+        raise ValueError(f"--out={target}: cannot be written: {why}; choose another --out")
     return target
+
+
+def _why_not_writable(target: Path) -> str:
+    if target.is_dir():
+        return "it is a directory"
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):  # root may write where os.access says it may, or not
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def write_report(run_dir: str | os.PathLike[str]) -> Path:
@@ -65,7 +78,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
         ValueError: no run, or one without an evaluation.
     """
     path = Path(run_dir)
-    return write([path], path / REPORT_FILE, f"`python -m rlhive.report {path}` draws one.")
+    return write([path], path / REPORT_FILE, f"`python -m rlhive.report {shlex.quote(str(path))}` draws one.")
 
 
 def write_arrays(run_dir: str | os.PathLike[str]) -> Path:

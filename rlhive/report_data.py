@@ -184,7 +184,9 @@ def _read_member(directory: Path) -> Run:
     columns = [metrics.get(column, np.full(len(metrics["step"]), np.nan)) for column in SCORES.values()]
     evaluated = np.isfinite(columns).any(axis=0)
     if not evaluated.any():
-        raise ValueError(f"{directory}: has no evaluation yet; train on, to train.evaluate_every steps")
+        raise ValueError(
+            f"{directory}: has no evaluation yet: train on to train.evaluate_every steps, or anew where no seed is left"
+        )
     # A seed that broke before its first row is in the checkpoints alone, and counts all the same.
     found = (directory / "checkpoints" / "latest").glob("seed_*")
     saved = [int(path.name.removeprefix("seed_")) for path in found if path.name[5:].isdecimal()]

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlhive.core.seed_stats import RESAMPLES, Estimate, steps_to_threshold
 from rlhive.record import EVALUATION_SEED
-from rlhive.report_data import Process, Run, settings, shared_step
+from rlhive.report_data import SEED_SETTINGS, Process, Run, settings, shared_step
 from rlhive.report_figures import (
     LABELS,
     improvement_figure,
@@ -134,7 +134,9 @@ def _improvement_table(runs: Sequence[Run], step: int) -> str:
 
 def _difference_table(runs: Sequence[Run]) -> str:
     found = [settings(run.config) for run in runs]
-    names = sorted(name for name in set().union(*found) if len({of.get(name) for of in found}) > 1)
+    # Not the seeds, which the summary has: of solo runs only the first one's settings are here.
+    either = set().union(*found) - SEED_SETTINGS
+    names = sorted(name for name in either if len({of.get(name) for of in found}) > 1)
     if not names:
         return note("The runs have the same settings.")
     rows = [[name, *(of.get(name, "-") for of in found)] for name in names]

@@ -219,6 +219,21 @@ def test_page_of_several_runs_compares_them(write_run, no_picture):
         assert sum(what in picture["alt"] for picture in page.images) >= 1, what
 
 
+def test_the_seeds_of_runs_are_no_settings_that_differ(write_run, no_picture):
+    solo, both = CONFIG + "NUM_SEEDS = 1\n", CONFIG + "NUM_SEEDS = 3\n"
+    for seed, rates in SUCCESS.items():
+        write_run(f"apart/seed_{seed}", {seed: rates}, config=solo)
+    together = write_run("together", config=both)
+    page = read(report.write([together.parent / "apart", together], together / "both.html"))
+    assert "The runs have the same settings." in page.text
+
+
+def test_the_hint_of_a_report_can_be_copied(write_run):
+    directory = write_run("a run")
+    page = read(report.write_report(directory))
+    assert f"`python -m rlhive.report '{directory}'`" in page.text
+
+
 def test_runs_that_cannot_be_compared_are_refused(write_run, franka_spec):
     import attrs
 
@@ -356,6 +371,14 @@ def test_wrong_arguments_are_refused_before_any_work(names, out, message, write_
     monkeypatch.chdir(write_run("run"))
     with pytest.raises(ValueError, match=message):
         report.check_input([Path(name) for name in names], out)
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_any_work(write_run, monkeypatch):
+    monkeypatch.chdir(write_run("run"))
+    Path("x.html").mkdir()
+    for out, why in (("x.html", "it is a directory"), ("/proc/x.html", "No such file or directory")):
+        with pytest.raises(ValueError, match=f"--out={out}: cannot be written: {why}; choose another --out"):
+            report.check_input([Path()], out)
 
 
 def test_directories_that_are_no_runs_are_refused(write_run, tmp_path):
