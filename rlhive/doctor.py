@@ -39,6 +39,8 @@ except ImportError as error:
 print(", ".join(names) if torch.cuda.is_available() else "none", problem, sep="|")
 """
 _STEP = """
+import os
+os.environ.pop("RLHIVE_CACHE", None)  # the models that are there are taken, not installed in another place
 import rlhive
 from rlhive.envs.robohive import RoboHive
 environment = RoboHive("FrankaReachRandom-v0", seed=0)
@@ -106,11 +108,22 @@ def check_compiler() -> Iterator[Finding]:
 def check_machine() -> Iterator[Finding]:
     """Cores and free disk."""
     yield Finding(OK, "cores", f"{len(os.sched_getaffinity(0))} usable by this process")
-    for purpose, path in (("cache", cache_dir()), ("here", Path.cwd())):
-        existing = next(place for place in (path, *path.parents) if place.exists())
+    yield _check_disk("cache", cache_dir, "set RLHIVE_CACHE to a directory of your own")
+    yield _check_disk("here", Path.cwd, "`cd` to a directory of your own")
+
+
+def _check_disk(purpose: str, place: Callable[[], Path], remedy: str) -> Finding:
+    subject = f"disk ({purpose})"
+    try:
+        path = place()
+        existing = next(above for above in (path, *path.parents) if above.exists())
         free = shutil.disk_usage(existing).free / 1e9
-        fix = "" if free > 1 else "free some space" + (", or set RLHIVE_CACHE" if purpose == "cache" else "")
-        yield Finding(NOTE if fix else OK, f"disk ({purpose})", f"{free:.1f} GB free for {path}", fix)
+    except OSError as error:
+        return Finding(FAIL, subject, f"cannot be used: {error}", remedy)
+    if not existing.is_dir():
+        return Finding(FAIL, subject, f"{existing} is a file, not a directory", remedy)
+    fix = "" if free > 1 else f"free some space, or {remedy}"
+    return Finding(NOTE if fix else OK, subject, f"{free:.1f} GB free for {path}", fix)
 
 
 def check_packages() -> Iterator[Finding]:
@@ -167,6 +180,9 @@ def check_simhive() -> Iterator[Finding]:
     wrong = f"{len(found.differing)} files differ, which touches {', '.join(suites)}"
     text = f"{wrong if suites else 'the exact models'} in {found.path} ({found.source})"
     yield Finding(FAIL if suites else OK, "SimHive", text, fix if suites else "")
+    if not simhive.is_in_place():
+        text = f"not in {cache_dir()}, which RLHIVE_CACHE names: training will install it there"
+        yield Finding(NOTE, "SimHive", text, f"`unset RLHIVE_CACHE` to train with {found.path}")
 
 
 def check_environment() -> Iterator[Finding]:
@@ -229,9 +245,18 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 )
 
 
+def examine(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """What a check finds; and that it failed, where this user may not look at what it looks at."""
+    try:
+        yield from check()
+    except OSError as error:
+        subject, path = check.__name__.removeprefix("check_"), error.filename or "the working directory"
+        yield Finding(FAIL, subject, str(error), f"make {path} readable for this user")
+
+
 def _models_found() -> bool:
     try:
-        return (simhive.robohive_directory() / "simhive" / "simhive-version").is_file()
+        return simhive.is_installed()
     except simhive.SimHiveError:
         return False
 
@@ -255,7 +280,7 @@ def main() -> int:
     argparse.ArgumentParser(prog="python -m rlhive.doctor", description=__doc__).parse_args()
     failures = 0
     for check in CHECKS:
-        for finding in check():
+        for finding in examine(check):
             failures += finding.state == FAIL
             sys.stdout.write(f"{finding.state:4}  {finding.subject:18} {finding.text}\n")
             if finding.fix:

@@ -9,7 +9,15 @@ import time
 
 import pytest
 
-from rlhive.doctor import check_compiler, check_python
+from rlhive.doctor import (
+    Finding,
+    check_compiler,
+    check_environment,
+    check_machine,
+    check_python,
+    check_simhive,
+    examine,
+)
 from rlhive.envs import simhive
 from tests.helpers import heed_ctrl_c
 
@@ -77,6 +85,43 @@ def test_ctrl_c_ends_it_in_one_line():
         rest, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "rlhive.doctor: interrupted\n")
     assert "training can" not in rest
+
+
+def test_places_that_cannot_be_used_are_found(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    for name, words in (("file", "is a file, not a directory"), ("x" * 300, "File name too long")):
+        monkeypatch.setenv("RLHIVE_CACHE", str(tmp_path / name))
+        _, cache, _ = check_machine()
+        assert cache.state == "FAIL" and words in cache.text and "set RLHIVE_CACHE to" in cache.fix
+    monkeypatch.setenv("RLHIVE_CACHE", str(tmp_path))
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    _, cache, here = check_machine()
+    assert cache.state == "ok" and here.state == "FAIL" and here.fix.startswith("`cd`")
+
+
+def test_what_cannot_be_read_is_a_finding_of_its_check(tmp_path):
+    def check_models():
+        yield Finding("ok", "models", "there")
+        (tmp_path / "none").read_text()
+
+    first, failed = examine(check_models)
+    assert first.state == "ok" and (failed.state, failed.subject) == ("FAIL", "models")
+    assert failed.fix == f"make {tmp_path / 'none'} readable for this user"
+
+
+def test_a_cache_without_the_models_is_noted_and_nothing_is_installed(monkeypatch, tmp_path):
+    there = simhive.ensure()
+    monkeypatch.setenv("RLHIVE_CACHE", str(tmp_path / "cache"))
+    if not (simhive.robohive_directory() / "simhive").is_symlink():
+        pytest.skip("the models are a directory in robohive here, which is taken as it is")
+    _, note = check_simhive()
+    assert note.state == "note" and "training will install it there" in note.text
+    steps = [finding for finding in check_environment() if finding.subject == "environment"]
+    assert [finding.state for finding in steps] == ["ok"]
+    assert not (tmp_path / "cache").exists()
+    assert (simhive.robohive_directory() / "simhive").resolve() == there
 
 
 @pytest.mark.parametrize("slow", [True, False])

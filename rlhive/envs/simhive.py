@@ -73,11 +73,20 @@ def ensure() -> Path:
         SimHiveError: robohive is missing, no source can be reached, or the disk is full or read-only.
     """
     link, tree = robohive_directory() / "simhive", cache_dir() / _NAME
-    if _is_tree(link) and (
+    return link.resolve() if is_in_place() else _install_and_link(link, tree, again=False)
+
+
+def is_in_place() -> bool:
+    """Whether `ensure` has nothing to do."""
+    link, tree = robohive_directory() / "simhive", cache_dir() / _NAME
+    return is_installed() and (
         "RLHIVE_CACHE" not in os.environ or not link.is_symlink() or link.resolve() == tree
-    ):
-        return link.resolve()
-    return _install_and_link(link, tree, again=False)
+    )
+
+
+def is_installed() -> bool:
+    """Whether robohive finds a tree, wherever it is."""
+    return _is_tree(robohive_directory() / "simhive")
 
 
 def status() -> SimHiveStatus:
