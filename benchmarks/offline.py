@@ -165,9 +165,9 @@ def evaluate(run_dir: Path) -> np.ndarray:
     from rlhive.evaluate import load_policies, play
 
     torch.set_num_threads(1)
-    policies, _ = load_policies(run_dir)
+    policies, *_ = load_policies(run_dir)
     episode_seeds = evaluation_seeds(EVALUATION_SEED, FLAGS.episodes)
-    outcome = play(policies, EVALUATION_SEED, episode_seeds, stochastic=False)
+    outcome, _ = play(policies, EVALUATION_SEED, episode_seeds, stochastic=False)
     return np.stack([outcome.success, outcome.returns])
 
 

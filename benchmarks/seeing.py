@@ -113,11 +113,11 @@ def play_run(directory: Path) -> np.ndarray:
     from rlhive.evaluate import load_policies, play
 
     torch.set_num_threads(1)
-    policies, step = load_policies(directory)
+    policies, step, _ = load_policies(directory)
     path = directory / f"episodes_{step}.npy"
     if not path.exists():
         episode_seeds = evaluation_seeds(EPISODES_SEED, EPISODES)
-        outcome = play(policies, EPISODES_SEED, episode_seeds, stochastic=False)
+        outcome, _ = play(policies, EPISODES_SEED, episode_seeds, stochastic=False)
         with replacing(path) as beside:
             np.save(beside, np.stack([outcome.returns[0], outcome.success[0]]))
     return np.asarray(np.load(path))

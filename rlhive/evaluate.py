@@ -13,7 +13,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,17 +129,20 @@ def evaluate(
 
     Returns:
         A plain dict for JSON; "seeds" has each one's summary, "success" and "return_mean" are over them all, and
-        "best_seed" is the one that the run's own last evaluations choose, None where they do not.
+        "best_seed" is the one that the run's own last evaluations choose, None where they do not. "not_finite" are
+        the seeds whose policies give actions that are not finite; they have no figures and count nowhere.
 
     Raises:
-        ValueError: no policy that can be loaded, its environment is not the one installed here, or no such camera.
+        ValueError: no policy that can be loaded or that gives finite actions, its environment is not the one
+            installed here, no such camera, or a damaged metrics.csv.
         RuntimeError: the environment cannot be built or fails.
     """
     load_torch()  # before anything that loads mujoco
 
     from rlhive.core.evaluation import evaluation_seeds
 
-    policies, step = load_policies(run_dir)
+    policies, step, not_finite = load_policies(run_dir)
+    best = best_seed(run_dir, list(policies), seed)  # before episodes are played: metrics.csv may be damaged
     first = next(iter(policies.values()))
     episode_seeds = evaluation_seeds(seed, episodes)
     if video is not None:
@@ -147,10 +150,15 @@ def evaluate(
 
         act = make_actor(first, seed, stochastic=stochastic)
         film(act, first.spec.env, episode_seeds[0], video, cameras)
-    outcome = play(policies, seed, episode_seeds, stochastic=stochastic)
+    outcome, broken = play(policies, seed, episode_seeds, stochastic=stochastic)
+    not_finite |= broken
+    finite = [index for index, trained in enumerate(policies) if trained not in broken]
+    if not finite:
+        raise ValueError(_all_broken(run_dir, not_finite))
     by_seed = [
         {"seed": trained, **summarize_seed(outcome.returns[index], outcome.success[index], seed)}
         for index, trained in enumerate(policies)
+        if index in finite
     ]
     return {
         "run_dir": str(run_dir),
@@ -159,61 +167,89 @@ def evaluate(
         "episodes": episodes,
         "seed": seed,
         "deterministic": not stochastic,
-        "success": float(outcome.success.mean()),
-        "return_mean": float(outcome.returns.mean()),
+        "success": float(outcome.success[finite].mean()),
+        "return_mean": float(outcome.returns[finite].mean()),
         "seeds": by_seed,
-        "best_seed": best_seed(run_dir, list(policies), seed),
+        "not_finite": sorted(not_finite),
+        "best_seed": None if best in broken else best,
         "video": None if video is None else str(video),
     }
 
 
-def load_policies(run_dir: str | os.PathLike[str]) -> tuple[dict[int, Policy], int]:
-    """The policies of a run's latest checkpoint, or that of a bundle, by their seeds, and their step."""
+def load_policies(run_dir: str | os.PathLike[str]) -> tuple[dict[int, Policy], int, set[int]]:
+    """The policies of a run's latest checkpoint, or that of a bundle, by their seeds, and their step.
+
+    And the seeds without one, since the actions of theirs are not finite.
+
+    Raises:
+        ValueError: no policy that can be loaded.
+    """
     from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
     from rlhive.core.checkpoint_files import read_part
+    from rlhive.core.errors import NotFiniteActionError
     from rlhive.policy_fn.bundle import is_bundle, read_bundle
     from rlhive.policy_fn.loading import load
 
     if is_bundle(run_dir):
         bundle = read_bundle(run_dir)
-        return {bundle.seed: load(run_dir)}, bundle.step
+        return {bundle.seed: load(run_dir)}, bundle.step, set()
     folders = seed_dirs(checkpoint_dir(run_dir))
     # By the header: in a copy without links the directory's name is "latest".
     header = read_part(next(iter(folders.values())) / "params.safetensors", "params")[1]
-    return {trained: load(path) for trained, path in folders.items()}, header.step
+    policies = {}
+    for trained, path in folders.items():
+        with contextlib.suppress(NotFiniteActionError):
+            policies[trained] = load(path)
+    if not policies:
+        raise ValueError(_all_broken(run_dir, folders))
+    return policies, header.step, set(folders) - set(policies)
+
+
+def _all_broken(run_dir: str | os.PathLike[str], seeds: Iterable[int]) -> str:
+    names = ", ".join(map(str, sorted(seeds)))
+    return f"{run_dir}: the actions of all seeds are not finite: {names}; their training diverged"
 
 
 def play(
     policies: Mapping[int, Policy], seed: int, episode_seeds: Sequence[int], *, stochastic: bool
-) -> Episodes:
-    """Every seed's policy, by its seed, on the same episodes.
+) -> tuple[Episodes, set[int]]:
+    """Every seed's policy, by its seed, on the same episodes; and the seeds whose actions there are not finite.
 
     Raises:
         ValueError: the environment is not the one they were trained on.
     """
     import torch
 
+    from rlhive.core.errors import NotFiniteActionError
     from rlhive.core.evaluation import check_same_environment, run_episodes
     from rlhive.envs.vector import VectorEnv
+    from rlhive.policy_fn.plan import follow
 
-    actors = [make_actor(policy, seed, stochastic=stochastic) for policy in policies.values()]
+    actors = {of: make_actor(policy, seed, stochastic=stochastic) for of, policy in policies.items()}
+    network = next(iter(policies.values())).spec.network
+    broken: set[int] = set()
     trained_on = next(iter(policies.values())).spec.env
+
+    def act_of(trained: int, seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        try:
+            return actors[trained](seen, rest)
+        except NotFiniteActionError:
+            broken.add(trained)
+            return follow(rest, lambda: torch.zeros(*seen.shape, network.chunk_size, trained_on.action_dim))
 
     def act(seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
         rests = [None] * len(actors) if rest is None else list(rest)
-        actions, left = zip(
-            *(own(*parts) for own, *parts in zip(actors, seen, rests, strict=True)), strict=True
-        )
+        actions, left = zip(*map(act_of, actors, seen, rests), strict=True)
         return torch.stack(actions), None if left[0] is None else torch.stack(left)
 
     # A worker process would pay more to start than it saves on this few steps.
     with VectorEnv(trained_on.name, seeds=list(policies), num_workers=0, pixels=trained_on.pixels) as envs:
         check_same_environment(envs.spec, trained_on)
-        return run_episodes(envs, act, episode_seeds)
+        return run_episodes(envs, act, episode_seeds), broken
 
 
 def summarize_seed(returns: Any, success: Any, seed: int) -> dict[str, Any]:
-    """Success rate, and mean, median and 95 % bootstrap interval of the mean of returns `[n]`."""
+    """Success rate, and mean, median and 95 % bootstrap interval of the mean of returns `[n]`; one has none."""
     import numpy as np
 
     from rlhive.core.stats import summarize
@@ -223,7 +259,7 @@ def summarize_seed(returns: Any, success: Any, seed: int) -> dict[str, Any]:
         "success": float(success.mean()),
         "return_mean": summary.mean,
         "return_median": summary.median,
-        "return_interval_95": [summary.low, summary.high],
+        "return_interval_95": [summary.low, summary.high] if len(returns) > 1 else None,
     }
 
 
@@ -275,11 +311,14 @@ def format_report(report: dict[str, Any]) -> str:
         f"evaluation seed {report['seed']}, {how}"
     ]
     for seed in report["seeds"]:
-        low, high = seed["return_interval_95"]
+        ends = seed["return_interval_95"]
+        interval = f" (95 % interval {ends[0]:.1f} to {ends[1]:.1f})" if ends else ""
         lines.append(
-            f"  seed {seed['seed']}: success {seed['success']:.1%}, return mean {seed['return_mean']:.1f} "
-            f"(95 % interval {low:.1f} to {high:.1f}), median {seed['return_median']:.1f}"
+            f"  seed {seed['seed']}: success {seed['success']:.1%}, return mean {seed['return_mean']:.1f}{interval}, "
+            f"median {seed['return_median']:.1f}"
         )
+    for trained in report["not_finite"]:
+        lines.append(f"  seed {trained}: its policy gives actions that are not finite, so has no figures")
     if len(report["seeds"]) > 1:
         lines.append(f"  all seeds: success {report['success']:.1%}, return mean {report['return_mean']:.1f}")
         lines.append(f"  best seed: {_describe_best(report)}")

@@ -12,6 +12,7 @@ import gin
 from rlhive.core.evaluation import evaluation_seeds, run_episodes
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.stats import summarize
+from rlhive.core.tree_file import read_tree, write_tree
 from rlhive.envs.robohive import RoboHive, env_spec
 from rlhive.envs.vector import VectorEnv
 from rlhive.evaluate import _describe_best, best_seed, check_input, evaluate, format_report
@@ -219,6 +220,46 @@ def test_best_seed_is_chosen_by_the_runs_own_evaluations(make_run, installed):
         .startswith("  best seed: 10, chosen by the run's own last evalua")
     )
     assert format_report(report).endswith(figures)
+
+
+def test_a_damaged_table_is_refused_before_any_episode(make_run, franka_spec):
+    run_dir = make_run(seeds=(1, 10), env=franka_spec).run_dir  # its environment is refused when it is played
+    (run_dir / "metrics.csv").write_text("")
+    with pytest.raises(ValueError, match=r"metrics\.csv: is no table of metrics \(it is empty\)"):
+        evaluate(run_dir, 1, 1)
+
+
+def test_one_episode_has_no_interval(make_run, installed):
+    report = evaluate(make_run(env=installed).run_dir, 1, 1)
+    assert report["seeds"][0]["return_interval_95"] is None
+    assert "interval" not in format_report(report) and "return mean " in format_report(report)
+
+
+def break_policy(run, seed):
+    """Makes the actions of a saved seed not finite, by weights that are."""
+    path = run.run_dir / "checkpoints" / "100" / f"seed_{seed}" / "params.safetensors"
+    tree, header = read_tree(path)
+    large = tree.apply(lambda leaf: 3e38 * leaf.sign())  # of both signs: infinity minus infinity
+    write_tree(path, tree.update({"actor": large["actor"]}), header)
+
+
+def test_a_seed_whose_actions_are_not_finite_is_named_and_the_others_are_evaluated(make_run, installed):
+    run = make_run(seeds=(1, 10, 11), env=installed)
+    whole = evaluate(run.run_dir, 3, 1)
+    break_policy(run, 10)
+    with pytest.raises(ValueError, match=r"seed_10.*: the action is not finite"):
+        load(run.run_dir, seed=10)
+    report = evaluate(run.run_dir, 3, 1)
+    assert report["seeds"] == [whole["seeds"][0], whole["seeds"][2]] and report["not_finite"] == [10]
+    assert report["return_mean"] == pytest.approx(np.mean([of["return_mean"] for of in report["seeds"]]))
+    assert "  seed 10: its policy gives actions that are not finite, so has no figures" in format_report(
+        report
+    )
+    json.dumps(report, allow_nan=False)
+    for seed in (1, 11):
+        break_policy(run, seed)
+    with pytest.raises(ValueError, match="the actions of all seeds are not finite: 1, 10, 11"):
+        evaluate(run.run_dir, 3, 1)
 
 
 def test_best_seed_is_not_named_on_the_episodes_it_is_chosen_by(tmp_path):

@@ -13,6 +13,7 @@ from tensordict import TensorDict
 
 from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
 from rlhive.core.checkpoint_files import read_part
+from rlhive.core.errors import NotFiniteActionError
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree_file import LoadError
 from rlhive.core.types import EnvState, Params
@@ -53,9 +54,10 @@ def load(
     Raises:
         LoadError: something is missing, damaged, not finite, a pickle, or of another environment, run,
             seed, step, network or format version; one line that says which.
+        NotFiniteActionError: its actions are not finite, although what it consists of is.
     """
     if env_state is None and is_bundle(params):
-        return _policy(*_read_bundle(params, spec, seed, step), device, dtype)
+        return _policy(str(params), *_read_bundle(params, spec, seed, step), device, dtype)
     if env_state is None:
         folder = seed_dir(params, seed, step)
         params, env_state = folder / "params.safetensors", folder / "env_state.safetensors"
@@ -69,11 +71,16 @@ def load(
         _check_place(origin)
     check_params(where, tree, run)
     check_env_state(where_constants, constants, run)
-    return _policy(run, tree, constants, device, dtype)
+    return _policy(where, run, tree, constants, device, dtype)
 
 
 def _policy(
-    spec: RunSpec, params: Params, env_state: EnvState, device: str | torch.device, dtype: torch.dtype
+    where: str,
+    spec: RunSpec,
+    params: Params,
+    env_state: EnvState,
+    device: str | torch.device,
+    dtype: torch.dtype,
 ) -> Policy:
     """The policy on its own copies of the trees, which has acted once: the first call takes many times as long."""
     if dtype not in DTYPES:
@@ -88,7 +95,10 @@ def _policy(
     except RuntimeError as error:
         raise LoadError(f"device {device}: {str(error).splitlines()[0]}") from None
     policy = Policy(spec, params, env_state)
-    policy(example_observation(spec.env))
+    try:
+        policy(example_observation(spec.env))
+    except NotFiniteActionError as error:
+        raise NotFiniteActionError(f"{where}: {error}: the training of this seed diverged") from None
     return policy
 
 

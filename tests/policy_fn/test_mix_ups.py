@@ -46,7 +46,7 @@ def test_renamed_directories_of_steps(make_run, seeds):
 def test_a_run_copied_without_links_is_evaluated_at_its_step(make_run, tmp_path):
     run = make_run(seeds=(1, 2))
     shutil.copytree(run.run_dir, tmp_path / "copy", symlinks=False)
-    policies, step = load_policies(tmp_path / "copy")
+    policies, step, _ = load_policies(tmp_path / "copy")
     assert (list(policies), step) == ([1, 2], 100)
     assert load(tmp_path / "copy", seed=2).spec == run.spec
 
