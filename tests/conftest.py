@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gc
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,9 @@ from rlhive.losses_fn import draw_sac_noise, make_sac_loss
 from rlhive.policy_fn.actor import ActorCritic, actor_critic
 
 collect_less_often()
+# Tests send these; run in the background or by nohup they, and the processes they start, would be born ignoring them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 gc.freeze()  # or every environment that is closed has all that was imported looked through, for half a second
 
 FRANKA = EnvSpec(

@@ -1,7 +1,5 @@
 """Small inputs that several tests share."""
 
-import signal
-
 import torch
 from tensordict import TensorDict
 
@@ -11,11 +9,6 @@ from rlhive.policy_fn import Policy, load
 from rlhive.policy_fn.actor import ActorCritic, actor_critic
 from rlhive.policy_fn.cnn import CNN
 from rlhive.policy_fn.encoders import Encoder, feature_dim
-
-
-def heed_ctrl_c() -> None:
-    """For a new process, as `preexec_fn`: a test run in the background hands down that SIGINT is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def make_spec(observation_dim: int = 5, action_low=(-1.0, -1.0), action_high=(1.0, 1.0)) -> EnvSpec:

@@ -19,7 +19,6 @@ from rlhive.doctor import (
     examine,
 )
 from rlhive.envs import simhive
-from tests.helpers import heed_ctrl_c
 
 COMMAND = [sys.executable, "-m", "rlhive.doctor"]
 
@@ -79,7 +78,7 @@ def test_package_that_does_not_load_is_named(tmp_path):
 
 def test_ctrl_c_ends_it_in_one_line():
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(COMMAND, **pipes, preexec_fn=heed_ctrl_c) as process:
+    with subprocess.Popen(COMMAND, **pipes) as process:
         assert process.stdout.readline().startswith("ok    Python")
         process.send_signal(signal.SIGINT)
         rest, said = process.communicate(timeout=60)

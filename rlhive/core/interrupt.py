@@ -1,25 +1,52 @@
-"""Ctrl-C and SIGTERM as something to look at between two steps."""
+"""Ctrl-C, SIGTERM and SIGHUP as something to look at between two steps."""
 
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
+CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# `timeout` and schedulers signal a process and then its group again, and a key that is held down repeats itself.
+SAME_SECONDS = 1.0
+
 
 @contextlib.contextmanager
-def catch_signals() -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C or SIGTERM arrives; a second Ctrl-C ends the process at once."""
+def catch_signals(answer: str = "") -> Iterator[list[int]]:
+    """A list that is empty until Ctrl-C, SIGTERM or SIGHUP arrives; what is ignored, as by nohup, stays so.
+
+    What comes within a second of a signal counts as the same; Ctrl-C after that raises `KeyboardInterrupt`, the others
+    never end the process.
+
+    Args:
+        answer: a line for stderr at the first signal, for loops that look at the list late.
+    """
     received: list[int] = []
+    latest = -math.inf
 
     def receive(number: int, frame: Any) -> None:
+        nonlocal latest
+        now = time.monotonic()
+        if now - latest < SAME_SECONDS:
+            return
+        latest = now
         received.append(number)
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if len(received) > 1 and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if len(received) == 1 and answer:
+            with contextlib.suppress(OSError):
+                os.write(2, f"{answer}\n".encode())  # sys.stderr may be in the middle of a write
 
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in CAUGHT}
+    caught = [number for number in CAUGHT if before[number] is not signal.SIG_IGN]
+    for number in caught:
+        signal.signal(number, receive)
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in caught:
+            signal.signal(number, before[number])

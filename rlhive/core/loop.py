@@ -20,11 +20,12 @@ from rlhive.policy_fn.plan import follow
 from rlhive.progress import Progress
 from rlhive.record import EVALUATION_SEED, has_evaluation, step_name
 
+STOPPING = "rlhive.train: stopping: saves after this step; Ctrl-C again ends at once"
 SECONDS_BETWEEN_PICTURES = 60.0  # drawing the curves takes one or two, in which nothing is learned
 
 
 def train(run: Run) -> bool:
-    """Trains until `total_steps`, or until Ctrl-C or SIGTERM; either way the last state is saved.
+    """Trains until `total_steps`, or until Ctrl-C, SIGTERM or SIGHUP; either way the last state is saved.
 
     Returns:
         Whether the run came to its end.
@@ -38,7 +39,7 @@ def train(run: Run) -> bool:
     # A run may have ended between its last checkpoint and the evaluation after it.
     evaluated_at = run.step if has_evaluation(run.run_dir, run.step, run.seeds) else None
     drawn_at = time.monotonic()
-    with catch_signals() as stopped:
+    with catch_signals(STOPPING) as stopped:
         while run.step < config.total_steps and run.seeds and not stopped:
             _step(run, progress)
             if _due(run, config.log_every) and run.metrics:

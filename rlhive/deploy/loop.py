@@ -38,7 +38,7 @@ class Report:
         steps: actions sent; in a dry run, computed.
         solved: steps on which RoboHive called the task solved.
         total_reward: sum of RoboHive's dense reward.
-        held: how it was left: "last action", "safe action", or why neither was sent.
+        held: how it was left: "last action", "safe action", stopped on the way there, or why neither was sent.
         stop_seconds: from the detection of the reason to the first action sent for safety.
         timing: as in `latency.summarize`.
     """
@@ -59,7 +59,7 @@ class Report:
 
 
 def run(policy: Policy, env: Any, folder: str | Path, **settings: Any) -> Report:
-    """Runs a policy on a robot until it has finished, fails, or Ctrl-C or SIGTERM arrives; then holds it.
+    """Runs a policy on a robot until it has finished, fails, or Ctrl-C, SIGTERM or SIGHUP arrives; then holds it.
 
     Writes into `folder`: `journal.bin` step by step, and at the end `trace.h5` (RoboHive's Trace), `report.json` and
     `latency.png`. Main thread only, because a watchdog's signal ends what does not answer. Hardware is left where it
@@ -92,9 +92,10 @@ def _run(policy: Policy, env: Any, folder: Path, settings: Settings) -> Report:
     with catch_signals() as received:
         reason, message = _guarded(loop, received)
         detected = time.monotonic()
-        held = loop.hold(reason)
-    stop_seconds = (loop.held_at or detected) - detected
-    return _finish(folder, journal, policy.spec.env.dt, (reason, message, held, stop_seconds))
+        received.clear()  # the next one stops the robot on its way to the safe action
+        held = loop.hold(reason, received)
+        stop_seconds = (loop.held_at or detected) - detected
+        return _finish(folder, journal, policy.spec.env.dt, (reason, message, held, stop_seconds))
 
 
 class _Loop:
@@ -137,20 +138,26 @@ class _Loop:
             if reading.done:
                 return "terminated", f"the environment ended the episode after {step} steps"
 
-    def hold(self, reason: str) -> str:
-        """Brings the robot to the safe state; returns what that was, or why it could not be reached."""
+    def hold(self, reason: str, received: Sequence[int]) -> str:
+        """Brings the robot to the safe state; returns what that was, or why it could not be reached.
+
+        A signal on the way to the safe action, which comes into `received`, stops the robot where it is.
+        """
         if self._settings.dry_run:
             return "nothing, it was a dry run"
         if self._last is None:
             return "nothing had been sent"
         try:
             safe = self._settings.safe_action
-            if safe is None or EXIT_CODES[reason] == 0:
+            if safe is None or EXIT_CODES[reason] == 0 or reason == "interrupted":
                 self._robot.hold(self._last, again=True)
                 self.held_at = time.monotonic()
                 return "last action"
             target = np.asarray(safe, np.float32)
             while not np.array_equal(self._last, target):
+                if received:
+                    self._robot.hold(self._last, again=True)
+                    return "last action, stopped on the way to the safe action"
                 self._last = limit_action(target, self._last, self._low, self._high, self._settings.max_delta)
                 self._robot.hold(self._last, again=False)
                 self.held_at = self.held_at or time.monotonic()
@@ -247,6 +254,6 @@ def _finish(folder: Path, journal: Journal, dt: float, end: tuple[str, str, str,
         if len(records):
             write_trace(folder / JOURNAL, folder / TRACE)
             plot(records["latency"], records["period"], dt, folder / PICTURE)
-    except OSError as error:  # the exit code has to say why the robot stopped
-        LOG.error("%s: not all could be written: %s", folder, error)
+    except (OSError, KeyboardInterrupt) as error:  # the exit code has to say why the robot stopped
+        LOG.error("%s: not all could be written: %s", folder, str(error) or "Ctrl-C, twice")
     return report

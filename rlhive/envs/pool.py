@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 from rlhive import WORKER_NAME
 from rlhive.core.env_spec import EnvSpec
+from rlhive.core.interrupt import CAUGHT
 from rlhive.envs.chunk import Arrays, Chunk, Factory, Place, byte_count, map_arrays
 
 # Workers yield to the learner, which needs their steps only after its update: on two cores a training step took 9.7 ms
@@ -209,9 +210,9 @@ def _spawn(
         daemon=True,
     )
     resource_tracker.ensure_running()  # the first start() would start it, and unblock SIGINT for that
-    # Workers inherit the mask: Ctrl-C, and SIGTERM, which `timeout` and schedulers send to all processes of a command,
-    # are the parent's to handle, it ends them when it is done.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    # Workers inherit the mask: Ctrl-C, SIGTERM and SIGHUP, which `timeout`, schedulers and a closed terminal send
+    # to all processes of a command, are the parent's to handle, it ends them when it is done.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
     try:
         process.start()
     finally:

@@ -14,8 +14,9 @@ import h5py
 import numpy as np
 import pytest
 
+from rlhive.core import interrupt
 from rlhive.data.trace import episodes
-from rlhive.deploy import run
+from rlhive.deploy import loop, run
 from rlhive.deploy.connecting import simulate
 from rlhive.deploy.safety import EXIT_CODES, FaultError, Sensors, SensorWatch, limit_action, watchdog
 from rlhive.deploy.trace import read_journal, write_trace
@@ -120,6 +121,56 @@ def test_fault_in_simulation_goes_to_the_safe_action(policy, tmp_path):
     assert report.stop_seconds <= 0.08
 
 
+def test_ctrl_c_holds_the_last_action_and_not_the_safe_one(policy, tmp_path):
+    env = simulate(NAME, 0)
+    sent, step = [], env.step
+
+    def interrupted(action):
+        sent.append(np.array(action))
+        if len(sent) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return step(action)
+
+    env.step = interrupted
+    report = run(policy, env, tmp_path, max_steps=10, safe_action=(0.5,) * 9, max_delta=0.05)
+    assert (report.reason, report.steps, report.held) == ("interrupted", 3, "last action")
+    assert len(sent) == 4 and np.array_equal(sent[3], sent[2])
+
+
+def test_ctrl_c_on_the_way_to_the_safe_action_holds_the_robot_where_it_is(policy, tmp_path, monkeypatch):
+    monkeypatch.setattr(interrupt, "SAME_SECONDS", 0.0)
+    env = simulate(NAME, 0)
+    sent, step = [], env.step
+
+    def failing(action):
+        sent.append(np.array(action))
+        if len(sent) in (2, 5):
+            signal.raise_signal(signal.SIGINT)
+        if len(sent) == 2:
+            raise RuntimeError("a fault, too")
+        return step(action)
+
+    env.step = failing
+    report = run(policy, env, tmp_path, max_steps=10, safe_action=(0.5,) * 9, max_delta=0.01)
+    assert (report.reason, report.exit_code) == ("robot_failed", 16)
+    assert report.held == "last action, stopped on the way to the safe action"
+    assert len(sent) == 6 and np.array_equal(sent[5], sent[4]) and not np.array_equal(sent[4], sent[3])
+    assert json.loads((tmp_path / "report.json").read_text())["held"] == report.held
+    assert (tmp_path / "trace.h5").exists()
+
+
+def test_signals_while_the_report_is_written_do_not_end_it(policy, tmp_path, monkeypatch):
+    def impatient(*args):
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(interrupt, "SAME_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "plot", impatient)
+    report = run(policy, simulate(NAME, 0), tmp_path, max_steps=2)
+    assert (report.reason, report.steps) == ("finished", 2)
+    assert (tmp_path / "report.json").exists() and (tmp_path / "trace.h5").exists()
+
+
 def test_robot_that_stalls_is_left(policy, tmp_path):
     env = simulate(NAME, 0)
     env.step = lambda action: time.sleep(5.0)
@@ -212,7 +263,8 @@ def test_what_is_no_journal_is_refused(tmp_path):
             write_trace(tmp_path / "journal.bin", tmp_path / "trace.h5")
 
 
-def test_command_stops_safely_on_ctrl_c(make_run, installed, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_command_stops_safely_on_ctrl_c(make_run, installed, tmp_path, number):
     export(make_run(env=installed).run_dir, tmp_path / "bundle")
     arguments = [f"--bundle={tmp_path / 'bundle'}", f"--out={tmp_path / 'out'}", "--max_seconds=100"]
     process = subprocess.Popen(
@@ -222,10 +274,12 @@ def test_command_stops_safely_on_ctrl_c(make_run, installed, tmp_path):
     deadline = time.monotonic() + 60.0
     while not (journal.exists() and len(read_journal(journal)) >= 3) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
+    time.sleep(0.01)
+    os.kill(process.pid, number)  # as `timeout` does
     output, _ = process.communicate(timeout=30)
     assert process.returncode == EXIT_CODES["interrupted"] == 130
-    assert output.startswith("interrupted: signal 2 after ")
+    assert output.startswith(f"interrupted: signal {int(number)} after ")
     assert "left holding: last action" in output
 
 

@@ -301,10 +301,11 @@ def test_ctrl_c_reaches_the_parent_alone(tmp_path):
     wait_until_gone(workers)
 
 
-def test_sigterm_to_all_processes_of_a_command_is_the_parents_to_handle(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_to_all_processes_of_a_command_are_the_parents_to_handle(tmp_path, number):
     parent, workers = start_parent(tmp_path)
-    for worker in workers:  # as `timeout` and schedulers do
-        os.kill(worker, signal.SIGTERM)
+    for worker in workers:  # as `timeout`, schedulers and a terminal that is closed do
+        os.kill(worker, number)
     time.sleep(0.5)
     assert all(is_alive(pid) for pid in workers) and parent.poll() is None
     os.kill(parent.pid, signal.SIGINT)

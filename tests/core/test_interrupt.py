@@ -1,0 +1,52 @@
+"""Signals that ask for a stop."""
+
+import signal
+
+import pytest
+
+from rlhive.core import interrupt
+from rlhive.core.interrupt import catch_signals
+
+ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_a_signal_that_is_repeated_at_once_is_one_request(number):
+    """As of `timeout`, which signals its child and then the group that both are in."""
+    before = [signal.getsignal(one) for one in ALL]
+    with catch_signals() as received:
+        assert not received
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        signal.raise_signal(signal.SIGINT)
+        assert received == [number]
+    assert [signal.getsignal(one) for one in ALL] == before
+
+
+def test_later_only_ctrl_c_ends_what_goes_on(monkeypatch):
+    monkeypatch.setattr(interrupt, "SAME_SECONDS", 0.0)
+    with catch_signals() as received:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.raise_signal(number)
+        assert received == [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_signals_that_are_ignored_stay_so(monkeypatch, number):
+    """As by nohup, and of the background jobs of a script."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with catch_signals() as received:
+            signal.raise_signal(number)
+            assert received == [] and signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_the_first_signal_is_answered_at_once(capfd):
+    with catch_signals("stopping soon") as received:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert received and capfd.readouterr().err == "stopping soon\n"
