@@ -39,7 +39,8 @@ def catch_signals(answer: str = "") -> Iterator[list[int]]:
             raise KeyboardInterrupt
         if len(received) == 1 and answer:
             with contextlib.suppress(OSError):
-                os.write(2, f"{answer}\n".encode())  # sys.stderr may be in the middle of a write
+                beside_bar = "\n" if os.isatty(2) else ""
+                os.write(2, f"{beside_bar}{answer}\n".encode())  # sys.stderr may be in the middle of a write
 
     before = {number: signal.getsignal(number) for number in CAUGHT}
     caught = [number for number in CAUGHT if before[number] is not signal.SIG_IGN]

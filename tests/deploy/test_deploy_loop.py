@@ -263,7 +263,7 @@ def test_what_is_no_journal_is_refused(tmp_path):
             write_trace(tmp_path / "journal.bin", tmp_path / "trace.h5")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_command_stops_safely_on_ctrl_c(make_run, installed, tmp_path, number):
     export(make_run(env=installed).run_dir, tmp_path / "bundle")
     arguments = [f"--bundle={tmp_path / 'bundle'}", f"--out={tmp_path / 'out'}", "--max_seconds=100"]
@@ -271,7 +271,7 @@ def test_command_stops_safely_on_ctrl_c(make_run, installed, tmp_path, number):
         [sys.executable, "-m", "rlhive.deploy", *arguments], stdout=subprocess.PIPE, text=True
     )
     journal = tmp_path / "out/journal.bin"
-    deadline = time.monotonic() + 60.0
+    deadline = time.monotonic() + 240.0
     while not (journal.exists() and len(read_journal(journal)) >= 3) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, number)
