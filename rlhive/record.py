@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from rlhive.core.files import replacing
+from rlhive.core.files import naming, replacing
 from rlhive.core.stats import iqm
 from rlhive.suggest import suggest
 
@@ -136,7 +136,7 @@ class _Table:
             return
         text = io.StringIO()
         _writer(text, self._columns).writerows(written)
-        with self._path.open("ab") as file:
+        with naming(self._path), self._path.open("ab") as file:
             file.write(text.getvalue().encode())
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:

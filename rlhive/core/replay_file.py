@@ -19,10 +19,20 @@ def write_replay(
     header: Mapping[str, str],
     seeds: Sequence[int],
 ) -> None:
-    """Writes the tensors of these seeds to one safetensors file, in one step."""
+    """Writes the tensors of these seeds to one safetensors file, in one step.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk.
+    """
     named = {**header, "num_seeds": str(len(seeds)), "seeds": json.dumps(list(seeds))}
     with replacing(path) as beside:
-        save_file(dict(tensors), beside, metadata=named)
+        beside.touch()
+        mode = beside.stat().st_mode
+        try:
+            save_file(dict(tensors), beside, metadata=named)
+        except SafetensorError as error:
+            raise OSError(f"{path}: cannot be written: {error}") from error
+        beside.chmod(mode)  # safetensors leaves it to its owner alone
 
 
 def read_replay(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

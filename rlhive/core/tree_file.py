@@ -13,6 +13,7 @@ from safetensors.torch import save
 from tensordict import TensorDict
 
 from rlhive.core.errors import LoadError
+from rlhive.core.files import naming
 
 __all__ = [
     "FORMAT_VERSION",
@@ -42,7 +43,7 @@ def write_tree(path: str | os.PathLike[str], tree: TensorDict, header: Mapping[s
     """
     tensors = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in flatten(tree).items()}
     fields = {**header, "format_version": str(FORMAT_VERSION), "keys": json.dumps(list(tensors))}
-    with open(path, "wb") as file:
+    with naming(path), open(path, "wb") as file:
         file.write(save(tensors, {**fields, _HASH: _content_hash(tensors, fields)}))
         file.flush()
         os.fsync(file.fileno())

@@ -19,7 +19,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from rlhive.core.errors import LoadError
-from rlhive.core.files import write_text
+from rlhive.core.files import naming, write_text
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.tree_file import flush
 from rlhive.data.dataset import FORMAT_VERSION, SPEC_FILE, Dataset, DatasetSpec, column_file, open_folder
@@ -157,7 +157,8 @@ def _make_folder(build: _Build, folder: Path) -> None:
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     beside.mkdir()
     try:
-        spec = _write_columns(build, beside)
+        with naming(folder):
+            spec = _write_columns(build, beside)
         write_text(beside / SPEC_FILE, json.dumps(attrs.asdict(spec) | {"format_version": FORMAT_VERSION}))
         for path in (*beside.iterdir(), beside):
             flush(path)

@@ -1,4 +1,5 @@
 import itertools
+import resource
 import time
 
 import pytest
@@ -321,6 +322,27 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         buffer.save(path, [1])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_the_old_file_and_is_named(tmp_path):
+    path = tmp_path / "replay.safetensors"
+    filled(5, 10).save(path, [1])
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"/replay\.safetensors: cannot be written: .*File too large"):
+            filled(6, 10).save(path, [1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_replay_may_be_read_by_whom_other_files_may(tmp_path):
+    filled(5, 10).save(tmp_path / "replay.safetensors", [1])
+    (tmp_path / "other").touch()
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
 
 
 @pytest.mark.parametrize(
