@@ -81,6 +81,8 @@ def check_flags(gin_files: Sequence[str], run_dir: str | None, resume: bool) -> 
 
 def _check_run(run_dir: Path, resume: bool) -> None:
     latest, has_config = run_dir / "checkpoints" / "latest", (run_dir / "config.gin").exists()
+    # metrics.csv comes first: a process that was killed soon leaves it alone.
+    has_begun = has_config or (run_dir / "metrics.csv").exists()
     has_checkpoint = os.path.lexists(latest)  # which a killed process may have left dangling
     if resume and not has_checkpoint:
         raise ValueError(
@@ -92,7 +94,7 @@ def _check_run(run_dir: Path, resume: bool) -> None:
         raise ValueError(
             f"--resume: {latest} is a copy, not a link: replace it by one to its step's directory"
         )
-    if has_config and not resume:
+    if has_begun and not resume:
         remedy = "add --resume to go on with it"
         if not has_checkpoint:
             remedy = "it has no checkpoint yet, so wait for one if it is training, or else remove it"
@@ -238,12 +240,26 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
         if session.spec.dataset is not None:
             sys.stderr.write(f"rlhive.train: {session.spec.dataset.describe()}\n")
         began_at = session.step
-        finished = loop.train(session)
+        with advising_to_resume(directory):
+            finished = loop.train(session)
         if session.step > began_at:
             record_usage(session)  # with the last evaluation
     if session.stopped:
         sys.stderr.write(f"rlhive.train: stopped before the others: {stopped_text(session.stopped)}\n")
     return finished
+
+
+@contextlib.contextmanager
+def advising_to_resume(directory: Path) -> Iterator[None]:
+    """Says of failures of the system and of workers in mid-training what is left of the run."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if not os.path.lexists(directory / "checkpoints" / "latest"):
+            raise
+        raise RuntimeError(
+            f"{error}; its latest checkpoint is kept: once that is mended, --resume goes on from there"
+        ) from error
 
 
 def share_cores(config: TrainConfig) -> str:

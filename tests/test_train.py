@@ -340,6 +340,18 @@ def test_two_processes_cannot_train_in_one_directory(copy):
     assert load_checkpoint(copy, [1]).step == 240
 
 
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device", "replay"), RuntimeError("why")])
+def test_what_ends_a_run_in_its_midst_says_how_it_goes_on(tmp_path, failure):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "latest").symlink_to("100")
+    remedy = ".*; its latest checkpoint is kept: once that is mended, --resume goes on from there"
+    with pytest.raises(RuntimeError, match=remedy), train.advising_to_resume(tmp_path / "run"):
+        raise failure
+    with pytest.raises(type(failure)) as caught, train.advising_to_resume(tmp_path):
+        raise failure
+    assert caught.value is failure  # there is no checkpoint
+
+
 def test_a_finished_run_is_done_again_with_a_command_that_can_be_copied(copy, capsys):
     assert train.run([], [], str(copy), resume=True) == 0
     gin.clear_config()
@@ -357,6 +369,11 @@ def test_a_finished_run_is_done_again_with_a_command_that_can_be_copied(copy, ca
         (["--resume", "--run_dir=new"], "new has no checkpoint to go on from"),
         (["--gin_file=sac.gin", "--run_dir=old"], "--run_dir=old holds a run: add --resume"),
         (["--gin_file=sac.gin", "--run_dir=begun"], "--run_dir=begun holds a run: it has no checkpoint yet"),
+        (
+            ["--gin_file=sac.gin", "--run_dir=killed"],
+            "--run_dir=killed holds a run: it has no checkpoint yet",
+        ),
+        (["--resume", "--run_dir=killed"], "killed has no checkpoint to go on from"),
         (["--resume", "--run_dir=copied"], "copied/checkpoints/latest is a copy, not a link"),
         (["--gin_file=sac.gin", "--run_dir=begun/config.gin"], "--run_dir=begun/config.gin is no directory"),
         (["--gin_file=sac.gin", "--run_dir="], "--run_dir= is no directory"),
@@ -365,7 +382,9 @@ def test_a_finished_run_is_done_again_with_a_command_that_can_be_copied(copy, ca
 def test_wrong_flags_are_refused_at_once(tmp_path, args, words):
     (tmp_path / "old" / "checkpoints").mkdir(parents=True)
     (tmp_path / "old" / "checkpoints" / "latest").symlink_to("100")
-    (tmp_path / "begun").mkdir()
+    for name in ("begun", "killed"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "killed" / "metrics.csv").touch()
     (tmp_path / "copied" / "checkpoints" / "latest").mkdir(parents=True)
     for name in ("old", "begun", "copied"):
         (tmp_path / name / "config.gin").touch()
@@ -374,7 +393,7 @@ def test_wrong_flags_are_refused_at_once(tmp_path, args, words):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert words in text
     assert text.startswith("rlhive.train: ") and text.count("\n") == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"old", "begun", "copied"}
+    assert {path.name for path in tmp_path.iterdir()} == {"old", "begun", "killed", "copied"}
     # Of the processor, since other processes may keep it from this one.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.0
 

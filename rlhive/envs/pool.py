@@ -152,8 +152,12 @@ class ProcessPool:
         worker.process.join(timeout=5)
         code = worker.process.exitcode
         self.close()
+        killed = (
+            "; something killed it, the system if memory ran out: fewer environments or workers need less"
+        )
         raise RuntimeError(
             f"the worker process of {self.name}, seeds {_seeds(worker)}, died (exit code {code})"
+            f"{killed if code == -signal.SIGKILL else ''}"
         )
 
     def _give_up(self, worker: _Worker, seconds: float) -> NoReturn:
