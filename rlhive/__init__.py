@@ -2,6 +2,7 @@
 
 import importlib.util
 import multiprocessing
+import signal
 import sys
 
 __all__ = ["__version__", "load_torch"]
@@ -30,5 +31,7 @@ def load_torch() -> None:
 # then imports it first; and the workers that step environments, which start in a third of the time and take a third of
 # the memory. (While Python looks for the module to run, sys.argv[0] is "-m".)
 _IS_COMMAND = sys.argv[0] == "-m" and any(word.startswith("rlhive.") for word in sys.orig_argv)
+if _IS_COMMAND and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `rlhive.command.finish`: no traceback of the imports
 if not _IS_COMMAND and multiprocessing.current_process().name != WORKER_NAME:
     load_torch()

@@ -10,10 +10,11 @@ import io
 import logging
 import os
 import select
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 
@@ -43,7 +44,7 @@ def start(
     def run() -> int:
         app.run(main, argv=list(argv), flags_parser=parse)
 
-    replace_closed_streams()
+    prepare_streams()
     let_threads_sleep()
     collect_less_often()
     keep_freed_memory()
@@ -56,11 +57,13 @@ def start(
 def finish(name: str, main: Callable[[], int]) -> NoReturn:
     """Runs `main` and ends the process with its exit code.
 
-    A `ValueError` ends it with 2, a failure (`RuntimeError`, `ArithmeticError`, `OSError`) with 1, Ctrl-C with 130,
-    each with one line that says why. Where the reader of its output left, as `| head` does, it ends with 1 and no line.
+    A `ValueError` ends it with 2, a failure (`RuntimeError`, `ArithmeticError`, `OSError`, `MemoryError`,
+    `ImportError`) with 1, Ctrl-C with 130, each with one line that says why. Where the reader of its output left, as
+    `| head` does, it ends with 1 and no line; where only that of stderr left, it goes on.
     """
-    replace_closed_streams()
-    escape_what_cannot_be_shown()
+    prepare_streams()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `rlhive/__init__.py` leaves it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     leave(_exit_code(name, main) or _exit_code(name, _write_out))
 
 
@@ -77,6 +80,11 @@ def _exit_code(name: str, main: Callable[[], int]) -> int:
         if isinstance(error, BrokenPipeError) and _reader_left():
             return 1
         return _say(name, error, 2 if isinstance(error, ValueError) else 1)
+    except MemoryError as error:
+        return _say(name, f"out of memory{f': {error}' if str(error) else ''}", 1)
+    except ImportError as error:
+        text = " ".join(str(error).split())
+        return _say(name, f"cannot import: {text}; `python -m rlhive.doctor` looks at the installation", 1)
 
 
 def _write_out() -> int:
@@ -85,16 +93,14 @@ def _write_out() -> int:
 
 
 def _say(name: str, why: object, code: int) -> int:
-    with contextlib.suppress(BrokenPipeError):  # stderr may have the reader that left
-        sys.stderr.write(f"{name}: {why}\n")
+    sys.stderr.write(f"{name}: {why}\n")
     return code
 
 
 def _reader_left() -> bool:
-    """Whether stdout or stderr has no reader any more: a pipe to another process may break, too, which is a failure."""
+    """Whether stdout has no reader any more: a pipe to another process may break, too, which is a failure."""
     streams = select.poll()
-    for descriptor in (1, 2):
-        streams.register(descriptor, 0)
+    streams.register(1, 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in streams.poll(0))
 
 
@@ -111,6 +117,13 @@ def leave(code: int) -> NoReturn:
     except OSError:  # the reader left, as after `| head`, or the disk is full
         code = code or 1
     os._exit(code)
+
+
+def prepare_streams() -> None:
+    """Stdout and stderr are there, take every character, and stderr may lose its reader; twice is as once."""
+    replace_closed_streams()
+    escape_what_cannot_be_shown()
+    spare_stderr()
 
 
 def replace_closed_streams() -> None:
@@ -134,6 +147,31 @@ def escape_what_cannot_be_shown() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+class _SparedStream:
+    """A stream that drops what it cannot write; all else of it is the stream's."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def spare_stderr() -> None:
+    """Lets the command go on where what it says cannot be written: the terminal is gone, the disk of a log is full."""
+    if not isinstance(sys.stderr, _SparedStream):
+        sys.stderr = _SparedStream(sys.stderr)
 
 
 def let_threads_sleep() -> None:

@@ -1,6 +1,7 @@
 """What all commands have in common before they start."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -86,6 +87,13 @@ def test_commands_end_quietly_when_their_reader_leaves(arguments, buffering):
         (FileNotFoundError("why"), 1, "test: why\n"),
         (BrokenPipeError("of another process"), 1, "test: of another process\n"),
         (KeyboardInterrupt(), 130, "test: interrupted\n"),
+        (MemoryError(), 1, "test: out of memory\n"),
+        (MemoryError("no 9 GB"), 1, "test: out of memory: no 9 GB\n"),
+        (
+            ImportError("lib.so:\n failed"),
+            1,
+            "test: cannot import: lib.so: failed; `python -m rlhive.doctor` looks at the installation\n",
+        ),
     ],
 )
 def test_each_way_to_end_has_its_code_and_its_line(ending, code, said, capsys):
@@ -131,6 +139,41 @@ def test_output_that_cannot_be_written_is_a_failure_in_one_line():
             command, env=BUFFERED, stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert (ended.returncode, ended.stderr) == (1, "rlhive.envs: [Errno 28] No space left on device\n")
+
+
+SPEAKS = f"""{LOAD}
+import sys
+
+def main(argv):
+    sys.stdin.readline()
+    print("heard by nobody", file=sys.stderr, flush=True)
+    print("done")
+    return 0
+
+command["start"]("test", main, lambda: None, sys.argv)
+"""
+
+
+def test_a_command_goes_on_when_nobody_reads_stderr_any_more():
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", SPEAKS], **pipes) as ran:
+        ran.stderr.close()
+        ran.stdin.close()
+        assert (ran.stdout.read(), ran.wait(60)) == (b"done\n", 0)
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", SPEAKS]
+        ran = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=full, check=False
+        )
+    assert (ran.stdout, ran.returncode) == (b"done\n", 0)
+
+
+def test_ctrl_c_while_a_command_is_imported_says_nothing(tmp_path):
+    (tmp_path / "resource.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "rlhive.train", "--help"]  # which imports resource first of all
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (-signal.SIGINT, "", "")
 
 
 @pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "7")])
