@@ -50,6 +50,8 @@ def check_name(name: str) -> None:
     Raises:
         ValueError: any other name; the message has the nearest ids.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"the id of an environment must be text, as 'FrankaReachRandom-v0' is, got {name!r}")
     if any(built_name(name) in names for names in suites().values()):
         return
     close = nearest(name, list_names())

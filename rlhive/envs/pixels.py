@@ -77,8 +77,7 @@ def choose_pixels(
         if cameras or image_size is not None or depth or frames != 1 or quality != "full":
             raise ValueError(f"{name} has no images of its own: from_pixels=True adds them")
         return None
-    if isinstance(image_size, tuple) and len(image_size) != 2:
-        raise ValueError(f"image_size must be one number or a height and a width, got {image_size}")
+    size = _height_and_width(image_size)
     if own is None and (not cameras or image_size is None):
         raise ValueError(
             f"{name} has no images of its own: from_pixels=True needs cameras and an image_size, "
@@ -87,8 +86,16 @@ def choose_pixels(
     if isinstance(cameras, str):
         raise ValueError(f"cameras must be a list of names, got the string {cameras!r}")
     check_camera_names(name, cameras or ())
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size or (0, 0)
     if own is not None:
         cameras = own.cameras if cameras is None else cameras
-        height, width = (own.height, own.width) if image_size is None else (height, width)
-    return PixelSpec(cameras or (), height, width, quality, depth, frames)
+        size = size or (own.height, own.width)
+    return PixelSpec(cameras or (), *(size or (0, 0)), quality, depth, frames)
+
+
+def _height_and_width(image_size: object) -> tuple[int, int] | None:
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if size is None:
+        return None
+    if not isinstance(size, tuple | list) or [type(side) for side in size] != [int, int]:
+        raise ValueError(f"image_size must be one number or a height and a width, got {image_size!r}")
+    return size[0], size[1]

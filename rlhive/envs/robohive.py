@@ -5,15 +5,15 @@ from __future__ import annotations
 import gc
 from collections import deque
 from collections.abc import Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.envs.importing import building, import_robohive, quiet
-from rlhive.envs.lean import lighten
-from rlhive.envs.names import built_name, check_name
+from rlhive.envs.build import build, make_spec
+from rlhive.envs.names import check_name
 from rlhive.envs.pixels import choose_pixels, own_pixels
 from rlhive.envs.render import View, choose_backend
 from rlhive.envs.rewind import Origin, keeps_hidden_state, private_global_rng
@@ -21,10 +21,6 @@ from rlhive.envs.rewind import Origin, keeps_hidden_state, private_global_rng
 if TYPE_CHECKING:
     import torch
     from torchrl.envs import EnvBase
-
-_BUILD_SEED = (
-    0  # what is drawn while building is the same everywhere: a seed given later decides all the rest
-)
 
 
 class StepResult(NamedTuple):
@@ -64,7 +60,7 @@ class RoboHive:
         pixels: the images that `render` draws; None for those that RoboHive itself gives the id, if any.
 
     Raises:
-        ValueError: `name` is not an id of RoboHive, or has no such camera.
+        ValueError: `name` is not an id of RoboHive, or has no such camera; `seed` is not a whole number from 0 on.
         RuntimeError: images are wanted and no GL backend works here.
     """
 
@@ -72,11 +68,12 @@ class RoboHive:
 
     def __init__(self, name: str, *, seed: int | None = None, pixels: PixelSpec | None = None) -> None:
         check_name(name)
+        check_seed(seed)
         pixels = pixels or own_pixels(name)
         if pixels is not None:
             choose_backend()  # before mujoco is imported
-        self.env, max_episode_steps = _build(name)
-        self.spec = _make_spec(name, self.env, max_episode_steps, pixels)
+        self.env, max_episode_steps = build(name)
+        self.spec = make_spec(name, self.env, max_episode_steps, pixels)
         self._view = None if pixels is None else View(name, self.env, pixels)
         self._proprioceptive = own_pixels(name) is not None and self.env.proprio_keys is not None
         self._limit = float("inf") if max_episode_steps is None else max_episode_steps
@@ -86,7 +83,14 @@ class RoboHive:
         self._seed(seed)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
-        """Start an episode and return its first observation, f32 [O]; a `seed` alone determines all of it."""
+        """Start an episode and return its first observation, f32 [O]; a `seed` alone determines all of it.
+
+        Raises:
+            ValueError: `seed` is not a whole number from 0 on.
+            RuntimeError: the environment is closed.
+        """
+        self._check_open()
+        check_seed(seed)
         if seed is not None:
             self._rewind()
             self._seed(seed)
@@ -99,8 +103,14 @@ class RoboHive:
         """Apply `action` f32 [A], clipped to its bounds, for one control period.
 
         Raises:
-            ValueError: `action` is not finite (a clip would let NaN through to the simulator).
+            ValueError: `action` has another shape, or is not finite (a clip would let NaN through to the simulator).
+            RuntimeError: the environment is closed.
         """
+        self._check_open()
+        if np.shape(action) != (self.spec.action_dim,):
+            raise ValueError(
+                f"{self.spec.name}: the action must have shape [{self.spec.action_dim}], got {list(np.shape(action))}"
+            )
         if not np.isfinite(action).all():
             raise ValueError(f"{self.spec.name}: the action must be finite, got {action}")
         observation, reward, terminated, _, info = self.env.step(action)
@@ -124,8 +134,9 @@ class RoboHive:
             depth: where the distances f32 [cameras,H,W] in metres go; None for none.
 
         Raises:
-            RuntimeError: the environment has no images, or they cannot be drawn here.
+            RuntimeError: the environment has no images, or they cannot be drawn here, or it is closed.
         """
+        self._check_open()
         if self._view is None or self.spec.pixels is None:
             raise RuntimeError(f"{self.spec.name} has no images: RoboHive(…, pixels=PixelSpec(…)) adds them")
         if out is None:
@@ -186,10 +197,20 @@ class RoboHive:
             # Cycles hold 100 MB of the simulator that Python's collector does not see, and so would not hurry for.
             gc.collect()
 
+    def __reduce__(self) -> Any:
+        # RoboHive's own copies are built anew: in another state, and without a word of it.
+        raise TypeError(
+            f"{self.spec.name} cannot be copied or pickled: make another, by make(...) or RoboHive(...)"
+        )
+
+    def _check_open(self) -> None:
+        if self.env is None:
+            raise RuntimeError(f"{self.spec.name}: the environment is closed")
+
     def _rewind(self) -> None:
         if keeps_hidden_state(self.spec.name):
             self.close()
-            self.env, _ = _build(self.spec.name)
+            self.env, _ = build(self.spec.name)
             if self.spec.pixels is not None:
                 self._view = View(self.spec.name, self.env, self.spec.pixels)
         else:
@@ -209,6 +230,16 @@ class RoboHive:
         self._global_rng = np.random.RandomState(np.random.MT19937(sequence))
 
 
+def check_seed(seed: int | None) -> None:
+    """Nothing for a seed of environments.
+
+    Raises:
+        ValueError: neither a whole number from 0 on, nor None.
+    """
+    if seed is not None and not (isinstance(seed, Integral) and seed >= 0):
+        raise ValueError(f"a seed must be a whole number from 0 on, or None, got {seed!r}")
+
+
 def make(name: str, *, seed: int | None = None, device: str | torch.device = "cpu", **images: Any) -> EnvBase:
     """The RoboHive environment `name` for TorchRL; `seed` fully determines its rollouts.
 
@@ -219,8 +250,10 @@ def make(name: str, *, seed: int | None = None, device: str | torch.device = "cp
         **images: `from_pixels`, `cameras`, `image_size`, `quality`, `depth` and `frames`, see `choose_pixels`.
 
     Raises:
-        ValueError: `name` is not an id of RoboHive, the message has the nearest ones; or images that cannot be.
+        ValueError: `name` is not an id of RoboHive, the message has the nearest ones; or images or a seed that cannot
+            be.
     """
+    check_seed(seed)
     pixels = choose_pixels(name, **images)  # before TorchRL, which takes seconds to import
     from rlhive.envs.torchrl_env import RoboHiveEnv
 
@@ -236,50 +269,3 @@ def env_spec(name: str, pixels: PixelSpec | None = None) -> EnvSpec:
     env = RoboHive(name, pixels=pixels)
     env.close()
     return env.spec
-
-
-def _build(name: str) -> tuple[Any, int | None]:
-    """The bare RoboHive environment, without gymnasium's wrappers, and its registered time limit."""
-    from rlhive.envs import simhive
-
-    simhive.ensure()
-    with quiet():
-        import gymnasium
-
-        import_robohive()
-        spec = gymnasium.spec(built_name(name))
-        # Without visual keys RoboHive does not load torch, nor an encoder: the images are drawn by `View`.
-        blind = {"visual_keys": None} if "visual_keys" in spec.kwargs else {}
-        with building(spec.entry_point):
-            made = gymnasium.make(spec.id, seed=_BUILD_SEED, disable_env_checker=True, **blind)
-        env: Any = made.unwrapped
-        if own_pixels(name) is not None and env.proprio_keys is None:
-            env.proprio_keys = getattr(
-                env, "DEFAULT_PROPRIO_KEYS", None
-            )  # FrankaPickPlace forgets to pass them
-        lighten(env)
-        return env, spec.max_episode_steps
-
-
-def _make_spec(name: str, env: Any, max_episode_steps: int | None, pixels: PixelSpec | None) -> EnvSpec:
-    import mujoco
-
-    model = env.sim.model.ptr
-    keys = env.obs_keys if own_pixels(name) is None else env.proprio_keys or env.obs_keys
-    sizes = [np.size(env.obs_dict[key]) for key in keys]
-    stops = np.cumsum(sizes)
-    actuator = mujoco.mjtObj.mjOBJ_ACTUATOR
-    labels: Any = [mujoco.mj_id2name(model, actuator, i) or f"actuator{i}" for i in range(model.nu)]
-    return EnvSpec(
-        name=name,
-        observation_keys=keys,
-        observation_slices=list(zip(stops - sizes, stops, strict=True)),
-        observation_dim=int(stops[-1]),
-        action_dim=env.action_space.shape[0],
-        action_low=env.action_space.low,
-        action_high=env.action_space.high,
-        action_names=labels,
-        dt=float(env.dt),
-        max_episode_steps=max_episode_steps,
-        pixels=pixels,
-    )

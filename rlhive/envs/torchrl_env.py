@@ -8,7 +8,7 @@ from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.envs.robohive import RoboHive
+from rlhive.envs.robohive import RoboHive, check_seed
 
 
 class RoboHiveEnv(EnvBase):
@@ -30,8 +30,8 @@ class RoboHiveEnv(EnvBase):
         device: str | torch.device = "cpu",
         pixels: PixelSpec | None = None,
     ) -> None:
-        self._env = RoboHive(name, pixels=pixels)
-        self._seed_of_next_reset = seed
+        self._env = RoboHive(name, seed=seed, pixels=pixels)
+        self._seed_of_next_reset: int | None = None
         self.env_spec = self._env.spec
         super().__init__(device=torch.device(device), batch_size=torch.Size([]))
         self.observation_spec = Composite(
@@ -46,6 +46,10 @@ class RoboHiveEnv(EnvBase):
         self.done_spec = Composite(done=_flag(), terminated=_flag(), truncated=_flag()).to(self.device)
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: object) -> TensorDict:
+        if tensordict is not None and not tensordict.get("_reset", torch.tensor(True)).all():
+            raise RuntimeError(
+                f'{self.env_spec.name} is one environment, reset as a whole: leave "_reset" out, or give it all True'
+            )
         observation = self._env.reset(self._seed_of_next_reset)
         self._seed_of_next_reset = None
         flags = ("solved", "done", "terminated", "truncated")
@@ -54,7 +58,7 @@ class RoboHiveEnv(EnvBase):
         return TensorDict(state | self._images(), [], device=self.device)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        result = self._env.step(tensordict["action"].cpu().numpy())
+        result = self._env.step(tensordict["action"].detach().to("cpu", torch.float32).numpy())
         state = {
             "observation": torch.from_numpy(result.observation),
             "reward": torch.tensor([result.reward], dtype=torch.float32),
@@ -70,6 +74,7 @@ class RoboHiveEnv(EnvBase):
         return {key: torch.from_numpy(image) for key, image in self._env.images().items()}
 
     def _set_seed(self, seed: int | None) -> None:
+        check_seed(seed)
         self._seed_of_next_reset = seed
 
     def close(self, *, raise_if_closed: bool = True) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
+from numbers import Integral
 from types import TracebackType
 from typing import Any
 
@@ -43,8 +44,8 @@ class VectorEnv:
         timeout: seconds after which a worker that does not answer is an error.
 
     Raises:
-        ValueError: an unknown id, no seeds, a negative seed, too few environments or workers, more workers with
-            images than `max_renderers`, or no such camera.
+        ValueError: an unknown id, no seeds, one that is not a whole number from 0 on, too few environments or workers,
+            more workers with images than `max_renderers`, or no such camera.
         RuntimeError: an environment cannot be built; the message is the original one.
     """
 
@@ -61,9 +62,10 @@ class VectorEnv:
         max_renderers: int = MAX_RENDERERS,
         timeout: float = TIMEOUT,
     ) -> None:
-        if not seeds or min(seeds) < 0 or num_envs < 1 or (num_workers or 0) < 0:
+        whole = all(isinstance(seed, Integral) and seed >= 0 for seed in seeds)
+        if len(seeds) == 0 or not whole or num_envs < 1 or (num_workers or 0) < 0:
             raise ValueError(
-                "VectorEnv needs at least one seed, seeds >= 0, num_envs >= 1 and num_workers >= 0; "
+                "VectorEnv needs at least one seed, whole seeds >= 0, num_envs >= 1 and num_workers >= 0; "
                 f"got seeds={list(seeds)}, num_envs={num_envs}, num_workers={num_workers}"
             )
         self.shape = (len(seeds), num_envs)

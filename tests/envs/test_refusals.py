@@ -1,0 +1,143 @@
+"""What environments refuse, in one line and before anything is stepped."""
+
+import copy
+import pickle
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torchrl.envs import ParallelEnv, SerialEnv
+
+from rlhive.core.pixel_spec import PixelSpec
+from rlhive.envs import RoboHive, VectorEnv, make
+from rlhive.envs.pixels import choose_pixels
+
+NAME = "FrankaReachRandom-v0"
+
+
+@pytest.mark.parametrize(
+    ("build", "duplicate"),
+    [
+        (RoboHive, copy.copy),
+        *((build, duplicate) for build in (RoboHive, make) for duplicate in (copy.deepcopy, pickle.dumps)),
+    ],
+)
+def test_an_environment_is_neither_copied_nor_pickled(build, duplicate):
+    env = build(NAME, seed=0)
+    with pytest.raises(TypeError, match=f"{NAME} cannot be copied or pickled: make another"):
+        duplicate(env)
+    env.close()
+
+
+@pytest.mark.parametrize("batched", [SerialEnv, ParallelEnv])
+def test_torchrl_builds_many_from_a_function(batched):
+    env = batched(2, partial(make, NAME))
+    env.set_seed(4)
+    assert env.rollout(60, break_when_any_done=False)["next", "reward"].shape == (2, 60, 1)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("action", "got"),
+    [
+        (np.ones(1), [1]),
+        (np.float32(1.0), []),
+        (np.ones(10), [10]),
+        (np.ones(8), [8]),
+        (np.ones((1, 9)), [1, 9]),
+    ],
+)
+def test_an_action_of_another_shape_is_refused_before_the_step(action, got):
+    env = RoboHive(NAME, seed=0)
+    env.reset()
+    with pytest.raises(ValueError) as caught:
+        env.step(action)
+    assert str(caught.value) == f"{NAME}: the action must have shape [9], got {got}"
+    assert env.env.sim.data.time == 0.0
+    env.close()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64])
+def test_torchrl_takes_actions_of_any_type_and_graph(dtype):
+    env = make(NAME, seed=0)
+    plain, other = torch.ones(9), torch.ones(9, dtype=dtype)
+    if dtype.is_floating_point:
+        other.requires_grad_()
+    rewards = []
+    for action in (plain, other):
+        env.set_seed(0)
+        rewards.append(env.step(env.reset().set("action", action))["next", "reward"])
+    assert torch.equal(*rewards) and not rewards[1].requires_grad
+    env.close()
+
+
+def test_torchrl_resets_the_whole_environment_or_refuses():
+    env = make(NAME, seed=0)
+    seen = env.step(env.reset().set("action", torch.ones(9)))["next"]
+    with pytest.raises(RuntimeError, match=f'{NAME} is one environment.*"_reset"'):
+        env.reset(seen.clone().set("_reset", torch.tensor([False])))
+    assert env._env._elapsed == 1
+    assert not torch.equal(
+        env.reset(seen.clone().set("_reset", torch.tensor([True])))["observation"], seen["observation"]
+    )
+    env.close()
+
+
+def test_a_closed_environment_says_so():
+    env = RoboHive(NAME, seed=0, pixels=PixelSpec(("top_cam",), 16, 16))
+    env.close()
+    env.close()
+    for use in (
+        env.reset,
+        lambda: env.reset(0),
+        lambda: env.step(np.zeros(9)),
+        env.render,
+        lambda: env.restore({}),
+    ):
+        with pytest.raises(RuntimeError, match=f"{NAME}: the environment is closed"):
+            use()
+
+
+def test_a_closed_environment_of_torchrl_says_so():
+    env = make(NAME, seed=0)
+    first = env.reset()
+    env.close()
+    for use in (env.reset, lambda: env.step(first.set("action", torch.zeros(9))), lambda: env.rollout(2)):
+        with pytest.raises(RuntimeError, match=f"{NAME}: the environment is closed"):
+            use()
+
+
+@pytest.mark.parametrize("name", [None, 3])
+def test_a_name_that_is_no_text_is_refused(name):
+    with pytest.raises(ValueError, match=f"the id of an environment must be text, .*got {name}"):
+        make(name)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a"])
+def test_a_seed_that_is_none_is_refused_at_once(seed):
+    message = f"a seed must be a whole number from 0 on, or None, got {seed!r}"
+    for build in (make, RoboHive):
+        with pytest.raises(ValueError, match=message):
+            build(NAME, seed=seed)
+    env = RoboHive(NAME)
+    with pytest.raises(ValueError, match=message):
+        env.reset(seed)
+    env.close()
+
+
+@pytest.mark.parametrize("image_size", [32.5, (32, 1.5), "32", (32,), ()])
+def test_an_image_size_of_another_type_is_refused(image_size):
+    with pytest.raises(ValueError, match="image_size must be one number or a height and a width, got"):
+        choose_pixels(NAME, from_pixels=True, cameras=["top_cam"], image_size=image_size)
+
+
+@pytest.mark.parametrize("seeds", [[1.7], ["1"], [1, -1], []])
+def test_many_environments_need_whole_seeds(seeds):
+    with pytest.raises(ValueError, match="VectorEnv needs at least one seed, whole seeds >= 0"):
+        VectorEnv(NAME, seeds=seeds)
+
+
+def test_seeds_may_be_an_array():
+    with VectorEnv(NAME, seeds=np.array([1, 2]), num_workers=0) as env:
+        assert env.shape == (2, 1)
