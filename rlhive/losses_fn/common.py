@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhive.core.random import Source, normal
 from rlhive.core.tree import unflatten
-from rlhive.core.types import Metrics, Noise
+from rlhive.core.types import Batch, Metrics, Noise
 
 Distance = Literal["l2", "smooth_l1"]
 
@@ -27,6 +27,33 @@ def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, discount: 
         discount: gamma, or gamma ** n as `[B]`.
     """
     return reward + discount * torch.where(terminated, 0.0, next_value)
+
+
+def discount_of(batch: Batch, gamma: float) -> float | Tensor:
+    """The discount of the next value: gamma, or gamma ** n `[B]` of sums of n rewards, "steps_to_next_obs"."""
+    return gamma ** batch["steps_to_next_obs"].squeeze(-1) if "steps_to_next_obs" in batch.keys() else gamma  # noqa: SIM118
+
+
+def weighted_mean(error: Tensor, batch: Batch) -> Tensor:
+    """The mean of `error` `[B]`, each first multiplied by its importance, "_weight" `[B]`, where the batch has that."""
+    return (error * batch["_weight"] if "_weight" in batch.keys() else error).mean()  # noqa: SIM118
+
+
+def check_shapes(batch: Batch, noise: Noise) -> None:
+    """Refuses weights and noise that would be broadcast: one per transition, `[B]`, and like the action, `[B, A]`.
+
+    Raises:
+        ValueError: naming the first of another shape.
+    """
+    action = batch["action"].shape
+    for tree, key, shape in (
+        (batch, "_weight", action[:1]),
+        (noise, "action", action),
+        (noise, "next_action", action),
+    ):
+        value = tree.get(key, None)
+        if value is not None and value.shape != shape:
+            raise ValueError(f"{key!r} must have shape {list(shape)}, got {list(value.shape)}")
 
 
 def distance(prediction: Tensor, target: Tensor, kind: Distance) -> Tensor:

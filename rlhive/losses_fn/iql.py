@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rlhive.core.tree import detach
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
-from rlhive.losses_fn.common import detached, td_target
+from rlhive.losses_fn.common import check_shapes, detached, discount_of, td_target, weighted_mean
 from rlhive.policy_fn.offline import OfflineNetwork
 
 MAX_WEIGHT = 100.0
@@ -34,7 +34,8 @@ def make_iql_loss(
     Returns:
         `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. `batch` has normalised
         "observation" and ("next", "observation") `[B, O]`, "action" `[B, A]`, ("next", "reward") and
-        ("next", "terminated") `[B, 1]`; no noise. Metrics are `[]`, "td_error" is `[B]`.
+        ("next", "terminated") `[B, 1]`, and may have "steps_to_next_obs" `[B, 1]` and "_weight" `[B]`, of the
+        critics' errors; no noise. Metrics are `[]`, "td_error" is `[B]`.
 
     Raises:
         ValueError: a number out of its range.
@@ -48,17 +49,18 @@ def make_iql_loss(
 
     def loss_fn(params: Params, target_params: Params, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
         observation, action, following = batch["observation"], batch["action"], batch["next"]
+        check_shapes(batch, noise)
         with torch.no_grad():
-            action_value = network.value(target_params["critic"], observation, action).amin(0)
+            action_value = network.value(target_params["critic"], observation, action).amin(0).detach()
             next_value = network.state_value(detach(params["value"]), following["observation"])
             reward, terminated = following["reward"].squeeze(-1), following["terminated"].squeeze(-1)
-            target = td_target(reward, terminated, next_value, gamma)
+            target = td_target(reward, terminated, next_value, discount_of(batch, gamma)).detach()
 
         value = network.state_value(params["value"], observation)
         loss_value = expectile_loss(action_value - value, expectile).mean()
 
         prediction = network.value(params["critic"], observation, action)
-        loss_qvalue = (prediction - target).square().sum(0).mean()
+        loss_qvalue = weighted_mean((prediction - target).square().sum(0), batch)
 
         advantage = action_value - value.detach()
         weight = (temperature * advantage).exp().clamp(max=MAX_WEIGHT)

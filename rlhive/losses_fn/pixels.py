@@ -35,7 +35,7 @@ def make_pixel_loss(loss_fn: LossFn, encoder: Encoder) -> LossFn:
     ) -> tuple[Tensor, Metrics]:
         following, seen = batch["next"].copy(), batch.copy()
         with torch.no_grad():
-            following["observation"] = encode(params, batch["next"], noise["next_shift"])
+            following["observation"] = encode(params, batch["next"], noise["next_shift"]).detach()
         seen["observation"] = encode(params, batch, noise["shift"])
         seen["next"] = following
         return loss_fn(params, target_params, seen, noise)

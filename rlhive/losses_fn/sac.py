@@ -10,7 +10,15 @@ from torch import Tensor
 from rlhive.core.random import Source, normal
 from rlhive.core.tree import detach, unflatten
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
-from rlhive.losses_fn.common import Distance, detached, distance, td_target
+from rlhive.losses_fn.common import (
+    Distance,
+    check_shapes,
+    detached,
+    discount_of,
+    distance,
+    td_target,
+    weighted_mean,
+)
 from rlhive.policy_fn.actor import ActorCritic
 
 
@@ -56,24 +64,22 @@ def make_sac_loss(
         following = batch["next"]
         action, log_prob = network.sample(params["actor"], following["observation"], noise["next_action"])
         value = network.value(target_params["critic"], following["observation"], action).amin(0)
-        steps = batch["steps_to_next_obs"].squeeze(-1) if "steps_to_next_obs" in batch.keys() else 1  # noqa: SIM118
         return td_target(
             reward_scale * following["reward"].squeeze(-1),
             following["terminated"].squeeze(-1),
             value - temperature(params) * log_prob,
-            gamma**steps,
+            discount_of(batch, gamma),
         )
 
     def loss_fn(params: Params, target_params: Params, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
+        check_shapes(batch, noise)
         with torch.no_grad():
-            target = critic_target(params, target_params, batch, noise)
+            target = critic_target(params, target_params, batch, noise).detach()
         alpha = temperature(params).detach()
 
         prediction = network.value(params["critic"], batch["observation"], batch["action"])
         error = distance(prediction, target.expand_as(prediction), distance_kind).sum(0)
-        if "_weight" in batch.keys():  # noqa: SIM118
-            error = error * batch["_weight"]
-        loss_qvalue = error.mean()
+        loss_qvalue = weighted_mean(error, batch)
 
         observation = batch["observation"].detach()  # an encoder learns from the critics alone
         action, log_prob = network.sample(params["actor"], observation, noise["action"])

@@ -8,7 +8,7 @@ from torch import Tensor
 from rlhive.core.random import Source, normal
 from rlhive.core.tree import detach, unflatten
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
-from rlhive.losses_fn.common import detached, td_target
+from rlhive.losses_fn.common import check_shapes, detached, discount_of, td_target, weighted_mean
 from rlhive.policy_fn.offline import OfflineNetwork
 
 
@@ -35,7 +35,8 @@ def make_td3_bc_loss(
     Returns:
         `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. `batch` has normalised
         "observation" and ("next", "observation") `[B, O]`, "action" `[B, A]`, ("next", "reward") and
-        ("next", "terminated") `[B, 1]`; `noise` has "next_action" `[B, A]`. Metrics are `[]`, "td_error" is `[B]`.
+        ("next", "terminated") `[B, 1]`, and may have "steps_to_next_obs" `[B, 1]` and "_weight" `[B]`, of the
+        critics' errors; `noise` has "next_action" `[B, A]`. Metrics are `[]`, "td_error" is `[B]`.
 
     Raises:
         ValueError: a number out of its range.
@@ -54,13 +55,15 @@ def make_td3_bc_loss(
         value = network.value(
             target_params["critic"], following["observation"], action.clamp(low, high)
         ).amin(0)
-        return td_target(following["reward"].squeeze(-1), following["terminated"].squeeze(-1), value, gamma)
+        reward, terminated = following["reward"].squeeze(-1), following["terminated"].squeeze(-1)
+        return td_target(reward, terminated, value, discount_of(batch, gamma))
 
     def loss_fn(params: Params, target_params: Params, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
+        check_shapes(batch, noise)
         with torch.no_grad():
-            target = critic_target(target_params, batch, noise)
+            target = critic_target(target_params, batch, noise).detach()
         prediction = network.value(params["critic"], batch["observation"], batch["action"])
-        loss_qvalue = (prediction - target).square().sum(0).mean()
+        loss_qvalue = weighted_mean((prediction - target).square().sum(0), batch)
 
         observation = batch["observation"].detach()  # an encoder learns from the critics alone
         action = network.mode(params["actor"], observation)

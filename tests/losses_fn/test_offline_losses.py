@@ -335,3 +335,22 @@ def test_large_advantages_are_cut():
 def test_settings_out_of_range(make_loss, settings, message):
     with pytest.raises(ValueError, match=message):
         make_loss(None, **settings)
+
+
+def losses_on(batch, make_loss, network, params, target_params, noise):
+    return make_loss(network, gamma=GAMMA)(params, target_params, batch, noise)[1]
+
+
+@pytest.mark.parametrize(
+    ("network_of", "make_loss"), [(iql_network, make_iql_loss), (td3_bc_network, make_td3_bc_loss)]
+)
+def test_sums_of_n_rewards_are_bootstrapped_by_as_many_discounts_and_weights_count(network_of, make_loss):
+    network, params, target_params, batch = make(network_of)
+    noise = TensorDict({"next_action": torch.zeros(32, 2)})
+    of = (network, params, target_params, noise)
+    two = losses_on(batch.clone().set("steps_to_next_obs", torch.full((32, 1), 2.0)), make_loss, *of)
+    squared = make_loss(network, gamma=GAMMA**2)(params, target_params, batch, noise)[1]
+    torch.testing.assert_close(two["td_error"], squared["td_error"])
+    plain = losses_on(batch, make_loss, *of)
+    weighted = losses_on(batch.clone().set("_weight", torch.full((32,), 0.25)), make_loss, *of)
+    assert weighted["loss_qvalue"].item() == pytest.approx(0.25 * plain["loss_qvalue"].item(), rel=1e-6)
