@@ -297,7 +297,8 @@ def make_actor(policy: Policy, seed: int, *, stochastic: bool) -> Act:
 
     def act(seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
         drawn = stochastic and rest is None
-        noise = torch.randn(*seen.shape, chunk_size, env.action_dim, generator=generator) if drawn else None
+        shape = (*seen.shape, chunk_size, env.action_dim)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32) if drawn else None
         return policy.act(dict(seen.items()) if env.pixels else seen["observation"], rest, noise)
 
     return act

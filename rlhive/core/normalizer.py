@@ -15,9 +15,9 @@ def init_normalizer(observation_dim: int) -> TensorDict:
     no effect beyond the clip, because loc is 0 and scale is 1 until the first update."""
     return TensorDict(
         {
-            "loc": torch.zeros(observation_dim),
-            "scale": torch.ones(observation_dim),
-            "count": torch.zeros(()),
+            "loc": torch.zeros(observation_dim, dtype=torch.float32),
+            "scale": torch.ones(observation_dim, dtype=torch.float32),
+            "count": torch.zeros((), dtype=torch.float32),
         },
         batch_size=[],
     )

@@ -10,6 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.learner import last_metrics, observe
+from rlhive.core.random import normal
 from rlhive.core.rollout import SEEN, latest_episodes
 from rlhive.core.run import OnlineRun, store_step
 from rlhive.core.stop import freeze, not_finite, states_acted_with
@@ -58,14 +59,17 @@ def _choose_action(run: OnlineRun) -> Tensor:
     num_envs, action_dim = run.config.num_envs, run.spec.env.action_dim
     if run.step < run.config.init_random_steps:
         uniform = torch.stack(
-            [torch.rand(num_envs, action_dim, generator=g["action"]) for g in run.generators]
+            [
+                torch.rand(num_envs, action_dim, generator=g["action"], dtype=torch.float32)
+                for g in run.generators
+            ]
         )
         low, high = run.learner.network.limits(uniform)
         return low + uniform * (high - low)
-    normal = torch.stack([torch.randn(num_envs, action_dim, generator=g["action"]) for g in run.generators])
+    noise = normal([g["action"] for g in run.generators], num_envs, action_dim)
     device, rollout = run.config.device, run.rollout
     seen = to_device(rollout.select(*SEEN, strict=False), device)
-    action = run.learner.act(run.state, seen, normal.to(device)).cpu()
+    action = run.learner.act(run.state, seen, noise.to(device)).cpu()
     draws = torch.stack([run.explore.draw(g["exploration"], num_envs, action_dim) for g in run.generators])
     action, rollout["explore"] = run.explore.apply(
         rollout["explore"], action, draws, run.step, rollout["is_init"]

@@ -52,7 +52,7 @@ def cosine_schedule(learning_rate: float, decay_updates: int, final_fraction: fl
         raise ValueError(f"cosine_schedule.final_fraction must be in [0, 1], got {final_fraction}")
 
     def schedule(count: Tensor) -> Tensor:
-        progress = (count / decay_updates).clamp(max=1.0)
+        progress = (count.float() / decay_updates).clamp(max=1.0)
         cosine = 0.5 * (1.0 + torch.cos(math.pi * progress))
         return learning_rate * (final_fraction + (1.0 - final_fraction) * cosine)
 

@@ -30,7 +30,7 @@ class PrioritySampler:
         from torchrl import _torchrl
 
         self._trees, self._size, self._alpha, self._beta = _torchrl, size, alpha, beta
-        self._max_priority = torch.ones(())
+        self._max_priority = torch.ones((), dtype=torch.float32)
 
     # Made with the first transition, since they take their memory at once: a replay may be refused for it before.
     @functools.cached_property
@@ -57,7 +57,9 @@ class PrioritySampler:
         Returns:
             The index, int64 `[B]`, and the importance weight `(p / min p) ** -beta`, float32 `[B]`, up to 1.
         """
-        mass = torch.rand(batch_size, generator=generator) * self._sum_tree.query(0, filled)
+        mass = torch.rand(batch_size, generator=generator, dtype=torch.float32) * self._sum_tree.query(
+            0, filled
+        )
         index = self._sum_tree.scan_lower_bound(mass).clamp_max(filled - 1)
         weight = (self._leaves(index) / self._min_tree.query(0, filled)) ** -self._beta
         return index, weight

@@ -61,9 +61,9 @@ def normal(source: Source, *shape: int) -> Tensor:
     A key's come where it is, two of them of two words (Box and Muller 1958), so that their size is less than 6.8.
     """
     if isinstance(source, Generator):
-        return torch.randn(shape, generator=source)
+        return torch.randn(shape, generator=source, dtype=torch.float32)
     if not isinstance(source, Key):
-        return torch.stack([torch.randn(shape, generator=one) for one in source])
+        return torch.stack([torch.randn(shape, generator=one, dtype=torch.float32) for one in source])
     size = math.prod(shape)
     block = torch.arange(-(-size // 4), device=source.seed.device)
     zero = torch.zeros_like(block)

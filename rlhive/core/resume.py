@@ -69,7 +69,7 @@ def restore_metrics(checkpoint: Checkpoint) -> dict[str, Tensor]:
     rows = [own.get("metrics", {}) for own in checkpoint.counters if "stopped_at" not in own]
     # Seeds may have been added to a run of before there were metrics in checkpoints.
     names = rows[0] if rows and all(rows) else {}
-    return {name: torch.tensor([row[name] for row in rows]) for name in names}
+    return {name: torch.tensor([row[name] for row in rows], dtype=torch.float32) for name in names}
 
 
 def check_same(run_dir: Path, saved: RunSpec, now: RunSpec) -> RunSpec:

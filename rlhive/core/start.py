@@ -96,7 +96,7 @@ def open_dataset(config: TrainConfig, env: EnvSpec, encoder: Encoder | None) -> 
 
 def _warn_beyond_limits(dataset: Dataset, env: EnvSpec) -> None:
     """Logs a warning where actions are beyond the limits, which no policy can carry out."""
-    low, high = torch.tensor(env.action_low), torch.tensor(env.action_high)
+    low, high = (torch.tensor(of, dtype=torch.float32) for of in (env.action_low, env.action_high))
     steps, most, furthest, column = 0, _MARGIN, 0.0, 0
     for actions in dataset.transitions["action"].as_subclass(Tensor).split(_BLOCK):
         beyond = torch.maximum(low - actions, actions - high) / (high - low)

@@ -125,7 +125,7 @@ class ActorCritic:
             {
                 "actor": self.init_actor(key),
                 "critic": stack_seeds(critics).auto_batch_size_(0),
-                "log_alpha": torch.tensor(math.log(self.init_alpha)),
+                "log_alpha": torch.tensor(math.log(self.init_alpha), dtype=torch.float32),
             },
             batch_size=[],
         )

@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torch import Generator, Tensor, nn
 
 from rlhive.core.types import Params
-from rlhive.policy_fn.mlp import layer_norm
+from rlhive.policy_fn.mlp import init_norm, layer_norm
 
 if TYPE_CHECKING:
     from rlhive.core.pixel_spec import PixelSpec
@@ -76,7 +76,7 @@ class CNN:
             params[f"conv_{index}"] = _init(key, (channels, inputs, size, size), gain=math.sqrt(2.0))
             inputs = channels
         params["trunk"] = _init(key, (self.dim, inputs * math.prod(self._map_size())), gain=1.0)
-        params["trunk"]["norm"] = {"weight": torch.ones(self.dim), "bias": torch.zeros(self.dim)}
+        params["trunk"]["norm"] = init_norm(self.dim)
         return TensorDict(params, batch_size=[])
 
     def apply(self, params: Params, pixels: Tensor) -> Tensor:
@@ -122,5 +122,5 @@ def make_cnn(pixels: PixelSpec, *, layers: Sequence[Layer] = LAYERS, dim: int = 
 
 
 def _init(key: Generator, shape: tuple[int, ...], gain: float) -> dict[str, Any]:
-    weight = nn.init.orthogonal_(torch.empty(shape), gain, generator=key)
-    return {"weight": weight, "bias": torch.zeros(shape[0])}
+    weight = nn.init.orthogonal_(torch.empty(shape, dtype=torch.float32), gain, generator=key)
+    return {"weight": weight, "bias": torch.zeros(shape[0], dtype=torch.float32)}

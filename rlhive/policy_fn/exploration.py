@@ -117,7 +117,8 @@ def ornstein_uhlenbeck(
 
     def init(batch_size: BatchSize, action_dim: int) -> TensorDict:
         return TensorDict(
-            {"process": torch.zeros(_shape(batch_size, action_dim))}, batch_size=_shape(batch_size)
+            {"process": torch.zeros(_shape(batch_size, action_dim), dtype=torch.float32)},
+            batch_size=_shape(batch_size),
         )
 
     def apply(
@@ -160,8 +161,8 @@ def epsilon_random(
         raise ValueError(f"eps_init is a probability, at most 1, got {eps_init}")
 
     def draw(generator: torch.Generator, batch_size: BatchSize, action_dim: int) -> TensorDict:
-        chance = torch.rand(_shape(batch_size, 1), generator=generator, device=generator.device)
-        uniform = torch.rand(_shape(batch_size, action_dim), generator=generator, device=generator.device)
+        chance = _draw(torch.rand, generator, _shape(batch_size, 1))
+        uniform = _draw(torch.rand, generator, _shape(batch_size, action_dim))
         return TensorDict({"chance": chance, "uniform": uniform}, batch_size=_shape(batch_size))
 
     def apply(
@@ -205,8 +206,12 @@ def _no_state(batch_size: BatchSize, action_dim: int) -> TensorDict:
 
 
 def _draw_normal(generator: torch.Generator, batch_size: BatchSize, action_dim: int) -> TensorDict:
-    normal = torch.randn(_shape(batch_size, action_dim), generator=generator, device=generator.device)
+    normal = _draw(torch.randn, generator, _shape(batch_size, action_dim))
     return TensorDict({"normal": normal}, batch_size=_shape(batch_size))
+
+
+def _draw(draw: Callable[..., Tensor], generator: torch.Generator, shape: torch.Size) -> Tensor:
+    return draw(shape, generator=generator, device=generator.device, dtype=torch.float32)
 
 
 def _explore(action: Tensor, noise: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -92,6 +92,7 @@ def _policy(
             tree.detach().clone().to(device, dtype=dtype).lock_()
             for tree in (params.select(*POLICY_KEYS[spec.algorithm], strict=False), env_state)
         )
+        env_state["observation", "count"].item()  # "meta" holds no values
     except RuntimeError as error:
         raise LoadError(f"device {device}: {str(error).splitlines()[0]}") from None
     policy = Policy(spec, params, env_state)

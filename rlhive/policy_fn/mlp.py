@@ -41,7 +41,7 @@ def init_mlp(key: Generator, sizes: Sequence[int], *, layer_norm: bool = False) 
             "bias": _uniform(key, (fan_out,), bound),
         }
         if layer_norm and index < len(sizes) - 2:
-            layer["norm"] = {"weight": torch.ones(fan_out), "bias": torch.zeros(fan_out)}  # type: ignore[assignment]
+            layer["norm"] = init_norm(fan_out)  # type: ignore[assignment]
         layers[f"layer_{index}"] = layer
     return TensorDict(layers, batch_size=[])
 
@@ -109,5 +109,13 @@ def linear(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
     return torch.baddbmm(bias.unsqueeze(-2), x.expand(members, *x.shape[-2:]), weight.transpose(-1, -2))
 
 
+def init_norm(width: int) -> dict[str, Tensor]:
+    """A LayerNorm's `{"weight", "bias"}` `[width]`, float32, as it begins: without effect."""
+    return {
+        "weight": torch.ones(width, dtype=torch.float32),
+        "bias": torch.zeros(width, dtype=torch.float32),
+    }
+
+
 def _uniform(key: Generator, shape: tuple[int, ...], bound: float) -> Tensor:
-    return torch.empty(shape).uniform_(-bound, bound, generator=key)
+    return torch.empty(shape, dtype=torch.float32).uniform_(-bound, bound, generator=key)

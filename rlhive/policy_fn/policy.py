@@ -76,7 +76,7 @@ class Policy:
         arrays, device = _as_arrays(observation)
         vector, pixels = read_seen(self.spec.env, arrays)
         if noise is None and vector.ndim == 1 and pixels is None:
-            action = self._act_on_one(self._own(vector[None]))[0]
+            action = self._exactly(self._act_on_one, self._own(vector[None]))[0]
         else:
             action = self._act_on_many(self.apply, vector, pixels, noise, (self.spec.env.action_dim,))
         return self._checked(action, device)
@@ -215,8 +215,15 @@ class Policy:
                 seen["pixels"] = torch.from_numpy(pixels.reshape(math.prod(shape), *pixels.shape[-4:])).to(
                     self.device
                 )
-            action = apply(self.params, self.env_state, seen, noise)
+            action = self._exactly(apply, self.params, self.env_state, seen, noise)
         return action.reshape(*shape, *of_each)
+
+    def _exactly(self, compute: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """What `compute` gives, in the policy's own dtype whatever autocast the caller has."""
+        if not torch.is_autocast_enabled(self.device.type):  # to leave autocast that is not there takes 5 us
+            return compute(*arguments)
+        with torch.autocast(self.device.type, enabled=False):
+            return compute(*arguments)
 
     def _own(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device, self.dtype)

@@ -177,7 +177,7 @@ def preprocess(images: Tensor) -> Tensor:
         x = F.interpolate(x, size, mode="bilinear", antialias=True)
         top, left = (round((length - IMAGE_SIZE) / 2.0) for length in size)
         x = x[..., top : top + IMAGE_SIZE, left : left + IMAGE_SIZE]
-    mean, std = (torch.tensor(of, device=x.device).view(3, 1, 1) for of in (_MEAN, _STD))
+    mean, std = (torch.tensor(of, device=x.device, dtype=torch.float32).view(3, 1, 1) for of in (_MEAN, _STD))
     return (x - mean) / std
 
 

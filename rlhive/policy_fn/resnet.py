@@ -73,11 +73,12 @@ class ResNet:
 
 def _init_conv(key: Generator, inputs: int, outputs: int, size: int) -> dict[str, Tensor]:
     std = math.sqrt(2.0 / (outputs * size * size))  # Kaiming's, by fan-out
-    return {"weight": torch.empty(outputs, inputs, size, size).normal_(0.0, std, generator=key)}
+    shape = (outputs, inputs, size, size)
+    return {"weight": torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=key)}
 
 
 def _init_norm(width: int) -> dict[str, Tensor]:
-    zeros, ones = torch.zeros(width), torch.ones(width)
+    zeros, ones = torch.zeros(width, dtype=torch.float32), torch.ones(width, dtype=torch.float32)
     return {"weight": ones, "bias": zeros, "running_mean": zeros.clone(), "running_var": ones.clone()}
 
 

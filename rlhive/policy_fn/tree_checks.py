@@ -8,6 +8,7 @@ import torch
 from tensordict import TensorDict
 from torch import Generator, Tensor
 
+from rlhive.core.normalizer import init_normalizer
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree_file import LoadError, check_names, flatten
 from rlhive.core.types import EnvState, Params
@@ -41,9 +42,9 @@ def check_env_state(where: str, env_state: EnvState, spec: RunSpec) -> None:
     Raises:
         LoadError: as in `check_params`, or the constants are of no observation.
     """
-    vector = torch.zeros(spec.normalized_dim)
-    names = {"observation/loc": vector, "observation/scale": vector, "observation/count": torch.zeros(())}
-    _check_leaves(where, env_state, names)
+    _check_leaves(
+        where, env_state, flatten(TensorDict({"observation": init_normalizer(spec.normalized_dim)}))
+    )
     if bool((env_state["observation", "scale"] < 0).any()):
         raise LoadError(f"{where}: observation/scale holds negative values, which no deviation is")
     if not env_state["observation", "count"] > 0:
