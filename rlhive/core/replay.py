@@ -188,7 +188,8 @@ class ReplayBuffer:
             td_error: float32 `[S, B]`; the sign is ignored.
 
         Raises:
-            ValueError: the buffer is not prioritized, the shapes differ, or an error is not finite.
+            ValueError: the buffer is not prioritized, the shapes differ, an index is of no transition, or an error is
+                not finite.
         """
         if not self._priorities:
             raise ValueError("update_priority needs a buffer made with prioritized=True")
@@ -198,6 +199,10 @@ class ReplayBuffer:
             )
         if not bool(td_error.isfinite().all()):
             raise ValueError("td_error is not finite: skip the update of a diverged seed")
+        if not bool(
+            ((index >= 0) & (index < len(self))).all()
+        ):  # which the trees would write to, wherever it is
+            raise ValueError(f"index must be from 0 to {len(self) - 1}, of the transitions that are stored")
         for sampler, where, error in zip(self._priorities, index.cpu(), td_error.cpu(), strict=True):
             sampler.update(where, error)
 

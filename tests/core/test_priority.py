@@ -4,6 +4,7 @@ from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, PrioritizedSampler
 
 from rlhive.core.priority import PrioritySampler
+from rlhive.core.replay import ReplayBuffer
 
 
 def generator(seed=0):
@@ -70,3 +71,13 @@ def test_state_and_restore():
         other.sample(generator(), 64, 4), sampler.sample(generator(), 64, 4), strict=True
     ):
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("index", [-1, 1, 7000])
+def test_a_priority_of_no_transition_is_refused(index):
+    flag, number = torch.zeros(1, 1, 1, dtype=torch.bool), torch.zeros(1, 1, 1)
+    following = {"observation": number, "reward": number, "terminated": flag, "done": flag}
+    replay = ReplayBuffer(10, prioritized=True)
+    replay.extend(TensorDict({"observation": number, "action": number, "next": following}, [1, 1]))
+    with pytest.raises(ValueError, match="index must be from 0 to 0, of the transitions that are stored"):
+        replay.update_priority(torch.tensor([[index]]), torch.ones(1, 1))
