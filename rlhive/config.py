@@ -84,6 +84,9 @@ def _to_tuple(seeds: Iterable[int]) -> tuple[int, ...]:
 class TrainConfig:
     """Everything a training run needs, checked; counts of steps are environment steps per seed.
 
+    What follows from other settings, such as `seeds` and an algorithm's parts, is settled once: a copy by
+    `attrs.evolve` keeps it, so load another configuration where those are to change.
+
     Attributes:
         env_name: RoboHive id; empty for the one that the data set names.
         algorithm: a name of `rlhive.losses_fn.ALGORITHMS`.

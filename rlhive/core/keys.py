@@ -9,6 +9,11 @@ from torch import Generator
 STREAMS = ("init", "action", "exploration", "replay", "loss")
 
 
+def as_generator(key: int | Generator) -> Generator:
+    """The generator itself, which draws from it advance, or a new one of that seed on the CPU."""
+    return Generator().manual_seed(key) if isinstance(key, int) else key
+
+
 def make_generators(seed: int) -> dict[str, Generator]:
     """The CPU generators of one training seed, by the names of `STREAMS`, independent of each other.
 

@@ -117,9 +117,17 @@ def _update(run: OnlineRun) -> _Updates:
         run.state, metrics = run.learner.train_step(before, batch, noise)
         updates.add(before, metrics["finite"])
         if "index" in batch.keys():  # noqa: SIM118
-            run.replay.update_priority(batch["index"], metrics["td_error"].nan_to_num(posinf=0.0))
+            run.replay.update_priority(batch["index"], _td_error(metrics).nan_to_num(posinf=0.0))
         run.metrics = last_metrics(metrics)
     return updates
+
+
+def _td_error(metrics: TensorDict) -> Tensor:
+    if "td_error" not in metrics.keys():  # noqa: SIM118
+        raise ValueError(
+            'replay.prioritized=True needs "td_error" [B] among the metrics of the loss, which has none'
+        )
+    return metrics["td_error"]
 
 
 def _minibatch(run: OnlineRun) -> TensorDict:

@@ -27,10 +27,10 @@ def constant_schedule(learning_rate: float) -> Schedule:
     """The same learning rate at every update.
 
     Raises:
-        ValueError: if it is not positive.
+        ValueError: if it is not positive and finite.
     """
-    if not learning_rate > 0.0:
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+    if not 0.0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
     return lambda count: learning_rate
 
 
@@ -46,7 +46,7 @@ def cosine_schedule(learning_rate: float, decay_updates: int, final_fraction: fl
         ValueError: if a value is out of its range.
     """
     constant_schedule(learning_rate)
-    if decay_updates < 1:
+    if not decay_updates >= 1:
         raise ValueError(f"cosine_schedule.decay_updates must be at least 1, got {decay_updates}")
     if not 0.0 <= final_fraction <= 1.0:
         raise ValueError(f"cosine_schedule.final_fraction must be in [0, 1], got {final_fraction}")

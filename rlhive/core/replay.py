@@ -128,7 +128,7 @@ class ReplayBuffer:
         # Writing tensor by tensor takes 35 us, TensorDict's own indexing 101 us (21 observations, 2 cores).
         columns = send(self._columns, self._device)
         for key, rows in self._rows.items():
-            rows[self._cursor].index_copy_(0, columns, send(step[key], self._device))
+            rows[self._cursor].index_copy_(0, columns, send(step[key].detach(), self._device))
         num_envs = self._batch_size[1]
         for sampler in self._priorities:
             sampler.add(torch.arange(self._cursor * num_envs, (self._cursor + 1) * num_envs))

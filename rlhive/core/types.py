@@ -21,7 +21,10 @@ Metrics: TypeAlias = TensorDict
 
 
 class LossFn(Protocol):
-    """`loss_fn(params, target_params, batch, noise) -> (loss, metrics)`: a scalar, and detached metrics."""
+    """`loss_fn(params, target_params, batch, noise) -> (loss, metrics)`: a scalar, and detached metrics.
+
+    A prioritized replay needs "td_error" `[B]` among them.
+    """
 
     def __call__(
         self, params: Params, target_params: Params, batch: Batch, noise: Noise

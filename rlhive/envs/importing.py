@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import logging
 import os
 import sys
 import threading
@@ -36,7 +37,7 @@ def import_robohive() -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps RoboHive's banners, its warnings and its numpy print options out of the caller's process.
+    """Keeps RoboHive's banners, warnings, numpy print options and log handlers out of the caller's process.
 
     One thread at a time: stdout is the process's, and two would leave each other's behind.
     """
@@ -49,7 +50,11 @@ def quiet() -> Iterator[None]:
         np.printoptions(),
     ):
         warnings.simplefilter("ignore")
+        root = logging.getLogger()
+        handlers = root.handlers[:]
         yield
+        # absl's, of dm_control, would let the caller's logging.basicConfig do nothing.
+        root.handlers[:] = handlers
 
 
 @contextlib.contextmanager

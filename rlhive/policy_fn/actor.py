@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from rlhive.core.converters import floats, integers
 from rlhive.core.env_spec import EnvSpec
+from rlhive.core.keys import as_generator
 from rlhive.core.tree import stack_seeds
 from rlhive.core.types import Params
 from rlhive.policy_fn.mlp import ACTIVATIONS, apply_mlp, apply_mlp_columns, init_mlp
@@ -115,8 +116,9 @@ class ActorCritic:
         """K, the actions that it plans at once."""
         return 1
 
-    def init(self, key: Generator) -> Params:
-        """Draws `{"actor", "critic" [N, ...], "log_alpha" []}` from a CPU generator; every critic is drawn alone."""
+    def init(self, key: int | Generator) -> Params:
+        """Draws `{"actor", "critic" [N, ...], "log_alpha" []}` from a seed or CPU generator; every critic alone."""
+        key = as_generator(key)
         critic_sizes = (self.observation_dim + self.action_dim, *self.hidden_sizes, 1)
         critics = [
             init_mlp(key, critic_sizes, layer_norm=self.critic_layer_norm) for _ in range(self.num_critics)

@@ -10,6 +10,7 @@ same for actions in [-1, 1].
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -67,6 +68,8 @@ def gaussian(
     """
     low, high = _limits(action_low, action_high)
     _check_annealing("sigma", sigma_init, sigma_end, annealing_steps)
+    if not math.isfinite(mean):
+        raise ValueError(f"mean must be finite, got {mean}")
 
     def apply(
         state: TensorDict, action: Tensor, noise: TensorDict, step: int, is_init: Tensor
@@ -110,9 +113,10 @@ def ornstein_uhlenbeck(
     """
     low, high = _limits(action_low, action_high)
     _check_annealing("eps", eps_init, eps_end, annealing_steps)
-    if theta < 0 or sigma < 0 or dt <= 0:
+    if not (0 <= sigma < math.inf and dt > 0 and 0 <= theta * dt < 2 and math.isfinite(mu)):
         raise ValueError(
-            f"theta and sigma must be >= 0 and dt > 0, got theta={theta}, sigma={sigma}, dt={dt}"
+            "sigma must be >= 0, dt > 0, mu finite, and theta * dt from 0 to below 2, from where on the process grows "
+            f"without end; got theta={theta}, mu={mu}, sigma={sigma}, dt={dt}"
         )
 
     def init(batch_size: BatchSize, action_dim: int) -> TensorDict:
@@ -237,7 +241,9 @@ def _limits(action_low: Sequence[float], action_high: Sequence[float]) -> tuple[
 
 
 def _check_annealing(name: str, init: float, end: float, annealing_steps: int) -> None:
-    if not 0 <= end <= init:
-        raise ValueError(f"{name} must not be negative nor grow: got {name}_init={init} and {name}_end={end}")
-    if annealing_steps < 1:
+    if not 0 <= end <= init < math.inf:
+        raise ValueError(
+            f"{name} must be finite and neither negative nor grow: got {name}_init={init} and {name}_end={end}"
+        )
+    if not annealing_steps >= 1:
         raise ValueError(f"annealing_steps must be at least 1, got {annealing_steps}")

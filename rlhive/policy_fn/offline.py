@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from rlhive.core.converters import strings
 from rlhive.core.env_spec import EnvSpec
+from rlhive.core.keys import as_generator
 from rlhive.core.types import Params
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.heads import HEADS
@@ -45,8 +46,9 @@ class OfflineNetwork(ActorCritic):
                 f"alone, not with {self.head} of {', '.join(self.parts)}"
             )
 
-    def init(self, key: Generator) -> Params:
-        """Draws `{"actor", "critic" [N, ...], "value"}`, those of `parts`, from a CPU generator."""
+    def init(self, key: int | Generator) -> Params:
+        """Draws `{"actor", "critic" [N, ...], "value"}`, those of `parts`, from a seed or CPU generator."""
+        key = as_generator(key)
         params = super().init(key)
         value_sizes = (self.observation_dim, *self.hidden_sizes, 1)
         params["value"] = init_mlp(key, value_sizes, layer_norm=self.critic_layer_norm)

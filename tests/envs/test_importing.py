@@ -1,6 +1,7 @@
 """RoboHive comes without its writer of videos, and many processes and threads build its environments at once."""
 
 import importlib.util
+import logging
 import subprocess
 import sys
 import threading
@@ -63,6 +64,14 @@ def test_threads_leave_stdout_as_it_was():
     left.set()
     thread.join()
     assert sys.stdout is before
+
+
+def test_handlers_of_the_root_logger_are_the_callers_own():
+    root = logging.getLogger()
+    before = root.handlers[:]
+    with quiet():
+        root.addHandler(logging.NullHandler())
+    assert root.handlers == before
 
 
 @pytest.mark.parametrize(("module", "waits"), [("fm.x", True), ("myo.myodm.x", True), ("arms.x", False)])

@@ -10,7 +10,8 @@ from torchrl.modules import TanhNormal
 
 from rlhive.policy_fn.actor import ActorCritic, tanh_normal_log_prob, tanh_normal_sample
 from rlhive.policy_fn.mlp import apply_mlp, init_mlp
-from tests.helpers import make_network
+from rlhive.policy_fn.offline import iql_network
+from tests.helpers import make_network, make_spec
 
 LOW, HIGH = torch.tensor([-2.0, 0.0]), torch.tensor([1.0, 4.0])
 
@@ -86,6 +87,12 @@ def test_equal_keys_give_equal_params_and_leave_the_global_stream_alone():
     first, second = (network.init(torch.Generator().manual_seed(7)) for _ in range(2))
     assert (first == second).all()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_seed_is_as_good_a_key_as_its_generator():
+    for network in (make_network(), iql_network(make_spec(), hidden_sizes=(8,))):
+        seeded, drawn = network.init(3), network.init(torch.Generator().manual_seed(3))
+        assert bool((seeded == drawn).all())
 
 
 def test_settings_out_of_range_are_refused():

@@ -186,9 +186,20 @@ def test_actions_stay_within_the_limits(factory):
 @pytest.mark.parametrize(
     ("factory", "settings", "message"),
     [
-        (exploration.gaussian, {"sigma_init": 0.1, "sigma_end": 0.5}, "sigma must not be negative nor grow"),
+        (
+            exploration.gaussian,
+            {"sigma_init": 0.1, "sigma_end": 0.5},
+            "must be finite and neither negative nor grow",
+        ),
         (exploration.gaussian, {"annealing_steps": 0}, "annealing_steps must be at least 1"),
+        (exploration.gaussian, {"sigma_init": math.inf}, "sigma must be finite and"),
+        (exploration.gaussian, {"sigma_end": math.nan}, "sigma must be finite and"),
+        (exploration.gaussian, {"mean": math.nan}, "mean must be finite"),
+        (exploration.gaussian, {"annealing_steps": math.nan}, "annealing_steps must be at least 1"),
         (exploration.ornstein_uhlenbeck, {"dt": 0.0}, "dt > 0"),
+        (exploration.ornstein_uhlenbeck, {"theta": 200.0}, r"theta \* dt from 0 to below 2"),
+        (exploration.ornstein_uhlenbeck, {"theta": math.nan}, "got theta=nan"),
+        (exploration.ornstein_uhlenbeck, {"mu": math.inf}, "mu finite"),
         (exploration.epsilon_random, {"eps_init": 1.5}, "at most 1"),
     ],
 )
