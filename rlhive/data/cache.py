@@ -25,7 +25,7 @@ from rlhive.core.tree_file import flush
 from rlhive.data.dataset import FORMAT_VERSION, SPEC_FILE, Dataset, DatasetSpec, column_file, open_folder
 from rlhive.data.episode import STATE_ONLY, Episode, Selection, of_one_width
 from rlhive.data.features import check_images, make_columns, make_encode
-from rlhive.data.formats import FORMATS, count_trials, detect, h5_file, trial_and_reason
+from rlhive.data.formats import FORMATS, count_trials, detect, h5_file, source_files, trial_and_reason
 from rlhive.paths import cache_dir
 from rlhive.policy_fn.encoders import Encoder, describe
 
@@ -83,7 +83,7 @@ def load_dataset(
     """
     format_name = detect(source)
     source = Path(source)
-    sha256 = hash_source(source)
+    sha256 = hash_source(source, format_name)
     pixels = check_images(source, FORMATS[format_name].pixels(source), pixels, encoder)
     build = _Build(
         source,
@@ -106,9 +106,15 @@ def load_dataset(
     return attrs.evolve(dataset, spec=attrs.evolve(dataset.spec, source=str(source)))
 
 
-def hash_source(source: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of all files of a directory."""
-    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+def hash_source(source: Path, format_name: str) -> str:
+    """SHA-256 of a file, or of the names and contents of the files of a directory that are read.
+
+    Raises:
+        LoadError: one of them is not there.
+    """
+    files = source_files(source, format_name)
+    if missing := [path for path in files if not path.is_file()]:
+        raise LoadError(f"{missing[0]}: there is no such file, which a {format_name} data set has")
     total = hashlib.sha256()
     with _progress(f"reading {source.name}", sum(path.stat().st_size for path in files), "B") as bar:
         for path in files:

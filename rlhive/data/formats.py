@@ -69,6 +69,13 @@ def h5_file(path: str | os.PathLike[str], format_name: str) -> Path:
     return Path(path) / minari.FILE if format_name == "minari" else Path(path)
 
 
+def source_files(path: str | os.PathLike[str], format_name: str) -> list[Path]:
+    """All files that are read of a data set, sorted."""
+    if format_name == "minari":
+        return [Path(path) / name for name in (minari.FILE, minari.METADATA)]
+    return [Path(path)]
+
+
 def trial_and_reason(error: LoadError, path: str | os.PathLike[str], format_name: str) -> str:
     """Why a trial was left out, without the path that the error begins with: the data may be elsewhere later."""
     return str(error).removeprefix(f"{h5_file(path, format_name)}: ")

@@ -101,6 +101,25 @@ def test_built_once_and_found_by_content(tmp_path, cache):
     assert len(folders(cache)) == 2
 
 
+def test_a_data_set_behind_links_is_found_by_what_is_read(tmp_path, cache):
+    for name, trials in (("one", 1), ("two", 2)):
+        convert(write_demo(tmp_path / f"{name}.h5", trials=trials), tmp_path / f"{name}-v0", "minari")
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data").symlink_to(tmp_path / f"{name}-v0" / "data")
+    for name, steps in (("one", 10), ("two", 20)):
+        linked, direct = load_dataset(tmp_path / name), load_dataset(tmp_path / f"{name}-v0")
+        assert linked.spec.steps == direct.spec.steps == steps
+        assert linked.spec.sha256 == direct.spec.sha256
+    assert len(folders(cache)) == 2
+
+
+def test_a_directory_without_data_is_refused(tmp_path, cache):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LoadError, match=r"empty/data/main_data\.hdf5: there is no such file"):
+        load_dataset(tmp_path / "empty")
+    assert not cache.exists()
+
+
 def test_damaged_trials_are_left_out_when_asked_for(tmp_path, caplog):
     path = write_demo(tmp_path / "demo.h5", trials=4)
     with h5py.File(path, "r+") as file:
