@@ -5,6 +5,7 @@ import json
 import logging
 import math
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -360,6 +361,33 @@ def test_sac_begins_with_iql_and_keeps_the_demonstrations(demo, iql, tmp_path):
     assert run.spec.dataset == iql.spec.dataset
     alone = go_on(demo, iql.run_dir, tmp_path / "alone", "SEEDS=(1,)")[1]
     assert bool((run.state[1:] == alone.state).all())
+
+
+def begin(demo, origin, run_dir, *more, joins=None):
+    """The state that SAC from another run begins with, and its spec."""
+    run_dir.mkdir()
+    config = load_config(["iql_to_sac.gin"], [f"DATASET='{demo}'", f"INIT_FROM='{origin}'", *ONLINE, *more])
+    with open_run(config, run_dir, joins=joins) as run:
+        return run.state, run.spec
+
+
+def test_added_seeds_begin_with_the_checkpoint_that_the_others_began_with(demo, tmp_path, caplog):
+    origin = train(demo, tmp_path / "iql", "iql", "SEEDS=(1, 2)", "TOTAL_STEPS=4")
+    both, _ = begin(demo, tmp_path / "iql", tmp_path / "both", "SEEDS=(1, 2)")
+    _, spec = begin(demo, tmp_path / "iql", tmp_path / "one", "SEEDS=(1,)")
+    assert (spec.origin.run_id, spec.origin.step) == (origin.spec.run_id, 4)
+    train(demo, tmp_path / "iql", "iql", "SEEDS=(1, 2)", "TOTAL_STEPS=8", resume=True)
+    added, joined = begin(demo, tmp_path / "iql", tmp_path / "added", "SEEDS=(2,)", joins=spec)
+    assert bool((added == both[1:]).all()) and joined == spec and not caplog.messages
+    older = attrs.evolve(spec, origin=None)  # of a run that did not record it
+    begin(demo, tmp_path / "iql", tmp_path / "older", "SEEDS=(2,)", joins=older)
+    assert "was not recorded; its new seeds begin with step 8" in caplog.text
+    (tmp_path / "iql").rename(tmp_path / "before")
+    train(demo, tmp_path / "iql", "iql", "SEEDS=(1, 2)", "TOTAL_STEPS=4")
+    with pytest.raises(
+        LoadError, match=r"iql: is another run than the one that .*iql was when the run began"
+    ):
+        begin(demo, tmp_path / "iql", tmp_path / "other", "SEEDS=(2,)", joins=spec)
 
 
 def test_a_minibatch_has_the_wanted_share_of_demonstrations(demo, iql, tmp_path):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlhive.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rlhive.core.files import write_text
-from rlhive.core.init_from import start_from
+from rlhive.core.init_from import latest_of, start_from
 from rlhive.core.keys import make_generators
 from rlhive.core.learner import Generators, Learner, make_learner
 from rlhive.core.replay import ReplayBuffer
@@ -139,9 +139,11 @@ def open_run(
         learner = make_learner(config, env, encoder)
         dataset = open_dataset(config, env, encoder)
         source = None if dataset is None else source_of(dataset)
-        spec = new_run_spec(config.algorithm, env, learner.network, config.seeds, encoder, source)
-        if origin := checkpoint.spec if checkpoint else joins:
-            spec = check_same(run_dir, origin, spec)
+        before = checkpoint.spec if checkpoint else joins
+        origin = None if before or config.init_from is None else latest_of(config.init_from)
+        spec = new_run_spec(config.algorithm, env, learner.network, config.seeds, encoder, source, origin)
+        if before:
+            spec = check_same(run_dir, before, spec)
         if checkpoint:
             state = checkpoint.state[[config.seeds.index(seed) for seed in seeds]].to(config.device)
         else:

@@ -51,6 +51,24 @@ class DataSource:
 
 
 @attrs.frozen
+class Origin:
+    """The checkpoint of another run that a run began with; plain values, JSON as it stands.
+
+    Attributes:
+        path: where that run was; it may be elsewhere later.
+        run_id: the other run's.
+        step: of the checkpoint.
+    """
+
+    path: str = attrs.field(eq=False, validator=attrs.validators.instance_of(str))
+    run_id: str = attrs.field(validator=attrs.validators.matches_re("[0-9a-f]{64}"))
+    step: int = attrs.field(validator=attrs.validators.instance_of(int))
+
+
+OPTIONAL = {"dataset": DataSource, "origin": Origin}  # of a `RunSpec`
+
+
+@attrs.frozen
 class RunSpec:
     """Everything but the tensors that a policy needs, and the run it comes from.
 
@@ -63,6 +81,7 @@ class RunSpec:
         encoder: what its images go through; None without images.
         format_version: of the files.
         dataset: what it learns from besides its own steps; None where there is nothing.
+        origin: what it began with; None where that is nothing, and of older runs.
     """
 
     algorithm: str = attrs.field(validator=attrs.validators.instance_of(str))
@@ -73,6 +92,7 @@ class RunSpec:
     encoder: Encoder | None = None
     format_version: int = FORMAT_VERSION
     dataset: DataSource | None = None
+    origin: Origin | None = None
 
     def __attrs_post_init__(self) -> None:
         env, network = self.env, self.network
@@ -96,10 +116,10 @@ class RunSpec:
         return self.env.observation_dim if learns else self.network.observation_dim
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dict for JSON; "dataset" is there where there is one."""
+        """Plain dict for JSON; "dataset" and "origin" are there where there is one."""
         values = attrs.asdict(self) | {"network": self.network.to_dict()}
         values["encoder"] = None if self.encoder is None else self.encoder.to_dict()
-        return {key: value for key, value in values.items() if key != "dataset" or value is not None}
+        return {key: value for key, value in values.items() if key not in OPTIONAL or value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: object = "spec") -> RunSpec:
@@ -109,14 +129,18 @@ class RunSpec:
             LoadError: an unknown format version, missing or unknown fields, or values that do not fit.
         """
         check_version(where, values.get("format_version"))
-        values = {"encoder": None, "dataset": None, **values}  # runs older than images have no "encoder"
+        values = {
+            "encoder": None,
+            **dict.fromkeys(OPTIONAL),
+            **values,
+        }  # runs older than images have no "encoder"
         if isinstance(values.get("env"), Mapping):
             values["env"] = {"pixels": None, **values["env"]}  # nor this
         algorithm = ALGORITHMS.get(str(values.get("algorithm")))
         kinds = {"env": EnvSpec, "network": ActorCritic if algorithm is None else algorithm.network}
         if kinds["network"] is OfflineNetwork and isinstance(values.get("network"), Mapping):
             values["network"] = {"chunk_size": 1, **values["network"]}
-        kinds |= {"dataset": DataSource} if values["dataset"] is not None else {}
+        kinds |= {key: kind for key, kind in OPTIONAL.items() if values[key] is not None}
         for kind, fields in ((cls, values), *((kind, values.get(key)) for key, kind in kinds.items())):
             if not isinstance(fields, Mapping):
                 raise LoadError(f"{where}: has no valid description of {kind.__name__}")
@@ -156,11 +180,12 @@ def new_run_spec(
     seeds: Sequence[int],
     encoder: Encoder | None = None,
     dataset: DataSource | None = None,
+    origin: Origin | None = None,
 ) -> RunSpec:
     """The spec of a run that starts now; no other run has its run_id, not even one of equal settings."""
     content = [algorithm, env.to_dict(), network.to_dict(), list(seeds), uuid.uuid4().hex]
     run_id = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return RunSpec(algorithm, env, network, run_id, versions(), encoder, dataset=dataset)
+    return RunSpec(algorithm, env, network, run_id, versions(), encoder, dataset=dataset, origin=origin)
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from tensordict import TensorDict
 
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.resume import check_same
-from rlhive.core.run_spec import DataSource, RunSpec, new_run_spec
+from rlhive.core.run_spec import DataSource, Origin, RunSpec, new_run_spec
 from rlhive.core.tree_file import LoadError
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn.cnn import CNN
@@ -19,6 +19,7 @@ from rlhive.policy_fn.offline import bc_network
 from rlhive.policy_fn.policy import Policy
 from rlhive.policy_fn.single import make_single_apply
 
+ORIGIN = Origin("runs/iql", "2" * 64, step=20)
 SOURCE = DataSource("demo.h5", "0" * 64, trials=3, steps=150, left_out=("Trial1: cut short",))
 
 
@@ -47,6 +48,15 @@ def test_a_file_older_than_images_and_data_sets(franka_spec):
     values = make_spec("sac", franka_spec).to_dict()
     del values["encoder"], values["env"]["pixels"]
     assert RunSpec.from_dict(values).dataset is None
+
+
+def test_what_it_began_with_is_part_of_it(franka_spec):
+    spec = attrs.evolve(make_spec("sac", franka_spec), origin=ORIGIN)
+    assert RunSpec.from_json(spec.to_json()) == spec != attrs.evolve(spec, origin=None)
+    assert attrs.evolve(ORIGIN, path="elsewhere") == ORIGIN != attrs.evolve(ORIGIN, step=40)
+    assert "origin" not in attrs.evolve(spec, origin=None).to_dict()
+    with pytest.raises(LoadError, match=r"Origin: .*missing step"):
+        RunSpec.from_dict({**spec.to_dict(), "origin": {"path": "runs/iql", "run_id": "2" * 64}})
 
 
 def test_the_same_data_elsewhere_is_the_same():
