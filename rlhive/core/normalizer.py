@@ -31,12 +31,13 @@ def update_normalizer(normalizer: TensorDict, observation: Tensor) -> TensorDict
         observation: raw observations `[..., E, O]`; leading dimensions are seeds.
 
     Returns:
-        The new statistics. The first observations' own deviation counts from the first update on; from 2**24 on a mean
-        that forgets exponentially, over about as many.
+        The new statistics. The first observations' own deviation counts from the first update on; from 2**24 in
+        float32, 2**53 in float64, on a mean that forgets exponentially, over about as many.
     """
     fresh = observation.shape[-2]
     # Beyond 2**24 a float32 does not count on by one, and the shares of old and new would no longer sum to one.
-    seen = normalizer["count"].clamp(max=2.0**24 - fresh).unsqueeze(-1)
+    most = 2.0 / torch.finfo(normalizer["count"].dtype).eps
+    seen = normalizer["count"].clamp(max=most - fresh).unsqueeze(-1)
     total = seen + fresh
     mean = observation.mean(-2)
     delta = mean - normalizer["loc"]

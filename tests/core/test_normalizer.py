@@ -51,6 +51,14 @@ def test_the_deviation_does_not_grow_beyond_what_a_float32_counts():
     assert normalizer["count"].item() == 2.0**24
 
 
+def test_double_precision_counts_beyond_what_a_float32_does():
+    normalizer = init_normalizer(1).double()
+    normalizer["count"] = torch.tensor(2.0**25, dtype=torch.float64)
+    normalizer = update_normalizer(normalizer, torch.ones(1, 1, dtype=torch.float64))
+    assert normalizer["count"].item() == 2.0**25 + 1
+    assert normalizer["loc"].item() == pytest.approx(1 / (2.0**25 + 1), rel=1e-12)
+
+
 def test_a_million_steps_keep_their_digits():
     normalizer = init_normalizer(1)
     normalizer["count"] = torch.tensor(1e6)
