@@ -12,6 +12,7 @@ import numpy as np
 from rlhive.core.errors import LoadError
 from rlhive.data import minari, roboset
 from rlhive.data.cache import intact
+from rlhive.data.episode import Episode
 from rlhive.data.formats import FORMATS, detect, trial_and_reason
 from rlhive.data.h5 import datasets, read, read_trials
 from rlhive.data.trace import trace_file, write_episode, write_trial
@@ -54,7 +55,7 @@ def convert(
                 f"{source}: only a Trace can become a RoboSet, which is made of joints and images"
             )
         return _to_roboset(source, out, environment, skip_damaged, damaged), damaged
-    found = intact(source, format_name, skip_damaged, damaged)
+    found = _with_rewards(intact(source, format_name, skip_damaged, damaged), source, to)
     if to == "minari":
         return minari.write(out, found, environment), damaged
     count = 0
@@ -63,6 +64,16 @@ def convert(
             write_episode(file, episode)
             count += 1
     return count, damaged
+
+
+def _with_rewards(episodes: Iterator[Episode], source: Path, to: str) -> Iterator[Episode]:
+    for episode in episodes:
+        if episode.rewards is None:
+            raise LoadError(
+                f"{source}: {episode.name}: has no rewards, which --to={to} needs; behaviour cloning learns from the "
+                "file as it is"
+            )
+        yield episode
 
 
 def _to_roboset(
