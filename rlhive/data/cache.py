@@ -80,6 +80,7 @@ def load_dataset(
 
     Raises:
         LoadError: it is not there, of no such format, has a damaged trial, or other images; one line that says which.
+        OSError: the cache cannot be written, such as on a full disk.
     """
     format_name = detect(source)
     source = Path(source)
@@ -94,12 +95,7 @@ def load_dataset(
         encoder if encoder is not None and encoder.frozen else None,
         device,
     )
-    folder = cache_dir() / "datasets" / build.folder_name()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            _make_folder(build, folder)
-    dataset = open_folder(folder)
+    dataset = _open_or_make(build, cache_dir() / "datasets" / build.folder_name())
     if dataset.spec.damaged:
         count, total = len(dataset.spec.damaged), len(dataset.spec.damaged) + len(dataset.spec.trials)
         LOG.warning("%s: left out %d of %d trials, which are damaged", source, count, total)
@@ -154,6 +150,36 @@ def intact(
         raise LoadError(
             f"{source}: has no whole trial; the first: {damaged[0] if damaged else 'there is none'}"
         )
+
+
+def _open_or_make(build: _Build, folder: Path) -> Dataset:
+    """The data set of a folder, made if it is not there or damaged."""
+    with contextlib.suppress(LoadError):  # a whole one is opened without the right to write
+        return open_folder(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if folder.exists():
+                try:
+                    return open_folder(folder)  # another process has made it meanwhile
+                except LoadError as error:
+                    LOG.warning("%s; it is made anew", error)
+                    _remove(folder)
+            _make_folder(build, folder)
+    except OSError as error:
+        raise OSError(
+            f"{folder.parent}: a data set cannot be written there ({error.strerror or error}): make room, or set "
+            "RLHIVE_CACHE to another directory"
+        ) from None
+    return open_folder(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Removes what is not a whole data set, a file in its place included."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    else:
+        folder.unlink()
 
 
 def _make_folder(build: _Build, folder: Path) -> None:

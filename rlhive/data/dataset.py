@@ -162,7 +162,7 @@ def open_folder(folder: Path) -> Dataset:
         spec = DatasetSpec(**values)
         parts = {key: _map(column_file(folder, key), *column) for key, column in spec.columns().items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LoadError(f"{folder}: is no whole data set ({error}); delete it, it is made anew") from None
+        raise LoadError(f"{folder}: is no whole data set ({error})") from None
     return Dataset(spec, TensorDict(parts, batch_size=[spec.steps]).lock_())
 
 

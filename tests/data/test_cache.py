@@ -4,7 +4,9 @@ import ctypes
 import json
 import multiprocessing
 import os
+import re
 import resource
+import shutil
 import signal
 from pathlib import Path
 
@@ -185,10 +187,10 @@ def test_a_trial_that_lacks_the_rewards_of_the_others_is_damaged(tmp_path, numbe
     assert spec.has_rewards and f"Trial{number}" not in spec.trials and len(spec.trials) == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "lost", "text", "version", "fields"])
-def test_a_damaged_cache_is_refused(tmp_path, cache, damage):
+@pytest.mark.parametrize("damage", ["cut", "lost", "text", "version", "fields", "file"])
+def test_a_damaged_cache_is_made_anew(tmp_path, cache, damage, caplog):
     path = write_demo(tmp_path / "demo.h5")
-    load_dataset(path)
+    whole = load_dataset(path).take(torch.arange(30))
     folder = folders(cache)[0]
     values = json.loads((folder / SPEC_FILE).read_text())
     if damage == "cut":
@@ -197,11 +199,48 @@ def test_a_damaged_cache_is_refused(tmp_path, cache, damage):
         (folder / "next.reward.bin").unlink()
     elif damage == "text":
         (folder / SPEC_FILE).write_text("{")
+    elif damage == "file":
+        shutil.rmtree(folder)
+        folder.write_text("")
     else:
         changed = values | ({"format_version": 99} if damage == "version" else {"more": 1})
         (folder / SPEC_FILE).write_text(json.dumps(changed))
-    with pytest.raises(LoadError, match=r"is no whole data set .*; delete it, it is made anew"):
+    assert not caplog.messages
+    assert bool((load_dataset(path).take(torch.arange(30)) == whole).all())
+    (said,) = caplog.messages
+    assert re.fullmatch(rf"{folder}: is no whole data set \(.*\); it is made anew", said)
+    assert bool((load_dataset(path).take(torch.arange(30)) == whole).all()) and len(caplog.messages) == 1
+
+
+def load_within(path, most):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
         load_dataset(path)
+    except OSError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        Path(path).with_name("said").write_text(str(error))
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path, cache, monkeypatch):
+    path = write_demo(tmp_path / "demo.h5", trials=3)
+    process = in_fork(load_within, path, 100)
+    process.join(60)
+    remedy = "make room, or set RLHIVE_CACHE to another directory"
+    said = (tmp_path / "said").read_text()
+    assert said == f"{cache}: a data set cannot be written there (File too large): {remedy}"
+    assert not folders(cache)
+    monkeypatch.setenv("RLHIVE_CACHE", str(path))
+    with pytest.raises(OSError, match=rf"{path}/datasets: a data set cannot be written there .*: {remedy}"):
+        load_dataset(path)
+
+
+def test_a_data_set_in_the_cache_is_opened_without_a_lock(tmp_path, cache):
+    path = write_demo(tmp_path / "demo.h5")
+    load_dataset(path)
+    (lock,) = cache.glob("*.lock")
+    lock.unlink()
+    assert load_dataset(path).spec.steps == 30 and not lock.exists()
 
 
 def in_fork(function, *arguments):
