@@ -4,6 +4,8 @@ import csv
 import json
 import logging
 import math
+import re
+import shutil
 
 import attrs
 import numpy as np
@@ -15,11 +17,14 @@ from rlhive.config import ConfigError, load_config
 from rlhive.core import loop, online
 from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.errors import LoadError
+from rlhive.core.init_from import start_from
 from rlhive.core.merge import seeds_to_add
 from rlhive.core.run import open_run
+from rlhive.core.run_spec import Origin
 from rlhive.core.start import open_dataset
 from rlhive.data import load_dataset
 from rlhive.data.record import record
+from rlhive.data.source import Source, check_fits, describe
 from rlhive.data.trace import trace_file, write_trial
 from rlhive.envs import env_spec
 from rlhive.evaluate import evaluate
@@ -32,6 +37,7 @@ from rlhive.train import add_seeds
 from rlhive.train import run as command
 
 ENVIRONMENT = "FrankaReachRandom-v0"
+PARTS = "qp_robot[9], qv_robot[9], reach_err[3]"
 SMALL = [
     "TOTAL_STEPS=12",
     "train.num_workers=0",
@@ -278,6 +284,35 @@ def test_a_data_set_that_does_not_fit_is_refused_before_it_is_built(tmp_path, mo
         train(path, tmp_path / "run", "bc_gaussian")
 
 
+def test_a_roboset_of_other_columns_is_refused(tmp_path):
+    columns = {"qp_arm": 9, "qv_arm": 9, "tau_arm": 3}
+    for widths in ([7, 7, 7], [9, 9, 3]):
+        values = {f"data/{name}": np.zeros((5, width)) for name, width in zip(columns, widths, strict=True)}
+        values |= {"data/ctrl_arm": np.zeros((5, 7)), "data/ctrl_ee": np.zeros((5, 2))}
+        path = write_trials(tmp_path / "set.h5", {**values, "data/time": np.arange(5.0)}, environment=None)
+        has = ", ".join(f"{name}[{width}]" for name, width in zip(columns, widths, strict=True))
+        message = f"does not fit {ENVIRONMENT}: it has {has}, the environment observes {PARTS}"
+        with pytest.raises(LoadError, match=re.escape(message)):
+            train(path, tmp_path / "run", "bc_gaussian", f"ENV_NAME='{ENVIRONMENT}'")
+    env = attrs.evolve(
+        env_spec(ENVIRONMENT),
+        observation_keys=("qp_robot", "qv_robot"),
+        observation_slices=((0, 9), (9, 21)),
+    )
+    source = Source(21, 9, False, None, {"qp_arm": 9, "qv_arm": 12})
+    check_fits("set.h5", source, env, needs_rewards=False)
+
+
+def test_what_the_numbers_of_a_file_are_taken_as_is_said(tmp_path, caplog):
+    env = env_spec(ENVIRONMENT)
+    for name, environment in (("tells.h5", ENVIRONMENT), ("silent.h5", None)):
+        path = write_trials(tmp_path / name, trial(), environment=environment)
+        check_fits(path, describe(path), env, needs_rewards=True)
+    assert caplog.messages == [
+        f"{tmp_path / 'silent.h5'}: does not say what its 21 numbers are; taken as {PARTS} of {ENVIRONMENT}"
+    ]
+
+
 def test_actions_beyond_the_limits_are_warned_of_once(tmp_path, caplog):
     env, other = env_spec(ENVIRONMENT), trial()
     other["actions"][0], other["actions"][2, 3] = 1.001, -5.0
@@ -371,23 +406,22 @@ def begin(demo, origin, run_dir, *more, joins=None):
         return run.state, run.spec
 
 
-def test_added_seeds_begin_with_the_checkpoint_that_the_others_began_with(demo, tmp_path, caplog):
-    origin = train(demo, tmp_path / "iql", "iql", "SEEDS=(1, 2)", "TOTAL_STEPS=4")
-    both, _ = begin(demo, tmp_path / "iql", tmp_path / "both", "SEEDS=(1, 2)")
-    _, spec = begin(demo, tmp_path / "iql", tmp_path / "one", "SEEDS=(1,)")
-    assert (spec.origin.run_id, spec.origin.step) == (origin.spec.run_id, 4)
-    train(demo, tmp_path / "iql", "iql", "SEEDS=(1, 2)", "TOTAL_STEPS=8", resume=True)
-    added, joined = begin(demo, tmp_path / "iql", tmp_path / "added", "SEEDS=(2,)", joins=spec)
-    assert bool((added == both[1:]).all()) and joined == spec and not caplog.messages
-    older = attrs.evolve(spec, origin=None)  # of a run that did not record it
-    begin(demo, tmp_path / "iql", tmp_path / "older", "SEEDS=(2,)", joins=older)
-    assert "was not recorded; its new seeds begin with step 8" in caplog.text
-    (tmp_path / "iql").rename(tmp_path / "before")
-    train(demo, tmp_path / "iql", "iql", "SEEDS=(1, 2)", "TOTAL_STEPS=4")
+def test_added_seeds_begin_with_the_checkpoint_that_the_others_began_with(demo, iql, tmp_path, caplog):
+    origin = tmp_path / "iql"
+    shutil.copytree(iql.run_dir, origin, symlinks=True)
+    both, spec = begin(demo, origin, tmp_path / "both", "SEEDS=(1, 2)")
+    assert spec.origin == Origin(str(origin), iql.spec.run_id, 12)
+    train(demo, origin, "iql", "SEEDS=(1, 2)", "TOTAL_STEPS=14", "train.compile=False", resume=True)
+    added, joined = begin(demo, origin, tmp_path / "added", "SEEDS=(2,)", joins=spec)
+    assert bool((added == both[1:]).all()) and joined == spec
+    assert "was not recorded" not in caplog.text
+    start_from(added, origin, attrs.evolve(spec, origin=None), (2,))  # as older runs are
+    assert "was not recorded; its new seeds begin with step 14" in caplog.text
+    other = attrs.evolve(spec, origin=attrs.evolve(spec.origin, run_id="0" * 64))
     with pytest.raises(
         LoadError, match=r"iql: is another run than the one that .*iql was when the run began"
     ):
-        begin(demo, tmp_path / "iql", tmp_path / "other", "SEEDS=(2,)", joins=spec)
+        start_from(added, origin, other, (2,))
 
 
 def test_a_minibatch_has_the_wanted_share_of_demonstrations(demo, iql, tmp_path):

@@ -25,19 +25,32 @@ class Format(NamedTuple):
         reader: `reader(path)` is the `read_episode(group, name, where)` that reads one of its h5 groups.
         environment: `environment(path)` is the id of where it is from, None where it is not told.
         pixels: `pixels(path)` is what its images are, None where it is not told.
+        columns: `columns(path, trial)` are the parts of a whole trial's observation with their widths, None where it
+            is not told.
     """
 
     episodes: Callable[..., Iterator[Episode | LoadError]]
     reader: Callable[[str | os.PathLike[str]], Callable[[h5py.Group, str, str], Episode]]
     environment: Callable[[str | os.PathLike[str]], str | None]
     pixels: Callable[[str | os.PathLike[str]], PixelSpec | None]
+    columns: Callable[[str | os.PathLike[str], str], dict[str, int] | None]
 
 
 FORMATS = {
-    "trace": Format(trace.episodes, trace.reader, trace.environment, trace.pixels),
-    "roboset": Format(roboset.episodes, lambda path: roboset.read_episode, trace.environment, trace.pixels),
+    "trace": Format(trace.episodes, trace.reader, trace.environment, trace.pixels, lambda path, trial: None),
+    "roboset": Format(
+        roboset.episodes,
+        lambda path: roboset.read_episode,
+        trace.environment,
+        trace.pixels,
+        roboset.columns,
+    ),
     "minari": Format(
-        minari.episodes, lambda path: minari.read_episode, minari.environment, lambda path: None
+        minari.episodes,
+        lambda path: minari.read_episode,
+        minari.environment,
+        lambda path: None,
+        lambda path, trial: None,
     ),
 }
 

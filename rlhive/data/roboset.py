@@ -12,7 +12,7 @@ import numpy as np
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data.episode import STATE_ONLY, Episode, Selection, as_rows
-from rlhive.data.h5 import datasets, read, read_trials
+from rlhive.data.h5 import datasets, open_h5, open_trial, read, read_trials
 from rlhive.data.images import read_images
 from rlhive.data.trace import check_keys, read_times
 
@@ -75,6 +75,13 @@ def read_episode(trial: h5py.Group, name: str, where: str, selection: Selection 
     )
 
 
+def columns(path: str | os.PathLike[str], trial: str) -> dict[str, int]:
+    """The parts of the observation of a whole trial, such as "qp_arm", with their widths, in their order."""
+    with open_h5(path) as file:
+        found = datasets(open_trial(file, trial, f"{path}: {trial}"), f"{path}: {trial}")
+        return {key.removeprefix("data/"): found[key].shape[1] for key in _present(found, STATES)}
+
+
 def _read_images(
     found: Mapping[str, h5py.Dataset], pixels: PixelSpec | None, rows: int, where: str
 ) -> np.ndarray | None:
@@ -112,7 +119,7 @@ def from_trial(values: Mapping[str, np.ndarray], where: str) -> dict[str, np.nda
 
 def _columns(found: Mapping[str, h5py.Dataset], keys: tuple[str, ...], where: str, drop: int) -> np.ndarray:
     """The data sets of those names side by side, float32, without the last `drop` rows."""
-    present = [key for key in keys if key in found and 0 not in found[key].shape[1:]]
+    present = _present(found, keys)
     if not present:
         raise LoadError(f"{where}: has none of {', '.join(keys)}, which RoboSet is made of")
     parts = [read(found[key], f"{where}/{key}") for key in present]
@@ -123,3 +130,7 @@ def _columns(found: Mapping[str, h5py.Dataset], keys: tuple[str, ...], where: st
         as_rows(part[: len(part) - drop], f"{where}/{key}") for key, part in zip(present, parts, strict=True)
     ]
     return np.concatenate(rows, axis=1)
+
+
+def _present(found: Mapping[str, h5py.Dataset], keys: tuple[str, ...]) -> list[str]:
+    return [key for key in keys if key in found and 0 not in found[key].shape[1:]]

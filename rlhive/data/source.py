@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import NamedTuple
 
@@ -10,13 +11,25 @@ from rlhive.core.errors import LoadError
 from rlhive.data.episode import Episode
 from rlhive.data.formats import FORMATS, detect
 
+LOG = logging.getLogger(__name__)
+
 
 class Source(NamedTuple):
-    """The width of each step's observation and action, O and A, and whether it has a reward."""
+    """What the steps of a data set are.
+
+    Attributes:
+        observation_dim: O.
+        action_dim: A.
+        has_rewards: whether each step has a reward.
+        environment: RoboHive's id of where it is from; None where it does not say.
+        columns: the parts of the observation with their widths; None where it does not say.
+    """
 
     observation_dim: int
     action_dim: int
     has_rewards: bool
+    environment: str | None
+    columns: dict[str, int] | None
 
 
 def environment_of(path: str | os.PathLike[str]) -> str | None:
@@ -34,16 +47,21 @@ def describe(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Sou
     Raises:
         LoadError: the first trial is damaged and none is to be skipped, or there is no whole one.
     """
-    for item in FORMATS[detect(path)].episodes(path):
+    source = FORMATS[detect(path)]
+    for item in source.episodes(path):
         if isinstance(item, Episode):
-            return Source(item.observations.shape[1], item.actions.shape[1], item.rewards is not None)
+            widths, has_rewards = (
+                (item.observations.shape[1], item.actions.shape[1]),
+                item.rewards is not None,
+            )
+            return Source(*widths, has_rewards, source.environment(path), source.columns(path, item.name))
         if not skip_damaged:
             raise LoadError(f"{item}; train.skip_damaged=True leaves such trials out")
     raise LoadError(f"{path}: has no whole trial")
 
 
 def check_fits(path: str | os.PathLike[str], source: Source, env: EnvSpec, *, needs_rewards: bool) -> None:
-    """Refuses a data set that an algorithm cannot learn a policy for an environment from.
+    """Refuses a data set that an algorithm cannot learn a policy for an environment from; warns where it cannot tell.
 
     Args:
         path: of the data set, for the message.
@@ -61,5 +79,31 @@ def check_fits(path: str | os.PathLike[str], source: Source, env: EnvSpec, *, ne
     ]
     if differing:
         raise LoadError(f"{path}: does not fit {env.name}: it has {' and '.join(differing)}")
+    _check_columns(path, source, env)
     if needs_rewards and not source.has_rewards:
         raise LoadError(f"{path}: has no rewards, which this algorithm learns from; bc does without")
+
+
+def _check_columns(path: str | os.PathLike[str], source: Source, env: EnvSpec) -> None:
+    """Refuses other numbers than the environment observes, though they are as many."""
+    edges = zip(env.observation_keys, env.observation_slices, strict=True)
+    parts = {key: stop - start for key, (start, stop) in edges}
+    if source.columns is None and source.environment is None:
+        LOG.warning(
+            "%s: does not say what its %d numbers are; taken as %s of %s",
+            *(path, source.observation_dim, _text(parts), env.name),
+        )
+    elif source.columns is not None and not _are_parts(source.columns, parts):
+        raise LoadError(
+            f"{path}: does not fit {env.name}: it has {_text(source.columns)}, the environment observes {_text(parts)}"
+        )
+
+
+def _are_parts(columns: dict[str, int], parts: dict[str, int]) -> bool:
+    """Whether each column, such as "qp_arm", is the part in its place, such as "qpos", by its width and its kind."""
+    same_kind = [key.startswith(column.split("_")[0]) for column, key in zip(columns, parts, strict=False)]
+    return all(same_kind) and list(columns.values()) == list(parts.values())
+
+
+def _text(parts: dict[str, int]) -> str:
+    return ", ".join(f"{name}[{width}]" for name, width in parts.items())

@@ -161,10 +161,12 @@ def read_times(found: Mapping[str, h5py.Dataset], key: str, rows: int, where: st
 
 
 def environment(path: str | os.PathLike[str]) -> str | None:
-    """RoboHive's id of where a file was recorded, as `trace_file` wrote it; None in files of others."""
-    with open_h5(path) as file:
-        name = file.attrs.get(ENVIRONMENT)
-        return name if isinstance(name, str) else None
+    """RoboHive's id of where a file was recorded, as `trace_file` wrote it; None in files of others.
+
+    Raises:
+        LoadError: what is written there is no text.
+    """
+    return _attribute(path, ENVIRONMENT)
 
 
 def pixels(path: str | os.PathLike[str]) -> PixelSpec | None:
@@ -173,14 +175,23 @@ def pixels(path: str | os.PathLike[str]) -> PixelSpec | None:
     Raises:
         LoadError: what is written there makes no sense.
     """
-    with open_h5(path) as file:
-        text = file.attrs.get(PIXELS)
-    if not isinstance(text, str):
+    text = _attribute(path, PIXELS)
+    if text is None:
         return None
     try:
         return PixelSpec.from_dict(json.loads(text))
     except (ValueError, TypeError, RecursionError):
         raise LoadError(f"{path}: its attribute {PIXELS!r} is damaged: {text[:200]!r}") from None
+
+
+def _attribute(path: str | os.PathLike[str], name: str) -> str | None:
+    """The text of an attribute of a file; None where it has none of that name."""
+    with open_h5(path) as file, h5_errors(f"{path}: its attribute {name!r}"):
+        value = file.attrs.get(name)
+        text = value.decode() if isinstance(value, bytes) else value
+    if not isinstance(text, str | None):
+        raise LoadError(f"{path}: its attribute {name!r} must be text, is {str(text)[:200]!r}")
+    return text
 
 
 @contextlib.contextmanager

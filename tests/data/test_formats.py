@@ -1,5 +1,6 @@
 """The formats against files of their own writers: RoboHive's Trace and RoboSet, Minari."""
 
+import json
 import os
 
 import attrs
@@ -138,9 +139,9 @@ def test_from_trace_to_roboset(tmp_path):
 def test_conversions_that_cannot_be(tmp_path):
     write_roboset(tmp_path / "set.h5")
     write_demo(tmp_path / "demo.h5")
-    with pytest.raises(LoadError, match="Trial0: has no rewards, which a Trace needs"):
+    with pytest.raises(LoadError, match=r"set\.h5: Trial0: has no rewards, which --to=trace needs; behav"):
         convert(tmp_path / "set.h5", tmp_path / "out.h5", "trace")
-    with pytest.raises(LoadError, match="Trial0: has no rewards, which Minari needs"):
+    with pytest.raises(LoadError, match=r"set\.h5: Trial0: has no rewards, which --to=minari needs; behav"):
         convert(tmp_path / "set.h5", tmp_path / "out-v0", "minari")
     with pytest.raises(
         LoadError, match="Trial0: has no 'env_infos/obs_dict/time', which RoboSet is made of"
@@ -150,6 +151,25 @@ def test_conversions_that_cannot_be(tmp_path):
     with pytest.raises(ValueError, match="is a trace already"):
         convert(tmp_path / "demo.h5", tmp_path / "out.h5", "trace")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.h5", "set.h5"]
+
+
+def test_an_attribute_that_is_no_text_is_damage(tmp_path):
+    path = write_demo(tmp_path / "demo.h5", trials=1)
+    reading = {"environment": trace.environment, "pixels": trace.pixels}
+    with h5py.File(path, "r+") as file:
+        file.attrs["environment"] = np.bytes_(b"somewhere-v0")
+        file.attrs["pixels"] = np.bytes_(json.dumps(ARM_IMAGES.to_dict()).encode())
+    assert trace.environment(path) == "somewhere-v0" and trace.pixels(path) == ARM_IMAGES
+    for value in (7, ["somewhere-v0"], np.zeros(2), h5py.Empty("f")):
+        for name, read in reading.items():
+            with h5py.File(path, "r+") as file:
+                file.attrs[name] = value
+            with pytest.raises(LoadError, match=rf"demo\.h5: its attribute '{name}' must be text, is "):
+                read(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["environment"] = np.bytes_(b"\xff")
+    with pytest.raises(LoadError, match=r"demo\.h5: its attribute 'environment': cannot be read"):
+        trace.environment(path)
 
 
 def test_a_trace_of_another_robot_is_no_roboset(tmp_path):
