@@ -299,8 +299,8 @@ def test_a_roboset_of_other_columns_is_refused(tmp_path):
         observation_keys=("qp_robot", "qv_robot"),
         observation_slices=((0, 9), (9, 21)),
     )
-    source = Source(21, 9, False, None, {"qp_arm": 9, "qv_arm": 12})
-    check_fits("set.h5", source, env, needs_rewards=False)
+    for same in ({"qp_arm": 9, "qv_arm": 12}, {"qp_arm": 7, "qp_ee": 2, "qv_arm": 12}):
+        check_fits("set.h5", Source(21, 9, False, None, same), env, needs_rewards=False)
 
 
 def test_what_the_numbers_of_a_file_are_taken_as_is_said(tmp_path, caplog):

@@ -130,8 +130,7 @@ class RunSpec:
         """
         check_version(where, values.get("format_version"))
         values = {
-            "encoder": None,
-            **dict.fromkeys(OPTIONAL),
+            **dict.fromkeys(("encoder", *OPTIONAL)),
             **values,
         }  # runs older than images have no "encoder"
         if isinstance(values.get("env"), Mapping):

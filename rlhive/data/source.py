@@ -50,11 +50,13 @@ def describe(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Sou
     source = FORMATS[detect(path)]
     for item in source.episodes(path):
         if isinstance(item, Episode):
-            widths, has_rewards = (
-                (item.observations.shape[1], item.actions.shape[1]),
+            return Source(
+                item.observations.shape[1],
+                item.actions.shape[1],
                 item.rewards is not None,
+                source.environment(path),
+                source.columns(path, item.name),
             )
-            return Source(*widths, has_rewards, source.environment(path), source.columns(path, item.name))
         if not skip_damaged:
             raise LoadError(f"{item}; train.skip_damaged=True leaves such trials out")
     raise LoadError(f"{path}: has no whole trial")
@@ -100,9 +102,10 @@ def _check_columns(path: str | os.PathLike[str], source: Source, env: EnvSpec) -
 
 
 def _are_parts(columns: dict[str, int], parts: dict[str, int]) -> bool:
-    """Whether each column, such as "qp_arm", is the part in its place, such as "qpos", by its width and its kind."""
-    same_kind = [key.startswith(column.split("_")[0]) for column, key in zip(columns, parts, strict=False)]
-    return all(same_kind) and list(columns.values()) == list(parts.values())
+    """Whether each number, such as of "qp_arm", is of the same kind as that of the part in its place, as "qp_robot"."""
+    kinds = [column.split("_")[0] for column, width in columns.items() for _ in range(width)]
+    names = [key for key, width in parts.items() for _ in range(width)]
+    return all(name.startswith(kind) for kind, name in zip(kinds, names, strict=True))
 
 
 def _text(parts: dict[str, int]) -> str:
