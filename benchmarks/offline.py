@@ -162,7 +162,7 @@ def evaluate(run_dir: Path) -> np.ndarray:
     import torch
 
     from rlhive.core.evaluation import evaluation_seeds
-    from rlhive.evaluate import load_policies, play
+    from rlhive.play import load_policies, play
 
     torch.set_num_threads(1)
     policies, *_ = load_policies(run_dir)

@@ -110,7 +110,7 @@ def play_run(directory: Path) -> np.ndarray:
     import torch
 
     from rlhive.core.evaluation import evaluation_seeds
-    from rlhive.evaluate import load_policies, play
+    from rlhive.play import load_policies, play
 
     torch.set_num_threads(1)
     policies, step, _ = load_policies(directory)

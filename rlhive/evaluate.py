@@ -13,21 +13,14 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags, logging
 
 from rlhive import load_torch
 from rlhive.command import start
-
-if TYPE_CHECKING:
-    from tensordict import TensorDict
-    from torch import Tensor
-
-    from rlhive.core.evaluation import Act, Episodes
-    from rlhive.policy_fn.loading import Policy
 
 FLAGS = flags.FLAGS
 
@@ -140,9 +133,12 @@ def evaluate(
     load_torch()  # before anything that loads mujoco
 
     from rlhive.core.evaluation import evaluation_seeds
+    from rlhive.play import all_broken, load_policies, make_actor, play
+    from rlhive.record import METRICS_FILE, read_metrics
 
     policies, step, not_finite = load_policies(run_dir)
-    best = best_seed(run_dir, list(policies), seed)  # before episodes are played: metrics.csv may be damaged
+    if (Path(run_dir) / METRICS_FILE).exists():
+        read_metrics(run_dir)  # which refuses damaged ones, before episodes are played
     first = next(iter(policies.values()))
     episode_seeds = evaluation_seeds(seed, episodes)
     if video is not None:
@@ -152,13 +148,13 @@ def evaluate(
         film(act, first.spec.env, episode_seeds[0], video, cameras)
     outcome, broken = play(policies, seed, episode_seeds, stochastic=stochastic)
     not_finite |= broken
-    finite = [index for index, trained in enumerate(policies) if trained not in broken]
+    finite = {trained: index for index, trained in enumerate(policies) if trained not in broken}
     if not finite:
-        raise ValueError(_all_broken(run_dir, not_finite))
+        raise ValueError(all_broken(run_dir, not_finite))
+    returns, success = (values[list(finite.values())] for values in (outcome.returns, outcome.success))
     by_seed = [
         {"seed": trained, **summarize_seed(outcome.returns[index], outcome.success[index], seed)}
-        for index, trained in enumerate(policies)
-        if index in finite
+        for trained, index in finite.items()
     ]
     return {
         "run_dir": str(run_dir),
@@ -167,85 +163,13 @@ def evaluate(
         "episodes": episodes,
         "seed": seed,
         "deterministic": not stochastic,
-        "success": float(outcome.success[finite].mean()),
-        "return_mean": float(outcome.returns[finite].mean()),
+        "success": float(success.mean()),
+        "return_mean": float(returns.mean()),
         "seeds": by_seed,
         "not_finite": sorted(not_finite),
-        "best_seed": None if best in broken else best,
+        "best_seed": best_seed(run_dir, list(finite), seed),
         "video": None if video is None else str(video),
     }
-
-
-def load_policies(run_dir: str | os.PathLike[str]) -> tuple[dict[int, Policy], int, set[int]]:
-    """The policies of a run's latest checkpoint, or that of a bundle, by their seeds, and their step.
-
-    And the seeds without one, since the actions of theirs are not finite.
-
-    Raises:
-        ValueError: no policy that can be loaded.
-    """
-    from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
-    from rlhive.core.checkpoint_files import read_part
-    from rlhive.core.errors import NotFiniteActionError
-    from rlhive.policy_fn.bundle import is_bundle, read_bundle
-    from rlhive.policy_fn.loading import load
-
-    if is_bundle(run_dir):
-        bundle = read_bundle(run_dir)
-        return {bundle.seed: load(run_dir)}, bundle.step, set()
-    folders = seed_dirs(checkpoint_dir(run_dir))
-    # By the header: in a copy without links the directory's name is "latest".
-    header = read_part(next(iter(folders.values())) / "params.safetensors", "params")[1]
-    policies = {}
-    for trained, path in folders.items():
-        with contextlib.suppress(NotFiniteActionError):
-            policies[trained] = load(path)
-    if not policies:
-        raise ValueError(_all_broken(run_dir, folders))
-    return policies, header.step, set(folders) - set(policies)
-
-
-def _all_broken(run_dir: str | os.PathLike[str], seeds: Iterable[int]) -> str:
-    names = ", ".join(map(str, sorted(seeds)))
-    return f"{run_dir}: the actions of all seeds are not finite: {names}; their training diverged"
-
-
-def play(
-    policies: Mapping[int, Policy], seed: int, episode_seeds: Sequence[int], *, stochastic: bool
-) -> tuple[Episodes, set[int]]:
-    """Every seed's policy, by its seed, on the same episodes; and the seeds whose actions there are not finite.
-
-    Raises:
-        ValueError: the environment is not the one they were trained on.
-    """
-    import torch
-
-    from rlhive.core.errors import NotFiniteActionError
-    from rlhive.core.evaluation import check_same_environment, run_episodes
-    from rlhive.envs.vector import VectorEnv
-    from rlhive.policy_fn.plan import follow
-
-    actors = {of: make_actor(policy, seed, stochastic=stochastic) for of, policy in policies.items()}
-    network = next(iter(policies.values())).spec.network
-    broken: set[int] = set()
-    trained_on = next(iter(policies.values())).spec.env
-
-    def act_of(trained: int, seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        try:
-            return actors[trained](seen, rest)
-        except NotFiniteActionError:
-            broken.add(trained)
-            return follow(rest, lambda: torch.zeros(*seen.shape, network.chunk_size, trained_on.action_dim))
-
-    def act(seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        rests = [None] * len(actors) if rest is None else list(rest)
-        actions, left = zip(*map(act_of, actors, seen, rests), strict=True)
-        return torch.stack(actions), None if left[0] is None else torch.stack(left)
-
-    # A worker process would pay more to start than it saves on this few steps.
-    with VectorEnv(trained_on.name, seeds=list(policies), num_workers=0, pixels=trained_on.pixels) as envs:
-        check_same_environment(envs.spec, trained_on)
-        return run_episodes(envs, act, episode_seeds), broken
 
 
 def summarize_seed(returns: Any, success: Any, seed: int) -> dict[str, Any]:
@@ -286,22 +210,6 @@ def best_seed(run_dir: str | os.PathLike[str], seeds: Sequence[int], evaluation_
     rows = zip(*(metrics[name].tolist() for name in names), strict=True)
     last = {int(seed): scores for seed, *scores in rows if not any(map(math.isnan, scores))}
     return max((seed for seed in seeds if seed in last), key=lambda seed: last[seed], default=None)
-
-
-def make_actor(policy: Policy, seed: int, *, stochastic: bool) -> Act:
-    """The policy as a function of what `VectorEnv` shows, batch `[E]`; a stochastic one draws noise from `seed`."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    env, chunk_size = policy.spec.env, policy.spec.network.chunk_size
-
-    def act(seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        drawn = stochastic and rest is None
-        shape = (*seen.shape, chunk_size, env.action_dim)
-        noise = torch.randn(shape, generator=generator, dtype=torch.float32) if drawn else None
-        return policy.act(dict(seen.items()) if env.pixels else seen["observation"], rest, noise)
-
-    return act
 
 
 def format_report(report: dict[str, Any]) -> str:

@@ -8,8 +8,8 @@ import attrs
 import pytest
 
 from rlhive.core.run_spec import RunSpec
-from rlhive.evaluate import load_policies
 from rlhive.export import export
+from rlhive.play import load_policies
 from rlhive.policy_fn import LoadError, load
 from tests.policy_fn.test_loading import files, refuse, rewrite, trees
 

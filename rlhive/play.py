@@ -1,0 +1,94 @@
+"""The policies of a run on the same episodes, side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
+from rlhive.core.checkpoint_files import read_part
+from rlhive.core.errors import NotFiniteActionError
+from rlhive.core.evaluation import Act, Episodes, check_same_environment, run_episodes
+from rlhive.envs.vector import VectorEnv
+from rlhive.policy_fn.bundle import is_bundle, read_bundle
+from rlhive.policy_fn.loading import Policy, load
+from rlhive.policy_fn.plan import follow
+
+
+def load_policies(run_dir: str | os.PathLike[str]) -> tuple[dict[int, Policy], int, set[int]]:
+    """The policies of a run's latest checkpoint, or that of a bundle, by their seeds, and their step.
+
+    And the seeds without one, since the actions of theirs are not finite.
+
+    Raises:
+        ValueError: no policy that can be loaded.
+    """
+    if is_bundle(run_dir):
+        bundle = read_bundle(run_dir)
+        return {bundle.seed: load(run_dir)}, bundle.step, set()
+    folders = seed_dirs(checkpoint_dir(run_dir))
+    # By the header: in a copy without links the directory's name is "latest".
+    header = read_part(next(iter(folders.values())) / "params.safetensors", "params")[1]
+    policies = {}
+    for trained, path in folders.items():
+        with contextlib.suppress(NotFiniteActionError):
+            policies[trained] = load(path)
+    if not policies:
+        raise ValueError(all_broken(run_dir, folders))
+    return policies, header.step, set(folders) - set(policies)
+
+
+def all_broken(run_dir: str | os.PathLike[str], seeds: Iterable[int]) -> str:
+    """What is said of a run none of whose seeds has a policy that gives finite actions."""
+    names = ", ".join(map(str, sorted(seeds)))
+    return f"{run_dir}: the actions of all seeds are not finite: {names}; their training diverged"
+
+
+def play(
+    policies: Mapping[int, Policy], seed: int, episode_seeds: Sequence[int], *, stochastic: bool
+) -> tuple[Episodes, set[int]]:
+    """Every seed's policy, by its seed, on the same episodes; and the seeds whose actions there are not finite.
+
+    Raises:
+        ValueError: the environment is not the one they were trained on.
+    """
+    actors = {of: make_actor(policy, seed, stochastic=stochastic) for of, policy in policies.items()}
+    network = next(iter(policies.values())).spec.network
+    broken: set[int] = set()
+    trained_on = next(iter(policies.values())).spec.env
+
+    def act_of(trained: int, seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        try:
+            return actors[trained](seen, rest)
+        except NotFiniteActionError:
+            broken.add(trained)
+            return follow(rest, lambda: torch.zeros(*seen.shape, network.chunk_size, trained_on.action_dim))
+
+    def act(seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        rests = [None] * len(actors) if rest is None else list(rest)
+        actions, left = zip(*map(act_of, actors, seen, rests), strict=True)
+        return torch.stack(actions), None if left[0] is None else torch.stack(left)
+
+    # A worker process would pay more to start than it saves on this few steps.
+    with VectorEnv(trained_on.name, seeds=list(policies), num_workers=0, pixels=trained_on.pixels) as envs:
+        check_same_environment(envs.spec, trained_on)
+        return run_episodes(envs, act, episode_seeds), broken
+
+
+def make_actor(policy: Policy, seed: int, *, stochastic: bool) -> Act:
+    """The policy as a function of what `VectorEnv` shows, batch `[E]`; a stochastic one draws noise from `seed`."""
+    generator = torch.Generator().manual_seed(seed)
+    env, chunk_size = policy.spec.env, policy.spec.network.chunk_size
+
+    def act(seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        drawn = stochastic and rest is None
+        shape = (*seen.shape, chunk_size, env.action_dim)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32) if drawn else None
+        return policy.act(dict(seen.items()) if env.pixels else seen["observation"], rest, noise)
+
+    return act
