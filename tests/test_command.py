@@ -169,9 +169,9 @@ def test_a_command_goes_on_when_nobody_reads_stderr_any_more():
 
 
 def test_ctrl_c_while_a_command_is_imported_says_nothing(tmp_path):
-    (tmp_path / "resource.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    (tmp_path / "absl.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-m", "rlhive.train", "--help"]  # which imports resource first of all
+    command = [sys.executable, "-m", "rlhive.train", "--help"]  # which imports absl after rlhive
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (-signal.SIGINT, "", "")
 

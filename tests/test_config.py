@@ -129,7 +129,7 @@ def test_a_wrong_type_names_the_parameter_and_the_type(binding, parameter, expec
         ("sac_network.hidden_sizes=(0,)", "'hidden_sizes' must be >= 1"),
         ("GAMMA=1.5", "gamma must be in [0, 1], got 1.5"),
         ("sac_loss.reward_scale=0", "reward_scale must be positive, got 0"),
-        ("adam.learning_rate=-1", "learning_rate must be positive, got -1"),
+        ("adam.learning_rate=-1", "learning_rate must be positive and finite, got -1"),
         ("adam.b1=2", "b1 and b2 in [0, 1)"),
         ("gaussian.sigma_init=-1", "sigma_init=-1"),
         ("gaussian.annealing_steps=0", "annealing_steps must be at least 1, got 0"),

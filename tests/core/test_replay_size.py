@@ -27,7 +27,8 @@ def clear(tmp_path, monkeypatch):
 
 
 def check(env, name, *bindings):
-    config = load_config([name], ["r3m.weights='random'", *bindings])
+    weights = ["r3m.weights='random'"] if "r3m" in name else []
+    config = load_config([name], [*weights, *bindings])
     encoder = config.make_encoder()
     spec = attrs.evolve(env, pixels=None if encoder is None else ONE_CAMERA)
     network = config.make_network(spec, feature_dim=feature_dim(encoder, spec.pixels))
