@@ -30,7 +30,8 @@ def load_torch() -> None:
 # Two do without torch: `python -m rlhive.…`, which answers --help and wrong flags before it pays seconds for torch and
 # then imports it first; and the workers that step environments, which start in a third of the time and take a third of
 # the memory. (While Python looks for the module to run, sys.argv[0] is "-m".)
-_IS_COMMAND = sys.argv[0] == "-m" and any(word.startswith("rlhive.") for word in sys.orig_argv)
+_MODULE = sys.orig_argv[sys.orig_argv.index("-m") + 1] if "-m" in sys.orig_argv[:-1] else ""
+_IS_COMMAND = sys.argv[0] == "-m" and _MODULE.startswith("rlhive.")
 if _IS_COMMAND and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `rlhive.command.finish`: no traceback of the imports
 if not _IS_COMMAND and multiprocessing.current_process().name != WORKER_NAME:

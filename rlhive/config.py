@@ -259,7 +259,9 @@ def load_config(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> Tr
         raise ConfigError(explain_value(error)) from None
     except RecursionError:
         raise ConfigError("a reference with (), such as @cosine_schedule(), leads back to itself") from None
-    config_unread.check_parts(config, bindings, operative_config_text(), gin.get_bindings("replay"))
+    config_unread.check_parts(
+        config, bindings, operative_config_text(), gin.get_bindings("replay"), _FACTORIES
+    )
     return _settled(config)
 
 

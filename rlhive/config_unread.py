@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import graphlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhive.config_errors import ConfigError
@@ -77,7 +77,11 @@ def _check_cycles(reads: Mapping[str, Sequence[str]]) -> None:
 
 
 def check_parts(
-    config: TrainConfig, bindings: Sequence[str], operative: str, replay: Mapping[str, Any]
+    config: TrainConfig,
+    bindings: Sequence[str],
+    operative: str,
+    replay: Mapping[str, Any],
+    factories: Collection[str],
 ) -> None:
     """Refuses bindings of the command line that set what the run has no use for, such as another algorithm's loss.
 
@@ -88,6 +92,7 @@ def check_parts(
         bindings: those of the command line.
         operative: what building them has used, as a gin file.
         replay: the replay's bindings in force.
+        factories: the names of all parts; others are of the user's own, and may be called later.
 
     Raises:
         ConfigError: naming the binding.
@@ -96,15 +101,15 @@ def check_parts(
     built = set(re.findall(r"^# Parameters for (?:[\w.]+/)*([\w.]+):$", operative, flags=re.MULTILINE))
     offline = ALGORITHMS[config.algorithm].offline
     needs = {
-        "train.skip_damaged": (config.dataset is not None, "train.dataset"),
-        "train.video_cameras": (bool(config.video_every), "train.video_every"),
-        "train.wandb": ("wandb" in config.loggers, "'wandb' in train.loggers"),
+        "train.skip_damaged": (config.dataset is not None or not config.skip_damaged, "train.dataset"),
+        "train.video_cameras": (bool(config.video_every or not config.video_cameras), "train.video_every"),
+        "train.wandb": ("wandb" in config.loggers or not config.wandb, "'wandb' in train.loggers"),
         "replay.alpha": (bool(replay.get("prioritized")), "replay.prioritized=True"),
         "replay.beta": (bool(replay.get("prioritized")), "replay.prioritized=True"),
     }
     for part, parameter in given:
         name = part.split("/")[-1].split(".")[-1]
-        if name not in built or (name == "replay" and offline):
+        if name in factories and (name not in built or (name == "replay" and offline)):
             raise ConfigError(
                 f"nothing reads {part}.{parameter}: no part of this run is {name}; leave it out"
             )

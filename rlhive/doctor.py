@@ -210,7 +210,7 @@ def check_rendering() -> Iterator[Finding]:
         yield Finding(
             OK if good else NOTE, f"GL {backend}", answer if good else f"does not render: {answer}", fix
         )
-    yield _check_backend(os.environ.get("MUJOCO_GL", ""), working)
+    yield _check_backend(os.environ.get("MUJOCO_GL", "").strip().lower(), working)
 
 
 def _check_backend(chosen: str, working: list[str]) -> Finding:

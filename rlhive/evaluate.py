@@ -132,6 +132,7 @@ def evaluate(
     """
     load_torch()  # before anything that loads mujoco
 
+    from rlhive.core.errors import NotFiniteActionError
     from rlhive.core.evaluation import evaluation_seeds
     from rlhive.play import all_broken, load_policies, make_actor, play
     from rlhive.record import METRICS_FILE, read_metrics
@@ -145,7 +146,11 @@ def evaluate(
         from rlhive.video import film
 
         act = make_actor(first, seed, stochastic=stochastic)
-        film(act, first.spec.env, episode_seeds[0], video, cameras)
+        try:
+            film(act, first.spec.env, episode_seeds[0], video, cameras)
+        except NotFiniteActionError as error:
+            sys.stderr.write(f"rlhive.evaluate: no video: seed {next(iter(policies))}: {error}\n")
+            video = None
     outcome, broken = play(policies, seed, episode_seeds, stochastic=stochastic)
     not_finite |= broken
     finite = {trained: index for index, trained in enumerate(policies) if trained not in broken}

@@ -22,8 +22,10 @@ def check_ffmpeg(what: str) -> None:
     import imageio_ffmpeg
 
     try:
-        subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-version"], capture_output=True, check=True)
-    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        subprocess.run(
+            [imageio_ffmpeg.get_ffmpeg_exe(), "-version"], capture_output=True, check=True, timeout=60
+        )
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         raise ValueError(
             f"{what} needs ffmpeg, which does not run here ({error}): unset IMAGEIO_FFMPEG_EXE if it is set, "
             f"or {_REMEDY}"

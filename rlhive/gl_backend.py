@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 DRAWING = ("egl", "osmesa", "glfw")
-_BLIND = ("off", "disable", "disabled", "false", "0", "on", "enable", "enabled", "true", "1")
+_BLIND = ("off", "disable", "disabled", "false", "0")
+_GLFW = ("on", "enable", "enabled", "true", "1")  # what the two libraries call it besides
 
 
 def check_backend(*, draws: bool) -> str:
@@ -19,6 +20,7 @@ def check_backend(*, draws: bool) -> str:
     """
     given = os.environ.get("MUJOCO_GL", "")
     backend = given.strip().lower()  # mujoco does so itself, dm_control does not
+    backend = "glfw" if backend in _GLFW else backend
     if backend not in ("", *DRAWING, *(() if draws else _BLIND)):
         raise ValueError(
             f"MUJOCO_GL must be {', '.join(DRAWING[:-1])} or {DRAWING[-1]}, or not set, got {given!r}"

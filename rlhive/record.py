@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import itertools
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from rlhive.suggest import suggest
 if TYPE_CHECKING:
     from torchrl.record.loggers import Logger
 
+LOG = logging.getLogger(__name__)
 EVALUATION_SEED = 0  # of the episodes that every evaluation in metrics.csv plays
 METRICS_FILE, AGGREGATE_FILE = "metrics.csv", "metrics_over_seeds.csv"
 SEEN_FILE = "seen.png"  # the images that the policy saw in the last evaluation
@@ -252,7 +254,7 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         raise _damaged(path, ValueError("it is empty"))
     header, *rows = lines
     if rows and not text.endswith("\n"):  # cut short by a crash
-        rows.pop()
+        LOG.warning("%s: its last row is not whole and left out: %s", path, ",".join(rows.pop()))
     if any(len(row) != len(header) for row in rows):
         raise _damaged(path, ValueError(f"rows have other fields than the {len(header)} of its header"))
     return header, [dict(zip(header, row, strict=True)) for row in rows]

@@ -24,7 +24,7 @@ from rlhive.core.run_spec import Origin
 from rlhive.core.start import open_dataset
 from rlhive.data import load_dataset
 from rlhive.data.record import record
-from rlhive.data.source import Source, check_fits, describe
+from rlhive.data.source import check_fits, describe
 from rlhive.data.trace import trace_file, write_trial
 from rlhive.envs import env_spec
 from rlhive.evaluate import evaluate
@@ -299,8 +299,20 @@ def test_a_roboset_of_other_columns_is_refused(tmp_path):
         observation_keys=("qp_robot", "qv_robot"),
         observation_slices=((0, 9), (9, 21)),
     )
-    for same in ({"qp_arm": 9, "qv_arm": 12}, {"qp_arm": 7, "qp_ee": 2, "qv_arm": 12}):
-        check_fits("set.h5", Source(21, 9, False, None, same), env, needs_rewards=False)
+    values = {
+        "data/qv_arm": np.zeros((5, 10)),
+        "data/qp_ee": np.zeros((5, 2)),
+        "data/qp_arm": np.zeros((5, 7)),
+    }
+    values |= {
+        "data/qv_ee": np.zeros((5, 2)),
+        "data/ctrl_arm": np.zeros((5, 7)),
+        "data/ctrl_ee": np.zeros((5, 2)),
+    }
+    path = write_trials(tmp_path / "fits.h5", {**values, "data/time": np.arange(5.0)}, environment=None)
+    source = describe(path)
+    assert source.columns == {"qp_arm": 7, "qp_ee": 2, "qv_arm": 10, "qv_ee": 2}
+    check_fits(path, source, env, needs_rewards=False)
 
 
 def test_what_the_numbers_of_a_file_are_taken_as_is_said(tmp_path, caplog):

@@ -21,13 +21,17 @@ ROWS = 16  # of ones in a product: one row alone would go to kernels that add up
 def split_convolutions(graph: Graph) -> None:
     """Writes each convolution in groups, and its gradient, as one for each group, and these one after another.
 
-    Those with a bias, which `vmap` adds by itself, stay as they are.
+    Those with a bias, which `vmap` adds by itself, and those of other than images stay as they are.
 
     Args:
         graph: of a traced function; changed in place.
     """
     forward, backward = (
-        [node for node in graph.find_nodes(op="call_function", target=target) if node.args[bias] is None]
+        [
+            node
+            for node in graph.find_nodes(op="call_function", target=target)
+            if node.args[bias] is None and len(_shape(node.args[bias - 1])) == 4
+        ]
         for target, bias in ((aten.convolution.default, 2), (aten.convolution_backward.default, 3))
     )
     for node in forward:

@@ -19,8 +19,8 @@ SAME_SECONDS = 1.0
 def catch_signals(answer: str = "") -> Iterator[list[int]]:
     """A list that is empty until Ctrl-C, SIGTERM or SIGHUP arrives; what is ignored, as by nohup, stays so.
 
-    What comes within a second of a signal counts as the same; Ctrl-C after that raises `KeyboardInterrupt`, the others
-    never end the process.
+    What comes within a second of the one before counts as the same; Ctrl-C after that raises `KeyboardInterrupt`, the
+    others never end the process.
 
     Args:
         answer: a line for stderr at the first signal, for loops that look at the list late.
@@ -30,10 +30,9 @@ def catch_signals(answer: str = "") -> Iterator[list[int]]:
 
     def receive(number: int, frame: Any) -> None:
         nonlocal latest
-        now = time.monotonic()
-        if now - latest < SAME_SECONDS:
+        since, latest = time.monotonic() - latest, time.monotonic()
+        if since < SAME_SECONDS:
             return
-        latest = now
         received.append(number)
         if len(received) > 1 and number == signal.SIGINT:
             raise KeyboardInterrupt

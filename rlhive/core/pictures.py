@@ -73,7 +73,7 @@ def film_run(run: Run) -> str:
     path = run.run_dir / "videos" / f"{run.step}.mp4"
     try:
         _film(run, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         return f"step {run.step}: no video: {error}"
     return f"filmed {path}"
 

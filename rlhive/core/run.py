@@ -97,7 +97,8 @@ class OnlineRun(Run):
         explore: the exploration's functions.
         envs: the training environments `[S, E]`.
         replay: the transitions.
-        acted_with: the state `[S]` of the latest action of the policy, so before the updates since.
+        acted_with: the state `[S]` of the latest action of the policy, so before the updates since; the present one
+            where it has not acted yet, in a resumed run too.
         unstored: the last step of the environments `[S, E]`, until `store_step` puts it into the replay.
     """
 

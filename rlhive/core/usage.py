@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import time
@@ -28,7 +29,8 @@ def record_usage(run: Run) -> None:
     }
     workers = [process for process in multiprocessing.active_children() if process.name == WORKER_NAME]
     if workers:
-        usage["worker_peak_memory_bytes"] = max(_peak_memory(str(worker.pid)) for worker in workers)
+        with contextlib.suppress(OSError):  # one may end meanwhile
+            usage["worker_peak_memory_bytes"] = max(_peak_memory(str(worker.pid)) for worker in workers)
     on_gpu = torch.device(run.config.device).type == "cuda"
     if on_gpu and (
         peak := torch.cuda.max_memory_reserved(run.config.device)
@@ -63,4 +65,4 @@ def read_usage(run_dir: Path) -> dict[str, float]:
 def _peak_memory(process: str) -> int:
     """Bytes; `getrusage` has those of the parent, where they are more."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)

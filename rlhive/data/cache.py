@@ -19,7 +19,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from rlhive.core.errors import LoadError
-from rlhive.core.files import naming, write_text
+from rlhive.core.files import write_text
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.tree_file import flush
 from rlhive.data.dataset import FORMAT_VERSION, SPEC_FILE, Dataset, DatasetSpec, column_file, open_folder
@@ -103,7 +103,7 @@ def load_dataset(
 
 
 def hash_source(source: Path, format_name: str) -> str:
-    """SHA-256 of a file, or of the names and contents of the files of a directory that are read.
+    """SHA-256 of a file, or of the names and contents of the files of a directory.
 
     Raises:
         LoadError: one of them is not there.
@@ -170,7 +170,7 @@ def _open_or_make(build: _Build, folder: Path) -> Dataset:
         raise OSError(
             f"{folder.parent}: a data set cannot be written there ({error.strerror or error}): make room, or set "
             "RLHIVE_CACHE to another directory"
-        ) from None
+        ) from error
     return open_folder(folder)
 
 
@@ -189,8 +189,7 @@ def _make_folder(build: _Build, folder: Path) -> None:
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     beside.mkdir()
     try:
-        with naming(folder):
-            spec = _write_columns(build, beside)
+        spec = _write_columns(build, beside)
         write_text(beside / SPEC_FILE, json.dumps(attrs.asdict(spec) | {"format_version": FORMAT_VERSION}))
         for path in (*beside.iterdir(), beside):
             flush(path)

@@ -19,7 +19,7 @@ from rlhive.core.normalizer import init_normalizer, update_normalizer
 from rlhive.core.pixel_spec import PixelSpec, to_pixel_spec
 from rlhive.core.types import Batch
 
-SPEC_FILE, FORMAT_VERSION = "dataset.json", 3
+SPEC_FILE, FORMAT_VERSION = "dataset.json", 4
 _BLOCK = 1 << 17  # numbers that the normaliser sees at a time: 1 MB in double precision
 
 
@@ -154,6 +154,7 @@ def open_folder(folder: Path) -> Dataset:
 
     Raises:
         LoadError: it is not whole.
+        OSError: it cannot be read.
     """
     try:
         values: dict[str, Any] = json.loads((folder / SPEC_FILE).read_text())
@@ -161,7 +162,7 @@ def open_folder(folder: Path) -> Dataset:
             raise ValueError("another format version")
         spec = DatasetSpec(**values)
         parts = {key: _map(column_file(folder, key), *column) for key, column in spec.columns().items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError) as error:
         raise LoadError(f"{folder}: is no whole data set ({error})") from None
     return Dataset(spec, TensorDict(parts, batch_size=[spec.steps]).lock_())
 

@@ -83,10 +83,11 @@ def h5_file(path: str | os.PathLike[str], format_name: str) -> Path:
 
 
 def source_files(path: str | os.PathLike[str], format_name: str) -> list[Path]:
-    """All files that are read of a data set, sorted."""
-    if format_name == "minari":
-        return [Path(path) / name for name in (minari.FILE, minari.METADATA)]
-    return [Path(path)]
+    """All files of a data set, sorted: those that are read, behind links too, and what else its directory has."""
+    if format_name != "minari":
+        return [Path(path)]
+    read = [Path(path) / name for name in (minari.FILE, minari.METADATA)]
+    return sorted({*read, *(one for one in Path(path).rglob("*") if one.is_file())})
 
 
 def trial_and_reason(error: LoadError, path: str | os.PathLike[str], format_name: str) -> str:

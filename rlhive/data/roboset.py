@@ -16,7 +16,8 @@ from rlhive.data.h5 import datasets, open_h5, open_trial, read, read_trials
 from rlhive.data.images import read_images
 from rlhive.data.trace import check_keys, read_times
 
-STATES = tuple(f"data/{name}_{part}" for part in ("arm", "ee") for name in ("qp", "qv", "tau"))
+# As environments observe a robot: where all of it is, then how fast that moves.
+STATES = tuple(f"data/{name}_{part}" for name in ("qp", "qv", "tau") for part in ("arm", "ee"))
 CONTROLS = ("data/ctrl_arm", "data/ctrl_ee")
 TIME = "data/time"
 PLACES = ("left", "right", "top", "wrist")  # of its cameras: RoboHive's left_cam is rgb_left here

@@ -72,7 +72,9 @@ def main(argv: Sequence[str]) -> int:
     settings = _settings()
     with contextlib.redirect_stdout(sys.stderr):  # RoboHive's drivers print; stdout is for the report alone
         report = _deploy(settings)
-    sys.stdout.write(format_report(report) + "\n")
+    with contextlib.suppress(OSError):  # a terminal that is gone; the exit code says how the robot was left
+        sys.stdout.write(format_report(report) + "\n")
+        sys.stdout.flush()
     return report.exit_code
 
 

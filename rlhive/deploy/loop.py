@@ -92,7 +92,6 @@ def _run(policy: Policy, env: Any, folder: Path, settings: Settings) -> Report:
     with catch_signals() as received:
         reason, message = _guarded(loop, received)
         detected = time.monotonic()
-        received.clear()  # the next one stops the robot on its way to the safe action
         held = loop.hold(reason, received)
         stop_seconds = (loop.held_at or detected) - detected
         return _finish(folder, journal, policy.spec.env.dt, (reason, message, held, stop_seconds))
@@ -141,7 +140,7 @@ class _Loop:
     def hold(self, reason: str, received: Sequence[int]) -> str:
         """Brings the robot to the safe state; returns what that was, or why it could not be reached.
 
-        A signal on the way to the safe action, which comes into `received`, stops the robot where it is.
+        With a signal in `received` it stays where it is, on the way to the safe action too.
         """
         if self._settings.dry_run:
             return "nothing, it was a dry run"
@@ -149,7 +148,7 @@ class _Loop:
             return "nothing had been sent"
         try:
             safe = self._settings.safe_action
-            if safe is None or EXIT_CODES[reason] == 0 or reason == "interrupted":
+            if safe is None or EXIT_CODES[reason] == 0 or received:
                 self._robot.hold(self._last, again=True)
                 self.held_at = time.monotonic()
                 return "last action"

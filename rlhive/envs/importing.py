@@ -52,9 +52,10 @@ def quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         root = logging.getLogger()
         handlers = root.handlers[:]
-        yield
-        # absl's, of dm_control, would let the caller's logging.basicConfig do nothing.
-        root.handlers[:] = handlers
+        try:
+            yield
+        finally:  # absl's, of dm_control, would let the caller's logging.basicConfig do nothing
+            root.handlers[:] = handlers
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import functools
 import importlib.resources
 import json
 from collections.abc import Sequence
+from numbers import Integral
 
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.names import built_name, check_name
@@ -93,9 +94,9 @@ def choose_pixels(
 
 
 def _height_and_width(image_size: object) -> tuple[int, int] | None:
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if size is None:
+    if image_size is None:
         return None
-    if not isinstance(size, tuple | list) or [type(side) for side in size] != [int, int]:
+    size = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
+    if len(size) != 2 or not all(isinstance(side, Integral) and not isinstance(side, bool) for side in size):
         raise ValueError(f"image_size must be one number or a height and a width, got {image_size!r}")
-    return size[0], size[1]
+    return int(size[0]), int(size[1])

@@ -31,7 +31,9 @@ def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, discount: 
 
 def discount_of(batch: Batch, gamma: float) -> float | Tensor:
     """The discount of the next value: gamma, or gamma ** n `[B]` of sums of n rewards, "steps_to_next_obs"."""
-    return gamma ** batch["steps_to_next_obs"].squeeze(-1) if "steps_to_next_obs" in batch.keys() else gamma  # noqa: SIM118
+    if "steps_to_next_obs" not in batch.keys():  # noqa: SIM118
+        return gamma
+    return gamma ** batch["steps_to_next_obs"].squeeze(-1).to(batch["next", "reward"].dtype)
 
 
 def weighted_mean(error: Tensor, batch: Batch) -> Tensor:

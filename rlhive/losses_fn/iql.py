@@ -15,7 +15,7 @@ MAX_WEIGHT = 100.0
 
 def expectile_loss(error: Tensor, expectile: float) -> Tensor:
     """Elementwise squared error, weighed by `expectile` where it is positive, else by the rest (IQL, equation 4)."""
-    return torch.where(error > 0, expectile, 1.0 - expectile) * error.square()
+    return torch.where(error > 0, expectile, 1.0 - expectile).to(error.dtype) * error.square()
 
 
 def make_iql_loss(

@@ -106,7 +106,7 @@ def _joined(env: EnvSpec, observation: Mapping[str, Any]) -> np.ndarray:
         missing = [key for key in env.observation_keys if key not in observation]
         extra = [key for key in observation if key not in env.observation_keys]
         if "observation" in extra:
-            extra.remove("observation")
+            extra = [key for key in observation if key != "observation"]
             raise ValueError(f'unexpected {extra} beside "observation": leave them out')
         raise ValueError(
             f"the observation's keys must be {list(env.observation_keys)}; "

@@ -159,11 +159,11 @@ def published_weights(name: str) -> Params:
         LoadError: the file is damaged, or not there and cannot be downloaded; the message says what to do.
     """
     target, published = _published_path(name), PUBLISHED[name]
-    params = _cached(target)
-    if params is not None:
-        return params
     if target.is_file():
-        raise LoadError(f"{name}: {target} is damaged: delete it, and {_by_hand(target, published.url)}")
+        try:
+            return load_weights(target)
+        except LoadError as error:
+            raise LoadError(f"{name}: {error}; delete it, and {_by_hand(target, published.url)}") from None
     if published.sha256 is None:
         raise LoadError(
             f"{name}: no checksum is published for its weights, so they are not downloaded: "

@@ -105,6 +105,14 @@ def test_fine_tuned_r3m_is_the_same_to_rounding_alone_and_among_others():
     torch.testing.assert_close(together[1:], alone, rtol=1e-5, atol=1e-5)
 
 
+def test_convolutions_of_other_than_images_stay_as_they_are():
+    draw = torch.Generator().manual_seed(0)
+    for conv, size in ((torch.nn.functional.conv1d, (5,)), (torch.nn.functional.conv3d, (5, 5, 5))):
+        x, weight = torch.randn(2, 4, 3, *size, generator=draw), torch.randn(2, 6, 3, *size, generator=draw)
+        fn = vmap(grad(lambda weight, x, conv=conv: conv(x, weight).square().sum()))
+        torch.testing.assert_close(trace(fn, weight, x)(weight, x), fn(weight, x))
+
+
 def test_a_convolution_of_no_seeds_keeps_its_bias():
     draw = torch.Generator().manual_seed(0)
     shapes = (4, 3, 3, 3), (4,), (2, 3, 8, 8)

@@ -1,6 +1,7 @@
 """Signals that ask for a stop."""
 
 import signal
+import time
 
 import pytest
 
@@ -31,6 +32,15 @@ def test_later_only_ctrl_c_ends_what_goes_on(monkeypatch):
         assert received == [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_key_that_is_held_down_is_one_request(monkeypatch):
+    monkeypatch.setattr(interrupt, "SAME_SECONDS", 0.3)
+    with catch_signals() as received:
+        for _ in range(20):
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.03)
+        assert received == [signal.SIGINT]
 
 
 @pytest.mark.parametrize("number", ALL)

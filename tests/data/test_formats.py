@@ -97,7 +97,7 @@ def test_a_roboset_of_robohives_writer(tmp_path):
     episode = read_all(path)[1]
     with h5py.File(path) as file:
         data = file["Trial1/data"]
-        states = [data[name][:] for name in ("qp_arm", "qv_arm", "qp_ee")]
+        states = [data[name][:] for name in ("qp_arm", "qp_ee", "qv_arm")]
         assert np.array_equal(episode.observations, np.concatenate(states, 1).astype(np.float32))
         actions = np.concatenate([data["ctrl_arm"][:], data["ctrl_ee"][:]], 1)[:-1]
         assert np.array_equal(episode.actions, actions.astype(np.float32))

@@ -137,17 +137,16 @@ def test_ctrl_c_holds_the_last_action_and_not_the_safe_one(policy, tmp_path):
     assert len(sent) == 4 and np.array_equal(sent[3], sent[2])
 
 
-def test_ctrl_c_on_the_way_to_the_safe_action_holds_the_robot_where_it_is(policy, tmp_path, monkeypatch):
-    monkeypatch.setattr(interrupt, "SAME_SECONDS", 0.0)
+def test_ctrl_c_on_the_way_to_the_safe_action_holds_the_robot_where_it_is(policy, tmp_path):
     env = simulate(NAME, 0)
     sent, step = [], env.step
 
     def failing(action):
         sent.append(np.array(action))
-        if len(sent) in (2, 5):
+        if len(sent) == 5:
             signal.raise_signal(signal.SIGINT)
         if len(sent) == 2:
-            raise RuntimeError("a fault, too")
+            raise RuntimeError("a fault")
         return step(action)
 
     env.step = failing
@@ -157,6 +156,23 @@ def test_ctrl_c_on_the_way_to_the_safe_action_holds_the_robot_where_it_is(policy
     assert len(sent) == 6 and np.array_equal(sent[5], sent[4]) and not np.array_equal(sent[4], sent[3])
     assert json.loads((tmp_path / "report.json").read_text())["held"] == report.held
     assert (tmp_path / "trace.h5").exists()
+
+
+def test_ctrl_c_in_a_step_that_fails_holds_the_last_action(policy, tmp_path):
+    env = simulate(NAME, 0)
+    sent, step = [], env.step
+
+    def failing(action):
+        sent.append(np.array(action))
+        if len(sent) == 2:
+            signal.raise_signal(signal.SIGINT)
+            raise RuntimeError("a fault, too")
+        return step(action)
+
+    env.step = failing
+    report = run(policy, env, tmp_path, max_steps=10, safe_action=(0.5,) * 9, max_delta=0.01)
+    assert (report.reason, report.held) == ("robot_failed", "last action")
+    assert len(sent) == 3 and np.array_equal(sent[2], sent[1])
 
 
 def test_signals_while_the_report_is_written_do_not_end_it(policy, tmp_path, monkeypatch):

@@ -72,6 +72,10 @@ def test_handlers_of_the_root_logger_are_the_callers_own():
     with quiet():
         root.addHandler(logging.NullHandler())
     assert root.handlers == before
+    with pytest.raises(RuntimeError, match="failed"), quiet():
+        root.addHandler(logging.NullHandler())
+        raise RuntimeError("failed")
+    assert root.handlers == before
 
 
 @pytest.mark.parametrize(("module", "waits"), [("fm.x", True), ("myo.myodm.x", True), ("arms.x", False)])

@@ -191,7 +191,10 @@ def test_the_backend_is_spelled_as_mujoco_and_dm_control_want_it(monkeypatch):
     for given in ("EGL", " egl", "egl\n"):
         monkeypatch.setenv("MUJOCO_GL", given)
         assert choose_backend() == os.environ["MUJOCO_GL"] == "egl"
-    for given in ("nonsense", "wgl", "off", "true"):
+    for given in ("on", "TRUE", "1"):
+        monkeypatch.setenv("MUJOCO_GL", given)
+        assert choose_backend() == os.environ["MUJOCO_GL"] == "glfw"
+    for given in ("nonsense", "wgl", "off", "false"):
         monkeypatch.setenv("MUJOCO_GL", given)
         with pytest.raises(
             ValueError, match=f"MUJOCO_GL must be egl, osmesa or glfw, or not set, got '{given}'"
