@@ -250,7 +250,7 @@ def load_config(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> Tr
     try:
         config_checks.check_types({**_FACTORIES, "train": TrainConfig}, gin.get_bindings, scopes)
         config = config_checks.with_environment(_CONFIGURED["train"]())
-        config_checks.check_choices(config, _CHOICES, _FACTORIES)
+        config_checks.check_choices(config, _CHOICES, _FACTORIES.values())
         config_checks.check_discount(config.algorithm, _FACTORIES, gin.get_bindings)
         config_checks.check_origin(config, paths)
         config_checks.dry_build(config)

@@ -7,7 +7,7 @@ import logging
 import math
 import reprlib
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,25 +191,27 @@ def check_types(
 
 
 def check_choices(
-    config: TrainConfig, choices: Mapping[str, Sequence[Callable[..., Any]]], factories: Iterable[str]
+    config: TrainConfig,
+    choices: Mapping[str, Sequence[Callable[..., Any]]],
+    factories: Collection[Callable[..., Any]],
 ) -> None:
     """Refuses a part of a run in the place of another, such as an optimizer as the encoder.
 
     Args:
         config: the configuration.
         choices: by the names of its fields, the factories that may stand there.
-        factories: the names of all; others are of the user's own, who knows what they are.
+        factories: all of them; others are of the user's own, who knows what they are.
 
     Raises:
         ConfigError: with what may stand there.
     """
     for field, allowed in choices.items():
-        names = [factory.__name__ for factory in allowed]
-        given = getattr(getattr(config, field), "__name__", "")
-        if given in factories and given not in names:
-            *first, last = (f"@{name}" for name in names)
+        part: Any = getattr(config, field)
+        given = part and inspect.unwrap(part)  # from what gin put around it
+        if given in factories and given not in allowed:
+            *first, last = (f"@{factory.__name__}" for factory in allowed)
             expected = f"{', '.join(first)} or {last}" if first else last
-            raise ConfigError(f"train.{field} must be {expected}, got @{given}")
+            raise ConfigError(f"train.{field} must be {expected}, got @{given.__name__}")
 
 
 def check_discount(

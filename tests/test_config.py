@@ -19,6 +19,7 @@ from rlhive.config import (
 )
 from rlhive.config_errors import finite
 from rlhive.core.env_spec import EnvSpec
+from rlhive.policy_fn import exploration
 
 SPEC = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
 
@@ -353,6 +354,18 @@ def test_a_backend_that_draws_nothing_is_refused_where_images_are_drawn(monkeypa
 def test_a_video_shows_each_camera_once():
     twice = refusal("train.video_every=5", "train.video_cameras=('top_cam', 'top_cam')")
     assert "each named once; got top_cam, top_cam" in twice
+
+
+def test_parts_of_the_users_own_are_taken_whatever_they_are_called():
+    def flat(action_low, action_high):
+        return exploration.none(action_low, action_high)
+
+    def late(k=1.0):
+        return k
+
+    gin.external_configurable(flat, "my_noise")
+    gin.external_configurable(late, "late_noise")
+    load("train.exploration=@my_noise", "late_noise.k=2.0")
 
 
 def test_a_binding_of_what_the_run_uses_is_taken_in_a_scope_too():
