@@ -16,21 +16,33 @@ from rlhive.envs.pixels import choose_pixels
 NAME = "FrankaReachRandom-v0"
 
 
-@pytest.mark.parametrize(
-    ("build", "duplicate"),
-    [
-        (RoboHive, copy.copy),
-        *((build, duplicate) for build in (RoboHive, make) for duplicate in (copy.deepcopy, pickle.dumps)),
-    ],
-)
-def test_an_environment_is_neither_copied_nor_pickled(build, duplicate):
-    env = build(NAME, seed=0)
-    with pytest.raises(TypeError, match=f"{NAME} cannot be copied or pickled: make another"):
-        duplicate(env)
+@pytest.fixture(scope="module")
+def robohive_env():
+    env = RoboHive(NAME, seed=0)
+    yield env
     env.close()
 
 
-@pytest.mark.parametrize("batched", [SerialEnv, ParallelEnv])
+@pytest.fixture(scope="module")
+def torchrl_env():
+    env = make(NAME, seed=0)
+    yield env
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("build", "duplicate"),
+    [
+        ("robohive", copy.copy),
+        *((build, copied) for build in ("robohive", "torchrl") for copied in (copy.deepcopy, pickle.dumps)),
+    ],
+)
+def test_an_environment_is_neither_copied_nor_pickled(build, duplicate, request):
+    with pytest.raises(TypeError, match=f"{NAME} cannot be copied or pickled: make another"):
+        duplicate(request.getfixturevalue(f"{build}_env"))
+
+
+@pytest.mark.parametrize("batched", [SerialEnv, pytest.param(ParallelEnv, marks=pytest.mark.slow)])  # 19 s
 def test_torchrl_builds_many_from_a_function(batched):
     env = batched(2, partial(make, NAME))
     env.set_seed(4)
@@ -48,19 +60,17 @@ def test_torchrl_builds_many_from_a_function(batched):
         (np.ones((1, 9)), [1, 9]),
     ],
 )
-def test_an_action_of_another_shape_is_refused_before_the_step(action, got):
-    env = RoboHive(NAME, seed=0)
-    env.reset()
+def test_an_action_of_another_shape_is_refused_before_the_step(action, got, robohive_env):
+    robohive_env.reset()
     with pytest.raises(ValueError) as caught:
-        env.step(action)
+        robohive_env.step(action)
     assert str(caught.value) == f"{NAME}: the action must have shape [9], got {got}"
-    assert env.env.sim.data.time == 0.0
-    env.close()
+    assert robohive_env.env.sim.data.time == 0.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64])
-def test_torchrl_takes_actions_of_any_type_and_graph(dtype):
-    env = make(NAME, seed=0)
+def test_torchrl_takes_actions_of_any_type_and_graph(dtype, torchrl_env):
+    env = torchrl_env
     plain, other = torch.ones(9), torch.ones(9, dtype=dtype)
     if dtype.is_floating_point:
         other.requires_grad_()
@@ -69,11 +79,10 @@ def test_torchrl_takes_actions_of_any_type_and_graph(dtype):
         env.set_seed(0)
         rewards.append(env.step(env.reset().set("action", action))["next", "reward"])
     assert torch.equal(*rewards) and not rewards[1].requires_grad
-    env.close()
 
 
-def test_torchrl_resets_the_whole_environment_or_refuses():
-    env = make(NAME, seed=0)
+def test_torchrl_resets_the_whole_environment_or_refuses(torchrl_env):
+    env = torchrl_env
     seen = env.step(env.reset().set("action", torch.ones(9)))["next"]
     with pytest.raises(RuntimeError, match=f'{NAME} is one environment.*"_reset"'):
         env.reset(seen.clone().set("_reset", torch.tensor([False])))
@@ -81,7 +90,6 @@ def test_torchrl_resets_the_whole_environment_or_refuses():
     assert not torch.equal(
         env.reset(seen.clone().set("_reset", torch.tensor([True])))["observation"], seen["observation"]
     )
-    env.close()
 
 
 def test_a_closed_environment_says_so():
@@ -115,15 +123,13 @@ def test_a_name_that_is_no_text_is_refused(name):
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "a"])
-def test_a_seed_that_is_none_is_refused_at_once(seed):
+def test_a_seed_that_is_none_is_refused_at_once(seed, robohive_env):
     message = f"a seed must be a whole number from 0 on, or None, got {seed!r}"
     for build in (make, RoboHive):
         with pytest.raises(ValueError, match=message):
             build(NAME, seed=seed)
-    env = RoboHive(NAME)
     with pytest.raises(ValueError, match=message):
-        env.reset(seed)
-    env.close()
+        robohive_env.reset(seed)
 
 
 @pytest.mark.parametrize("image_size", [32.5, (32, 1.5), "32", (32,), ()])

@@ -202,7 +202,14 @@ def test_the_backend_is_spelled_as_mujoco_and_dm_control_want_it(monkeypatch):
             choose_backend()
 
 
-@pytest.mark.parametrize("given", ["off", " Glfw", "osmesa", "0", "TRUE", " "])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "off",
+        " Glfw",
+        *(pytest.param(value, marks=pytest.mark.slow) for value in ("osmesa", "0", "TRUE", " ")),
+    ],
+)
 def test_without_images_all_will_do_that_both_take(given):
     run(
         "from rlhive.gl_backend import check_backend; check_backend(draws=False)\nimport mujoco, dm_control._render",

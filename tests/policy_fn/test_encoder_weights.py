@@ -158,7 +158,8 @@ def test_damaged_published_weights_are_named_with_what_to_do(cache):
     target.parent.mkdir(parents=True)
     target.write_bytes(b"")
     with pytest.raises(
-        LoadError, match=f"{target} is damaged: delete it, and download .* convert FILE {target}$"
+        LoadError,
+        match=rf"{target}: is not a safetensors file .*; delete it, and download .* convert FILE {target}$",
     ):
         load_r3m("r3m18")
 
