@@ -109,9 +109,7 @@ def _join(graph: Graph, node: Node, parts: Sequence[Node], shape: list[int], dim
     order = [1, 0, 4, 2, 3] if dim else [0, 1, 4, 2, 3]
     moved = graph.call_function(aten.permute.default, (stacked, order))
     for user in list(node.users):
-        if (
-            user.target is aten.view.default and user.args[1] == apart
-        ):  # of `vmap`, which takes the seeds apart
+        if user.target is aten.view.default and user.args[1] == apart:  # as `vmap` takes the seeds apart
             user.replace_all_uses_with(moved, propagate_meta=True)
     joined = graph.call_function(aten.reshape.default, (moved, shape))
     node.replace_all_uses_with(joined, propagate_meta=True)
