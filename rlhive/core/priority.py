@@ -57,9 +57,8 @@ class PrioritySampler:
         Returns:
             The index, int64 `[B]`, and the importance weight `(p / min p) ** -beta`, float32 `[B]`, up to 1.
         """
-        mass = torch.rand(batch_size, generator=generator, dtype=torch.float32) * self._sum_tree.query(
-            0, filled
-        )
+        fraction = torch.rand(batch_size, generator=generator, dtype=torch.float32)
+        mass = fraction * self._sum_tree.query(0, filled)
         index = self._sum_tree.scan_lower_bound(mass).clamp_max(filled - 1)
         weight = (self._leaves(index) / self._min_tree.query(0, filled)) ** -self._beta
         return index, weight

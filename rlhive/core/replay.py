@@ -197,13 +197,13 @@ class ReplayBuffer:
             raise ValueError(
                 f"index and td_error must both be [S, B], got {index.shape} and {td_error.shape}"
             )
+        index, td_error = index.cpu(), td_error.cpu()
         if not bool(td_error.isfinite().all()):
             raise ValueError("td_error is not finite: skip the update of a diverged seed")
-        if not bool(
-            ((index >= 0) & (index < len(self))).all()
-        ):  # which the trees would write to, wherever it is
+        # The trees write to any index, wherever in memory that is.
+        if not bool(((index >= 0) & (index < len(self))).all()):
             raise ValueError(f"index must be from 0 to {len(self) - 1}, of the transitions that are stored")
-        for sampler, where, error in zip(self._priorities, index.cpu(), td_error.cpu(), strict=True):
+        for sampler, where, error in zip(self._priorities, index, td_error, strict=True):
             sampler.update(where, error)
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ def make_iql_loss(
     def loss_fn(params: Params, target_params: Params, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
         observation, action, following = batch["observation"], batch["action"], batch["next"]
         check_shapes(batch, noise)
-        with torch.no_grad():
+        with torch.no_grad():  # and detached: forward mode does not heed no_grad
             action_value = network.value(target_params["critic"], observation, action).amin(0).detach()
             next_value = network.state_value(detach(params["value"]), following["observation"])
             reward, terminated = following["reward"].squeeze(-1), following["terminated"].squeeze(-1)

@@ -34,7 +34,7 @@ def make_pixel_loss(loss_fn: LossFn, encoder: Encoder) -> LossFn:
         params: Params, target_params: Params, batch: Batch, noise: Noise
     ) -> tuple[Tensor, Metrics]:
         following, seen = batch["next"].copy(), batch.copy()
-        with torch.no_grad():
+        with torch.no_grad():  # and detached: forward mode does not heed no_grad
             following["observation"] = encode(params, batch["next"], noise["next_shift"]).detach()
         seen["observation"] = encode(params, batch, noise["shift"])
         seen["next"] = following

@@ -73,7 +73,7 @@ def make_sac_loss(
 
     def loss_fn(params: Params, target_params: Params, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
         check_shapes(batch, noise)
-        with torch.no_grad():
+        with torch.no_grad():  # and detached: forward mode does not heed no_grad
             target = critic_target(params, target_params, batch, noise).detach()
         alpha = temperature(params).detach()
 

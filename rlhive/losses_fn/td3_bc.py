@@ -60,7 +60,7 @@ def make_td3_bc_loss(
 
     def loss_fn(params: Params, target_params: Params, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
         check_shapes(batch, noise)
-        with torch.no_grad():
+        with torch.no_grad():  # and detached: forward mode does not heed no_grad
             target = critic_target(target_params, batch, noise).detach()
         prediction = network.value(params["critic"], batch["observation"], batch["action"])
         loss_qvalue = weighted_mean((prediction - target).square().sum(0), batch)

@@ -121,35 +121,39 @@ def test_fault_in_simulation_goes_to_the_safe_action(policy, tmp_path):
     assert report.stop_seconds <= 0.08
 
 
-def test_ctrl_c_holds_the_last_action_and_not_the_safe_one(policy, tmp_path):
+def simulate_disturbed(disturb):
+    """A simulation and the actions that it is sent, of which `disturb(count)` is told before each step."""
     env = simulate(NAME, 0)
     sent, step = [], env.step
 
-    def interrupted(action):
+    def disturbed(action):
         sent.append(np.array(action))
-        if len(sent) == 3:
-            signal.raise_signal(signal.SIGINT)
+        disturb(len(sent))
         return step(action)
 
-    env.step = interrupted
+    env.step = disturbed
+    return env, sent
+
+
+def test_ctrl_c_holds_the_last_action_and_not_the_safe_one(policy, tmp_path):
+    def interrupt_the_third(count):
+        if count == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    env, sent = simulate_disturbed(interrupt_the_third)
     report = run(policy, env, tmp_path, max_steps=10, safe_action=(0.5,) * 9, max_delta=0.05)
     assert (report.reason, report.steps, report.held) == ("interrupted", 3, "last action")
     assert len(sent) == 4 and np.array_equal(sent[3], sent[2])
 
 
 def test_ctrl_c_on_the_way_to_the_safe_action_holds_the_robot_where_it_is(policy, tmp_path):
-    env = simulate(NAME, 0)
-    sent, step = [], env.step
-
-    def failing(action):
-        sent.append(np.array(action))
-        if len(sent) == 5:
+    def fail_at_the_second_and_interrupt_the_fifth(count):
+        if count == 5:
             signal.raise_signal(signal.SIGINT)
-        if len(sent) == 2:
+        if count == 2:
             raise RuntimeError("a fault")
-        return step(action)
 
-    env.step = failing
+    env, sent = simulate_disturbed(fail_at_the_second_and_interrupt_the_fifth)
     report = run(policy, env, tmp_path, max_steps=10, safe_action=(0.5,) * 9, max_delta=0.01)
     assert (report.reason, report.exit_code) == ("robot_failed", 16)
     assert report.held == "last action, stopped on the way to the safe action"
@@ -159,17 +163,12 @@ def test_ctrl_c_on_the_way_to_the_safe_action_holds_the_robot_where_it_is(policy
 
 
 def test_ctrl_c_in_a_step_that_fails_holds_the_last_action(policy, tmp_path):
-    env = simulate(NAME, 0)
-    sent, step = [], env.step
-
-    def failing(action):
-        sent.append(np.array(action))
-        if len(sent) == 2:
+    def interrupt_the_second_and_fail(count):
+        if count == 2:
             signal.raise_signal(signal.SIGINT)
             raise RuntimeError("a fault, too")
-        return step(action)
 
-    env.step = failing
+    env, sent = simulate_disturbed(interrupt_the_second_and_fail)
     report = run(policy, env, tmp_path, max_steps=10, safe_action=(0.5,) * 9, max_delta=0.01)
     assert (report.reason, report.held) == ("robot_failed", "last action")
     assert len(sent) == 3 and np.array_equal(sent[2], sent[1])
