@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ from pathlib import Path
 import attrs
 from packaging.requirements import Requirement
 
+from rlhive import ffmpeg
 from rlhive.command import finish
 from rlhive.envs import simhive
 from rlhive.paths import cache_dir, has_compiler
@@ -226,10 +226,11 @@ def _check_backend(chosen: str, working: list[str]) -> Finding:
 
 def check_ffmpeg() -> Iterator[Finding]:
     """What writes videos."""
-    bundled = importlib.util.find_spec("imageio_ffmpeg") is not None
-    where = shutil.which("ffmpeg") or ("in imageio-ffmpeg" if bundled else "")
-    fix = "" if bundled else "only `--video` needs it: `uv sync --extra video`"
-    yield Finding(OK if bundled else NOTE, "ffmpeg", where or "not found", fix)
+    try:
+        ffmpeg.check_ffmpeg("--video")
+        yield Finding(OK, "ffmpeg", "runs, of imageio-ffmpeg")
+    except ValueError as error:
+        yield Finding(NOTE, "ffmpeg", "no videos can be written", str(error))
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (

@@ -13,6 +13,7 @@ from rlhive.doctor import (
     Finding,
     check_compiler,
     check_environment,
+    check_ffmpeg,
     check_machine,
     check_python,
     check_simhive,
@@ -130,3 +131,11 @@ def test_it_says_what_makes_starts_and_updates_slow(monkeypatch, tmp_path, slow)
         monkeypatch.setenv("PATH", str(tmp_path))
     fixes = " ".join(finding.fix for finding in (*check_python(), *check_compiler()))
     assert ("unset PYTHONDONTWRITEBYTECODE" in fixes) == slow == ("apt-get install g++" in fixes)
+
+
+def test_an_ffmpeg_that_does_not_run_is_noted(monkeypatch):
+    (found,) = check_ffmpeg()
+    assert found.state == "ok"
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nonexistent/ffmpeg")
+    (found,) = check_ffmpeg()
+    assert found.state == "note" and "unset IMAGEIO_FFMPEG_EXE" in found.fix
