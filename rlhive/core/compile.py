@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from rlhive.core.capture import capture
-from rlhive.core.convolutions import split_convolutions
+from rlhive.core.convolutions import exact_convolutions, split_convolutions
 from rlhive.core.products import align_products, turn_products
 
 # Three habits of Inductor on a CPU would let a seed's bits depend on how many seeds there are. A vectorised exp differs
@@ -79,8 +79,9 @@ def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Call
     graph.recompile()
     arguments = [*leaves, *constants]
     run: Callable[..., Any] = _compile(graph, arguments) if compile else graph
-    if compile and on_gpu:
-        run = capture(run, arguments)
+    if on_gpu:
+        run = exact_convolutions()(run)
+        run = capture(run, arguments) if compile else run
 
     @torch.no_grad()
     def traced(*args: Any) -> Any:

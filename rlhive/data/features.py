@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from rlhive.core.convolutions import exact_convolutions
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data.episode import Episode
@@ -61,6 +62,7 @@ def make_encode(encoder: Encoder, device: str | torch.device = "cpu") -> Encode:
     params = encoder.init(torch.Generator()).to(device)
 
     @torch.no_grad()
+    @exact_convolutions()
     def encode(observations: np.ndarray, images: np.ndarray) -> np.ndarray:
         blocks = []
         for start in range(0, len(images), _BATCH):

@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from rlhive.core.convolutions import exact_convolutions
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.types import Params
 from rlhive.envs.vector import VectorEnv
@@ -90,6 +91,7 @@ class EncodedEnv:
         return TensorDict({"observation": observation}, batch_size=first.batch_size)
 
     @torch.no_grad()
+    @exact_convolutions()
     def _features(self, pixels: Tensor) -> Tensor:
         """uint8 `[X, Y, cameras, H, W, C]` to float32 `[X, Y, F]`, in one batch."""
         images = pixels.flatten(0, 1).to(self._device)

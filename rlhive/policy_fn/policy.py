@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import attrs
@@ -12,6 +13,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from rlhive.core.convolutions import exact_convolutions
 from rlhive.core.errors import NotFiniteActionError
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.types import EnvState, Params
@@ -209,7 +211,7 @@ class Policy:
             if not np.isfinite(noise).all():
                 raise ValueError("noise is not finite")
             noise = self._own(noise).reshape(-1, *of_each)
-        with torch.no_grad():
+        with torch.no_grad(), nullcontext() if pixels is None else exact_convolutions():
             seen = TensorDict({"observation": self._own(vector).reshape(-1, env.observation_dim)})
             if pixels is not None:
                 seen["pixels"] = torch.from_numpy(pixels.reshape(math.prod(shape), *pixels.shape[-4:])).to(

@@ -9,6 +9,7 @@ from torch.func import grad, vmap
 import gin
 from rlhive.config import load_config
 from rlhive.core.compile import trace
+from rlhive.core.convolutions import exact_convolutions
 from rlhive.core.keys import make_generators
 from rlhive.core.learner import make_learner
 from rlhive.core.pixel_spec import PixelSpec
@@ -123,3 +124,13 @@ def test_a_convolution_of_no_seeds_keeps_its_bias():
 
     fn = grad(loss, argnums=(0, 1, 2))
     torch.testing.assert_close(trace(fn, weight, bias, x)(weight, bias, x), fn(weight, bias, x))
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_convolutions_are_exact_inside_alone(tf32):
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=True, allow_tf32=tf32):
+        with pytest.raises(KeyboardInterrupt), exact_convolutions():
+            assert (cudnn.conv.fp32_precision, cudnn.deterministic) == ("ieee", True)
+            raise KeyboardInterrupt
+        assert (cudnn.allow_tf32, cudnn.deterministic) == (tf32, False)
