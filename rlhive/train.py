@@ -273,15 +273,15 @@ def share_cores(config: TrainConfig) -> str:
     """
     import torch
 
-    from rlhive.envs.vector import default_workers
+    from rlhive.envs.vector import worker_count
     from rlhive.losses_fn import ALGORITHMS
 
     cores = len(os.sched_getaffinity(0))
     if ALGORITHMS[config.algorithm].offline:
         return f"{cores} cores: updates on {_learner(config.device)}, evaluations between them"
-    wanted = default_workers() if config.num_workers is None else config.num_workers
-    workers = min(wanted, config.num_seeds * config.num_envs)
-    if "OMP_NUM_THREADS" not in os.environ and config.pixels is not None:
+    draws = config.pixels is not None
+    workers = worker_count(config.num_workers, config.num_seeds * config.num_envs, draws=draws)
+    if "OMP_NUM_THREADS" not in os.environ and draws:
         torch.set_num_threads(max(1, cores - workers))
     where = f"in {workers} worker(s)" if workers else "in this process"
     return f"{cores} cores: environments step {where}, updates on {_learner(config.device)}"

@@ -74,6 +74,14 @@ def test_updates_leave_cores_to_workers_that_draw_alone(all_threads, bindings, d
     assert log.endswith(f"updates on {threads} thread(s)")
 
 
+def test_cores_are_left_to_as_many_workers_as_draw(all_threads, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    bindings = ["ENV_NAME='FrankaReachRandom_v2d-v0'", f"SEEDS={tuple(range(16))}"]
+    log = train.share_cores(load_config(["sac_cnn.gin"], bindings))
+    gin.clear_config()
+    assert log == "16 cores: environments step in 4 worker(s), updates on 12 thread(s)"
+
+
 def test_a_gl_backend_that_nobody_knows_is_refused_at_once(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
     with pytest.raises(ValueError, match="MUJOCO_GL must be egl, osmesa or glfw, or not set, got 'nonsense'"):

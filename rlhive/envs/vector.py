@@ -73,7 +73,7 @@ class VectorEnv:
         places = [(int(seed), number) for seed in seeds for number in range(num_envs)]
         self._rows = np.arange(len(places))  # of the shared arrays, in the order of [S,E]
         name, factory, draws = _resolve(name_or_factory, pixels)
-        count = min(_worker_count(num_workers, max_renderers if draws else None), len(places))
+        count = worker_count(num_workers, len(places), draws=draws, max_renderers=max_renderers)
         if count == 0:
             self._pool: Pool = LocalPool(name, factory, places)
         else:
@@ -236,21 +236,29 @@ class VectorEnv:
         return rows
 
 
-def default_workers() -> int:
-    """One worker per core that this process may use but for one, the learner's: none where there is only one."""
-    return len(os.sched_getaffinity(0)) - 1
+def worker_count(
+    wanted: int | None, num_envs: int, *, draws: bool, max_renderers: int = MAX_RENDERERS
+) -> int:
+    """How many processes share the environments.
 
+    Args:
+        wanted: how many are asked for; None for one per core that this process may use but one, the learner's.
+        num_envs: of all seeds; no more processes than these.
+        draws: whether each process draws images.
+        max_renderers: how many may.
 
-def _worker_count(wanted: int | None, renderers: int | None) -> int:
-    """How many processes; `renderers` limits them where each draws images."""
+    Raises:
+        ValueError: more processes that draw images are asked for than may.
+    """
     if wanted is None:
-        return default_workers() if renderers is None else min(default_workers(), renderers)
-    if renderers is not None and wanted > renderers:
+        cores = len(os.sched_getaffinity(0)) - 1
+        return min(cores, num_envs, max_renderers) if draws else min(cores, num_envs)
+    if draws and wanted > max_renderers:
         raise ValueError(
-            f"num_workers={wanted} would open {wanted} GL contexts, more than max_renderers={renderers}: "
+            f"num_workers={wanted} would open {wanted} GL contexts, more than max_renderers={max_renderers}: "
             "give fewer workers, or a larger max_renderers"
         )
-    return wanted
+    return min(wanted, num_envs)
 
 
 def _resolve(name_or_factory: str | Factory, pixels: PixelSpec | None) -> tuple[str, Factory, bool]:
