@@ -34,12 +34,10 @@ def summarize(latency: np.ndarray, period: np.ndarray, dt: float) -> dict[str, A
 
 def plot(latency: np.ndarray, period: np.ndarray, dt: float, path: Path) -> None:
     """Draws latency and period of each step into a .png file."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(2, 1, figsize=(8, 6), sharex=True, layout="constrained")
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
     for axis, values, label in zip(axes, (latency, period), ("latency", "period"), strict=True):
         axis.plot(1e3 * values, linewidth=0.8)
         axis.set_ylabel(f"{label} (ms)")
@@ -48,4 +46,3 @@ def plot(latency: np.ndarray, period: np.ndarray, dt: float, path: Path) -> None
     axes[1].set_xlabel("step")
     with replacing(path) as beside:
         figure.savefig(beside, dpi=120)
-    pyplot.close(figure)

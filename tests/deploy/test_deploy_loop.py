@@ -16,7 +16,7 @@ import pytest
 
 from rlhive.core import interrupt
 from rlhive.data.trace import episodes
-from rlhive.deploy import loop, run
+from rlhive.deploy import latency, loop, run
 from rlhive.deploy.connecting import simulate
 from rlhive.deploy.safety import EXIT_CODES, FaultError, Sensors, SensorWatch, limit_action, watchdog
 from rlhive.deploy.trace import read_journal, write_trace
@@ -42,6 +42,15 @@ def command(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "rlhive.deploy", *map(str, arguments)], capture_output=True, text=True
     )
+
+
+def test_the_picture_leaves_matplotlib_as_the_caller_has_it(tmp_path, monkeypatch):
+    import matplotlib
+
+    monkeypatch.setitem(matplotlib.rcParams, "backend", "svg")
+    latency.plot(np.full(3, 0.001), np.full(3, 0.08), 0.08, tmp_path / "latency.png")
+    assert (tmp_path / "latency.png").stat().st_size > 1000
+    assert matplotlib.get_backend() == "svg"
 
 
 def test_simulation_keeps_time_and_records_what_it_did(policy, tmp_path):
