@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,9 +23,9 @@ from rlhive.core.files import write_text
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.tree_file import flush
 from rlhive.data.dataset import FORMAT_VERSION, SPEC_FILE, Dataset, DatasetSpec, column_file, open_folder
-from rlhive.data.episode import STATE_ONLY, Episode, Selection, of_one_width
+from rlhive.data.episode import STATE_ONLY, Selection
 from rlhive.data.features import check_images, make_columns, make_encode
-from rlhive.data.formats import FORMATS, count_trials, detect, h5_file, source_files, trial_and_reason
+from rlhive.data.formats import FORMATS, count_trials, detect, intact, source_files
 from rlhive.paths import cache_dir
 from rlhive.policy_fn.encoders import Encoder, describe
 
@@ -121,35 +121,6 @@ def hash_source(source: Path, format_name: str) -> str:
                     total.update(block)
                     bar.update(len(block))
     return total.hexdigest()
-
-
-def intact(
-    source: str | os.PathLike[str],
-    format_name: str,
-    skip_damaged: bool,
-    damaged: list[str],
-    selection: Selection = STATE_ONLY,
-) -> Iterator[Episode]:
-    """The episodes of a source, all of one width; the first damaged one is raised, or their reasons put in `damaged`.
-
-    Raises:
-        LoadError: a damaged trial, unless they are skipped; or not one whole trial.
-    """
-    source, found = Path(source), False
-    items = FORMATS[format_name].episodes(source, selection)
-    for item in of_one_width(items, h5_file(source, format_name)):
-        if isinstance(item, Episode):
-            found = True
-            yield item
-        elif skip_damaged:
-            damaged.append(trial_and_reason(item, source, format_name))
-        else:
-            skip = "leave such trials out with --skip_damaged, in training with train.skip_damaged=True"
-            raise LoadError(f"{item}; {skip}")
-    if not found:
-        raise LoadError(
-            f"{source}: has no whole trial; the first: {damaged[0] if damaged else 'there is none'}"
-        )
 
 
 def _open_or_make(build: _Build, folder: Path) -> Dataset:

@@ -11,9 +11,8 @@ import numpy as np
 
 from rlhive.core.errors import LoadError
 from rlhive.data import minari, roboset
-from rlhive.data.cache import intact
 from rlhive.data.episode import Episode
-from rlhive.data.formats import FORMATS, detect, trial_and_reason
+from rlhive.data.formats import FORMATS, detect, intact, whole_trials
 from rlhive.data.h5 import datasets, read, read_trials
 from rlhive.data.trace import trace_file, write_episode, write_trial
 
@@ -85,22 +84,13 @@ def _to_roboset(
 ) -> int:
     count = 0
     with trace_file(out, environment, FORMATS["trace"].pixels(source)) as file:
-        for item in _whole_trials(source):
-            if not isinstance(item, LoadError):
-                write_trial(file, *item)
-                count += 1
-            elif skip_damaged:
-                damaged.append(trial_and_reason(item, source, "trace"))
-            elif isinstance(item, roboset.NoRoboSetError):
-                raise LoadError(f"{item}; --to=minari takes any robot")
-            else:
-                raise LoadError(f"{item}; --skip_damaged leaves such trials out")
-        if not count:
-            raise LoadError(f"{source}: has no whole trial; the first: {damaged[0]}")
+        for name, values in whole_trials(_as_roboset(source), source, skip_damaged, damaged):
+            write_trial(file, name, values)
+            count += 1
     return count
 
 
-def _whole_trials(source: Path) -> Iterator[tuple[str, dict[str, np.ndarray]] | LoadError]:
+def _as_roboset(source: Path) -> Iterator[tuple[str, dict[str, np.ndarray]] | LoadError]:
     """Each trial in RoboSet's form, read as a whole: it must be one that training would read."""
 
     read_episode = FORMATS["trace"].reader(source)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import h5py
 
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data import minari, roboset, trace
-from rlhive.data.episode import Episode
+from rlhive.data.episode import STATE_ONLY, Episode, Selection, of_one_width
 from rlhive.data.h5 import h5_errors, open_h5, open_trial, trial_names
+
+T = TypeVar("T")
 
 
 class Format(NamedTuple):
@@ -90,9 +92,46 @@ def source_files(path: str | os.PathLike[str], format_name: str) -> list[Path]:
     return sorted({*read, *(one for one in Path(path).rglob("*") if one.is_file())})
 
 
-def trial_and_reason(error: LoadError, path: str | os.PathLike[str], format_name: str) -> str:
-    """Why a trial was left out, without the path that the error begins with: the data may be elsewhere later."""
-    return str(error).removeprefix(f"{h5_file(path, format_name)}: ")
+def intact(
+    path: str | os.PathLike[str],
+    format_name: str,
+    skip_damaged: bool,
+    damaged: list[str],
+    selection: Selection = STATE_ONLY,
+) -> Iterator[Episode]:
+    """The episodes of a source, all of one width, as `whole_trials` gives them."""
+    items = of_one_width(FORMATS[format_name].episodes(path, selection), h5_file(path, format_name))
+    return whole_trials(items, h5_file(path, format_name), skip_damaged, damaged)
+
+
+def whole_trials(
+    items: Iterable[T | LoadError], file: Path, skip_damaged: bool, damaged: list[str]
+) -> Iterator[T]:
+    """The trials that can be read; the first damaged one is raised, or the names and reasons put in `damaged`.
+
+    Args:
+        items: all trials, and why each of the others cannot be read.
+        file: that holds them.
+        skip_damaged: leave damaged ones out.
+        damaged: where to say which. Without the path of the file, which may be elsewhere later.
+
+    Raises:
+        LoadError: a damaged trial, unless they are left out; or not one whole trial.
+    """
+    found = False
+    for item in items:
+        if not isinstance(item, LoadError):
+            found = True
+            yield item
+        elif skip_damaged:
+            damaged.append(str(item).removeprefix(f"{file}: "))
+        elif isinstance(item, roboset.NoRoboSetError):  # all of them would be left out
+            raise item
+        else:
+            skip = "leave such trials out with --skip_damaged, in training with train.skip_damaged=True"
+            raise LoadError(f"{item}; {skip}")
+    if not found:
+        raise LoadError(f"{file}: has no whole trial; the first: {damaged[0]}")
 
 
 def count_trials(path: str | os.PathLike[str], format_name: str) -> int:

@@ -27,6 +27,9 @@ _UNUSED = ("data/rgb_", "data/d_", "data/user")
 class NoRoboSetError(LoadError):
     """A trial is of a robot that RoboSet does not describe; nothing of it is damaged."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(f"{message}; --to=minari takes any robot")
+
 
 def episodes(
     path: str | os.PathLike[str], selection: Selection = STATE_ONLY

@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
-from rlhive.data.episode import Episode
-from rlhive.data.formats import FORMATS, detect
+from rlhive.data.formats import FORMATS, detect, intact
 
 LOG = logging.getLogger(__name__)
 
@@ -47,19 +46,15 @@ def describe(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Sou
     Raises:
         LoadError: the first trial is damaged and none is to be skipped, or there is no whole one.
     """
-    source = FORMATS[detect(path)]
-    for item in source.episodes(path):
-        if isinstance(item, Episode):
-            return Source(
-                item.observations.shape[1],
-                item.actions.shape[1],
-                item.rewards is not None,
-                source.environment(path),
-                source.columns(path, item.name),
-            )
-        if not skip_damaged:
-            raise LoadError(f"{item}; train.skip_damaged=True leaves such trials out")
-    raise LoadError(f"{path}: has no whole trial")
+    format_name = detect(path)
+    source, first = FORMATS[format_name], next(intact(path, format_name, skip_damaged, []))
+    return Source(
+        first.observations.shape[1],
+        first.actions.shape[1],
+        first.rewards is not None,
+        source.environment(path),
+        source.columns(path, first.name),
+    )
 
 
 def check_fits(path: str | os.PathLike[str], source: Source, env: EnvSpec, *, needs_rewards: bool) -> None:

@@ -182,7 +182,7 @@ def test_a_trace_of_another_robot_is_no_roboset(tmp_path):
     assert "skip_damaged" not in str(refused.value)
     with h5py.File(tmp_path / "arm.h5", "r+") as file:
         del file["Trial0/done"]
-    with pytest.raises(LoadError, match=r"Trial0: has no done.*; --skip_damaged leaves such trials out"):
+    with pytest.raises(LoadError, match=r"Trial0: has no done.*; leave such trials out with --skip_damaged"):
         convert(tmp_path / "arm.h5", tmp_path / "out.h5", "roboset")
 
 
