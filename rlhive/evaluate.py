@@ -13,14 +13,17 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 
 from rlhive import load_torch
 from rlhive.command import start
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FLAGS = flags.FLAGS
 
@@ -138,8 +141,8 @@ def evaluate(
     from rlhive.record import METRICS_FILE, read_metrics
 
     policies, step, not_finite = load_policies(run_dir)
-    if (Path(run_dir) / METRICS_FILE).exists():
-        read_metrics(run_dir)  # which refuses damaged ones, before episodes are played
+    # Before episodes are played: a damaged table is refused.
+    metrics = read_metrics(run_dir) if (Path(run_dir) / METRICS_FILE).exists() else {}
     first = next(iter(policies.values()))
     episode_seeds = evaluation_seeds(seed, episodes)
     if video is not None:
@@ -172,7 +175,7 @@ def evaluate(
         "return_mean": float(returns.mean()),
         "seeds": by_seed,
         "not_finite": sorted(not_finite),
-        "best_seed": best_seed(run_dir, list(finite), seed),
+        "best_seed": best_seed(metrics, list(finite), seed),
         "video": None if video is None else str(video),
     }
 
@@ -192,11 +195,11 @@ def summarize_seed(returns: Any, success: Any, seed: int) -> dict[str, Any]:
     }
 
 
-def best_seed(run_dir: str | os.PathLike[str], seeds: Sequence[int], evaluation_seed: int) -> int | None:
+def best_seed(metrics: Mapping[str, np.ndarray], seeds: Sequence[int], evaluation_seed: int) -> int | None:
     """The trained seed whose last evaluation in metrics.csv has the highest success rate, then the highest return.
 
     Args:
-        run_dir: the run's directory.
+        metrics: the columns of the run's metrics.csv, `[rows]` each; none without one.
         seeds: the trained seeds to choose from.
         evaluation_seed: of the episodes it is to be reported on.
 
@@ -204,13 +207,10 @@ def best_seed(run_dir: str | os.PathLike[str], seeds: Sequence[int], evaluation_
         None for one seed, without evaluations to choose by, and on the very episodes of those evaluations: the best
         of several on the episodes it was chosen by looks better than it is.
     """
-    from rlhive.record import EVALUATION_SEED, METRICS_FILE, read_metrics
+    from rlhive.record import EVALUATION_SEED
 
-    if len(seeds) < 2 or evaluation_seed == EVALUATION_SEED or not (Path(run_dir) / METRICS_FILE).exists():
-        return None
-    metrics = read_metrics(run_dir)
     names = ("seed", "eval/success", "eval/return")
-    if any(name not in metrics for name in names):
+    if len(seeds) < 2 or evaluation_seed == EVALUATION_SEED or any(name not in metrics for name in names):
         return None
     rows = zip(*(metrics[name].tolist() for name in names), strict=True)
     last = {int(seed): scores for seed, *scores in rows if not any(map(math.isnan, scores))}

@@ -17,7 +17,7 @@ from rlhive.envs.robohive import RoboHive, env_spec
 from rlhive.envs.vector import VectorEnv
 from rlhive.evaluate import _describe_best, best_seed, check_input, evaluate, format_report
 from rlhive.policy_fn import load
-from rlhive.record import EVALUATION_SEED, Recorder
+from rlhive.record import EVALUATION_SEED, Recorder, read_metrics
 from rlhive.video import HEIGHT, WIDTH, Studio, check_cameras, film
 from tests.core.loop_runs import rows, train
 
@@ -267,10 +267,12 @@ def test_best_seed_is_not_named_on_the_episodes_it_is_chosen_by(tmp_path):
         for seed, success in ((1, 0.5), (2, 0.9), (3, float("nan"))):
             recorder.write(100, {seed: {"eval/success": success, "eval/return": 1.0}})
         recorder.write(150, {1: {"loss/actor": 1.0}})
-    assert best_seed(tmp_path, [1, 2, 3], 7) == 2
-    assert best_seed(tmp_path, [1, 3], 7) == 1
-    assert best_seed(tmp_path, [1, 2, 3], EVALUATION_SEED) is None
-    assert best_seed(tmp_path, [2], 7) is None
+    metrics = read_metrics(tmp_path)
+    assert best_seed(metrics, [1, 2, 3], 7) == 2
+    assert best_seed(metrics, [1, 3], 7) == 1
+    assert best_seed(metrics, [1, 2, 3], EVALUATION_SEED) is None
+    assert best_seed(metrics, [2], 7) is None
+    assert best_seed({}, [1, 2], 7) is None
     nobody = {"seeds": [{"seed": 1}, {"seed": 2}], "best_seed": None, "seed": 0}
     assert "none is named with --seed=0" in _describe_best(nobody)
 

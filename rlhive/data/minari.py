@@ -97,7 +97,7 @@ def write(path: str | os.PathLike[str], episodes: Iterable[Episode], environment
 
     Raises:
         ValueError: the name or the place will not do, or the package `minari` is missing.
-        LoadError: there is no episode, or one without rewards.
+        LoadError: there is no episode.
     """
     path = Path(path)
     if not re.fullmatch(r"[\w-]+-v\d+", path.name):
@@ -130,8 +130,6 @@ def _write(folder: Path, name: str, episodes: Iterable[Episode], environment: st
         ) from None
     storage, count = None, 0
     for episode in episodes:
-        if episode.rewards is None:
-            raise LoadError(f"{episode.name}: has no rewards, which Minari needs")
         if storage is None:
             (folder / "data").mkdir(parents=True)
             storage = MinariStorage.new(folder / "data", *_spaces(episode), env_spec=_env_spec(environment))

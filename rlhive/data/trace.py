@@ -229,13 +229,8 @@ def write_trial(file: h5py.File, name: str, values: Mapping[str, np.ndarray]) ->
 
 
 def write_episode(file: h5py.File, episode: Episode) -> None:
-    """Writes what an episode has; the reward of being where it began, which is no step's, is 0.
-
-    Raises:
-        LoadError: it has no rewards.
-    """
-    if episode.rewards is None:
-        raise LoadError(f"{episode.name}: has no rewards, which a Trace needs")
+    """Writes what an episode with rewards has; that of being where it began, which is no step's, is 0."""
+    assert episode.rewards is not None  # looked at by `rlhive.data.convert`
     flags = {"done": episode.terminated} | ({} if episode.solved is None else {SOLVED: episode.solved})
     values = {
         "observations": episode.observations,
