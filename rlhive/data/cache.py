@@ -108,7 +108,7 @@ def hash_source(source: Path, format_name: str) -> str:
     Raises:
         LoadError: one of them is not there.
     """
-    files = source_files(source, format_name)
+    files = source_files(source)
     if missing := [path for path in files if not path.is_file()]:
         raise LoadError(f"{missing[0]}: there is no such file, which a {format_name} data set has")
     total = hashlib.sha256()

@@ -19,6 +19,10 @@ from rlhive.data.h5 import h5_errors, open_h5, open_trial, trial_names
 T = TypeVar("T")
 
 
+def _not_told(*_: object) -> None:
+    """What a format does not say."""
+
+
 class Format(NamedTuple):
     """How a format is read.
 
@@ -29,17 +33,19 @@ class Format(NamedTuple):
         pixels: `pixels(path)` is what its images are, None where it is not told.
         columns: `columns(path, trial)` are the parts of a whole trial's observation with their widths, None where it
             is not told.
+        file: the h5 file that holds the trials, in the directory of a format that is one.
     """
 
     episodes: Callable[..., Iterator[Episode | LoadError]]
     reader: Callable[[str | os.PathLike[str]], Callable[[h5py.Group, str, str], Episode]]
     environment: Callable[[str | os.PathLike[str]], str | None]
-    pixels: Callable[[str | os.PathLike[str]], PixelSpec | None]
-    columns: Callable[[str | os.PathLike[str], str], dict[str, int] | None]
+    pixels: Callable[[str | os.PathLike[str]], PixelSpec | None] = _not_told
+    columns: Callable[[str | os.PathLike[str], str], dict[str, int] | None] = _not_told
+    file: str = ""
 
 
 FORMATS = {
-    "trace": Format(trace.episodes, trace.reader, trace.environment, trace.pixels, lambda path, trial: None),
+    "trace": Format(trace.episodes, trace.reader, trace.environment, trace.pixels),
     "roboset": Format(
         roboset.episodes,
         lambda path: roboset.read_episode,
@@ -47,13 +53,7 @@ FORMATS = {
         trace.pixels,
         roboset.columns,
     ),
-    "minari": Format(
-        minari.episodes,
-        lambda path: minari.read_episode,
-        minari.environment,
-        lambda path: None,
-        lambda path, trial: None,
-    ),
+    "minari": Format(minari.episodes, lambda path: minari.read_episode, minari.environment, file=minari.FILE),
 }
 
 
@@ -81,12 +81,12 @@ def detect(path: str | os.PathLike[str]) -> str:
 
 def h5_file(path: str | os.PathLike[str], format_name: str) -> Path:
     """The file that holds the trials."""
-    return Path(path) / minari.FILE if format_name == "minari" else Path(path)
+    return Path(path) / FORMATS[format_name].file
 
 
-def source_files(path: str | os.PathLike[str], format_name: str) -> list[Path]:
+def source_files(path: str | os.PathLike[str]) -> list[Path]:
     """All files of a data set, sorted: those that are read, behind links too, and what else its directory has."""
-    if format_name != "minari":
+    if not Path(path).is_dir():
         return [Path(path)]
     read = [Path(path) / name for name in (minari.FILE, minari.METADATA)]
     return sorted({*read, *(one for one in Path(path).rglob("*") if one.is_file())})
