@@ -6,6 +6,7 @@ from typing import Any
 _HOME = {
     "run": "loop",
     "Report": "loop",
+    "Settings": "settings",
     "FaultError": "safety",
     "connect": "connecting",
     "simulate": "connecting",

@@ -14,14 +14,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import attrs
 from absl import flags, logging
 
 from rlhive.command import start
 
 if TYPE_CHECKING:
     from rlhive.deploy.loop import Report
+    from rlhive.deploy.settings import Settings
 
 FLAGS = flags.FLAGS
 
@@ -78,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
     return report.exit_code
 
 
-def _settings() -> dict[str, Any]:
+def _settings() -> Settings:
     """The flags that are the loop's, after what is wrong is refused before anything slow is imported."""
     for name in ("bundle", "out"):
         if not getattr(FLAGS, name):
@@ -94,11 +96,13 @@ def _settings() -> dict[str, Any]:
         safe_action = None if FLAGS.safe_action is None else tuple(map(float, FLAGS.safe_action))
     except ValueError:
         raise ValueError(f"--safe_action={','.join(FLAGS.safe_action)}: must be numbers") from None
+    from rlhive.deploy.settings import Settings
+
     names = ("max_steps", "max_seconds", "max_delta", "staleness", "frozen", "dry_run")
-    return {name: getattr(FLAGS, name) for name in names} | {"safe_action": safe_action}
+    return Settings(safe_action=safe_action, **{name: getattr(FLAGS, name) for name in names})
 
 
-def _deploy(settings: dict[str, Any]) -> Report:
+def _deploy(settings: Settings) -> Report:
     os.environ.setdefault("ROBOHIVE_VERBOSITY", "WARN" if FLAGS.hardware else "SILENT")
     logging.set_verbosity(logging.WARNING)  # the GL libraries report each step of theirs
     import torch  # only now, and before anything that loads mujoco
@@ -106,21 +110,21 @@ def _deploy(settings: dict[str, Any]) -> Report:
     torch.set_num_threads(1)
     from rlhive.deploy.connecting import connect, simulate
     from rlhive.deploy.loop import run
-    from rlhive.deploy.settings import Settings, check_settings
+    from rlhive.deploy.settings import check_settings
     from rlhive.policy_fn.loading import load
 
     policy = load(FLAGS.bundle)
     # Before the robot is connected, which may move it.
-    check_settings(Settings(**settings), policy.spec.env, is_hardware=FLAGS.hardware is not None)
+    check_settings(settings, policy.spec.env, is_hardware=FLAGS.hardware is not None)
     name = FLAGS.env or policy.spec.env.name
-    if settings["max_steps"] is None and settings["max_seconds"] is None:
-        settings = {**settings, "max_steps": policy.spec.env.max_episode_steps}
+    if settings.max_steps is None and settings.max_seconds is None:
+        settings = attrs.evolve(settings, max_steps=policy.spec.env.max_episode_steps)
     if FLAGS.hardware is None:
         env = simulate(name, FLAGS.seed, policy.spec.env.pixels)
     else:
         Path(FLAGS.out).mkdir(parents=True, exist_ok=True)
         env = connect(name, FLAGS.hardware, policy=policy)
-    return run(policy, env, FLAGS.out, **settings)
+    return run(policy, env, FLAGS.out, settings)
 
 
 def _check_out(out: Path) -> None:

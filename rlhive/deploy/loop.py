@@ -26,6 +26,7 @@ from rlhive.policy_fn.policy import Policy
 
 LOG = logging.getLogger("rlhive.deploy")
 REPORT, PICTURE = "report.json", "latency.png"
+_DEFAULTS = Settings()
 
 
 @attrs.frozen
@@ -58,7 +59,7 @@ class Report:
         return EXIT_CODES[self.reason]
 
 
-def run(policy: Policy, env: Any, folder: str | Path, **settings: Any) -> Report:
+def run(policy: Policy, env: Any, folder: str | Path, settings: Settings = _DEFAULTS) -> Report:
     """Runs a policy on a robot until it has finished, fails, or Ctrl-C, SIGTERM or SIGHUP arrives; then holds it.
 
     Writes into `folder`: `journal.bin` step by step, and at the end `trace.h5` (RoboHive's Trace), `report.json` and
@@ -69,14 +70,14 @@ def run(policy: Policy, env: Any, folder: str | Path, **settings: Any) -> Report
         policy: the policy.
         env: a live RoboHive environment, simulated or of `deploy.connect`.
         folder: where to write; made if it is not there.
-        **settings: as in `Settings`.
+        settings: how to run and when to stop.
 
     Raises:
-        ValueError: the environment is not the one trained on (every difference is named), or a setting makes no sense.
+        ValueError: the environment is not the one trained on (every difference is named), or a setting does not fit it.
         FileExistsError: `folder` has a journal.
     """
     try:
-        return _run(policy, env, Path(folder), Settings(**settings))
+        return _run(policy, env, Path(folder), settings)
     finally:
         release(env)
 

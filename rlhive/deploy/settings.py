@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import attrs
 import numpy as np
 
+from rlhive.core.converters import floats
 from rlhive.core.env_spec import EnvSpec
+
+_MIN_DELTA = 1e-4
+
+
+def _positive(_: Settings, field: attrs.Attribute[Any], value: float | None) -> None:
+    if value is not None and not 0 < value < math.inf:
+        raise ValueError(f"{field.name} must be positive and finite, got {value}")
+
+
+def _not_too_small(_: Settings, field: attrs.Attribute[Any], value: float | None) -> None:
+    if value is not None and value < _MIN_DELTA:
+        raise ValueError(
+            f"{field.name} is {value}: with less than {_MIN_DELTA:g} no action would ever be reached"
+        )
 
 
 @attrs.frozen
@@ -24,33 +40,25 @@ class Settings:
         dry_run: everything but sending, resets included.
     """
 
-    max_steps: int | None = None
-    max_seconds: float | None = None
+    max_steps: int | None = attrs.field(default=None, validator=_positive)
+    max_seconds: float | None = attrs.field(default=None, validator=_positive)
     safe_action: tuple[float, ...] | None = attrs.field(
-        default=None, converter=attrs.converters.optional(tuple)
+        default=None, converter=attrs.converters.optional(floats)
     )
-    max_delta: float | None = None
-    staleness: float | None = None
-    frozen: float = 1.0
+    max_delta: float | None = attrs.field(default=None, validator=[_positive, _not_too_small])
+    staleness: float | None = attrs.field(default=None, validator=_positive)
+    frozen: float = attrs.field(default=1.0, validator=_positive)
     dry_run: bool = False
 
 
 def check_settings(settings: Settings, env: EnvSpec, *, is_hardware: bool) -> None:
-    """Refuses settings that make no sense for a robot, before anything is sent.
+    """Refuses settings that do not fit a robot, before anything is sent.
 
     Raises:
         ValueError: naming the setting.
     """
-    for name in ("max_steps", "max_seconds", "max_delta", "staleness", "frozen"):
-        value = getattr(settings, name)
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {value}")
     if is_hardware and settings.max_delta is None:
         raise ValueError("hardware needs max_delta, the most that an action may change per step")
-    if settings.max_delta is not None and settings.max_delta < 1e-4:
-        raise ValueError(
-            f"max_delta is {settings.max_delta}: with less than 1e-4 no action would ever be reached"
-        )
     if settings.safe_action is not None:
         safe = np.asarray(settings.safe_action, np.float32)
         if safe.shape != (env.action_dim,) or not np.isfinite(safe).all():

@@ -10,7 +10,7 @@ import pytest
 
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data.trace import episodes
-from rlhive.deploy import connect, run, simulate
+from rlhive.deploy import Settings, connect, run, simulate
 from rlhive.deploy.cameras import Frames
 from rlhive.deploy.safety import FaultError, Image, ImageWatch
 from rlhive.deploy.trace import read_journal, write_trace
@@ -34,7 +34,7 @@ def simulated(installed, tmp_path_factory):
     """A policy, and where its deployment wrote to."""
     folder = tmp_path_factory.mktemp("simulated")
     policy = make_pixel_policy(attrs.evolve(installed, pixels=PIXELS))
-    report = run(policy, simulate(NAME, 3, PIXELS), folder, max_steps=5)
+    report = run(policy, simulate(NAME, 3, PIXELS), folder, Settings(max_steps=5))
     assert (report.reason, report.steps) == ("finished", 5)
     return policy, folder
 
@@ -81,7 +81,7 @@ def test_full_disk_ends_in_the_safe_state(simulated, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # two records and a part of the third
     try:
-        report = run(simulated[0], env, tmp_path, max_steps=5)
+        report = run(simulated[0], env, tmp_path, Settings(max_steps=5))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (report.reason, report.exit_code, report.held) == ("loop_failed", 17, "last action")
@@ -126,7 +126,7 @@ def drivers(monkeypatch):
 
 def deploy(policy, robot, folder, **settings):
     settings = {"max_steps": 3 * AFTER, "max_delta": 0.1, **settings}
-    return run(policy, connect(NAME, robot.config), folder, **settings)
+    return run(policy, connect(NAME, robot.config), folder, Settings(**settings))
 
 
 def assert_held(robot):
@@ -194,7 +194,7 @@ def test_camera_must_fit_before_anything_is_sent(drivers, seeing, tmp_path):
         assert lines == ["camera top_cam: images of [32, 32], but [24, 32] in training"]
         env.robot.robot_config["top_cam"]["cam"][0]["scale"] = 0.5
         with pytest.raises(ValueError, match="camera top_cam: its scale and offset must be 1 and 0"):
-            run(seeing, env, tmp_path / "out", max_delta=0.1)
+            run(seeing, env, tmp_path / "out", Settings(max_delta=0.1))
         assert robot.entries("command") == []
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from rlhive.core import interrupt
 from rlhive.data.trace import episodes
-from rlhive.deploy import latency, loop, run
+from rlhive.deploy import Settings, latency, loop, run
 from rlhive.deploy.connecting import simulate
 from rlhive.deploy.safety import EXIT_CODES, FaultError, Sensors, SensorWatch, limit_action, watchdog
 from rlhive.deploy.trace import read_journal, write_trace
@@ -58,7 +58,7 @@ def test_simulation_keeps_time_and_records_what_it_did(policy, tmp_path):
     step = env.step
     env.step = lambda action: (threads.append(threading.active_count()), step(action))[1]
     before, started = threading.active_count(), time.monotonic()
-    report = run(policy, env, tmp_path, max_steps=15)
+    report = run(policy, env, tmp_path, Settings(max_steps=15))
     assert set(threads) == {before}
     assert time.monotonic() - started >= 15 * 0.08
     assert (report.reason, report.exit_code, report.steps, report.held) == ("finished", 0, 15, "last action")
@@ -73,7 +73,7 @@ def test_simulation_keeps_time_and_records_what_it_did(policy, tmp_path):
 
 
 def test_trace_is_robohives(policy, tmp_path):
-    run(policy, simulate(NAME, 0), tmp_path, max_steps=4)
+    run(policy, simulate(NAME, 0), tmp_path, Settings(max_steps=4))
     with quiet():
         from robohive.logger.grouped_datasets import Trace
 
@@ -97,7 +97,7 @@ def test_trace_is_robohives(policy, tmp_path):
 
 
 def test_actions_change_no_more_than_they_may(policy, tmp_path):
-    run(policy, simulate(NAME, 0), tmp_path, max_steps=8, max_delta=0.01)
+    run(policy, simulate(NAME, 0), tmp_path, Settings(max_steps=8, max_delta=0.01))
     actions = read_journal(tmp_path / "journal.bin")["actions"]
     assert np.abs(np.diff(actions, axis=0)).max() <= 0.01 + 1e-6
 
@@ -105,7 +105,7 @@ def test_actions_change_no_more_than_they_may(policy, tmp_path):
 def test_dry_run_moves_nothing(policy, tmp_path):
     env = simulate(NAME, 0)
     before = env.sim.data.qpos.copy()
-    report = run(policy, env, tmp_path, max_steps=3, dry_run=True)
+    report = run(policy, env, tmp_path, Settings(max_steps=3, dry_run=True))
     assert (report.steps, report.held) == (3, "nothing, it was a dry run")
     assert np.array_equal(env.sim.data.qpos, before)
 
@@ -122,7 +122,7 @@ def test_fault_in_simulation_goes_to_the_safe_action(policy, tmp_path):
         return result
 
     env.step = failing
-    report = run(policy, env, tmp_path, max_steps=10, safe_action=(0.5,) * 9)
+    report = run(policy, env, tmp_path, Settings(max_steps=10, safe_action=(0.5,) * 9))
     assert (report.reason, report.exit_code) == ("observation_not_finite", 10)
     assert report.message == "the observation is not finite at reach_err[1]"
     assert report.held == "safe action"
@@ -150,7 +150,7 @@ def test_ctrl_c_holds_the_last_action_and_not_the_safe_one(policy, tmp_path):
             signal.raise_signal(signal.SIGINT)
 
     env, sent = simulate_disturbed(interrupt_the_third)
-    report = run(policy, env, tmp_path, max_steps=10, safe_action=(0.5,) * 9, max_delta=0.05)
+    report = run(policy, env, tmp_path, Settings(max_steps=10, safe_action=(0.5,) * 9, max_delta=0.05))
     assert (report.reason, report.steps, report.held) == ("interrupted", 3, "last action")
     assert len(sent) == 4 and np.array_equal(sent[3], sent[2])
 
@@ -163,7 +163,7 @@ def test_ctrl_c_on_the_way_to_the_safe_action_holds_the_robot_where_it_is(policy
             raise RuntimeError("a fault")
 
     env, sent = simulate_disturbed(fail_at_the_second_and_interrupt_the_fifth)
-    report = run(policy, env, tmp_path, max_steps=10, safe_action=(0.5,) * 9, max_delta=0.01)
+    report = run(policy, env, tmp_path, Settings(max_steps=10, safe_action=(0.5,) * 9, max_delta=0.01))
     assert (report.reason, report.exit_code) == ("robot_failed", 16)
     assert report.held == "last action, stopped on the way to the safe action"
     assert len(sent) == 6 and np.array_equal(sent[5], sent[4]) and not np.array_equal(sent[4], sent[3])
@@ -178,7 +178,7 @@ def test_ctrl_c_in_a_step_that_fails_holds_the_last_action(policy, tmp_path):
             raise RuntimeError("a fault, too")
 
     env, sent = simulate_disturbed(interrupt_the_second_and_fail)
-    report = run(policy, env, tmp_path, max_steps=10, safe_action=(0.5,) * 9, max_delta=0.01)
+    report = run(policy, env, tmp_path, Settings(max_steps=10, safe_action=(0.5,) * 9, max_delta=0.01))
     assert (report.reason, report.held) == ("robot_failed", "last action")
     assert len(sent) == 3 and np.array_equal(sent[2], sent[1])
 
@@ -190,7 +190,7 @@ def test_signals_while_the_report_is_written_do_not_end_it(policy, tmp_path, mon
 
     monkeypatch.setattr(interrupt, "SAME_SECONDS", 0.0)
     monkeypatch.setattr(loop, "plot", impatient)
-    report = run(policy, simulate(NAME, 0), tmp_path, max_steps=2)
+    report = run(policy, simulate(NAME, 0), tmp_path, Settings(max_steps=2))
     assert (report.reason, report.steps) == ("finished", 2)
     assert (tmp_path / "report.json").exists() and (tmp_path / "trace.h5").exists()
 
@@ -199,7 +199,7 @@ def test_robot_that_stalls_is_left(policy, tmp_path):
     env = simulate(NAME, 0)
     env.step = lambda action: time.sleep(5.0)
     started = time.monotonic()
-    report = run(policy, env, tmp_path, max_steps=10)
+    report = run(policy, env, tmp_path, Settings(max_steps=10))
     assert time.monotonic() - started < 2.0
     assert report.reason == "robot_stalled"
     assert report.held.startswith("nothing could be sent: ")
@@ -231,7 +231,7 @@ def test_watchdog_gets_out_of_drivers_that_catch_everything():
 )
 def test_settings_that_make_no_sense(policy, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
-        run(policy, simulate(NAME, 0), tmp_path / "out", **settings)
+        run(policy, simulate(NAME, 0), tmp_path / "out", Settings(**settings))
     assert not (tmp_path / "out").exists()
 
 
@@ -319,6 +319,11 @@ def test_command_stops_safely_on_ctrl_c(make_run, installed, tmp_path, number):
         (("--bundle=.", "--out=x", "--hardware=nowhere"), "--hardware=nowhere: there is no such file"),
         (("--bundle=.", "--out=x", f"--hardware={__file__}"), "--hardware needs --max_delta"),
         (("--bundle=.", "--out=x", "--safe_action=0,a"), "--safe_action=0,a: must be numbers"),
+        (
+            ("--bundle=.", "--out=x", "--max_delta=1e-9"),
+            "max_delta is 1e-09: with less than 0.0001 no action",
+        ),
+        (("--bundle=.", "--out=x", "--staleness=-1"), "staleness must be positive and finite, got -1.0"),
         (("--bundle=.", "--out=x", "more"), "unknown argument 'more'"),
     ],
 )

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from rlhive.deploy import connect, run
+from rlhive.deploy import Settings, connect, run
 from rlhive.envs.robohive import env_spec
 from rlhive.export import export
 from rlhive.policy_fn import load
@@ -38,7 +38,7 @@ def drivers(monkeypatch):
 
 def deploy(policy, robot, folder, **settings):
     settings = {"max_steps": 3 * AFTER, "max_delta": 0.1, **settings}
-    return run(policy, connect(NAME, robot.config), folder, **settings)
+    return run(policy, connect(NAME, robot.config), folder, Settings(**settings))
 
 
 def assert_safe(robot):
@@ -131,7 +131,7 @@ def test_a_refusal_sends_nothing_and_leaves_the_robot_where_it_is(policy, tmp_pa
         robot.wait_for("home")  # as the driver connects
         homes = len(robot.entries("home"))
         with pytest.raises(ValueError, match=message):
-            run(policy, env, tmp_path / "out", **{"max_delta": 0.1, **settings})
+            run(policy, env, tmp_path / "out", Settings(**{"max_delta": 0.1, **settings}))
         arm.close()  # as RoboHive does where the driver is collected, at exit, too
         time.sleep(0.1)
         assert robot.entries("command") == []
@@ -179,7 +179,7 @@ def test_an_existing_journal_leaves_the_robot_where_it_is(policy, tmp_path):
         env = connect(NAME, robot.config)
         arm = env.robot.robot_config["franka"]["robot"]
         with pytest.raises((ValueError, OSError), match=r"journal\.bin"):
-            run(policy, env, tmp_path, max_delta=0.1)
+            run(policy, env, tmp_path, Settings(max_delta=0.1))
     assert arm.robot is None  # RoboHive's closing would move it home by this
 
 
@@ -187,7 +187,7 @@ def test_dry_run_sends_nothing(policy, tmp_path):
     with fake_franka(tmp_path) as robot:
         env = connect(NAME, robot.config)
         before = len(robot.entries("home"))
-        report = run(policy, env, tmp_path / "out", max_steps=5, max_delta=0.1, dry_run=True)
+        report = run(policy, env, tmp_path / "out", Settings(max_steps=5, max_delta=0.1, dry_run=True))
         assert (report.reason, report.steps) == ("finished", 5)
         assert robot.entries("command") == []
         assert len(robot.entries("home")) == before
@@ -197,7 +197,7 @@ def test_interrupt_stops_safely(policy, tmp_path):
     with fake_franka(tmp_path) as robot:
         env = connect(NAME, robot.config)
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-        report = run(policy, env, tmp_path / "out", max_seconds=20.0, max_delta=0.1)
+        report = run(policy, env, tmp_path / "out", Settings(max_seconds=20.0, max_delta=0.1))
         time.sleep(0.05)
     assert (report.reason, report.exit_code, report.held) == ("interrupted", 130, "last action")
     assert_safe(robot)
