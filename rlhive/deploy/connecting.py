@@ -55,6 +55,7 @@ def connect(
             not fit (every difference is named).
         RuntimeError: a driver is not installed, or a device does not answer.
     """
+    from rlhive.envs.build import make_bare
     from rlhive.envs.importing import quiet
     from rlhive.envs.names import check_name
     from rlhive.envs.simhive import ensure
@@ -66,7 +67,7 @@ def connect(
     _rehearse(name, config_path, policy)
     try:
         with quiet(), watchdog(timeout, "connecting"), _nothing_sent():
-            env = _build(name, config_path, is_hardware=True)
+            env, _ = make_bare(name, is_hardware=True, config_path=str(config_path))
             try:
                 devices = env.robot.robot_config.items()
                 silent = [device for device, own in devices if not own["robot"].okay()]
@@ -85,12 +86,13 @@ def connect(
 
 def _rehearse(name: str, config_path: str | os.PathLike[str], policy: Policy | None) -> None:
     """Builds the environment in simulation with the robot's configuration, and compares it with the policy."""
+    from rlhive.envs.build import make_bare
     from rlhive.envs.importing import quiet
     from rlhive.policy_fn.compare import differences
 
     try:
         with quiet():
-            env = _build(name, config_path, is_hardware=False)
+            env, _ = make_bare(name, is_hardware=False, config_path=str(config_path))
             config = env.robot.robot_config
             interfaces = [device["interface"]["type"] for device in config.values()]
     except (Exception, SystemExit) as error:  # it is code, and RoboHive quits at what it does not know
@@ -108,21 +110,6 @@ def _rehearse(name: str, config_path: str | os.PathLike[str], policy: Policy | N
         if lines:
             raise ValueError(f"the policy does not fit the robot: {'; '.join(lines)}")
     env.close()
-
-
-def _build(name: str, config_path: str | os.PathLike[str], *, is_hardware: bool) -> Any:
-    import gymnasium
-
-    from rlhive.envs.importing import building, import_robohive
-    from rlhive.envs.names import built_name
-
-    import_robohive()
-    spec = gymnasium.spec(built_name(name))
-    settings: dict[str, Any] = {"is_hardware": is_hardware, "config_path": str(config_path)}
-    if "visual_keys" in spec.kwargs:  # as in `rlhive.envs.RoboHive`: images are read by `open_cameras`
-        settings["visual_keys"] = None
-    with building(spec.entry_point):
-        return gymnasium.make(spec.id, disable_env_checker=True, **settings).unwrapped
 
 
 def _not_a_configuration(config_path: str | os.PathLike[str], error: BaseException) -> str:

@@ -19,38 +19,61 @@ _BUILD_SEED = (
 
 
 def build(name: str) -> tuple[Any, int | None]:
-    """The bare RoboHive environment, without gymnasium's wrappers, and its registered time limit."""
+    """The bare RoboHive environment, with its slow places mended, and its registered time limit."""
     from rlhive.envs import simhive
 
     simhive.ensure()
     with quiet():
-        import gymnasium
-
-        import_robohive()
-        spec = gymnasium.spec(built_name(name))
-        # Without visual keys RoboHive does not load torch, nor an encoder: the images are drawn by `View`.
-        blind = {"visual_keys": None} if "visual_keys" in spec.kwargs else {}
-        with building(spec.entry_point):
-            made = gymnasium.make(spec.id, seed=_BUILD_SEED, disable_env_checker=True, **blind)
-        env: Any = made.unwrapped
-        if own_pixels(name) is not None and env.proprio_keys is None:
-            env.proprio_keys = getattr(
-                env, "DEFAULT_PROPRIO_KEYS", None
-            )  # FrankaPickPlace forgets to pass them
+        env, max_episode_steps = make_bare(name, seed=_BUILD_SEED)
         lighten(env)
-        return env, spec.max_episode_steps
+        return env, max_episode_steps
+
+
+def make_bare(name: str, **settings: Any) -> tuple[Any, int | None]:
+    """The bare RoboHive environment, without gymnasium's wrappers and without images, and its registered time limit.
+
+    Args:
+        name: id of RoboHive's suites.
+        **settings: of the environment's class, beside those that it is registered with.
+    """
+    import gymnasium
+
+    import_robohive()
+    spec = gymnasium.spec(built_name(name))
+    # Without visual keys RoboHive does not load torch, nor an encoder: the images are drawn by `View`.
+    blind = {"visual_keys": None} if "visual_keys" in spec.kwargs else {}
+    with building(spec.entry_point):
+        made = gymnasium.make(spec.id, disable_env_checker=True, **settings, **blind)
+    env: Any = made.unwrapped
+    if own_pixels(name) is not None:
+        env.proprio_keys = _proprio_keys(env)
+    return env, spec.max_episode_steps
+
+
+def observation_keys(name: str, env: Any) -> list[str]:
+    """The parts of the observation of a bare `env`, built of `name`: proprioception, where it has images of its own."""
+    keys = None if own_pixels(name) is None else _proprio_keys(env)
+    return list(keys or env.obs_keys)
+
+
+def _proprio_keys(env: Any) -> list[str] | None:
+    """Those that the class has by default, where it forgets to pass them, as FrankaPickPlace does."""
+    return getattr(env, "DEFAULT_PROPRIO_KEYS", None) if env.proprio_keys is None else env.proprio_keys
+
+
+def action_names(env: Any) -> list[str]:
+    """The names of the actuators, in the order of the action."""
+    import mujoco
+
+    model, actuator = env.sim.model.ptr, mujoco.mjtObj.mjOBJ_ACTUATOR
+    return [mujoco.mj_id2name(model, actuator, i) or f"actuator{i}" for i in range(model.nu)]
 
 
 def make_spec(name: str, env: Any, max_episode_steps: int | None, pixels: PixelSpec | None) -> EnvSpec:
     """The spec of the bare `env`, built of `name`, with these images."""
-    import mujoco
-
-    model = env.sim.model.ptr
-    keys = env.obs_keys if own_pixels(name) is None else env.proprio_keys or env.obs_keys
+    keys = observation_keys(name, env)
     sizes = [np.size(env.obs_dict[key]) for key in keys]
     stops = np.cumsum(sizes)
-    actuator = mujoco.mjtObj.mjOBJ_ACTUATOR
-    labels: Any = [mujoco.mj_id2name(model, actuator, i) or f"actuator{i}" for i in range(model.nu)]
     return EnvSpec(
         name=name,
         observation_keys=keys,
@@ -59,7 +82,7 @@ def make_spec(name: str, env: Any, max_episode_steps: int | None, pixels: PixelS
         action_dim=env.action_space.shape[0],
         action_low=env.action_space.low,
         action_high=env.action_space.high,
-        action_names=labels,
+        action_names=action_names(env),
         dt=float(env.dt),
         max_episode_steps=max_episode_steps,
         pixels=pixels,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
-from rlhive.envs.pixels import own_pixels
+from rlhive.envs.build import action_names, observation_keys
 
 
 class Interface(NamedTuple):
@@ -95,11 +95,8 @@ def _of_spec(spec: EnvSpec) -> Interface:
 
 def _of_robohive(env: Any) -> Interface:
     model = env.sim.model
-    names = [model.actuator(index).name or f"actuator{index}" for index in range(model.nu)]
     limits = zip(env.action_space.low.tolist(), env.action_space.high.tolist(), strict=True)
-    keys = env.obs_keys
-    if env.spec is not None and own_pixels(env.spec.id) is not None:  # as in `rlhive.envs.RoboHive`
-        keys = env.proprio_keys or getattr(env, "DEFAULT_PROPRIO_KEYS", None) or keys
+    keys = env.obs_keys if env.spec is None else observation_keys(env.spec.id, env)
     sizes = {key: int(np.size(env.obs_dict[key])) for key in keys}
     pixels: dict[str, Any] = {}
     cameras: dict[str, tuple[int, int] | None] = dict.fromkeys(
@@ -109,7 +106,7 @@ def _of_robohive(env: Any) -> Interface:
         cameras = _cameras(env.robot.robot_config)
     elif env.visual_keys:
         pixels, cameras = {"quality": "full"}, _visual_keys(env.visual_keys)
-    return Interface(sizes, dict(zip(names, limits, strict=True)), float(env.dt), pixels, cameras)
+    return Interface(sizes, dict(zip(action_names(env), limits, strict=True)), float(env.dt), pixels, cameras)
 
 
 def _visual_keys(keys: Sequence[str]) -> dict[str, tuple[int, int] | None]:
