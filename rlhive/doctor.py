@@ -173,7 +173,7 @@ def check_simhive() -> Iterator[Finding]:
         yield Finding(FAIL, "SimHive", str(error), _REINSTALL)
         return
     fix = "`python -m rlhive.envs.simhive` installs it"
-    if not found.installed:
+    if found.path is None:
         yield Finding(FAIL, "SimHive", "not installed", fix)
         return
     suites = sorted({suite for name in found.differing for suite in simhive.suites_touched(name)})

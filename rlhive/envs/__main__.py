@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from rlhive.command import finish
 from rlhive.core.env_spec import SOLVED_STEPS
 from rlhive.envs.names import check_name, list_names, suites
 from rlhive.envs.pixels import model_cameras
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from rlhive.core.env_spec import EnvSpec
     from rlhive.envs.robohive import RoboHive, StepResult
 
@@ -69,6 +69,8 @@ def _list(pattern: str) -> int:
 
 
 def _check(name: str, policy: str, steps: int, seed: int) -> None:
+    import numpy as np
+
     from rlhive.envs.render import choose_backend
     from rlhive.envs.robohive import RoboHive
 
@@ -118,6 +120,8 @@ def _roll_out(env: RoboHive, actions: np.ndarray, seed: int) -> list[StepResult]
 
 
 def _summarise(results: list[StepResult]) -> str:
+    import numpy as np
+
     rewards = np.array([result.reward for result in results])
     solved = np.array([result.solved for result in results])
     ends = [row + 1 for row, result in enumerate(results) if result.terminated or result.truncated]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -240,32 +240,56 @@ def check_seed(seed: int | None) -> None:
         raise ValueError(f"a seed must be a whole number from 0 on, or None, got {seed!r}")
 
 
-def make(name: str, *, seed: int | None = None, device: str | torch.device = "cpu", **images: Any) -> EnvBase:
+def make(
+    name: str,
+    *,
+    seed: int | None = None,
+    device: str | torch.device = "cpu",
+    from_pixels: bool = False,
+    cameras: Sequence[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    quality: str = "full",
+    depth: bool = False,
+    frames: int = 1,
+) -> EnvBase:
     """The RoboHive environment `name` for TorchRL; `seed` fully determines its rollouts.
 
     Args:
         name: id of RoboHive's suites.
         seed: of the episodes to come.
         device: of the tensors.
-        **images: `from_pixels`, `cameras`, `image_size`, `quality`, `depth` and `frames`, see `choose_pixels`.
+        from_pixels: whether an id without images of its own gets some; needs `cameras` and `image_size` then.
+        cameras: names of cameras of the model; None for the id's own.
+        image_size: height and width in pixels, one number for a square; None for the id's own.
+        quality: "full" or "fast", see `PixelSpec`.
+        depth: whether a depth image comes with each.
+        frames: how many images in time are stacked.
 
     Raises:
         ValueError: `name` is not an id of RoboHive, the message has the nearest ones; or images or a seed that cannot
             be.
     """
     check_seed(seed)
-    pixels = choose_pixels(name, **images)  # before TorchRL, which takes seconds to import
+    pixels = choose_pixels(  # before TorchRL, which takes seconds to import
+        name,
+        from_pixels=from_pixels,
+        cameras=cameras,
+        image_size=image_size,
+        quality=quality,
+        depth=depth,
+        frames=frames,
+    )
     from rlhive.envs.torchrl_env import RoboHiveEnv
 
     return RoboHiveEnv(name, seed=seed, device=device, pixels=pixels)
 
 
-def env_spec(name: str, pixels: PixelSpec | None = None) -> EnvSpec:
+def env_spec(name: str) -> EnvSpec:
     """The spec of environment `name`, which is built for it and closed again (about a second).
 
     Raises:
         ValueError: `name` is not an id of RoboHive.
     """
-    env = RoboHive(name, pixels=pixels)
+    env = RoboHive(name)
     env.close()
     return env.spec

@@ -58,11 +58,6 @@ class SimHiveStatus:
     source: str
     differing: tuple[str, ...]
 
-    @property
-    def installed(self) -> bool:
-        """Whether RoboHive finds its models."""
-        return self.path is not None
-
 
 def ensure() -> Path:
     """The SimHive tree that robohive reads: installed on the first call, a matter of microseconds afterwards.
