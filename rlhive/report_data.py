@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 import attrs
 import numpy as np
 
+from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.seed_stats import Estimate, iqm_curve
 from rlhive.record import METRICS_FILE, SEEN_FILE, read_metrics, step_name
 
 SCORES = {"success": "eval/success", "return": "eval/return"}
-SEED_SETTINGS = {"SEED", "SEEDS", "NUM_SEEDS", "train.seed", "train.seeds", "train.num_seeds"}
 RNG_SEED = 0  # the same runs give the same intervals
 
 
@@ -168,12 +167,6 @@ def shared_step(runs: Sequence[Run]) -> int:
             f"{names}: no step has an evaluation of every seed; train with one train.evaluate_every"
         )
     return int(shared[-1])
-
-
-def settings(config: str) -> dict[str, str]:
-    """The bindings of a config.gin by their names; values that span lines are joined."""
-    joined = re.sub(r"\s*\\?\n[ \t]+", " ", config)
-    return dict(re.findall(r"^([^\s#=]+) = *(.*)$", joined, flags=re.MULTILINE))
 
 
 def _read_member(directory: Path) -> Run:

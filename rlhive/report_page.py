@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.seed_stats import RESAMPLES, Estimate, steps_to_threshold
 from rlhive.record import EVALUATION_SEED
-from rlhive.report_data import SEED_SETTINGS, Process, Run, settings, shared_step
+from rlhive.report_data import Process, Run, shared_step
 from rlhive.report_figures import (
     LABELS,
     improvement_figure,

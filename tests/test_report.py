@@ -16,6 +16,7 @@ import scipy.stats
 
 from rlhive import report, report_data, report_page
 from rlhive.core import loop
+from rlhive.core.gin_text import settings
 from rlhive.core.run_spec import new_run_spec
 from rlhive.policy_fn.actor import actor_critic
 from rlhive.record import Recorder
@@ -302,7 +303,7 @@ def test_arrays_are_those_of_metrics_and_need_no_pickle(write_run):
 
 def test_settings_are_read_with_values_of_several_lines():
     text = "# Macros:\nSEED = 1\n\na.b = \\\n    ('x',\n     'y')\nc.d = %SEED\n"
-    assert report_data.settings(text) == {"SEED": "1", "a.b": "('x', 'y')", "c.d": "%SEED"}
+    assert settings(text) == {"SEED": "1", "a.b": "('x', 'y')", "c.d": "%SEED"}
 
 
 def test_evaluation_seed_is_the_training_loops():

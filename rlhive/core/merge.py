@@ -18,11 +18,11 @@ from rlhive.core.checkpoint import (
     save_checkpoint,
     seed_dirs,
 )
+from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.replay_file import read_replay, seeds_of, write_replay
 from rlhive.core.resume import counters_of, has_met_its_targets
 from rlhive.core.tree_file import LoadError
 from rlhive.record import merge_metrics
-from rlhive.report_data import SEED_SETTINGS, settings
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
