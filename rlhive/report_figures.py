@@ -18,6 +18,7 @@ from rlhive.core.seed_stats import (
     steps_to_threshold,
 )
 from rlhive.report_data import RNG_SEED, Run
+from rlhive.report_text import count_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -204,7 +205,7 @@ def _short(run: Run) -> str:
 
 
 def _label(run: Run) -> str:
-    return f"{_short(run)} ({len(run.seeds)} seed{'s' if len(run.seeds) > 1 else ''})"
+    return f"{_short(run)} ({count_text(run)})"
 
 
 def _svg(figure: Figure) -> str:

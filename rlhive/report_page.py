@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlhive.core.gin_text import SEED_SETTINGS, settings
-from rlhive.core.seed_stats import RESAMPLES, Estimate, steps_to_threshold
+from rlhive.core.seed_stats import RESAMPLES, steps_to_threshold
 from rlhive.record import EVALUATION_SEED
 from rlhive.report_data import Process, Run, shared_step
 from rlhive.report_figures import (
@@ -21,6 +21,15 @@ from rlhive.report_figures import (
     step_names,
 )
 from rlhive.report_html import document, grid, heading, image, listing, note, section, table
+from rlhive.report_text import (
+    chance_text,
+    count_text,
+    list_text,
+    score_text,
+    score_with_interval,
+    seconds_text,
+    steps_text,
+)
 
 THRESHOLDS = (0.5, 0.9)
 INTERVAL = f"95 % stratified bootstrap interval ({RESAMPLES:,} resamples)"
@@ -36,7 +45,7 @@ def page(runs: Sequence[Run], picture: bytes | str) -> str:
     """
     first = runs[0]
     about = "; ".join(
-        f"{run.label}: {run.spec['algorithm']}, {_seeds_text(run)}{_encoder_text(run)}" for run in runs
+        f"{run.label}: {run.spec['algorithm']}, {count_text(run)}{_encoder_text(run)}" for run in runs
     )
     body = [heading(first.environment, about), _summary(runs), _curves(runs)]
     if len(runs) > 1:
@@ -65,14 +74,14 @@ def _summary(runs: Sequence[Run]) -> str:
 
 def _summary_of(run: Run, step: int | None) -> list[str]:
     """The run's column; no scores where no step has them of every seed."""
-    cells = [_list(run.seeds.tolist()), "none has every seed" if step is None else f"{step:,}"]
+    cells = [list_text(run.seeds.tolist()), "none has every seed" if step is None else f"{step:,}"]
     for name in LABELS:
         if step is None:
             cells += ["-", "-"]
             continue
         value, low, high = (float(part[run.steps == step][0]) for part in run.iqm(name))
-        interval = f" [{score(name, low)} to {score(name, high)}]" if np.isfinite(low) else " (no interval)"
-        cells += [score(name, value) + interval, score(name, float(np.median(run.at(name, step))))]
+        cells.append(score_with_interval(name, value, low, high))
+        cells.append(score_text(name, float(np.median(run.at(name, step)))))
     for threshold in THRESHOLDS:
         reached = steps_to_threshold(run.steps, run.scores["success"], threshold)
         cells.append(steps_text(float(np.median(reached))))
@@ -92,7 +101,7 @@ def _curves(runs: Sequence[Run]) -> str:
 def _curve_note(run: Run) -> str:
     if len(run.seeds) == 1:
         return f"Seed {run.seeds[0]} alone, so there is no interval over seeds."
-    text = f"Thin: each seed. Black: IQM with its {INTERVAL} over {_seeds_text(run)}. Dashed: median."
+    text = f"Thin: each seed. Black: IQM with its {INTERVAL} over {count_text(run)}. Dashed: median."
     if len(run.complete) < len(run.steps):
         text += (
             f" Only {len(run.complete)} of {len(run.steps)} evaluated steps have every seed, and so an IQM."
@@ -163,7 +172,10 @@ def _seed_rows(run: Run) -> list[list[str]]:
         cells = ["never", *("-" for _ in LABELS)]
         if len(evaluated):
             last = evaluated[-1]
-            cells = [f"{run.steps[last]:,}", *(score(name, run.scores[name][index, last]) for name in LABELS)]
+            cells = [
+                f"{run.steps[last]:,}",
+                *(score_text(name, run.scores[name][index, last]) for name in LABELS),
+            ]
         cells += [steps_text(of[index]) for of in reached]
         last_row = run.wall_time[index]
         rows.append([str(seed), *cells, seconds_text(last_row) if np.isfinite(last_row) else NOT_RECORDED])
@@ -184,7 +196,7 @@ def _usage_row(run: Run, process: Process) -> list[str]:
     seconds, steps = process.seconds, process.steps
     return [
         run.label if len(run.processes) == 1 else f"{run.label}/{process.name}",
-        _list(process.seeds),
+        list_text(process.seeds),
         NOT_RECORDED if seconds is None else seconds_text(seconds),
         NOT_RECORDED if steps is None else f"{steps:,}",
         f"{steps / seconds:,.1f}" if seconds and steps else NOT_RECORDED,
@@ -266,46 +278,8 @@ def _configuration(runs: Sequence[Run]) -> str:
     return section("Configuration", grid(texts))
 
 
-def score(name: str, value: float) -> str:
-    """A success rate in per cent, or a return, as text."""
-    if not np.isfinite(value):
-        return "-"
-    if name == "success":
-        return f"{value:.1%}".replace(".0%", "%")
-    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def chance_text(chance: Estimate) -> str:
-    """A probability with its interval, where it has one."""
-    interval = f" [{chance.low:.0%} to {chance.high:.0%}]" if np.isfinite(chance.low) else " (no interval)"
-    return f"{chance.value:.0%}{interval}"
-
-
-def steps_text(value: float) -> str:
-    """Steps, or that they did not suffice."""
-    return f"{value:,.0f}" if np.isfinite(value) else "not reached"
-
-
-def seconds_text(value: float) -> str:
-    """A time in the unit that suits it."""
-    if value < 100:
-        return f"{value:.1f} s"
-    return f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
-
-
 def _last_step(run: Run) -> int | None:
     return int(run.complete[-1]) if len(run.complete) else None
-
-
-def _list(seeds: Sequence[int]) -> str:
-    """The numbers of seeds, in short where they follow one another."""
-    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
-        return f"{seeds[0]} to {seeds[-1]}"
-    return ", ".join(map(str, seeds))
-
-
-def _seeds_text(run: Run) -> str:
-    return f"{len(run.seeds)} seed{'' if len(run.seeds) == 1 else 's'}"
 
 
 def _figure(svg: str, caption: str) -> str:

@@ -20,6 +20,7 @@ from rlhive.core.gin_text import settings
 from rlhive.core.run_spec import new_run_spec
 from rlhive.policy_fn.actor import actor_critic
 from rlhive.record import Recorder
+from rlhive.report_text import seconds_text
 
 STEPS = (1000, 2000, 3000, 4000)
 SUCCESS = {1: (0.0, 0.5, 0.9, 1.0), 2: (0.0, 0.0, 0.5, 0.6), 7: (0.1, 0.6, 0.8, 0.85)}
@@ -314,7 +315,7 @@ def test_evaluation_seed_is_the_training_loops():
     ("value", "text"), [(3.21, "3.2 s"), (99.0, "99.0 s"), (150.0, "2.5 min"), (7200.0, "2.0 h")]
 )
 def test_times_are_in_the_unit_that_suits_them(value, text):
-    assert report_page.seconds_text(value) == text
+    assert seconds_text(value) == text
 
 
 def test_command_writes_a_page_with_a_picture_of_the_environment(write_run):
