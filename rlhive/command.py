@@ -30,7 +30,7 @@ def start(
         define_flags: defines the command's flags; two commands may have flags of one name, so none does on import.
         argv: the command line.
     """
-    from absl import app, flags  # here: the commands with argparse answer sooner without
+    from absl import app, flags, logging  # here: the commands with argparse answer sooner without
 
     def parse(args: Sequence[str]) -> list[str]:
         try:
@@ -41,17 +41,43 @@ def start(
         except SystemExit:  # of --help, which absl counts as a failure
             sys.exit(0)
 
-    def run() -> int:
-        app.run(main, argv=list(argv), flags_parser=parse)
+    def run_main(args: Sequence[str]) -> int:
+        logging.set_verbosity(logging.WARNING)  # the GL libraries report each step of theirs
+        return main(args)
 
-    prepare_streams()
-    let_threads_sleep()
-    collect_less_often()
-    keep_freed_memory()
-    define_flags()
-    app.define_help_flags()
-    log_to_stderr(name)
+    def run() -> int:
+        let_threads_sleep()
+        collect_less_often()
+        keep_freed_memory()
+        define_flags()
+        app.define_help_flags()
+        log_to_stderr(name)
+        app.run(run_main, argv=list(argv), flags_parser=parse)
+
     finish(name, run)
+
+
+def refuse_arguments(argv: Sequence[str]) -> None:
+    """Refuses arguments after the flags, for a command that takes none.
+
+    Raises:
+        ValueError: naming the first one.
+    """
+    if len(argv) > 1:
+        raise ValueError(f"unknown argument {argv[1]!r}; see --help")
+
+
+def load_torch_on_one_thread() -> None:
+    """Imports torch, before anything that loads mujoco, for a command that acts on one observation at a time.
+
+    Threads for that cost 20 times as much on a busy machine.
+    """
+    from rlhive import load_torch
+
+    load_torch()
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def finish(name: str, main: Callable[[], int]) -> NoReturn:
@@ -120,7 +146,7 @@ def leave(code: int) -> NoReturn:
 
 
 def prepare_streams() -> None:
-    """Stdout and stderr are there, take every character, and stderr may lose its reader; twice is as once."""
+    """Stdout and stderr are there, take every character, and stderr may lose its reader."""
     replace_closed_streams()
     escape_what_cannot_be_shown()
     spare_stderr()
@@ -170,8 +196,7 @@ class _SparedStream:
 
 def spare_stderr() -> None:
     """Lets the command go on where what it says cannot be written: the terminal is gone, the disk of a log is full."""
-    if not isinstance(sys.stderr, _SparedStream):
-        sys.stderr = _SparedStream(sys.stderr)
+    sys.stderr = _SparedStream(sys.stderr)
 
 
 def let_threads_sleep() -> None:

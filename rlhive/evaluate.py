@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags, logging
+from absl import flags
 
 from rlhive import load_torch
-from rlhive.command import start
+from rlhive.command import load_torch_on_one_thread, refuse_arguments, start
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,14 +58,10 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command."""
-    logging.set_verbosity(logging.WARNING)  # the GL libraries report each step of theirs
-    if len(argv) > 1:
-        raise ValueError(f"unknown argument {argv[1]!r}; see --help")
+    refuse_arguments(argv)
     video = Path(FLAGS.video) if FLAGS.video else None
     check_input(Path(FLAGS.run_dir), video, FLAGS.cameras)
-    import torch  # only now, and before anything that loads mujoco
-
-    torch.set_num_threads(1)  # on a busy machine threads for one observation at a time cost 20 times as much
+    load_torch_on_one_thread()
     stochastic = FLAGS.stochastic or FLAGS.deterministic is False
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the report alone
         report = evaluate(

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from absl import flags, logging
+from absl import flags
 
 from rlhive import load_torch
 from rlhive.command import start
@@ -33,7 +33,6 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command."""
-    logging.set_verbosity(logging.WARNING)
     if len(argv) != 2:
         raise ValueError("name one directory to write, such as `--run_dir=runs/reach policies/reach`")
     if not Path(FLAGS.run_dir).is_dir():

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from rlhive.command import INTERRUPTED, start
+from rlhive.command import INTERRUPTED, refuse_arguments, start
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
@@ -48,8 +48,7 @@ def expand_gin_flags(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; the exit code is 0, or 130 where the run was stopped before its end."""
-    if len(argv) > 1:
-        raise ValueError(f"unknown argument {argv[1]!r}; see --help")
+    refuse_arguments(argv)
     check_flags(FLAGS.gin_file, FLAGS.run_dir, FLAGS.resume)
     return run(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.run_dir, resume=FLAGS.resume)
 

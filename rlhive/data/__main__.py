@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from absl import flags, logging
+from absl import flags
 
-from rlhive.command import start
+from rlhive.command import load_torch_on_one_thread, start
 from rlhive.suggest import suggest
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _record(out: str) -> str:
     _check_new(out)
     if FLAGS.policy not in ("random", "zero") and not Path(FLAGS.policy).is_dir():
         raise ValueError(f"--policy={FLAGS.policy}: must be random, zero, or a directory that exists")
-    _import_torch()
+    load_torch_on_one_thread()
     from rlhive.data.record import record
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -122,7 +122,7 @@ def _convert_flags() -> None:
 
 def _convert(source: str, out: str) -> str:
     _check_new(out, "" if FLAGS.to == "minari" else ".h5")
-    _import_torch()
+    load_torch_on_one_thread()
     from rlhive.data.convert import convert
 
     count, damaged = convert(source, out, FLAGS.to, skip_damaged=FLAGS.skip_damaged)
@@ -144,7 +144,7 @@ def _replay(path: str) -> str:
         check_name(FLAGS.env)
     if FLAGS.out is not None:
         _check_new(FLAGS.out)
-    _import_torch()
+    load_torch_on_one_thread()
     from rlhive.data.replay import format_drifts, played_in, replay
 
     pixels = _chosen_images(played_in(path, FLAGS.env))
@@ -168,7 +168,6 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command."""
-    logging.set_verbosity(logging.WARNING)  # the GL libraries report each step of theirs
     if len(argv) < 2:
         raise ValueError(f"say what to do, one of {', '.join(TASKS)}; see --help")
     name, *arguments = argv[1:]
@@ -185,12 +184,6 @@ def _check_new(path: str, suffix: str = ".h5") -> None:
     if not path.endswith(suffix) or not Path(path).resolve().parent.is_dir() or Path(path).exists():
         ending = f" ending in {suffix}" if suffix else ""
         raise ValueError(f"{path}: must be a new name{ending} in a directory that exists")
-
-
-def _import_torch() -> None:
-    import torch  # only now, and before anything that loads mujoco
-
-    torch.set_num_threads(1)
 
 
 if __name__ == "__main__":

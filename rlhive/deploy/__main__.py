@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
-from absl import flags, logging
+from absl import flags
 
-from rlhive.command import start
+from rlhive.command import load_torch_on_one_thread, refuse_arguments, start
 
 if TYPE_CHECKING:
     from rlhive.deploy.loop import Report
@@ -67,8 +67,7 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command."""
-    if len(argv) > 1:
-        raise ValueError(f"unknown argument {argv[1]!r}; see --help")
+    refuse_arguments(argv)
     if FLAGS.recover is not None:
         return _recover(FLAGS.recover)
     settings = _settings()
@@ -104,10 +103,7 @@ def _settings() -> Settings:
 
 def _deploy(settings: Settings) -> Report:
     os.environ.setdefault("ROBOHIVE_VERBOSITY", "WARN" if FLAGS.hardware else "SILENT")
-    logging.set_verbosity(logging.WARNING)  # the GL libraries report each step of theirs
-    import torch  # only now, and before anything that loads mujoco
-
-    torch.set_num_threads(1)
+    load_torch_on_one_thread()
     from rlhive.deploy.connecting import connect, simulate
     from rlhive.deploy.loop import run
     from rlhive.deploy.settings import check_settings
