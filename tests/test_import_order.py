@@ -77,3 +77,14 @@ def test_rlhive_imports_torch_but_nothing_that_draws():
     loaded = finished.stdout.split()
     assert "torch" in loaded
     assert not {"mujoco", "OpenGL", "dm_control", "robohive"} & set(loaded)
+
+
+def test_packages_list_their_names_before_they_load_them():
+    packages = "rlhive.data, rlhive.deploy, rlhive.envs, rlhive.policy_fn"
+    code = f"""import sys, {packages}
+for package in ({packages}):
+    print(package.__name__, set(package.__all__) - set(dir(package)), "__file__" in dir(package))
+print({{"gin", "h5py", "mujoco", "robohive", "torchrl"}} & set(sys.modules))
+"""
+    listed = [f"{name} set() True" for name in packages.split(", ")]
+    assert python(code).stdout.splitlines() == [*listed, "set()"]

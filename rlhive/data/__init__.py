@@ -1,14 +1,13 @@
 """Recorded episodes: RoboHive's Trace, RoboSet and Minari, and transitions made of them; names load on first use."""
 
-from importlib import import_module
-from typing import Any
+from rlhive.lazy import attach
 
-_HOME = {"load_dataset": "cache", "Dataset": "dataset", "DatasetSpec": "dataset", "Episode": "episode"}
+_HOME = {
+    "load_dataset": "rlhive.data.cache",
+    "Dataset": "rlhive.data.dataset",
+    "DatasetSpec": "rlhive.data.dataset",
+    "Episode": "rlhive.data.episode",
+}
 
 __all__ = [*_HOME]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__ = attach(__name__, _HOME)

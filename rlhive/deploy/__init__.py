@@ -1,21 +1,15 @@
 """A trained policy in a control loop, on a RoboHive robot or its simulation; names load on first use."""
 
-from importlib import import_module
-from typing import Any
+from rlhive.lazy import attach
 
 _HOME = {
-    "run": "loop",
-    "Report": "loop",
-    "Settings": "settings",
-    "FaultError": "safety",
-    "connect": "connecting",
-    "simulate": "connecting",
+    "run": "rlhive.deploy.loop",
+    "Report": "rlhive.deploy.loop",
+    "Settings": "rlhive.deploy.settings",
+    "FaultError": "rlhive.deploy.safety",
+    "connect": "rlhive.deploy.connecting",
+    "simulate": "rlhive.deploy.connecting",
 }
 
 __all__ = [*_HOME]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__ = attach(__name__, _HOME)

@@ -1,7 +1,6 @@
 """Policies: networks as pure functions, exploration, loading what was trained; names load on first use."""
 
-from importlib import import_module
-from typing import Any
+from rlhive.lazy import attach
 
 _HOME = {
     "load": "rlhive.policy_fn.loading",
@@ -11,9 +10,4 @@ _HOME = {
 }
 
 __all__ = [*_HOME]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+__getattr__, __dir__ = attach(__name__, _HOME)
