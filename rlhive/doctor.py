@@ -9,8 +9,6 @@ import argparse
 import importlib.metadata
 import os
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +19,8 @@ from packaging.requirements import Requirement
 from rlhive import ffmpeg
 from rlhive.command import finish
 from rlhive.envs import simhive
+from rlhive.fresh_process import answer_of
+from rlhive.gl_backend import FAST_FLAGS, FAST_QUALITY
 from rlhive.paths import cache_dir, has_compiler
 
 OK, NOTE, FAIL = "ok", "note", "FAIL"
@@ -50,17 +50,17 @@ environment.step(environment.env.action_space.sample())
 _RENDER = """
 import sys, time, mujoco
 from OpenGL import GL
-path = sys.argv[1]
+path, flags, quality_of = sys.argv[1], sys.argv[2].split(), sys.argv[3].split()
 model = mujoco.MjModel.from_xml_path(path) if path else mujoco.MjModel.from_xml_string("<mujoco/>")
 data = mujoco.MjData(model)
 mujoco.mj_forward(model, data)
 took = []
 for quality in ("full", "fast"):
-    if quality == "fast":
-        model.vis.quality.offsamples = 0
+    for name in quality_of if quality == "fast" else ():
+        setattr(model.vis.quality, name, 0)
     with mujoco.Renderer(model, 240, 320) as renderer:
-        for flag in ("SHADOW", "REFLECTION", "SKYBOX") if quality == "fast" else ():
-            renderer.scene.flags[getattr(mujoco.mjtRndFlag, "mjRND_" + flag)] = False
+        for flag in flags if quality == "fast" else ():
+            renderer.scene.flags[getattr(mujoco.mjtRndFlag, flag)] = False
         for _ in range(2):
             start = time.perf_counter()
             renderer.update_scene(data)
@@ -204,7 +204,7 @@ def check_rendering() -> Iterator[Finding]:
     path = str(simhive.robohive_directory() / scene) if _models_found() else ""
     working = []
     for backend, package in (("egl", "libegl1 libgl1-mesa-dri"), ("osmesa", "libosmesa6")):
-        good, answer = _probe(_RENDER, path, MUJOCO_GL=backend)
+        good, answer = _probe(_RENDER, path, " ".join(FAST_FLAGS), " ".join(FAST_QUALITY), MUJOCO_GL=backend)
         working += [backend] * good
         fix = "" if good else f"only images and videos need it: `apt-get install {package}`"
         yield Finding(
@@ -263,17 +263,7 @@ def _models_found() -> bool:
 
 
 def _probe(code: str, *arguments: str, **environment: str) -> tuple[bool, str]:
-    """Run code in a fresh process: whether it ended well, and its last line of output or of error."""
-    command = [sys.executable, "-c", code, *arguments]
-    variables = {**os.environ, **environment}
-    try:
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=_PROBE_SECONDS)
-    except subprocess.TimeoutExpired:
-        return False, f"no answer in {_PROBE_SECONDS:.0f} s"
-    if done.returncode < 0:
-        return False, f"crashed ({signal.Signals(-done.returncode).name})"
-    lines = (done.stderr if done.returncode else done.stdout).strip().splitlines()
-    return done.returncode == 0, lines[-1] if lines else ""
+    return answer_of(code, *arguments, seconds=_PROBE_SECONDS, **environment)
 
 
 def main() -> int:

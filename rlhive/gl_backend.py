@@ -1,4 +1,4 @@
-"""What MUJOCO_GL may say. Free of what takes long to import, and of mujoco, which reads it when it is."""
+"""What MUJOCO_GL may say, and what fast drawing is. Free of what takes long to import, and of mujoco."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 DRAWING = ("egl", "osmesa", "glfw")
 _BLIND = ("off", "disable", "disabled", "false", "0")
 _GLFW = ("on", "enable", "enabled", "true", "1")  # what the two libraries call it besides
+# What "fast" images leave out: flags of MuJoCo's scenes, and fields of `model.vis.quality` that are 0.
+FAST_FLAGS = ("mjRND_SHADOW", "mjRND_REFLECTION", "mjRND_SKYBOX")
+FAST_QUALITY = ("offsamples", "shadowsize")
 
 
 def check_backend(*, draws: bool) -> str:

@@ -20,6 +20,7 @@ from rlhive.doctor import (
     examine,
 )
 from rlhive.envs import simhive
+from rlhive.fresh_process import answer_of
 
 COMMAND = [sys.executable, "-m", "rlhive.doctor"]
 
@@ -122,6 +123,21 @@ def test_a_cache_without_the_models_is_noted_and_nothing_is_installed(monkeypatc
     assert [finding.state for finding in steps] == ["ok"]
     assert not (tmp_path / "cache").exists()
     assert (simhive.robohive_directory() / "simhive").resolve() == there
+
+
+@pytest.mark.parametrize(
+    ("code", "answer"),
+    [
+        ("import os; print(1); print(os.environ['A'])", (True, "b")),
+        ("pass", (True, "")),
+        ("print(1); raise ValueError('why')", (False, "ValueError: why")),
+        ("raise SystemExit(3)", (False, "exit code 3")),
+        ("import os; os.abort()", (False, "crashed (SIGABRT)")),
+        ("import time; time.sleep(60)", (False, "no answer in 1 s")),
+    ],
+)
+def test_code_in_a_process_of_its_own_answers_in_one_line(code, answer):
+    assert answer_of(code, seconds=1 if "sleep" in code else 60, A="b") == answer
 
 
 @pytest.mark.parametrize("slow", [True, False])

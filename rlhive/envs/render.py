@@ -7,17 +7,16 @@ import contextlib
 import functools
 import importlib
 import os
-import subprocess
-import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.pixels import no_camera
-from rlhive.gl_backend import check_backend
+from rlhive.fresh_process import answer_of
+from rlhive.gl_backend import FAST_FLAGS, FAST_QUALITY, check_backend
 
 BACKENDS = ("egl", "osmesa")
 MAX_RENDERERS = 4  # processes that draw, so GL contexts, at once; many at once have hung on a GPU
@@ -54,14 +53,8 @@ def choose_backend() -> str:
 
 def _try(backend: str) -> str:
     """What is wrong with `backend` here, in one line; empty when it works."""
-    command = [sys.executable, "-c", _TRY.format(backend)]
-    environment = {**os.environ, "MUJOCO_GL": backend}
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_TRY_SECONDS)
-    except subprocess.TimeoutExpired:
-        return f"no answer in {_TRY_SECONDS:.0f} s"
-    lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    return lines[-1] if done.returncode else ""
+    good, answer = answer_of(_TRY.format(backend), seconds=_TRY_SECONDS, MUJOCO_GL=backend)
+    return "" if good else answer
 
 
 @contextlib.contextmanager
@@ -127,7 +120,7 @@ class Renderer:
         self._context = _upload(model, height, width, quality)
         self._scene = mujoco.MjvScene(model, _MAX_GEOMS)
         if quality == "fast":
-            for flag in ("mjRND_SHADOW", "mjRND_REFLECTION", "mjRND_SKYBOX"):
+            for flag in FAST_FLAGS:
                 self._scene.flags[getattr(mujoco.mjtRndFlag, flag)] = False
         self._camera = mujoco.MjvCamera()
         self._frame = mujoco.MjrRect(0, 0, width, height)
@@ -246,17 +239,25 @@ def _upload(model: Any, height: int, width: int, quality: str) -> Any:
     """
     import mujoco
 
-    size, drawing = model.vis.global_, model.vis.quality
-    before = size.offheight, size.offwidth, drawing.offsamples, drawing.shadowsize
-    size.offheight, size.offwidth = height, width
-    if quality == "fast":
-        drawing.offsamples = drawing.shadowsize = 0
-    try:
+    size = {"offheight": height, "offwidth": width}
+    drawing = dict.fromkeys(FAST_QUALITY if quality == "fast" else (), 0)
+    with _changed(model.vis.global_, size), _changed(model.vis.quality, drawing):
         context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
-    finally:
-        size.offheight, size.offwidth, drawing.offsamples, drawing.shadowsize = before
     context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
     return context
+
+
+@contextlib.contextmanager
+def _changed(settings: Any, values: Mapping[str, int]) -> Iterator[None]:
+    """Settings of a model with other values meanwhile."""
+    before = {name: getattr(settings, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(settings, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(settings, name, value)
 
 
 def _free(gl: Any, context: Any) -> None:
