@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 from attrs import validators as v
 
 import gin
@@ -180,10 +181,15 @@ class TrainConfig:
     init_from: str | None = attrs.field(default=None, validator=v.optional(v.instance_of(str)))
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether the learner is on a GPU."""
+        return torch.device(self.device).type == "cuda"
+
+    @property
     def compiles(self) -> bool:
         """Whether the update is compiled; it depends on nothing but the configuration and the machine."""
         if self.compile is None:
-            least = COMPILE_FROM_UPDATES if self.device == "cpu" else COMPILE_FROM_UPDATES_ON_GPU
+            least = COMPILE_FROM_UPDATES_ON_GPU if self.on_gpu else COMPILE_FROM_UPDATES
             return has_compiler() and self.total_steps * self.updates_per_step >= least
         return self.compile
 

@@ -277,19 +277,19 @@ def share_cores(config: TrainConfig) -> str:
 
     cores = len(os.sched_getaffinity(0))
     if ALGORITHMS[config.algorithm].offline:
-        return f"{cores} cores: updates on {_learner(config.device)}, evaluations between them"
+        return f"{cores} cores: updates on {_learner(config)}, evaluations between them"
     draws = config.pixels is not None
     workers = worker_count(config.num_workers, config.num_seeds * config.num_envs, draws=draws)
     if "OMP_NUM_THREADS" not in os.environ and draws:
         torch.set_num_threads(max(1, cores - workers))
     where = f"in {workers} worker(s)" if workers else "in this process"
-    return f"{cores} cores: environments step {where}, updates on {_learner(config.device)}"
+    return f"{cores} cores: environments step {where}, updates on {_learner(config)}"
 
 
-def _learner(device: str) -> str:
+def _learner(config: TrainConfig) -> str:
     import torch
 
-    return f"{torch.get_num_threads()} thread(s)" if device == "cpu" else device
+    return config.device if config.on_gpu else f"{torch.get_num_threads()} thread(s)"
 
 
 def default_run_dir(config: TrainConfig) -> Path:

@@ -20,6 +20,7 @@ from rlhive.config import (
 from rlhive.config_errors import finite
 from rlhive.core.env_spec import EnvSpec
 from rlhive.policy_fn import exploration
+from rlhive.train import share_cores
 
 SPEC = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
 
@@ -571,8 +572,19 @@ def test_a_run_that_goes_on_needs_no_run_to_begin_with(tmp_path):
     assert load_config([path]).init_from == "/nonexistent"
 
 
-@pytest.mark.parametrize(("device", "least"), [("cpu", 10_000), ("cuda", 2_000)])
+@pytest.mark.parametrize(
+    ("device", "least"), [("cpu", 10_000), ("cpu:0", 10_000), ("cuda", 2_000), ("cuda:1", 2_000)]
+)
 def test_the_update_is_compiled_where_that_pays(device, least):
     config = attrs.evolve(load(f"TOTAL_STEPS={least}"), device=device)
     assert config.compiles and not attrs.evolve(config, total_steps=least - 1).compiles
     assert not attrs.evolve(config, compile=False).compiles
+
+
+@pytest.mark.parametrize(
+    ("device", "is_one"), [("cpu", False), ("cpu:0", False), ("cuda", True), ("cuda:1", True)]
+)
+def test_a_gpu_is_one_by_whatever_number(device, is_one):
+    config = attrs.evolve(load(), device=device)
+    assert config.on_gpu == is_one
+    assert ("thread(s)" in share_cores(config)) != is_one

@@ -78,15 +78,15 @@ def make_learner(config: TrainConfig, spec: EnvSpec, encoder: Encoder | None = N
     def draw(source: Source) -> Noise:
         return algorithm.draw_noise(source, network, config.batch_size)
 
-    if by_key := torch.device(config.device).type != "cpu":
+    if config.on_gpu:
         train_step = draw_by_key(train_step, draw)
 
     def draw_loss_noise(generators: Generators) -> Noise:
         streams = [of_seed["loss"] for of_seed in generators]
-        noise = keys_of(streams) if by_key else draw(streams)
+        noise = keys_of(streams) if config.on_gpu else draw(streams)
         if learns is not None:
             noise.update(stack_seeds([draw_shifts(stream, config.batch_size) for stream in streams]))
-        return to_device(noise, config.device) if by_key else noise
+        return to_device(noise, config.device) if config.on_gpu else noise
 
     update = traced_at_first_call(vmap(train_step), compile=config.compiles, name="the update")
     compiles = config.compiles and learns is None and _act_compiles_alike(network, config.num_envs)

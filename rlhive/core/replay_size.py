@@ -27,7 +27,6 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
     env = spec.env
     check_capacity(replay.capacity, config.num_envs, env.max_episode_steps or 0)
     learns = spec.encoder is not None and not spec.encoder.frozen
-    on_gpu = torch.device(config.device).type == "cuda"
     size = replay_bytes(
         spec.network.observation_dim if not learns else env.observation_dim,
         env.action_dim,
@@ -38,7 +37,13 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
         prioritized=replay.prioritized,
         image_bytes=math.prod(env.pixels.shape) if learns and env.pixels is not None else 0,
     )
-    where = "on disk" if replay.scratch_dir is not None else "of memory on the GPU" if on_gpu else "of memory"
+    where = (
+        "on disk"
+        if replay.scratch_dir is not None
+        else "of memory on the GPU"
+        if config.on_gpu
+        else "of memory"
+    )
     logger.info(
         "the replay of %d steps of %d seed(s) takes %.2f GB %s",
         min(replay.capacity, config.total_steps),
@@ -47,7 +52,9 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
         where,
     )
     if replay.scratch_dir is None and size > (free := free_memory(config.device)):
-        remedy = "lower replay.capacity" + ("" if on_gpu else ", or keep it on disk with replay.scratch_dir")
+        remedy = "lower replay.capacity" + (
+            "" if config.on_gpu else ", or keep it on disk with replay.scratch_dir"
+        )
         raise ValueError(
             f"the replay would take {size / GIGABYTE:.1f} GB, of {free / GIGABYTE:.1f} GB of free memory: {remedy}"
         )

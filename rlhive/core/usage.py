@@ -31,11 +31,9 @@ def record_usage(run: Run) -> None:
     if workers:
         with contextlib.suppress(OSError):  # one may end meanwhile
             usage["worker_peak_memory_bytes"] = max(_peak_memory(str(worker.pid)) for worker in workers)
-    on_gpu = torch.device(run.config.device).type == "cuda"
-    if on_gpu and (
-        peak := torch.cuda.max_memory_reserved(run.config.device)
-    ):  # 0 where nothing was left to do
-        usage["gpu_peak_memory_bytes"] = peak  # with what graphs and the allocator keep for themselves
+    # With what graphs and the allocator keep for themselves; 0 where nothing was left to do.
+    if run.config.on_gpu and (peak := torch.cuda.max_memory_reserved(run.config.device)):
+        usage["gpu_peak_memory_bytes"] = peak
     write_usage(run.run_dir, usage)
 
 
