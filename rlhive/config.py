@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from attrs import validators as v
 import gin
 from rlhive import config_checks, config_unread
 from rlhive.config_errors import ConfigError, explain_gin, explain_value
+from rlhive.core.converters import integers
 from rlhive.core.optim import GradientTransformation, adam, cosine_schedule
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.replay import ReplayBuffer
@@ -77,10 +78,6 @@ def _at_least(minimum: float, kind: type | tuple[type, ...] = int) -> Any:
     return v.and_(v.instance_of(kind), v.not_(v.instance_of(bool)), v.ge(minimum))
 
 
-def _to_tuple(seeds: Iterable[int]) -> tuple[int, ...]:
-    return tuple(seeds)
-
-
 @attrs.frozen(kw_only=True)
 class TrainConfig:
     """Everything a training run needs, checked; counts of steps are environment steps per seed.
@@ -133,7 +130,7 @@ class TrainConfig:
     algorithm: str = attrs.field(default="sac", validator=v.in_(tuple(ALGORITHMS)))
     seed: int = attrs.field(default=1, validator=_at_least(0))
     num_seeds: int = attrs.field(default=1, validator=v.and_(_at_least(1), v.le(MAX_SEEDS)))
-    seeds: tuple[int, ...] = attrs.field(default=(), converter=_to_tuple, validator=v.max_len(MAX_SEEDS))
+    seeds: tuple[int, ...] = attrs.field(default=(), converter=integers, validator=v.max_len(MAX_SEEDS))
     num_envs: int = attrs.field(default=1, validator=_at_least(1))
     total_steps: int = attrs.field(default=20_000, validator=_at_least(1))
     device: str = attrs.field(default="cpu", validator=v.instance_of(str))

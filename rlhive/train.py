@@ -105,9 +105,9 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
     from rlhive.config import configured_seeds, load_config
     from rlhive.report import write_arrays, write_report
 
-    own = str(Path(str(run_dir)) / "config.gin")
-    before = configured_seeds(own) if resume else ()
-    config = load_config(list(gin_files) or [own], bindings)
+    own = [] if run_dir is None else [Path(run_dir) / "config.gin"]
+    before = configured_seeds(own[0]) if resume else ()
+    config = load_config(list(gin_files) or own, bindings)
     directory = Path(run_dir) if run_dir else default_run_dir(config)
     directory.mkdir(parents=True, exist_ok=run_dir is not None)
     flag = shlex.quote(f"--run_dir={directory}")

@@ -29,8 +29,7 @@ def constant_schedule(learning_rate: float) -> Schedule:
     Raises:
         ValueError: if it is not positive and finite.
     """
-    if not 0.0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
+    _check_learning_rate(learning_rate)
     return lambda count: learning_rate
 
 
@@ -45,7 +44,7 @@ def cosine_schedule(learning_rate: float, decay_updates: int, final_fraction: fl
     Raises:
         ValueError: if a value is out of its range.
     """
-    constant_schedule(learning_rate)
+    _check_learning_rate(learning_rate)
     if not decay_updates >= 1:
         raise ValueError(f"cosine_schedule.decay_updates must be at least 1, got {decay_updates}")
     if not 0.0 <= final_fraction <= 1.0:
@@ -57,6 +56,11 @@ def cosine_schedule(learning_rate: float, decay_updates: int, final_fraction: fl
         return learning_rate * (final_fraction + (1.0 - final_fraction) * cosine)
 
     return schedule
+
+
+def _check_learning_rate(learning_rate: float) -> None:
+    if not 0.0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
 
 
 def adam(

@@ -39,7 +39,7 @@ def tanh_normal_sample(
     """
     latent = loc + scale * noise
     log_prob = _normal_log_prob(noise, scale) - _log_squash_slope(latent, low, high)
-    return _squash(latent, low, high), log_prob.sum(-1)
+    return tanh_normal_mode(latent, low, high), log_prob.sum(-1)
 
 
 def tanh_normal_log_prob(action: Tensor, loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -51,13 +51,9 @@ def tanh_normal_log_prob(action: Tensor, loc: Tensor, scale: Tensor, low: Tensor
 
 
 def tanh_normal_mode(loc: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The deterministic action `[..., A]`: the squashed mean."""
-    return _squash(loc, low, high)
-
-
-def _squash(latent: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The deterministic action `[..., A]`: the mean, squashed by tanh into `[low, high]`."""
     # Rounding may leave the interval by one ulp, which a robot's limit check would refuse; NaN stays NaN.
-    return torch.clamp(0.5 * (high + low) + 0.5 * (high - low) * torch.tanh(latent), low, high)
+    return torch.clamp(0.5 * (high + low) + 0.5 * (high - low) * torch.tanh(loc), low, high)
 
 
 def _normal_log_prob(noise: Tensor, scale: Tensor) -> Tensor:

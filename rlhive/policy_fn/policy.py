@@ -174,12 +174,9 @@ class Policy:
         noise: Tensor | None = None,
     ) -> Tensor:
         """As `apply`, but the next K actions `[B, K, A]`, for noise `[B, K, A]`."""
-        x = self._input(params, env_state, observation)
-        return self.spec.network.plan(params["actor"], x, noise)
-
-    def _input(self, params: Params, env_state: EnvState, observation: Tensor | TensorDict) -> Tensor:
         seen = TensorDict({"observation": observation}) if isinstance(observation, Tensor) else observation
-        return network_input(self.spec.encoder, params, env_state, seen)
+        x = network_input(self.spec.encoder, params, env_state, seen)
+        return self.spec.network.plan(params["actor"], x, noise)
 
     def __reduce__(self) -> tuple[type[Policy], tuple[RunSpec, Params, EnvState]]:
         return Policy, (
