@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhive.core.replay_size import replay_bytes
+from rlhive.core.replay import ReplayBuffer
 
 ENV_NAME = "FrankaReachRandom-v0"
 STEPS = int(os.environ.get("STEPS", "20000"))
@@ -115,7 +115,7 @@ def test_memory_of_seeds(tmp_path, benchmark):
         trees = sum(
             path.stat().st_size for path in (run_dir / "checkpoints" / str(steps)).rglob("*.safetensors")
         )
-        replay = replay_bytes(21, 9, capacity=steps, num_seeds=num_seeds)
+        replay = ReplayBuffer(steps, num_seeds=num_seeds).nbytes(21, 9)
         rows.append((num_seeds, usage["peak_memory_bytes"], trees + replay))
         print(
             f"\n{num_seeds} seed(s): {rows[-1][1] / 1e6:.0f} MB, trees and replay {rows[-1][2] / 1e6:.1f} MB"

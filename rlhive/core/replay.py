@@ -37,8 +37,8 @@ class ReplayBuffer:
         num_envs: E, environments per seed.
         scratch_dir: keeps the transitions in memory-mapped files in this directory, its own, instead of in memory.
         device: where the transitions are kept and minibatches come out.
-        total_steps: transitions per seed that will ever come, at least 1; room for more is made for priorities alone.
-            None: more than `capacity`.
+        total_steps: transitions per seed that will ever come, at least 1; there is room for no more. None: more than
+            `capacity`.
         n_step: rewards summed per transition; a window ends at the end of its episode and at the newest row.
         gamma: discount of that sum, the loss's own; needed when `n_step > 1`.
         prioritized: samples by the last TD error (https://arxiv.org/abs/1511.05952) instead of uniformly.
@@ -92,10 +92,28 @@ class ReplayBuffer:
         self._flat_rows = self._rows  # the same, each [T * S * E, ...]
         self._cursor = self._num_rows = 0
         self.prioritized = prioritized
-        size = self._max_rows * num_envs
+        size = self._allocated_rows * num_envs
         self._priorities = [
             PrioritySampler(size, alpha, beta) for _ in range(num_seeds if prioritized else 0)
         ]
+
+    @property
+    def num_seeds(self) -> int:
+        """S, of the seeds that it goes on with."""
+        return self._batch_size[0]
+
+    def nbytes(self, observation_dim: int, action_dim: int, *, image_bytes: int = 0) -> int:
+        """Bytes that it takes in the end, of float32 observations and actions and of images as they are.
+
+        Args:
+            observation_dim: O.
+            action_dim: A.
+            image_bytes: of the images of a step.
+        """
+        transition = 4 * (2 * observation_dim + action_dim + 1) + 2 + 2 * image_bytes
+        size = self._allocated_rows * self.num_envs
+        trees = 2 * 4 * 2 * (1 << (size - 1).bit_length()) if self.prioritized else 0
+        return self.num_seeds * (size * transition + trees)
 
     def __len__(self) -> int:
         """Transitions stored per seed."""

@@ -27,29 +27,18 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
     env = spec.env
     check_capacity(replay.capacity, config.num_envs, env.max_episode_steps or 0)
     learns = spec.encoder is not None and not spec.encoder.frozen
-    size = replay_bytes(
-        spec.network.observation_dim if not learns else env.observation_dim,
+    size = replay.nbytes(
+        env.observation_dim if learns else spec.network.observation_dim,
         env.action_dim,
-        capacity=replay.capacity,
-        total_steps=config.total_steps,
-        num_seeds=config.num_seeds,
-        num_envs=config.num_envs,
-        prioritized=replay.prioritized,
         image_bytes=math.prod(env.pixels.shape) if learns and env.pixels is not None else 0,
     )
-    where = (
-        "on disk"
-        if replay.scratch_dir is not None
-        else "of memory on the GPU"
-        if config.on_gpu
-        else "of memory"
-    )
+    memory = "of memory on the GPU" if config.on_gpu else "of memory"
     logger.info(
         "the replay of %d steps of %d seed(s) takes %.2f GB %s",
         min(replay.capacity, config.total_steps),
-        config.num_seeds,
+        replay.num_seeds,
         size / GIGABYTE,
-        where,
+        memory if replay.scratch_dir is None else "on disk",
     )
     if replay.scratch_dir is None and size > (free := free_memory(config.device)):
         remedy = "lower replay.capacity" + (
@@ -80,22 +69,3 @@ def free_memory(device: str = "cpu") -> int:
     with open("/proc/meminfo") as file:
         kilobytes = dict(line.split(":") for line in file)
     return 1024 * int(kilobytes["MemAvailable"].split()[0])
-
-
-def replay_bytes(
-    observation_dim: int,
-    action_dim: int,
-    *,
-    capacity: int,
-    total_steps: int | None = None,
-    num_seeds: int = 1,
-    num_envs: int = 1,
-    prioritized: bool = False,
-    image_bytes: int = 0,
-) -> int:
-    """Bytes that a `ReplayBuffer` of float32 observations and actions, and of images as they are, takes in the end."""
-    transition = 4 * (2 * observation_dim + action_dim + 1) + 2 + 2 * image_bytes
-    size = capacity // num_envs * num_envs
-    trees = 2 * 4 * 2 * (1 << (size - 1).bit_length()) if prioritized else 0
-    steps = size if total_steps is None else min(size, math.ceil(total_steps / num_envs) * num_envs)
-    return num_seeds * (steps * transition + trees)

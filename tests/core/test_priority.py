@@ -32,6 +32,14 @@ def test_equals_torchrl(num):
     torch.testing.assert_close(weight, info["priority_weight"])
 
 
+@pytest.mark.parametrize("num", [1, 5, 10, 64, 100])
+def test_draws_do_not_depend_on_how_many_there_can_be(num):
+    for filled in range(1, num + 1):
+        priority = torch.randn(filled, generator=generator(filled)).mul(10.0).exp()
+        exact, roomy = (ours(priority, size).sample(generator(3), 64, filled) for size in (num, 1000))
+        assert torch.equal(exact[0], roomy[0]) and torch.equal(exact[1], roomy[1])
+
+
 def test_one_transition_is_drawn_and_saved_like_several():
     sampler = ours([4.0, 1.0])
     index, weight = sampler.sample(generator(), 1, 2)

@@ -8,7 +8,6 @@ from tensordict import TensorDict
 from torchrl.data.postprocs import MultiStep
 
 from rlhive.core.replay import ReplayBuffer
-from rlhive.core.replay_size import replay_bytes
 
 NEXT_OBS, REWARD, TERMINATED, DONE = (
     ("next", key) for key in ("observation", "reward", "terminated", "done")
@@ -154,7 +153,8 @@ def test_memory_mapped_equals_memory(tmp_path):
 def test_replay_bytes(prioritized):
     buffer = filled(1, 1000, num_seeds=2, num_envs=3)
     stored = sum(rows.nbytes for rows in buffer._rows.values())
-    expected = replay_bytes(2, 1, capacity=1000, num_seeds=2, num_envs=3, prioritized=prioritized)
+    whole = ReplayBuffer(1000, num_seeds=2, num_envs=3, prioritized=prioritized)
+    expected = whole.nbytes(2, 1)
     assert stored == 2 * 999 * (4 * 6 + 2)
     assert expected - stored == (2 * 2 * 2 * 1024 * 4 if prioritized else 0)
 

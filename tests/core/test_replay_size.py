@@ -26,13 +26,15 @@ def clear(tmp_path, monkeypatch):
     gin.clear_config()
 
 
-def check(env, name, *bindings):
+def check(env, name, *bindings, num_seeds=None):
     weights = ["r3m.weights='random'"] if "r3m" in name else []
     config = load_config([name], [*weights, *bindings])
     encoder = config.make_encoder()
     spec = attrs.evolve(env, pixels=None if encoder is None else ONE_CAMERA)
     network = config.make_network(spec, feature_dim=feature_dim(encoder, spec.pixels))
-    replay = config.make_replay(num_seeds=config.num_seeds, num_envs=1, device="cpu")
+    replay = config.make_replay(
+        num_seeds=num_seeds or config.num_seeds, num_envs=1, device="cpu", total_steps=config.total_steps
+    )
     check_replay(replay, config, new_run_spec("sac", spec, network, config.seeds, encoder))
 
 
@@ -45,6 +47,12 @@ def test_the_memory_of_a_run_is_said(name, image, franka_spec, caplog):
         check(franka_spec, name, "TOTAL_STEPS=100000", "NUM_SEEDS=2", "replay.scratch_dir='scratch'")
     size = 2 * 100_000 * (TRANSITION + image) / 1e9
     assert f"the replay of 100000 steps of 2 seed(s) takes {size:.2f} GB on disk" in caplog.text
+
+
+def test_seeds_that_have_stopped_take_no_memory(franka_spec, caplog):
+    with caplog.at_level(logging.INFO, "rlhive"):
+        check(franka_spec, "sac.gin", "TOTAL_STEPS=100000", "NUM_SEEDS=2", num_seeds=1)
+    assert f"100000 steps of 1 seed(s) takes {100_000 * TRANSITION / 1e9:.2f} GB" in caplog.text
 
 
 def test_what_does_not_fit_is_refused_with_the_figure(franka_spec):
