@@ -157,23 +157,10 @@ def _merge_replays(path: Path, orders: dict[Path, list[int]], seeds: list[int]) 
     """Joins the seeds' transitions, and their priorities where there are some."""
     columns: dict[int, dict[str, torch.Tensor]] = {}
     header: dict[str, str] = {}
-    for run_dir, own in orders.items():
-        if not own:
-            continue
+    for run_dir in (run_dir for run_dir, own in orders.items() if own):
         tensors, header = read_replay(run_dir / "replay" / path.name)
-        names = seeds_of(header, own)
-        for index, seed in enumerate(names):
-            columns[seed] = {
-                n: tensor[:, [index]] for n, tensor in tensors.items() if not n.startswith("priorities.")
-            }
-            for name in ("leaves", "largest") if f"priorities.{index}.leaves" in tensors else ():
-                columns[seed][f"priorities.{name}"] = tensors[f"priorities.{index}.{name}"]
-    joined: dict[str, torch.Tensor] = {}
-    for name in columns[seeds[0]] if seeds else ():
-        if name.startswith("priorities."):
-            leaf = name.removeprefix("priorities.")
-            joined |= {f"priorities.{index}.{leaf}": columns[seed][name] for index, seed in enumerate(seeds)}
-        else:
-            joined[name] = torch.cat([columns[seed][name] for seed in seeds], dim=1)
-    if joined:
-        write_replay(path, joined, header, seeds)
+        for index, seed in enumerate(seeds_of(header)):
+            columns[seed] = {name: tensor[:, [index]] for name, tensor in tensors.items()}
+    names = columns[seeds[0]]
+    joined = {name: torch.cat([columns[seed][name] for seed in seeds], dim=1) for name in names}
+    write_replay(path, joined, header, seeds)

@@ -23,7 +23,8 @@ from rlhive.core.returns import n_step_return
 from rlhive.core.tree import Key, map_tree, send, unflatten
 from rlhive.core.types import Batch
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+LEAVES, LARGEST = "priorities.leaves", "priorities.largest"  # [T, S, E] and [1, S], in a file
 REWARD, DONE = ("next", "reward"), ("next", "done")
 KEYS = ("observation", "action", ("next", "observation"), REWARD, ("next", "terminated"), DONE)
 
@@ -239,9 +240,11 @@ class ReplayBuffer:
     def save(self, path: str | os.PathLike[str], seeds: Sequence[int]) -> None:
         """Writes the filled part, of these S seeds, to one safetensors file, in one step; without generators."""
         tensors = {_name(key): self._own(rows[: self._num_rows].cpu()) for key, rows in self._rows.items()}
-        for seed, sampler in enumerate(self._priorities):
-            leaves, largest = sampler.state(len(self))
-            tensors |= {f"priorities.{seed}.leaves": leaves, f"priorities.{seed}.largest": largest}
+        if self._priorities:
+            states = (sampler.state(len(self)) for sampler in self._priorities)
+            leaves, largest = (torch.stack(part, dim=-1) for part in zip(*states, strict=True))
+            shape = (self._num_rows, self.num_envs, self.num_seeds)
+            tensors |= {LEAVES: leaves.view(shape).mT.contiguous(), LARGEST: largest.unsqueeze(0)}
         header = self._header() | {"num_rows": str(self._num_rows), "cursor": str(self._cursor)}
         write_replay(path, tensors, header, seeds)
 
@@ -258,22 +261,23 @@ class ReplayBuffer:
                 raise ValueError(
                     f"{path} has {field} {header.get(field)}, but this replay buffer has {expected}"
                 )
-        saved = seeds_of(header, seeds)
-        if not set(seeds) <= set(saved) or header.get("num_seeds") != str(len(saved)):
-            raise ValueError(f"{path} is of {header.get('num_seeds')} seed(s), {saved}, not of {list(seeds)}")
+        saved = seeds_of(header)
+        if not set(seeds) <= set(saved):
+            raise ValueError(f"{path} is of {len(saved)} seed(s), {saved}, not of {list(seeds)}")
         order = [saved.index(seed) for seed in seeds]
         if (num_rows := int(header["num_rows"])) > self._allocated_rows:
             raise ValueError(
                 f"{path} has {num_rows * self.num_envs} transitions per seed, more than total_steps"
             )
         self._num_rows, self._cursor = num_rows, int(header["cursor"])
-        for index, sampler in zip(order, self._priorities, strict=False):
-            sampler.restore(*(tensors.pop(f"priorities.{index}.{name}") for name in ("leaves", "largest")))
+        if self._priorities:
+            leaves, largest = tensors.pop(LEAVES), tensors.pop(LARGEST)
+            for index, sampler in zip(order, self._priorities, strict=True):
+                sampler.restore(leaves[:, index].flatten(), largest[0, index].clone())
         if not self._num_rows:
             return
         if not self._rows:
-            names = (name for name in tensors if not name.startswith("priorities."))
-            first = {name: tensors[name][0, order] for name in names}
+            first = {name: rows[0, order] for name, rows in tensors.items()}
             self._allocate(TensorDict(first, batch_size=self._batch_size).unflatten_keys("."))
         for key, rows in self._rows.items():
             rows[: self._num_rows] = tensors.pop(_name(key))[:, order]

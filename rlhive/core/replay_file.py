@@ -1,4 +1,4 @@
-"""The file of a replay: its tensors `[T, S, E, ...]` by name, and a header that names the S seeds."""
+"""The file of a replay: its tensors, `[T, S, E, ...]` or `[1, S]`, by name, and a header that names the S seeds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_replay(
     Raises:
         OSError: it cannot be written, as on a full disk.
     """
-    named = {**header, "num_seeds": str(len(seeds)), "seeds": json.dumps(list(seeds))}
+    named = {**header, "seeds": json.dumps(list(seeds))}
     with replacing(path) as beside:
         beside.touch()
         mode = beside.stat().st_mode
@@ -48,6 +48,6 @@ def read_replay(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[s
         raise ValueError(f"{path} is no whole safetensors file ({error}): was it cut short?") from error
 
 
-def seeds_of(header: Mapping[str, str], default: Sequence[int]) -> list[int]:
-    """The seeds in the order of the file; of files that do not name them, `default`."""
-    return json.loads(header["seeds"]) if "seeds" in header else list(default)
+def seeds_of(header: Mapping[str, str]) -> list[int]:
+    """The seeds in the order of the file."""
+    return json.loads(header["seeds"])
