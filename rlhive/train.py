@@ -179,7 +179,7 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     from rlhive.config import config_text
     from rlhive.core.files import write_text
     from rlhive.core.merge import ADDED, check_settings, is_under_way, merge_run, seeds_to_add
-    from rlhive.core.resume import counters_of
+    from rlhive.core.resume import progress_of
     from rlhive.core.run_spec import RunSpec
     from rlhive.core.usage import read_usage, write_usage
     from rlhive.curves import plot_curves
@@ -193,7 +193,7 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     if not under_way:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    if not (under_way and all("stopped_at" in of_seed for of_seed in counters_of(folder).values())):
+    if not (under_way and all("stopped_at" in of_seed for of_seed in progress_of(folder).values())):
         spec = RunSpec.from_json((directory / "spec.json").read_text(), directory / "spec.json")
         if not train(attrs.evolve(config, seeds=added), folder, resume=under_way, joins=spec):
             return False

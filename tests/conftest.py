@@ -95,7 +95,7 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
             seeds=seeds,
             rollout=make_rollout(seeds),
             generators=generators,
-            counters=[{"episodes": 7}] * len(seeds),
+            progress=[{"episodes": 7}] * len(seeds),
         )
         return Run(tmp_path / name, state, spec, tuple(seeds), generators)
 

@@ -11,7 +11,7 @@ from rlhive.config import ConfigError, load_config
 from rlhive.core import loop
 from rlhive.core.errors import LoadError
 from rlhive.core.evaluation import evaluation_seeds, run_episodes
-from rlhive.core.init_from import start_from
+from rlhive.core.init_from import latest_of, start_from
 from rlhive.core.run import open_run
 from rlhive.core.run_spec import RunSpec, new_run_spec
 from rlhive.core.tree import leaves, stack_seeds
@@ -211,8 +211,7 @@ def test_the_description_says_how_many(franka_spec):
     plain, chunked = (
         new_run_spec("bc", franka_spec, bc_network(franka_spec, chunk_size=size), (1,)) for size in (1, K)
     )
-    assert "chunk_size" not in plain.to_dict()["network"]  # as files of before have it
-    assert chunked.to_dict()["network"]["chunk_size"] == K
+    assert [spec.to_dict()["network"]["chunk_size"] for spec in (plain, chunked)] == [1, K]
     for spec in (plain, chunked):
         assert RunSpec.from_json(spec.to_json()) == spec
     with pytest.raises(LoadError, match="chunk_size"):
@@ -335,7 +334,8 @@ def test_sac_does_not_begin_with_a_plan(trained):
     spec = trained.spec
     network = actor_critic(spec.env, hidden_sizes=(16, 16))
     with pytest.raises(LoadError, match="its actor plans 4 actions at once, and sac needs 1"):
-        start_from(trained.state, trained.run_dir, new_run_spec("sac", spec.env, network, (3,)), (3,))
+        origin = latest_of(trained.run_dir)
+        start_from(trained.state, trained.run_dir, origin, new_run_spec("sac", spec.env, network, (3,)), (3,))
 
 
 def test_gradients_reach_every_step_of_a_plan():

@@ -298,7 +298,8 @@ def test_prioritized_replay_of_three_steps_mapped_into_memory(tmp_path, train_he
     assert len(replay(run_dir)["observation"]) == 120
     (path,) = (run_dir / "replay").glob("*.safetensors")
     leaves = load_file(path)["priorities.leaves"]
-    assert leaves.shape == (120, 1, 1) and leaves.unique().numel() > 20  # most transitions were drawn, and each has its own TD error
+    assert leaves.shape == (120, 1, 1)
+    assert leaves.unique().numel() > 20  # most transitions were drawn, and each has its own TD error
     assert load_checkpoint(run_dir, [1]).state["step"].item() == 20
 
 

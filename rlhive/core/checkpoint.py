@@ -33,7 +33,7 @@ class Checkpoint(NamedTuple):
         state: the train state `[S]`.
         rollout: where the training environments are, `[S]`.
         generators: for each name the generators' states, uint8, one per seed: `generator.set_state(...)`.
-        counters: as they were saved, one mapping per seed.
+        progress: as it was saved, one mapping per seed.
         step: environment steps per seed.
         spec: the run it is of.
     """
@@ -41,7 +41,7 @@ class Checkpoint(NamedTuple):
     state: TrainState
     rollout: TensorDict
     generators: dict[str, list[Tensor]]
-    counters: list[dict[str, Any]]
+    progress: list[dict[str, Any]]
     step: int
     spec: RunSpec
 
@@ -55,7 +55,7 @@ def save_checkpoint(
     seeds: Sequence[int],
     rollout: TensorDict,
     generators: Mapping[str, Sequence[Generator]],
-    counters: Sequence[Mapping[str, Any]],
+    progress: Sequence[Mapping[str, Any]],
 ) -> Path:
     """Writes the checkpoint of one step beside the others and then makes it the latest, each in one step.
 
@@ -67,7 +67,7 @@ def save_checkpoint(
         seeds: the S seeds, each once.
         rollout: where the training environments are, `[S]`.
         generators: by name, one generator per seed.
-        counters: plain JSON values, a mapping per seed.
+        progress: plain JSON values, a mapping per seed.
 
     Returns:
         The checkpoint's directory.
@@ -77,7 +77,7 @@ def save_checkpoint(
             nothing is written.
         OSError: the disk is full, for one; what was there before is still there.
     """
-    _check_seeds(seeds, state, generators, counters)
+    _check_seeds(seeds, state, generators, progress)
     _check_finite(seeds, state)
     root = Path(run_dir) / "checkpoints"
     root.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def save_checkpoint(
             rest.update({"rollout": rollout[index], "generators": TensorDict(own)})
             trees = {name: state[index][name] for name in ("params", "env_state")} | {"train_state": rest}
             folder = beside / f"seed_{seed}" if len(seeds) > 1 else beside
-            header = {"spec": spec, "seed": seed, "step": step, "counters": counters[index]}
+            header = {"spec": spec, "seed": seed, "step": step, "progress": progress[index]}
             write_seed(folder, trees, header)
         flush(beside)
         _replace_directory(beside, final)
@@ -132,7 +132,7 @@ def load_checkpoint(run_dir: PathLike, seeds: Sequence[int], *, step: int | None
         state=stack_seeds([part.state for part in parts]),
         rollout=stack_seeds([part.rollout for part in parts]),
         generators={name: [part.generators[name] for part in parts] for name in names},
-        counters=[dict(part.header.counters) for part in parts],
+        progress=[dict(part.header.progress) for part in parts],
         step=header.step,
         spec=header.spec,
     )
@@ -210,7 +210,7 @@ def _check_seeds(
     seeds: Sequence[int],
     state: TrainState,
     generators: Mapping[str, Sequence[Generator]],
-    counters: Sequence[Mapping[str, Any]],
+    progress: Sequence[Mapping[str, Any]],
 ) -> None:
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"a checkpoint needs at least one seed, each once, got {list(seeds)}")
@@ -220,8 +220,8 @@ def _check_seeds(
         )
     if not generators or any(len(of_seed) != len(seeds) for of_seed in generators.values()):
         raise ValueError(f"a checkpoint needs generators, and {len(seeds)} of each name, one per seed")
-    if len(counters) != len(seeds):
-        raise ValueError(f"a checkpoint needs counters for each of {len(seeds)} seeds, got {len(counters)}")
+    if len(progress) != len(seeds):
+        raise ValueError(f"a checkpoint needs progress for each of {len(seeds)} seeds, got {len(progress)}")
 
 
 def _check_finite(seeds: Sequence[int], state: TrainState) -> None:

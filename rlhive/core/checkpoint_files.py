@@ -30,14 +30,14 @@ class Header:
         spec: the run it is of.
         seed: the seed it is of.
         step: environment steps per seed.
-        counters: what else the training loop knows of the seed; plain JSON values, in "train_state" only.
+        progress: what else the training loop knows of the seed; plain JSON values, in "train_state" only.
     """
 
     kind: str
     spec: RunSpec
     seed: int
     step: int
-    counters: Mapping[str, Any] = attrs.field(factory=dict)
+    progress: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 def read_part(path: str | os.PathLike[str], kind: str) -> tuple[TensorDict, Header]:
@@ -50,11 +50,11 @@ def read_part(path: str | os.PathLike[str], kind: str) -> tuple[TensorDict, Head
     if fields.get("kind") != kind:
         raise LoadError(f"{path}: holds {fields.get('kind')!r}, but a file of {kind!r} is expected")
     spec = RunSpec.from_json(fields.get("spec", ""), f"{path}, spec in its header")
-    counters = header_json(path, fields, "counters")
+    progress = header_json(path, fields, "progress")
     numbers = [fields.get(name, "") for name in ("seed", "step")]
     if not all(number.isdecimal() for number in numbers) or fields.get("run_id") != spec.run_id:
         raise LoadError(f"{path}: seed, step or run_id of its header are missing or do not fit together")
-    return tree, Header(kind, spec, int(numbers[0]), int(numbers[1]), dict(counters))
+    return tree, Header(kind, spec, int(numbers[0]), int(numbers[1]), dict(progress))
 
 
 def origin(header: Header) -> tuple[str, int]:
@@ -77,7 +77,7 @@ def write_seed(folder: Path, trees: Mapping[str, TensorDict], header: Mapping[st
     Args:
         folder: where they are to be.
         trees: one of batch size `[]` for each of `PARTS`.
-        header: the `Header` of all three, but for `kind`; `counters` are written to "train_state" only.
+        header: the `Header` of all three, but for `kind`; `progress` is written to "train_state" only.
     """
     folder.mkdir(parents=True)
     for kind in PARTS:
@@ -118,7 +118,7 @@ def _fields(header: Header) -> dict[str, str]:
         "run_id": header.spec.run_id,
         "seed": str(header.seed),
         "step": str(header.step),
-        "counters": json.dumps(dict(header.counters) if header.kind == "train_state" else {}),
+        "progress": json.dumps(dict(header.progress) if header.kind == "train_state" else {}),
     }
 
 

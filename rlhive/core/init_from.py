@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 
@@ -16,8 +15,6 @@ from rlhive.core.tree_file import LoadError
 from rlhive.core.types import TrainState
 from rlhive.losses_fn import ALGORITHMS, INIT_KEYS
 from rlhive.policy_fn.offline import OfflineNetwork
-
-logger = logging.getLogger(__name__)
 
 ACTOR = ("observation_dim", "action_low", "action_high", "hidden_sizes", "activation", "actor_layer_norm")
 CRITIC = ("critic_layer_norm", "num_critics")
@@ -34,28 +31,36 @@ def latest_of(run_dir: str | os.PathLike[str]) -> Origin:
 
 
 def start_from(
-    state: TrainState, run_dir: str | os.PathLike[str], spec: RunSpec, seeds: Sequence[int]
+    state: TrainState,
+    run_dir: str | os.PathLike[str],
+    origin: Origin,
+    spec: RunSpec,
+    seeds: Sequence[int],
 ) -> TrainState:
-    """The state `[S]` with the subtrees `INIT_KEYS` and the normaliser of a checkpoint of another run, `spec.origin`.
+    """The state `[S]` with the subtrees `INIT_KEYS` and the normaliser of a checkpoint of another run, `origin`.
 
     Targets begin equal to what they are the targets of. Seed k begins with seed k of that run, or with its only one.
 
     Args:
         state: freshly made; not written.
-        run_dir: the other run.
-        spec: of the run that starts; where it is older than `origin`, seeds begin with the latest checkpoint.
+        run_dir: where the other run is now.
+        origin: which of its checkpoints.
+        spec: of the run that starts.
         seeds: the S seeds.
 
     Raises:
-        LoadError: there is no such run, checkpoint or seed, it is another run than `spec.origin` says, its files are
+        LoadError: there is no such run, checkpoint or seed, it is another run than `origin` says, its files are
             damaged, or its environment, algorithm, head or sizes do not fit.
     """
-    folders = seed_dirs(checkpoint_dir(run_dir, None if spec.origin is None else spec.origin.step))
+    folders = seed_dirs(checkpoint_dir(run_dir, origin.step))
     if lacking := [seed for seed in seeds if seed not in folders and len(folders) > 1]:
         raise LoadError(f"{run_dir}: has the seeds {list(folders)}, of which {lacking} cannot begin with one")
     chosen = [folders.get(seed, next(iter(folders.values()))) for seed in seeds]
     read = [read_part(folder / "params.safetensors", "params") for folder in chosen]
-    _check_origin(run_dir, read[0][1], spec)
+    if _origin(run_dir, read[0][1]) != origin:
+        raise LoadError(
+            f"{run_dir}: is another run than the one that {origin.path} was when the run began with it"
+        )
     keys = _check_fits(run_dir, read[0][1].spec, spec)
     taken = stack_seeds([params.select(*keys) for params, _ in read]).to(state["step"].device)
     constants = [read_part(folder / "env_state.safetensors", "env_state")[0] for folder in chosen]
@@ -73,20 +78,6 @@ def start_from(
 
 def _origin(run_dir: str | os.PathLike[str], header: Header) -> Origin:
     return Origin(os.fspath(run_dir), header.spec.run_id, header.step)
-
-
-def _check_origin(run_dir: str | os.PathLike[str], header: Header, spec: RunSpec) -> None:
-    """Refuses to begin with another checkpoint than the other seeds of the run did."""
-    found = _origin(run_dir, header)
-    if spec.origin is None:
-        logger.warning(
-            "%s: which of its checkpoints the run began with was not recorded; its new seeds begin with step %d",
-            *(run_dir, found.step),
-        )
-    elif found != spec.origin:
-        raise LoadError(
-            f"{run_dir}: is another run than the one that {spec.origin.path} was when the run began with it"
-        )
 
 
 def _check_fits(run_dir: object, origin: RunSpec, spec: RunSpec) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from rlhive.core.checkpoint import (
 )
 from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.replay_file import read_replay, seeds_of, write_replay
-from rlhive.core.resume import counters_of, has_met_its_targets
+from rlhive.core.resume import has_met_its_targets, progress_of
 from rlhive.core.tree_file import LoadError
 from rlhive.record import merge_metrics
 
@@ -143,14 +143,14 @@ def _carry_on(run_dir: Path, steps: Sequence[int], seeds: Sequence[int]) -> None
     for step in later:
         save_checkpoint(
             run_dir, step, found.state, found.spec,
-            seeds=seeds, rollout=found.rollout, generators=generators, counters=found.counters,
+            seeds=seeds, rollout=found.rollout, generators=generators, progress=found.progress,
         )  # fmt: skip
 
 
 def _training(run_dir: Path, seeds: Sequence[int]) -> list[int]:
     """Those of the seeds that have not stopped, whose transitions the replay has."""
-    counters = counters_of(run_dir)
-    return [seed for seed in seeds if "stopped_at" not in counters[seed]]
+    progress = progress_of(run_dir)
+    return [seed for seed in seeds if "stopped_at" not in progress[seed]]
 
 
 def _merge_replays(path: Path, orders: dict[Path, list[int]], seeds: list[int]) -> None:

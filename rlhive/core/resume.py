@@ -50,25 +50,24 @@ def restore_stopped(
 ) -> dict[int, Stopped]:
     """Sets all generators to where they were; the seeds that stopped before the checkpoint."""
     stopped = {}
-    for index, (seed, counters) in enumerate(zip(config.seeds, checkpoint.counters, strict=True)):
+    for index, (seed, progress) in enumerate(zip(config.seeds, checkpoint.progress, strict=True)):
         for name, states in checkpoint.generators.items():
             generators[index][name].set_state(states[index])
-        if "stopped_at" in counters:
+        if "stopped_at" in progress:
             stopped[seed] = Stopped(
                 checkpoint.state[index],
                 checkpoint.rollout[index],
                 generators[index],
-                counters["stopped_at"],
-                counters["reason"],
+                progress["stopped_at"],
+                progress["reason"],
             )
     return stopped
 
 
 def restore_metrics(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The metrics `[S]` of the latest update of the seeds that train; none where it was before the first."""
-    rows = [own.get("metrics", {}) for own in checkpoint.counters if "stopped_at" not in own]
-    # Seeds may have been added to a run of before there were metrics in checkpoints.
-    names = rows[0] if rows and all(rows) else {}
+    rows = [own["metrics"] for own in checkpoint.progress if "stopped_at" not in own]
+    names = rows[0] if rows else {}
     return {name: torch.tensor([row[name] for row in rows], dtype=torch.float32) for name in names}
 
 
@@ -125,18 +124,18 @@ def check_run_files(run_dir: Path) -> None:
         logger.warning("%s has no %s: its rows so far are gone, a new one begins", run_dir, METRICS_FILE)
 
 
-def counters_of(run_dir: Path) -> dict[int, Mapping[str, Any]]:
+def progress_of(run_dir: Path) -> dict[int, Mapping[str, Any]]:
     """What the latest checkpoint of a run keeps of each seed beside its trees."""
     folders = seed_dirs(checkpoint_dir(run_dir))
     return {
-        seed: read_part(folder / "train_state.safetensors", "train_state")[1].counters
+        seed: read_part(folder / "train_state.safetensors", "train_state")[1].progress
         for seed, folder in folders.items()
     }
 
 
 def has_met_its_targets(run_dir: Path) -> bool:
     """Whether all seeds of a run stopped since they met their target."""
-    return all(counters.get("reason") == TARGET_MET for counters in counters_of(run_dir).values())
+    return all(progress.get("reason") == TARGET_MET for progress in progress_of(run_dir).values())
 
 
 def load_replay(replay: ReplayBuffer, run_dir: Path, step: int, seeds: Sequence[int]) -> None:

@@ -210,8 +210,8 @@ def _first_state(
     state = learner.init(generators)
     if dataset is not None and ALGORITHMS[config.algorithm].offline:
         state = with_normalizer(state, dataset.normalizer())
-    if config.init_from is not None:
-        state = start_from(state, config.init_from, spec, seeds)
+    if config.init_from is not None and spec.origin is not None:
+        state = start_from(state, config.init_from, spec.origin, spec, seeds)
     return state
 
 
@@ -288,7 +288,7 @@ def save_run(run: Run, *, with_replay: bool = True) -> None:
         seeds=run.config.seeds,
         rollout=stack_seeds([rollout.select("explore", "episodes", strict=False) for rollout in rollouts]),
         generators={name: [own[name] for own in generators] for name in generators[0]},
-        counters=[_counters(run, seed) for seed in run.config.seeds],
+        progress=[_progress(run, seed) for seed in run.config.seeds],
     )
     for path in folder.glob("*.safetensors"):
         if path != replay_path(run.run_dir, run.step):
@@ -296,7 +296,7 @@ def save_run(run: Run, *, with_replay: bool = True) -> None:
     record_usage(run)
 
 
-def _counters(run: Run, seed: int) -> dict[str, Any]:
+def _progress(run: Run, seed: int) -> dict[str, Any]:
     """What a checkpoint keeps of a seed beside its trees: how it stopped, or else the metrics of its latest update."""
     if seed in run.stopped:
         return {"stopped_at": run.stopped[seed].step, "reason": run.stopped[seed].reason}

@@ -18,7 +18,6 @@ from rlhive.core.tree_file import FORMAT_VERSION, LoadError, check_names, check_
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.encoders import Encoder, encoder_from_dict, feature_dim
-from rlhive.policy_fn.offline import OfflineNetwork
 
 PACKAGES = ("rlhive-torch", "torch", "tensordict", "torchrl", "robohive", "mujoco", "numpy")
 
@@ -39,7 +38,7 @@ class DataSource:
     sha256: str = attrs.field(validator=attrs.validators.matches_re("[0-9a-f]{64}"))
     trials: int = attrs.field(validator=attrs.validators.instance_of(int))
     steps: int = attrs.field(validator=attrs.validators.instance_of(int))
-    # Not compared: sha256 and trials tell what was left out, and the reasons of older runs begin with a path.
+    # Not compared: sha256 and trials tell what was left out, and another version may word the reasons differently.
     left_out: tuple[str, ...] = attrs.field(eq=False, converter=strings, default=())
 
     def describe(self) -> str:
@@ -65,9 +64,6 @@ class Origin:
     step: int = attrs.field(validator=attrs.validators.instance_of(int))
 
 
-OPTIONAL = {"dataset": DataSource, "origin": Origin}  # of a `RunSpec`
-
-
 @attrs.frozen
 class RunSpec:
     """Everything but the tensors that a policy needs, and the run it comes from.
@@ -81,7 +77,7 @@ class RunSpec:
         encoder: what its images go through; None without images.
         format_version: of the files.
         dataset: what it learns from besides its own steps; None where there is nothing.
-        origin: what it began with; None where that is nothing, and of older runs.
+        origin: what it began with; None where that is nothing.
     """
 
     algorithm: str = attrs.field(validator=attrs.validators.instance_of(str))
@@ -116,10 +112,9 @@ class RunSpec:
         return self.env.observation_dim if learns else self.network.observation_dim
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dict for JSON; "dataset" and "origin" are there where there is one."""
-        values = attrs.asdict(self) | {"network": self.network.to_dict()}
-        values["encoder"] = None if self.encoder is None else self.encoder.to_dict()
-        return {key: value for key, value in values.items() if key not in OPTIONAL or value is not None}
+        """Plain dict for JSON."""
+        encoder = None if self.encoder is None else self.encoder.to_dict()
+        return attrs.asdict(self) | {"network": self.network.to_dict(), "encoder": encoder}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: object = "spec") -> RunSpec:
@@ -129,17 +124,10 @@ class RunSpec:
             LoadError: an unknown format version, missing or unknown fields, or values that do not fit.
         """
         check_version(where, values.get("format_version"))
-        values = {
-            **dict.fromkeys(("encoder", *OPTIONAL)),
-            **values,
-        }  # runs older than images have no "encoder"
-        if isinstance(values.get("env"), Mapping):
-            values["env"] = {"pixels": None, **values["env"]}  # nor this
         algorithm = ALGORITHMS.get(str(values.get("algorithm")))
         kinds = {"env": EnvSpec, "network": ActorCritic if algorithm is None else algorithm.network}
-        if kinds["network"] is OfflineNetwork and isinstance(values.get("network"), Mapping):
-            values["network"] = {"chunk_size": 1, **values["network"]}
-        kinds |= {key: kind for key, kind in OPTIONAL.items() if values[key] is not None}
+        optional = {"dataset": DataSource, "origin": Origin}
+        kinds |= {key: kind for key, kind in optional.items() if values.get(key) is not None}
         for kind, fields in ((cls, values), *((kind, values.get(key)) for key, kind in kinds.items())):
             if not isinstance(fields, Mapping):
                 raise LoadError(f"{where}: has no valid description of {kind.__name__}")

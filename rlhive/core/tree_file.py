@@ -27,7 +27,7 @@ __all__ = [
     "write_tree",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HASH = "content_sha256"
 _JSON_START = b"{"  # byte 8 of every safetensors file, after the length of the header
 
@@ -44,7 +44,7 @@ def write_tree(path: str | os.PathLike[str], tree: TensorDict, header: Mapping[s
     tensors = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in flatten(tree).items()}
     fields = {**header, "format_version": str(FORMAT_VERSION), "keys": json.dumps(list(tensors))}
     with naming(path), open(path, "wb") as file:
-        file.write(save(tensors, {**fields, _HASH: _content_hash(tensors, fields)}))
+        file.write(save(tensors, {**fields, _HASH: content_hash(tensors, fields)}))
         file.flush()
         os.fsync(file.fileno())
 
@@ -68,8 +68,7 @@ def read_tree(path: str | os.PathLike[str]) -> tuple[TensorDict, dict[str, str]]
     check_version(path, header.get("format_version"))
     keys = header_json(path, header, "keys")
     check_names(path, keys, tensors)
-    written = header.pop(_HASH, None)
-    if written is not None and written != _content_hash(tensors, header):  # older files have none
+    if header.pop(_HASH, None) != content_hash(tensors, header):
         raise LoadError(
             f"{path}: damaged or changed (its {_HASH} does not fit); copy it again or take an older checkpoint"
         )
@@ -79,7 +78,7 @@ def read_tree(path: str | os.PathLike[str]) -> tuple[TensorDict, dict[str, str]]
     return tree, header
 
 
-def _content_hash(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> str:
+def content_hash(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> str:
     """sha256 in hex of the header's fields and of each tensor, in the order of their names."""
     shapes = [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in sorted(tensors)]
     digest = hashlib.sha256(json.dumps([dict(header), shapes], sort_keys=True).encode())

@@ -101,11 +101,6 @@ class OfflineNetwork(ActorCritic):
         """Values `[B]` of normalised observations `[B, O]`."""
         return apply_mlp(value, observation, activation=self.activation).squeeze(-1)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dict for JSON; "chunk_size" is there where it is not 1."""
-        values = attrs.asdict(self)
-        return {key: value for key, value in values.items() if key != "chunk_size" or value != 1}
-
     def _outs(self, actor: Params, observation: Tensor) -> Tensor:
         """What the head makes each action of, `[B, K, width]`."""
         out = apply_mlp(actor, observation, activation=self.activation)

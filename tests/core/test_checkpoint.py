@@ -26,7 +26,7 @@ def save(run, step, **changes):
         "seeds": run.seeds,
         "rollout": make_rollout(run.seeds),
         "generators": run.generators,
-        "counters": [{}] * len(run.seeds),
+        "progress": [{}] * len(run.seeds),
         **changes,
     }
     return save_checkpoint(run.run_dir, step, run.state, run.spec, **arguments)
@@ -49,7 +49,7 @@ def test_restored_state_equals_saved_one_bit_for_bit(make_run, seeds):
     assert checkpoint.state.batch_size == run.state.batch_size
     assert checkpoint.spec == run.spec
     assert checkpoint.rollout["episodes", "number"].tolist() == list(seeds)
-    assert (checkpoint.step, checkpoint.counters) == (100, [{"episodes": 7}] * len(seeds))
+    assert (checkpoint.step, checkpoint.progress) == (100, [{"episodes": 7}] * len(seeds))
 
 
 def test_restored_generators_continue_their_streams(make_run):
@@ -85,7 +85,7 @@ def test_files_of_a_seed_among_several_equal_those_of_its_own_run(make_run):
         seeds=(7,),
         rollout=make_rollout((7,)),
         generators={"replay": several.generators["replay"][1:]},
-        counters=[{"episodes": 7}],
+        progress=[{"episodes": 7}],
     )
     for part in PARTS:
         name = f"{part}.safetensors"
@@ -101,7 +101,7 @@ def test_params_alone_name_algorithm_networks_and_versions(make_run):
         header = file.metadata()
     spec = json.loads(header["spec"])
     assert (header["format_version"], header["kind"], header["seed"], header["step"]) == (
-        "1",
+        "2",
         "params",
         "1",
         "100",
@@ -122,8 +122,8 @@ def test_latest_moves_on_and_older_ones_stay(make_run):
 
 def test_saving_a_step_again_replaces_it(make_run):
     run = make_run()
-    save(run, 100, counters=[{"episodes": 8}])
-    assert load_checkpoint(run.run_dir, run.seeds).counters == [{"episodes": 8}]
+    save(run, 100, progress=[{"episodes": 8}])
+    assert load_checkpoint(run.run_dir, run.seeds).progress == [{"episodes": 8}]
     assert sorted(path.name for path in (run.run_dir / "checkpoints").iterdir()) == ["100", "latest"]
 
 
@@ -227,7 +227,7 @@ def test_no_two_runs_share_an_id(make_run):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "unknown format version 2"),
+        ({"format_version": 1}, "unknown format version 1"),
         ({"env": None}, "no valid description of EnvSpec"),
         ({"extra": 1}, "unexpected extra"),
         ({"run_id": "abc"}, "does not fit"),

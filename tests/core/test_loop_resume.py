@@ -120,10 +120,10 @@ def test_a_crash_while_a_step_is_saved_again_leaves_what_can_be_resumed(tmp_path
         outcome = run_episodes(*args)
         return outcome._replace(success=np.array([[True], [False]]))
 
-    def crash(*args, counters, **rest):
-        if any("stopped_at" in of_seed for of_seed in counters):
+    def crash(*args, progress, **rest):
+        if any("stopped_at" in of_seed for of_seed in progress):
             raise KeyboardInterrupt
-        return saved(*args, counters=counters, **rest)
+        return saved(*args, progress=progress, **rest)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop, "run_episodes", succeed_once)

@@ -82,8 +82,8 @@ def test_a_broken_seed_is_frozen_and_leaves_the_others_as_they_were(
     assert run.seeds == (9, 6) and run.step == 60
     assert bool((run.state == three.state[[0, 2]]).all())
     saved = load_checkpoint(tmp_path, (9, 5, 6))
-    assert saved.counters[1] == {"stopped_at": at, "reason": "not finite"}
-    assert all(own.keys() == {"metrics"} for own in (saved.counters[0], saved.counters[2]))
+    assert saved.progress[1] == {"stopped_at": at, "reason": "not finite"}
+    assert all(own.keys() == {"metrics"} for own in (saved.progress[0], saved.progress[2]))
     assert saved.state["step"].tolist() == [40, at - 20, 40]
     for seed in (9, 6):
         own = [row for row in rows(tmp_path) if row["seed"] == str(seed)]
@@ -97,7 +97,7 @@ def test_a_seed_that_one_of_several_updates_breaks_keeps_the_state_before_it(tmp
         break_reward(run, minibatch=5)  # the second of the step at 31
         assert loop.train(run)
     saved = load_checkpoint(tmp_path, (9, 5, 6))
-    assert saved.counters[1] == {"stopped_at": 31, "reason": "not finite"}
+    assert saved.progress[1] == {"stopped_at": 31, "reason": "not finite"}
     assert saved.state["step"].tolist() == [120, 34, 120]
     assert all(bool(leaf.isfinite().all()) for leaf in saved.state["params"].values(True, True))
 
@@ -166,12 +166,13 @@ def test_metrics_stay_with_their_seed_when_another_one_stops(three, tmp_path):
     assert own == [row for row in rows(alone.run_dir) if row["loss/qvalue"]]
 
 
-def test_metrics_come_back_where_every_seed_that_trains_has_some(plain):
+def test_metrics_come_back_of_the_seeds_that_train(plain):
     saved, stopped = load_checkpoint(plain.run_dir, [1]), {"stopped_at": 20, "reason": "not finite"}
-    restored = lambda *counters: restore_metrics(saved._replace(counters=list(counters)))  # noqa: E731
+    restored = lambda *progress: restore_metrics(saved._replace(progress=list(progress)))  # noqa: E731
     own = {"metrics": {"loss/actor": 1.5}}
     assert restored(own, stopped, own)["loss/actor"].tolist() == [1.5, 1.5]
-    assert restored(own, {}) == restored({}, own) == restored(stopped) == {}
+    none = {"metrics": {}}
+    assert restored(none, stopped, none) == restored(stopped) == {}
 
 
 def test_a_frozen_seed_stays_frozen_when_the_run_is_resumed(tmp_path):
@@ -179,7 +180,7 @@ def test_a_frozen_seed_stays_frozen_when_the_run_is_resumed(tmp_path):
     longer = train(ReachPoint, tmp_path, *THREE, "TOTAL_STEPS=80", resume=True)
     assert longer.seeds == (9, 6) and longer.step == 80
     saved = load_checkpoint(tmp_path, (9, 5, 6))
-    assert saved.counters[1] == {"stopped_at": 33, "reason": "not finite"}
+    assert saved.progress[1] == {"stopped_at": 33, "reason": "not finite"}
     assert saved.state["step"].tolist() == [60, 13, 60]
 
 
@@ -190,7 +191,7 @@ def test_a_run_without_a_finite_seed_ends_with_its_last_good_state(tmp_path, bin
     with pytest.raises(FloatingPointError, match=r"no seed is left: seed 1 at step 20 \(not finite\); their"):
         train(ReachPoint, tmp_path, "sac_loss.reward_scale=1e39", *bindings)
     saved = load_checkpoint(tmp_path, [1])
-    assert saved.step == 20 and saved.counters == [{"stopped_at": 20, "reason": "not finite"}]
+    assert saved.step == 20 and saved.progress == [{"stopped_at": 20, "reason": "not finite"}]
     with pytest.raises(LoadError, match="none of its seeds is left to train: seed 1 at step 20"):
         train(ReachPoint, tmp_path, resume=True)
 
@@ -217,6 +218,6 @@ def test_a_seed_that_met_its_target_stops_and_the_others_go_on(tmp_path):
     saved = load_checkpoint(run.run_dir, (1, 2, 3))
     for index, seed in enumerate((1, 2, 3)):
         if seed in expected:
-            assert saved.counters[index]["reason"] == "target met"
+            assert saved.progress[index]["reason"] == "target met"
         else:
             assert bool((saved.state[index] == free.state[index]).all())

@@ -178,7 +178,7 @@ def test_seeds_that_meet_their_target_can_be_added_and_be_added_to(tmp_path, bin
     assert add(grown, (5, 7), (5,), *bindings, env=ConstantReward)
     ours, theirs = (load_checkpoint(run_dir, (5, 7)) for run_dir in (grown, whole))
     assert ours.step == theirs.step and bool((ours.state == theirs.state).all())
-    assert ours.counters == theirs.counters and all(own["reason"] == "target met" for own in ours.counters)
+    assert ours.progress == theirs.progress and all(own["reason"] == "target met" for own in ours.progress)
     assert table(grown, "metrics.csv") == table(whole, "metrics.csv")
     assert load(grown, seed=7)(torch.zeros(1)).shape == (1,)
 
@@ -196,10 +196,10 @@ def test_an_added_seed_that_stops_early_is_in_the_last_checkpoint(tmp_path, monk
         patch.setattr("rlhive.core.merge.check_settings", lambda *_: None)
         assert add(grown, (5, 7), (5,), *SUCCESSFUL)
     found = load_checkpoint(grown, (5, 7))
-    assert found.step == 60 and found.counters[1] == {"stopped_at": 20, "reason": "target met"}
+    assert found.step == 60 and found.progress[1] == {"stopped_at": 20, "reason": "target met"}
     assert bool((found.state[0] == load_checkpoint(whole, (5, 7)).state[0]).all())
     longer = train(grown, (5, 7), "TOTAL_STEPS=80", resume=True)
-    assert load_checkpoint(longer, (5, 7)).counters[1]["stopped_at"] == 20
+    assert load_checkpoint(longer, (5, 7)).progress[1]["stopped_at"] == 20
 
 
 def test_other_settings_than_the_run_has_are_refused(tmp_path):

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from rlhive.core.pixel_spec import PixelSpec
+from rlhive.core.tree_file import content_hash
 from rlhive.evaluate import evaluate
 from rlhive.export import export
 from rlhive.policy_fn import LoadError, load
@@ -55,8 +56,12 @@ def rewrite(path, change):
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = file.metadata()
-    header.pop("content_sha256", None)  # as in a file of before there was one
     change(tensors, header)
+    if "content_sha256" in header:
+        fields = {name: value for name, value in header.items() if name != "content_sha256"}
+        header["content_sha256"] = content_hash(
+            tensors, fields
+        )  # that fits, so that the change itself is found
     save_file(tensors, path, header)
 
 

@@ -14,6 +14,7 @@ from tensordict import TensorDict
 from torch.func import vmap
 
 from rlhive.core.normalizer import normalize
+from rlhive.core.tree_file import content_hash
 from rlhive.policy_fn import LoadError, load
 
 
@@ -32,8 +33,12 @@ def rewrite(path, change):
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = file.metadata()
-    header.pop("content_sha256", None)  # as in a file of before there was one
     change(tensors, header)
+    if "content_sha256" in header:
+        fields = {name: value for name, value in header.items() if name != "content_sha256"}
+        header["content_sha256"] = content_hash(
+            tensors, fields
+        )  # that fits, so that the change itself is found
     save_file(tensors, path, header)
 
 
@@ -407,10 +412,16 @@ def test_files_in_the_wrong_place(make_run):
 def test_unknown_format_version_and_foreign_files(make_run, part):
     path = files(make_run())[part]
     run = path.parents[2]
-    rewrite(path, lambda tensors, header: header.update(format_version="2"))
-    refuse("unknown format version '2', this version of rlhive reads 1", run)
+    rewrite(path, lambda tensors, header: header.update(format_version="1"))
+    refuse("unknown format version '1', this version of rlhive reads 2", run)
     rewrite(path, lambda tensors, header: header.clear())
     refuse("unknown format version None", run)
+
+
+def test_a_file_without_its_hash_is_refused(make_run):
+    run = make_run()
+    rewrite(files(run)[0], lambda tensors, header: header.pop("content_sha256"))
+    refuse("damaged or changed", run.run_dir)
 
 
 def test_headers_that_do_not_fit_themselves(make_run):
