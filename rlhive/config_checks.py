@@ -29,6 +29,7 @@ from rlhive.ffmpeg import check_ffmpeg
 from rlhive.gl_backend import check_backend
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.paths import has_compiler
+from rlhive.policy_fn.encoders import learned
 from rlhive.record import check_loggers
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def dry_build(config: TrainConfig) -> None:
     if config.compile and not has_compiler():
         raise ValueError("train.compile=True needs a C++ compiler: install g++, or leave it out")
     encoder = config.make_encoder()
-    if config.dataset is not None and encoder is not None and not encoder.frozen:
+    if config.dataset is not None and learned(encoder) is not None:
         raise ValueError(
             "data sets are learned from through a frozen encoder alone: @r3m or @rrl with frozen=True, or @flat"
         )

@@ -19,7 +19,7 @@ from rlhive.core.tree import replace, stack_seeds, to_device
 from rlhive.core.types import Batch, Metrics, Noise, TrainState, TrainStep
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.losses_fn.pixels import draw_shifts, make_pixel_loss
-from rlhive.policy_fn.encoders import Encoder, feature_dim, network_input
+from rlhive.policy_fn.encoders import Encoder, feature_dim, learned, network_input
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
@@ -58,7 +58,7 @@ def make_learner(config: TrainConfig, spec: EnvSpec, encoder: Encoder | None = N
         encoder: of its images. The features of a frozen one come as a part of the observation.
     """
     algorithm = ALGORITHMS[config.algorithm]
-    learns = None if encoder is None or encoder.frozen else encoder
+    learns = learned(encoder)
     network = config.make_network(spec, feature_dim=feature_dim(encoder, spec.pixels))
     opt = config.optimizer()
     loss_fn = config.make_loss(network)

@@ -10,6 +10,7 @@ import torch
 
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.run_spec import RunSpec
+from rlhive.policy_fn.encoders import learned
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
@@ -26,11 +27,11 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
     """
     env = spec.env
     check_capacity(replay.capacity, config.num_envs, env.max_episode_steps or 0)
-    learns = spec.encoder is not None and not spec.encoder.frozen
+    stored = None if learned(spec.encoder) is None else env.pixels
     size = replay.nbytes(
-        env.observation_dim if learns else spec.network.observation_dim,
+        spec.normalized_dim,
         env.action_dim,
-        image_bytes=math.prod(env.pixels.shape) if learns and env.pixels is not None else 0,
+        image_bytes=0 if stored is None else math.prod(stored.shape),
     )
     memory = "of memory on the GPU" if config.on_gpu else "of memory"
     logger.info(

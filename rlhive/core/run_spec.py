@@ -17,7 +17,7 @@ from rlhive.core.env_spec import EnvSpec
 from rlhive.core.tree_file import FORMAT_VERSION, LoadError, check_names, check_version
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn.actor import ActorCritic
-from rlhive.policy_fn.encoders import Encoder, encoder_from_dict, feature_dim
+from rlhive.policy_fn.encoders import Encoder, encoder_from_dict, feature_dim, learned
 
 PACKAGES = ("rlhive-torch", "torch", "tensordict", "torchrl", "robohive", "mujoco", "numpy")
 
@@ -108,8 +108,8 @@ class RunSpec:
     @property
     def normalized_dim(self) -> int:
         """How many numbers the normaliser has constants of: the observation, and the features of a frozen encoder."""
-        learns = self.encoder is not None and not self.encoder.frozen
-        return self.env.observation_dim if learns else self.network.observation_dim
+        own = self.network.observation_dim
+        return own if learned(self.encoder) is None else self.env.observation_dim
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON."""

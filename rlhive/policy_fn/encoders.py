@@ -54,6 +54,11 @@ EncoderFactory: TypeAlias = Callable[[PixelSpec], Encoder]
 KINDS: dict[str, type[R3M] | type[CNN] | type[Flat]] = {"r3m": R3M, "cnn": CNN, "flat": Flat}
 
 
+def learned(encoder: Encoder | None) -> Encoder | None:
+    """The encoder if it learns with the policy, None if it is frozen or there is none."""
+    return None if encoder is None or encoder.frozen else encoder
+
+
 def feature_dim(encoder: Encoder | None, pixels: PixelSpec | None) -> int:
     """F: how many numbers the images add to the observation, 0 without images."""
     return 0 if encoder is None or pixels is None else encoder.feature_dim(pixels)

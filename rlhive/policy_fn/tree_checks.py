@@ -13,7 +13,7 @@ from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree_file import LoadError, check_names, flatten
 from rlhive.core.types import EnvState, Params
 from rlhive.losses_fn import POLICY_KEYS
-from rlhive.policy_fn.encoders import encoder_tree
+from rlhive.policy_fn.encoders import encoder_tree, learned
 
 
 def check_params(where: str, params: Params, spec: RunSpec) -> None:
@@ -30,7 +30,7 @@ def check_params(where: str, params: Params, spec: RunSpec) -> None:
     except (RuntimeError, TypeError, OverflowError):
         raise LoadError(f"{where}: the network's description has sizes that no network can have") from None
     needed = set(POLICY_KEYS[spec.algorithm])
-    if spec.encoder is None or spec.encoder.frozen:  # a bundle has the weights of a frozen one, a run has not
+    if learned(spec.encoder) is None:  # a bundle has the weights of a frozen one, a run has not
         needed -= {"encoder"}
     wanted = [name for name in whole.keys() if name in needed or name in params.keys()]  # noqa: SIM118
     _check_leaves(where, params, flatten(whole.select(*wanted)))
