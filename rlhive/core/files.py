@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,3 +43,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a text file in one step."""
     with replacing(path) as beside:
         beside.write_text(text)
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -145,6 +145,22 @@ def check_names(where: object, expected: Iterable[str], found: Iterable[str]) ->
         raise LoadError(f"{where}: keys do not fit: {'; '.join(parts)}")
 
 
+def check_leaves(where: object, found: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size]) -> None:
+    """Refuses leaves of other names or shapes, or that are not finite.
+
+    Raises:
+        LoadError: naming the first one.
+    """
+    check_names(where, shapes, found)
+    for name, shape in shapes.items():
+        leaf = found[name]
+        if leaf.shape != shape:
+            hint = "; of several seeds? take one, such as tree[0]" if leaf.shape[1:] == shape else ""
+            raise LoadError(f"{where}: {name} has shape {list(leaf.shape)}, expected {list(shape)}{hint}")
+        if not leaf.isfinite().all():
+            raise LoadError(f"{where}: {name} holds values that are not finite")
+
+
 def _check_is_safetensors(path: str | os.PathLike[str]) -> None:
     """Looks at the first bytes only: a pickle must not reach a parser that would run it."""
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhive.core.errors import LoadError
+from rlhive.core.files import file_sha256
 
 BUNDLE_VERSION = 1
 SPEC, ONNX = "spec.json", "policy.onnx"
@@ -56,8 +57,7 @@ def read_spec(path: Path) -> dict[str, Any]:
 
 def file_record(path: Path) -> dict[str, Any]:
     """What spec.json says of a file: its size and hash."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def check_file(path: Path, record: Any) -> None:

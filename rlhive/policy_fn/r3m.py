@@ -18,6 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from attrs import validators as v
 from torch import Generator, Tensor, nn
 
+from rlhive.core.files import file_sha256
 from rlhive.core.types import Params
 from rlhive.policy_fn import weights as files
 from rlhive.policy_fn.resnet import ResNet, fold
@@ -189,7 +190,7 @@ def main(argv: Sequence[str]) -> int:
     if target.suffix != ".safetensors":
         raise ValueError(f"{target}: the name of what is written must end in .safetensors")
     params = files.load_weights(source)
-    sha256 = files.write_weights(target, params, f"{source.name} sha256:{files.file_sha256(source)}")
+    sha256 = files.write_weights(target, params, f"{source.name} sha256:{file_sha256(source)}")
     sys.stdout.write(f"{target}: ResNet-{files.depth_of(params)}, weights {sha256}\n")
     return 0
 

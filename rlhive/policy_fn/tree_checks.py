@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from rlhive.core.normalizer import init_normalizer
 from rlhive.core.run_spec import RunSpec
-from rlhive.core.tree_file import LoadError, check_names, flatten
+from rlhive.core.tree_file import LoadError, check_leaves, flatten
 from rlhive.core.types import EnvState, Params
 from rlhive.losses_fn import POLICY_KEYS
 from rlhive.policy_fn.encoders import encoder_tree, learned
@@ -55,15 +55,7 @@ def check_env_state(where: str, env_state: EnvState, spec: RunSpec) -> None:
 
 def _check_leaves(where: str, tree: TensorDict, expected: Mapping[str, Tensor]) -> None:
     found = flatten(tree)
-    check_names(where, expected, found)
+    check_leaves(where, found, {name: like.shape for name, like in expected.items()})
     for name, like in expected.items():
-        leaf = found[name]
-        if leaf.shape != like.shape:
-            hint = "; of several seeds? take one, such as tree[0]" if leaf.shape[1:] == like.shape else ""
-            raise LoadError(
-                f"{where}: {name} has shape {list(leaf.shape)}, expected {list(like.shape)}{hint}"
-            )
-        if leaf.dtype != like.dtype:
-            raise LoadError(f"{where}: {name} is {leaf.dtype}, expected {like.dtype}")
-        if not leaf.isfinite().all():
-            raise LoadError(f"{where}: {name} holds values that are not finite")
+        if found[name].dtype != like.dtype:
+            raise LoadError(f"{where}: {name} is {found[name].dtype}, expected {like.dtype}")

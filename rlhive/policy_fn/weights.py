@@ -15,8 +15,8 @@ import torch
 from tensordict import TensorDict
 from torch import Generator, Tensor, nn
 
-from rlhive.core.files import replacing
-from rlhive.core.tree_file import LoadError, check_names, flatten, read_tree, write_tree
+from rlhive.core.files import file_sha256, replacing
+from rlhive.core.tree_file import LoadError, check_leaves, flatten, read_tree, write_tree
 from rlhive.core.types import Params
 from rlhive.paths import cache_dir
 from rlhive.policy_fn.resnet import DEPTHS, ResNet
@@ -200,12 +200,6 @@ def download(published: Published, path: Path) -> None:
             )
 
 
-def file_sha256(path: str | PathLike[str]) -> str:
-    """SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _kept_path(name: str, sha256: str) -> Path:
     return weights_dir() / f"{name}-{sha256[:12]}.safetensors"
 
@@ -235,11 +229,6 @@ def _shapes(depth: int) -> dict[str, torch.Size]:
 def _checked(where: object, leaves: Mapping[str, Tensor]) -> Params:
     """The leaves as a tree in the order of `ResNet.init`, float32."""
     shapes = min(map(_shapes, DEPTHS), key=lambda shapes: len(shapes.keys() ^ leaves.keys()))
-    check_names(where, shapes, leaves)
-    for name, shape in shapes.items():
-        if leaves[name].shape != shape:
-            raise LoadError(f"{where}: {name} has shape {list(leaves[name].shape)}, expected {list(shape)}")
-        if not leaves[name].isfinite().all():
-            raise LoadError(f"{where}: {name} holds values that are not finite")
+    check_leaves(where, leaves, shapes)
     ordered = {name: leaves[name].detach().cpu().float().clone() for name in shapes}
     return TensorDict(ordered, batch_size=[]).unflatten_keys("/")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from rlhive.core.files import file_sha256
 from rlhive.core.tree_file import LoadError
 from rlhive.policy_fn import r3m
 from rlhive.policy_fn import weights as files
@@ -68,7 +69,7 @@ def test_the_command_converts_a_file_that_the_name_then_finds(r3m_file, cache):
     assert (encoder.init(torch.Generator()) == fold(files.load_weights(r3m_file))).all()
     with safe_open(target, framework="pt") as file:
         assert file.metadata()["sha256"] == encoder.weights
-        assert files.file_sha256(r3m_file) in file.metadata()["source"]
+        assert file_sha256(r3m_file) in file.metadata()["source"]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def server(tmp_path):
 
 def test_a_download_counts_once_its_checksum_is_right(server, torchvision_file, tmp_path):
     target = tmp_path / "cache" / "file.pth"
-    published = files.Published(f"{server}/{torchvision_file.name}", files.file_sha256(torchvision_file))
+    published = files.Published(f"{server}/{torchvision_file.name}", file_sha256(torchvision_file))
     with pytest.raises(LoadError, match=f"has sha256 {published.sha256}, expected 00"):
         files.download(files.Published(published.url, "00"), target)
     assert not any(target.parent.iterdir())
@@ -191,7 +192,7 @@ def test_a_download_counts_once_its_checksum_is_right(server, torchvision_file, 
 
 
 def test_published_weights_are_downloaded_and_converted_once(server, torchvision_file, monkeypatch, cache):
-    published = files.Published(f"{server}/{torchvision_file.name}", files.file_sha256(torchvision_file))
+    published = files.Published(f"{server}/{torchvision_file.name}", file_sha256(torchvision_file))
     monkeypatch.setitem(files.PUBLISHED, "rrl18", published)
     encoder = load_r3m("rrl18")
     assert [path.name for path in (cache / "encoders").iterdir()] == ["rrl18.safetensors"]
