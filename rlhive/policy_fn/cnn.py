@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -114,11 +114,6 @@ class CNN:
         for _, size, stride in self.layers:
             height, width = (height - size) // stride + 1, (width - size) // stride + 1
         return height, width
-
-
-def make_cnn(pixels: PixelSpec, *, layers: Sequence[Layer] = LAYERS, dim: int = 50) -> CNN:
-    """The CNN for the images of an environment."""
-    return CNN(pixels.height, pixels.width, pixels.frames, tuple(layers), dim)
 
 
 def _init(key: Generator, shape: tuple[int, ...], gain: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rlhive.core.normalizer import normalize
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.types import EnvState, Params
 from rlhive.envs.names import encoder_of
-from rlhive.policy_fn.cnn import CNN, LAYERS, Layer, make_cnn
+from rlhive.policy_fn.cnn import CNN, LAYERS, Layer
 from rlhive.policy_fn.r3m import BFLOAT16, FLOAT32, PUBLISHED, R3M, load_r3m
 from rlhive.policy_fn.resnet import fold
 
@@ -139,8 +139,8 @@ def _check_one_frame(pixels: PixelSpec) -> None:
 
 
 def cnn(pixels: PixelSpec, *, layers: Sequence[Layer] = LAYERS, dim: int = 50) -> CNN:
-    """A small CNN that is trained with the critics."""
-    return make_cnn(pixels, layers=layers, dim=dim)
+    """The small CNN for these images, which is trained with the critics."""
+    return CNN(pixels.height, pixels.width, pixels.frames, tuple(layers), dim)
 
 
 def flat(pixels: PixelSpec) -> Flat:

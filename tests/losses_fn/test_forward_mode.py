@@ -9,11 +9,11 @@ from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.tree import leaves, map_tree
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.losses_fn.pixels import draw_shifts, make_pixel_loss
-from rlhive.policy_fn.cnn import make_cnn
+from rlhive.policy_fn.encoders import cnn
 from tests.helpers import make_batch, make_spec
 
 PIXELS = PixelSpec(cameras=("a",), height=16, width=16)
-CNN = make_cnn(PIXELS, layers=((4, 4, 2), (4, 3, 1)), dim=3)
+CNN = cnn(PIXELS, layers=((4, 4, 2), (4, 3, 1)), dim=3)
 
 
 def double(tree: TensorDict) -> TensorDict:

@@ -9,11 +9,11 @@ from rlhive.losses_fn import draw_sac_noise, make_sac_loss
 from rlhive.losses_fn.pixels import draw_shifts, make_pixel_loss
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.augment import PAD, random_shift
-from rlhive.policy_fn.cnn import make_cnn
+from rlhive.policy_fn.encoders import cnn
 from tests.helpers import make_batch
 
 PIXELS = PixelSpec(cameras=("a", "b"), height=16, width=16)
-CNN = make_cnn(PIXELS, layers=((4, 4, 2), (4, 3, 1)), dim=3)
+CNN = cnn(PIXELS, layers=((4, 4, 2), (4, 3, 1)), dim=3)
 NETWORK = ActorCritic(5 + 6, action_low=(-1.0, -1.0), action_high=(1.0, 1.0), hidden_sizes=(8,))
 BATCH_SIZE = 4
 

@@ -9,7 +9,8 @@ from torch.func import grad, vmap
 
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.tree_file import flatten
-from rlhive.policy_fn.cnn import CNN, make_cnn
+from rlhive.policy_fn.cnn import CNN
+from rlhive.policy_fn.encoders import cnn
 from tests.helpers import make_pixel_policy
 from tests.policy_fn.resnets import random_pixels
 
@@ -114,7 +115,7 @@ def test_gradients_equal_finite_differences():
 
 
 def test_what_is_in_the_spec_comes_back():
-    encoder = make_cnn(attrs.evolve(TWO_CAMERAS, frames=3), layers=[(16, 8, 4), (32, 4, 2)], dim=32)
+    encoder = cnn(attrs.evolve(TWO_CAMERAS, frames=3), layers=[(16, 8, 4), (32, 4, 2)], dim=32)
     assert CNN.from_dict(encoder.to_dict()) == encoder
     assert encoder.name == "cnn" and not encoder.frozen
 

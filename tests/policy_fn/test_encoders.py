@@ -13,14 +13,14 @@ from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.run_spec import new_run_spec
 from rlhive.policy_fn import load
 from rlhive.policy_fn.actor import actor_critic
-from rlhive.policy_fn.cnn import CNN, make_cnn
-from rlhive.policy_fn.encoders import Flat, encoder_from_dict, feature_dim, named_encoder, network_input
+from rlhive.policy_fn.cnn import CNN
+from rlhive.policy_fn.encoders import Flat, cnn, encoder_from_dict, feature_dim, named_encoder, network_input
 from rlhive.policy_fn.loading import DTYPES
 from rlhive.policy_fn.r3m import R3M
 from tests.helpers import make_pixel_policy
 
 PIXELS = PixelSpec(cameras=("a", "b"), height=16, width=12)
-SMALL = make_cnn(PIXELS, layers=((4, 4, 2),), dim=3)
+SMALL = cnn(PIXELS, layers=((4, 4, 2),), dim=3)
 
 
 @pytest.mark.parametrize(

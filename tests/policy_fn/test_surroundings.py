@@ -12,7 +12,7 @@ from rlhive.core.run_spec import new_run_spec
 from rlhive.core.tree import leaves
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn import LoadError, load
-from rlhive.policy_fn.cnn import make_cnn
+from rlhive.policy_fn.encoders import cnn
 from rlhive.policy_fn.exploration import epsilon_random, gaussian, ornstein_uhlenbeck
 from rlhive.policy_fn.resnet import ResNet
 from tests.helpers import make_spec
@@ -56,7 +56,7 @@ def test_trees_are_float32_whatever_the_default(float64_by_default):
     pixels, low, high = PixelSpec(("a",), 16, 16), (-1.0, -1.0), (1.0, 1.0)
     trees = [
         init_normalizer(5),
-        make_cnn(pixels, layers=((4, 4, 2),), dim=3).init(generator),
+        cnn(pixels, layers=((4, 4, 2),), dim=3).init(generator),
         ResNet(18).init(generator),
     ]
     for algorithm in ALGORITHMS.values():
