@@ -11,7 +11,7 @@ from rlhive.config import ConfigError, load_config
 from rlhive.core.keys import make_generators
 from rlhive.core.learner import make_learner
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.core.tree_file import flatten
+from rlhive.core.tree_file import named_leaves
 from rlhive.data.trace import trace_file, write_trial
 from rlhive.paths import gin_directory
 from rlhive.policy_fn.r3m import R3M
@@ -146,7 +146,7 @@ def test_makes_a_learner_of_images(name, bindings, encoder, franka_spec):
     new_state, metrics = learner.train_step(state, batch, learner.draw_loss_noise(generators))
     assert action.shape == (1, 2, 1, 9) and bool(metrics["finite"].all())
     if not made.frozen:
-        before, after = (flatten(of["params", "encoder"]) for of in (state, new_state))
+        before, after = (named_leaves(of["params", "encoder"]) for of in (state, new_state))
         stay = {leaf for leaf in before if torch.equal(before[leaf], after[leaf])}
         assert stay == {leaf for leaf in before if "running_" in leaf}
 

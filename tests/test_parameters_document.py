@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from rlhive.core.optim import adam
 from rlhive.core.state import init_state
-from rlhive.core.tree_file import flatten
+from rlhive.core.tree_file import named_leaves
 from rlhive.losses_fn import ALGORITHMS, POLICY_KEYS
 from rlhive.policy_fn import load
 from rlhive.policy_fn.heads import HEADS
@@ -87,7 +87,7 @@ def documented_env_state(spec):
 
 
 def test_params_are_as_documented(algorithm, network, franka_spec):
-    params = flatten(network.init(torch.Generator()))
+    params = named_leaves(network.init(torch.Generator()))
     documented = documented_params(algorithm, network, franka_spec)
     assert {name: tuple(leaf.shape) for name, leaf in params.items()} == documented
     assert {leaf.dtype for leaf in params.values()} == {torch.float32}
@@ -109,7 +109,7 @@ def test_train_state_is_as_documented(algorithm, network, franka_spec):
     }
     expected |= {f"env_state/{name}": shape for name, shape in documented_env_state(franka_spec).items()}
     expected |= {"opt_state/count": (), "step": ()}
-    leaves = flatten(state)
+    leaves = named_leaves(state)
     assert {name: tuple(leaf.shape) for name, leaf in leaves.items()} == expected
     assert {name for name, leaf in leaves.items() if leaf.dtype == torch.int64} == {"opt_state/count", "step"}
 

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from rlhive.core.checkpoint_files import PARTS, TRAINING, origin, read_part, read_seed, write_seed
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree import stack_seeds
-from rlhive.core.tree_file import LoadError, flatten, flush
+from rlhive.core.tree_file import LoadError, flush, named_leaves
 from rlhive.core.types import TrainState
 
 PathLike = str | os.PathLike[str]
@@ -225,7 +225,7 @@ def _check_seeds(
 
 
 def _check_finite(seeds: Sequence[int], state: TrainState) -> None:
-    for name, leaf in flatten(state).items():
+    for name, leaf in named_leaves(state).items():
         finite = torch.isfinite(leaf).reshape(len(seeds), -1).all(-1).tolist()
         if not all(finite):
             seed = seeds[finite.index(False)]

@@ -14,7 +14,7 @@ from rlhive.core.random import normal
 from rlhive.core.rollout import SEEN, latest_episodes
 from rlhive.core.run import OnlineRun, store_step
 from rlhive.core.stop import freeze, not_finite, states_acted_with
-from rlhive.core.tree import send, to_device, unflatten
+from rlhive.core.tree import send, to_device, tree_of_leaves
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress
 
@@ -143,7 +143,7 @@ def _minibatch(run: OnlineRun) -> TensorDict:
 def _move_on(run: OnlineRun, action: Tensor, transition: TensorDict) -> None:
     """Goes on from where the environments are now, and leaves what the next action does not need to `store_step`."""
     rollout, following = run.rollout, transition["next"]
-    run.unstored = unflatten(
+    run.unstored = tree_of_leaves(
         {**rollout.select(*SEEN, strict=False), "action": action, "next": following}, transition.batch_size
     )
     rollout.update(transition.select(*SEEN, strict=False))

@@ -20,7 +20,7 @@ from rlhive.core.priority import PrioritySampler
 from rlhive.core.replay_file import read_replay, seeds_of, write_replay
 from rlhive.core.replay_storage import lock_directory, make_storage
 from rlhive.core.returns import n_step_return
-from rlhive.core.tree import Key, map_tree, send, unflatten
+from rlhive.core.tree import LeafPath, map_tree, send, tree_of_leaves
 from rlhive.core.types import Batch
 
 FORMAT_VERSION = 2
@@ -89,7 +89,9 @@ class ReplayBuffer:
         self._storage = make_storage(self._allocated_rows, scratch_dir, self._device)
         self.scratch_dir = scratch_dir
         self._lock: BaseFileLock | None = None  # on it, from the first row on
-        self._rows: dict[Key, Tensor] = {}  # views of the storage, [T, S, E, ...]; none before the first row
+        self._rows: dict[
+            LeafPath, Tensor
+        ] = {}  # views of the storage, [T, S, E, ...]; none before the first row
         self._flat_rows = self._rows  # the same, each [T * S * E, ...]
         self._cursor = self._num_rows = 0
         self.prioritized = prioritized
@@ -188,7 +190,7 @@ class ReplayBuffer:
         batch = self._gather(index)
         return batch.update({"index": send(index, self._device), "_weight": send(weight, self._device)})
 
-    def latest(self, key: Key, num_rows: int) -> Tensor:
+    def latest(self, key: LeafPath, num_rows: int) -> Tensor:
         """The last rows of one key, oldest first, `[num_rows, S, E, ...]`.
 
         Raises:
@@ -305,7 +307,7 @@ class ReplayBuffer:
         row, first = index // num_envs, self._columns.unsqueeze(-1) * num_envs
         start = send(torch.add(index + first, row, alpha=row_size - num_envs), self._device)
         if self.n_step == 1:
-            return unflatten({key: self._take(key, start) for key in self._rows}, index.shape)
+            return tree_of_leaves({key: self._take(key, start) for key in self._rows}, index.shape)
         ahead, own = torch.arange(self.n_step), first + index % num_envs
         window = (row.unsqueeze(-1) + ahead) % self._allocated_rows * row_size + own.unsqueeze(-1)
         window = send(window, self._device)
@@ -317,9 +319,9 @@ class ReplayBuffer:
         last = window.gather(-1, steps.unsqueeze(-1) - 1).squeeze(-1)
         parts = {key: self._take(key, last if isinstance(key, tuple) else start) for key in self._rows}
         parts |= {REWARD: reward.unsqueeze(-1), "steps_to_next_obs": steps.unsqueeze(-1).float()}
-        return unflatten(parts, index.shape)
+        return tree_of_leaves(parts, index.shape)
 
-    def _take(self, key: Key, index: Tensor) -> Tensor:
+    def _take(self, key: LeafPath, index: Tensor) -> Tensor:
         # index_select on flat rows: 7 us a key. The storage's own [row, seed, env] indexing: 6.8 ms in all.
         rows = self._flat_rows[key]
         return rows.index_select(0, index.view(-1)).view(*index.shape, *rows.shape[1:])
@@ -336,5 +338,5 @@ class ReplayBuffer:
         return {name: str(value) for name, value in values.items()}
 
 
-def _name(key: Key) -> str:
+def _name(key: LeafPath) -> str:
     return key if isinstance(key, str) else ".".join(key)

@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-Key = str | tuple[str, ...]
+LeafPath = str | tuple[str, ...]
 
 
 def map_tree(fn: Callable[..., Tensor], tree: TensorDict, *others: TensorDict) -> TensorDict:
@@ -51,7 +51,7 @@ def replace(tree: TensorDict, values: Mapping[str, Tensor | TensorDict]) -> Tens
     return TensorDict({**dict(tree.items()), **values}, batch_size=tree.batch_size)
 
 
-def unflatten(leaves: Mapping[Key, Tensor], batch_size: torch.Size) -> TensorDict:
+def tree_of_leaves(leaves: Mapping[LeafPath, Tensor], batch_size: torch.Size) -> TensorDict:
     """The tree of leaves by key or path of keys, all of one batch size, unchecked: 4 us for 6 leaves, or else 20."""
     values: dict[str, Any] = {}
     for key, leaf in leaves.items():

@@ -20,9 +20,9 @@ __all__ = [
     "LoadError",
     "check_names",
     "check_version",
-    "flatten",
     "flush",
     "header_json",
+    "named_leaves",
     "read_tree",
     "write_tree",
 ]
@@ -41,7 +41,7 @@ def write_tree(path: str | os.PathLike[str], tree: TensorDict, header: Mapping[s
         header: text beside the tensors. "format_version", "keys", the names in their order, and "content_sha256", the
             hash of all the rest, are added.
     """
-    tensors = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in flatten(tree).items()}
+    tensors = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in named_leaves(tree).items()}
     fields = {**header, "format_version": str(FORMAT_VERSION), "keys": json.dumps(list(tensors))}
     with naming(path), open(path, "wb") as file:
         file.write(save(tensors, {**fields, _HASH: content_hash(tensors, fields)}))
@@ -87,7 +87,7 @@ def content_hash(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str])
     return digest.hexdigest()
 
 
-def flatten(tree: TensorDict) -> dict[str, torch.Tensor]:
+def named_leaves(tree: TensorDict) -> dict[str, torch.Tensor]:
     """The leaves by name, in order, such as "actor/layer_0/weight"."""
     leaves = tree.items(include_nested=True, leaves_only=True)
     return {key if isinstance(key, str) else "/".join(key): leaf for key, leaf in leaves}

@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.random import Source, normal
-from rlhive.core.tree import unflatten
+from rlhive.core.tree import tree_of_leaves
 from rlhive.core.types import Batch, Metrics, Noise
 
 Distance = Literal["l2", "smooth_l1"]
@@ -72,4 +72,4 @@ def detached(metrics: Mapping[str, Tensor]) -> Metrics:
 
 def draw_no_noise(source: Source, network: Any, batch_size: int) -> Noise:
     """The empty tree, for losses that draw nothing."""
-    return unflatten({}, normal(source, 0).shape[:-1])
+    return tree_of_leaves({}, normal(source, 0).shape[:-1])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlhive.core.random import Source, normal
-from rlhive.core.tree import detach, unflatten
+from rlhive.core.tree import detach, tree_of_leaves
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
 from rlhive.losses_fn.common import (
     Distance,
@@ -114,4 +114,4 @@ def draw_sac_noise(source: Source, network: ActorCritic, batch_size: int) -> Noi
     # Transposed in memory, as the actor's output is.
     both = normal(source, 2, network.action_dim, batch_size).mT
     action, next_action = both.unbind(-3)
-    return unflatten({"action": action, "next_action": next_action}, both.shape[:-3])
+    return tree_of_leaves({"action": action, "next_action": next_action}, both.shape[:-3])

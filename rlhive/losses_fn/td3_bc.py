@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rlhive.core.random import Source, normal
-from rlhive.core.tree import detach, unflatten
+from rlhive.core.tree import detach, tree_of_leaves
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
 from rlhive.losses_fn.common import check_shapes, detached, discount_of, td_target, weighted_mean
 from rlhive.policy_fn.offline import OfflineNetwork
@@ -87,4 +87,4 @@ def make_td3_bc_loss(
 def draw_td3_bc_noise(source: Source, network: OfflineNetwork, batch_size: int) -> Noise:
     """Standard normal noise for one call of the loss: "next_action" `[B, A]`; of S seeds `[S, B, A]`."""
     noise = normal(source, batch_size, network.action_dim)
-    return unflatten({"next_action": noise}, noise.shape[:-2])
+    return tree_of_leaves({"next_action": noise}, noise.shape[:-2])

@@ -18,16 +18,27 @@ import torch.nn.functional as F  # noqa: N812
 from attrs import validators as v
 from torch import Generator, Tensor, nn
 
+from rlhive.core.errors import LoadError
 from rlhive.core.files import file_sha256
 from rlhive.core.types import Params
-from rlhive.policy_fn import weights as files
 from rlhive.policy_fn.resnet import ResNet, fold
+from rlhive.policy_fn.weights import (
+    SOURCES,
+    depth_of,
+    find_weights,
+    keep_weights,
+    load_weights,
+    module_weights,
+    published_weights,
+    weights_sha256,
+    write_weights,
+)
 from rlhive.suggest import suggest
 
 if TYPE_CHECKING:
     from rlhive.core.pixel_spec import PixelSpec
 
-NAMES = tuple(files.PUBLISHED)
+NAMES = tuple(SOURCES)
 PUBLISHED, RANDOM = "published", "random"
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 IMAGE_SIZE, _RESIZED = 224, 256
@@ -80,7 +91,7 @@ class R3M:
         if self.weights == RANDOM:
             params = self.network.init(torch.Generator().manual_seed(0))
         else:
-            params = files.find_weights(self.name, self.weights)
+            params = find_weights(self.name, self.weights)
         return fold(params) if self.frozen else params  # once, not for every batch
 
     def apply(self, params: Params, pixels: Tensor) -> Tensor:
@@ -132,10 +143,10 @@ def load_r3m(name: str, *, weights: str = PUBLISHED, frozen: bool = True, precis
     if weights == RANDOM:
         return found
     if weights == PUBLISHED:
-        return attrs.evolve(found, weights=files.weights_sha256(files.published_weights(name)))
+        return attrs.evolve(found, weights=weights_sha256(published_weights(name)))
     if Path(weights).is_dir():  # "" is the present one
-        raise files.LoadError(f"weights={weights!r}: must be {PUBLISHED!r}, {RANDOM!r} or a file of weights")
-    return attrs.evolve(found, weights=_keep(name, files.load_weights(weights), weights))
+        raise LoadError(f"weights={weights!r}: must be {PUBLISHED!r}, {RANDOM!r} or a file of weights")
+    return attrs.evolve(found, weights=_keep(name, load_weights(weights), weights))
 
 
 def from_module(module: nn.Module, name: str, *, frozen: bool = True) -> R3M:
@@ -149,14 +160,14 @@ def from_module(module: nn.Module, name: str, *, frozen: bool = True) -> R3M:
     Raises:
         LoadError: the module is another network.
     """
-    return R3M(name, _keep(name, files.module_weights(module), type(module).__name__), frozen)
+    return R3M(name, _keep(name, module_weights(module), type(module).__name__), frozen)
 
 
 def _keep(name: str, params: Params, source: str) -> str:
-    depth = files.depth_of(params)
+    depth = depth_of(params)
     if name[-2:] != str(depth):
-        raise files.LoadError(f"{source}: holds a ResNet-{depth}, which {name} is not; use {name[:3]}{depth}")
-    return files.keep_weights(name, params, source)
+        raise LoadError(f"{source}: holds a ResNet-{depth}, which {name} is not; use {name[:3]}{depth}")
+    return keep_weights(name, params, source)
 
 
 def preprocess(images: Tensor) -> Tensor:
@@ -189,9 +200,9 @@ def main(argv: Sequence[str]) -> int:
     source, target = Path(argv[2]), Path(argv[3])
     if target.suffix != ".safetensors":
         raise ValueError(f"{target}: the name of what is written must end in .safetensors")
-    params = files.load_weights(source)
-    sha256 = files.write_weights(target, params, f"{source.name} sha256:{file_sha256(source)}")
-    sys.stdout.write(f"{target}: ResNet-{files.depth_of(params)}, weights {sha256}\n")
+    params = load_weights(source)
+    sha256 = write_weights(target, params, f"{source.name} sha256:{file_sha256(source)}")
+    sys.stdout.write(f"{target}: ResNet-{depth_of(params)}, weights {sha256}\n")
     return 0
 
 

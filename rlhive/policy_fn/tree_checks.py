@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from rlhive.core.normalizer import init_normalizer
 from rlhive.core.run_spec import RunSpec
-from rlhive.core.tree_file import LoadError, check_leaves, flatten
+from rlhive.core.tree_file import LoadError, check_leaves, named_leaves
 from rlhive.core.types import EnvState, Params
 from rlhive.losses_fn import POLICY_KEYS
 from rlhive.policy_fn.encoders import encoder_tree, learned
@@ -33,7 +33,7 @@ def check_params(where: str, params: Params, spec: RunSpec) -> None:
     if learned(spec.encoder) is None:  # a bundle has the weights of a frozen one, a run has not
         needed -= {"encoder"}
     wanted = [name for name in whole.keys() if name in needed or name in params.keys()]  # noqa: SIM118
-    _check_leaves(where, params, flatten(whole.select(*wanted)))
+    _check_leaves(where, params, named_leaves(whole.select(*wanted)))
 
 
 def check_env_state(where: str, env_state: EnvState, spec: RunSpec) -> None:
@@ -43,7 +43,7 @@ def check_env_state(where: str, env_state: EnvState, spec: RunSpec) -> None:
         LoadError: as in `check_params`, or the constants are of no observation.
     """
     _check_leaves(
-        where, env_state, flatten(TensorDict({"observation": init_normalizer(spec.normalized_dim)}))
+        where, env_state, named_leaves(TensorDict({"observation": init_normalizer(spec.normalized_dim)}))
     )
     if bool((env_state["observation", "scale"] < 0).any()):
         raise LoadError(f"{where}: observation/scale holds negative values, which no deviation is")
@@ -54,7 +54,7 @@ def check_env_state(where: str, env_state: EnvState, spec: RunSpec) -> None:
 
 
 def _check_leaves(where: str, tree: TensorDict, expected: Mapping[str, Tensor]) -> None:
-    found = flatten(tree)
+    found = named_leaves(tree)
     check_leaves(where, found, {name: like.shape for name, like in expected.items()})
     for name, like in expected.items():
         if found[name].dtype != like.dtype:

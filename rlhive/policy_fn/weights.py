@@ -16,7 +16,7 @@ from tensordict import TensorDict
 from torch import Generator, Tensor, nn
 
 from rlhive.core.files import file_sha256, replacing
-from rlhive.core.tree_file import LoadError, check_leaves, flatten, read_tree, write_tree
+from rlhive.core.tree_file import LoadError, check_leaves, named_leaves, read_tree, write_tree
 from rlhive.core.types import Params
 from rlhive.paths import cache_dir
 from rlhive.policy_fn.resnet import DEPTHS, ResNet
@@ -34,7 +34,7 @@ class Published:
 
 _R3M = "https://pytorch.s3.amazonaws.com/models/rl/r3m"
 _TORCHVISION = "https://download.pytorch.org/models"
-PUBLISHED = {
+SOURCES = {
     "r3m18": Published(f"{_R3M}/r3m_18.pt", None),
     "r3m34": Published(f"{_R3M}/r3m_34.pt", None),
     "r3m50": Published(f"{_R3M}/r3m_50.pt", None),
@@ -68,7 +68,7 @@ def load_weights(path: str | PathLike[str]) -> Params:
     if not path.is_file():
         raise LoadError(f"{path}: there is no such file")
     if path.suffix == ".safetensors":
-        return _checked(path, flatten(read_tree(path)[0]))
+        return _checked(path, named_leaves(read_tree(path)[0]))
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails with errors of a dozen types
@@ -99,13 +99,13 @@ def module_weights(module: nn.Module) -> Params:
 
 def depth_of(params: Params) -> int:
     """The depth of the ResNet that the tree is of; its names must be one's."""
-    return next(depth for depth in DEPTHS if _shapes(depth).keys() == flatten(params).keys())
+    return next(depth for depth in DEPTHS if _shapes(depth).keys() == named_leaves(params).keys())
 
 
 def weights_sha256(params: Params) -> str:
     """SHA-256 over names, shapes and values: the same for the same weights, whatever file they came in."""
     digest = hashlib.sha256()
-    for name, leaf in sorted(flatten(params).items()):
+    for name, leaf in sorted(named_leaves(params).items()):
         digest.update(f"{name} {list(leaf.shape)} {leaf.dtype}\n".encode())
         digest.update(leaf.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
@@ -158,7 +158,7 @@ def published_weights(name: str) -> Params:
     Raises:
         LoadError: the file is damaged, or not there and cannot be downloaded; the message says what to do.
     """
-    target, published = _published_path(name), PUBLISHED[name]
+    target, published = _published_path(name), SOURCES[name]
     if target.is_file():
         try:
             return load_weights(target)
@@ -223,7 +223,7 @@ def _by_hand(target: Path, url: str = "") -> str:
 
 @functools.cache
 def _shapes(depth: int) -> dict[str, torch.Size]:
-    return {name: leaf.shape for name, leaf in flatten(ResNet(depth).init(Generator())).items()}
+    return {name: leaf.shape for name, leaf in named_leaves(ResNet(depth).init(Generator())).items()}
 
 
 def _checked(where: object, leaves: Mapping[str, Tensor]) -> Params:

@@ -15,7 +15,7 @@ from rlhive.core.checkpoint import (
     seed_dirs,
 )
 from rlhive.core.run_spec import RunSpec, new_run_spec
-from rlhive.core.tree_file import LoadError, flatten, read_tree
+from rlhive.core.tree_file import LoadError, named_leaves, read_tree
 from tests.conftest import make_rollout
 
 PARTS = ("params", "env_state", "train_state")
@@ -33,7 +33,7 @@ def save(run, step, **changes):
 
 
 def assert_equal_trees(one, other):
-    one, other = flatten(one), flatten(other)
+    one, other = named_leaves(one), named_leaves(other)
     assert list(one) == list(other)  # the order counts: sums over the leaves depend on it
     for name, leaf in one.items():
         assert leaf.dtype == other[name].dtype

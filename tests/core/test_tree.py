@@ -48,7 +48,7 @@ def test_operations_work_under_vmap():
 
 def test_leaves_by_path_make_a_tree_of_one_batch_size():
     leaves = {"a": torch.zeros(2, 3), ("next", "a"): torch.ones(2, 3), ("next", "b"): torch.ones(2, 1)}
-    made = tree.unflatten(leaves, torch.Size([2]))
+    made = tree.tree_of_leaves(leaves, torch.Size([2]))
     assert (made == TensorDict(leaves, batch_size=[2])).all()
     assert made.batch_size == made["next"].batch_size == (2,)
 

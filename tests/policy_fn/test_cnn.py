@@ -8,7 +8,7 @@ from tensordict import TensorDict
 from torch.func import grad, vmap
 
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.core.tree_file import flatten
+from rlhive.core.tree_file import named_leaves
 from rlhive.policy_fn.cnn import CNN
 from rlhive.policy_fn.encoders import cnn
 from tests.helpers import make_pixel_policy
@@ -50,8 +50,8 @@ def test_seeds_under_vmap_equal_a_loop_over_them():
     gradients = vmap(gradient)(torch.stack(each), pixels)
     for index, params in enumerate(each):
         torch.testing.assert_close(together[index], encoder.apply(params, pixels[index]))
-        alone = flatten(gradient(params, pixels[index]))
-        for name, leaf in flatten(gradients[index]).items():
+        alone = named_leaves(gradient(params, pixels[index]))
+        for name, leaf in named_leaves(gradients[index]).items():
             torch.testing.assert_close(leaf, alone[name], rtol=1e-4, atol=1e-6)
 
 
@@ -103,12 +103,12 @@ def test_gradients_equal_finite_differences():
     def loss(tree):  # `apply` computes in float32, so the differences are wide
         return encoder.apply(tree.float(), pixels).square().sum().double()
 
-    gradient = flatten(grad(loss)(params))
-    for name, leaf in flatten(params).items():
+    gradient = named_leaves(grad(loss)(params))
+    for name, leaf in named_leaves(params).items():
         index = gradient[name].abs().flatten().argmax()
         moved = [params.clone() for _ in range(2)]
         for tree, sign in zip(moved, (1, -1), strict=True):
-            flatten(tree)[name].view(-1)[index] += sign * 1e-3
+            named_leaves(tree)[name].view(-1)[index] += sign * 1e-3
         numeric = (loss(moved[0]) - loss(moved[1])) / 2e-3
         torch.testing.assert_close(numeric, gradient[name].flatten()[index], rtol=0.02, atol=1e-3)
         assert gradient[name].any() and leaf.isfinite().all()

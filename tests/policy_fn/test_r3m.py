@@ -10,7 +10,7 @@ import torch
 from torch.func import grad, vmap
 
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.core.tree_file import LoadError, flatten
+from rlhive.core.tree_file import LoadError, named_leaves
 from rlhive.data.features import make_encode
 from rlhive.policy_fn.r3m import R3M, from_module, load_r3m, preprocess
 from tests.policy_fn.resnets import assert_same_embeddings, r3m_module, random_pixels, torchvision_resnet
@@ -124,7 +124,7 @@ def test_fine_tuning_gradients_are_those_of_the_module():
     module = r3m_module(18)
     encoder = from_module(module, "r3m18", frozen=False)
     params, pixels = encoder.init(KEY), random_pixels(2, 1, 64, 64, 3)
-    gradient = flatten(grad(lambda tree: encoder.apply(tree, pixels).square().mean())(params))
+    gradient = named_leaves(grad(lambda tree: encoder.apply(tree, pixels).square().mean())(params))
     module.zero_grad()
     module.module(pixels[:, 0].permute(0, 3, 1, 2), [3, 64, 64]).square().mean().backward()
     for name, parameter in module.module.convnet.named_parameters():

@@ -5,7 +5,7 @@ import torch
 from tensordict import TensorDict
 from torch.func import grad, vmap
 
-from rlhive.core.tree_file import flatten
+from rlhive.core.tree_file import named_leaves
 from rlhive.policy_fn.resnet import DEPTHS, ResNet, fold
 from rlhive.policy_fn.weights import module_weights
 from tests.policy_fn.resnets import assert_same_embeddings, torchvision_resnet
@@ -34,7 +34,7 @@ def test_init_has_torchvisions_names_shapes_and_spread(depth):
     again = ResNet(depth).init(torch.Generator().manual_seed(3))
     assert (params == again).all()
     reference = torchvision_resnet(depth).state_dict()
-    found = flatten(params)
+    found = named_leaves(params)
     shapes = {name.replace(".", "/"): leaf.shape for name, leaf in reference.items() if leaf.dim()}
     assert {name: leaf.shape for name, leaf in found.items()} == shapes
     expected = reference["layer4.1.conv2.weight"].std()
@@ -54,7 +54,7 @@ def test_gradients_equal_autograd_of_torchvision_and_leave_the_statistics_alone(
     reference, network, batch = torchvision_resnet(18), ResNet(18), images(2)
     params = module_weights(reference)
     before = params.clone()
-    gradient = flatten(grad(lambda tree: network.apply(tree, batch).square().mean())(params))
+    gradient = named_leaves(grad(lambda tree: network.apply(tree, batch).square().mean())(params))
     assert (params == before).all()
     reference.zero_grad()
     reference(batch).square().mean().backward()
@@ -74,8 +74,8 @@ def test_gradients_of_seeds_under_vmap_equal_those_alone():
     gradient = grad(lambda tree, batch: network.apply(tree, batch).square().mean())
     together = vmap(gradient)(torch.stack(trees), batches)
     for index, tree in enumerate(trees):
-        alone = flatten(gradient(tree, batches[index]))
-        for name, leaf in flatten(together[index]).items():
+        alone = named_leaves(gradient(tree, batches[index]))
+        for name, leaf in named_leaves(together[index]).items():
             scale = alone[name].abs().max().item()
             torch.testing.assert_close(leaf, alone[name], rtol=1e-3, atol=1e-4 * scale)
 
