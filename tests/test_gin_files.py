@@ -17,7 +17,7 @@ from rlhive.paths import gin_directory
 from rlhive.policy_fn.r3m import R3M
 
 GIN_FILES = sorted(path.name for path in gin_directory().glob("*.gin"))
-MACROS = ("ENV_NAME", "NUM_SEEDS", "SEED", "SEEDS", "NUM_ENVS", "TOTAL_STEPS", "DEVICE", "ALGORITHM")
+MACROS = ("ENV_NAME", "NUM_SEEDS", "SEED", "SEEDS", "NUM_ENVS", "TOTAL_STEPS", "DEVICE", "ALGORITHM", "GAMMA")
 EXPLORATIONS = {
     "sac.gin": "none",
     "sac_gaussian.gin": "gaussian",
@@ -26,6 +26,7 @@ EXPLORATIONS = {
 }
 ENCODERS = {"sac_r3m.gin": "r3m18", "sac_rrl.gin": "rrl34", "sac_cnn.gin": "cnn"}
 OFFLINE = {
+    "bc.gin": ("bc", "gaussian"),
     "bc_deterministic.gin": ("bc", "deterministic"),
     "bc_gaussian.gin": ("bc", "gaussian"),
     "bc_tanh_gaussian.gin": ("bc", "tanh_gaussian"),
@@ -76,7 +77,7 @@ def test_the_macros_on_top_are_the_ones_users_set_first():
 def test_makes_a_learner_that_acts_and_updates(name, franka_spec):
     small = ["NUM_SEEDS=2", "sac_network.hidden_sizes=(8, 8)", "train.batch_size=4", "replay.capacity=50"]
     small += ["train.compile=False"]  # that is for tests/core/test_compile.py
-    config = load_config([name], small + ["GAMMA=0.9"] * (name == "base.gin"))
+    config = load_config([name], small)
     learner = make_learner(config, franka_spec)
     generators = [make_generators(seed) for seed in config.seeds]
     state = learner.init(generators)

@@ -145,7 +145,7 @@ def bc_network(
 def iql_network(
     spec: EnvSpec,
     *,
-    head: str = "gaussian",
+    head: str = "tanh_gaussian",
     hidden_sizes: Sequence[int] = (256, 256),
     activation: str = "relu",
     actor_layer_norm: bool = False,
