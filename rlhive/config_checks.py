@@ -151,15 +151,17 @@ def warn_without_updates(config: TrainConfig) -> None:
     if ALGORITHMS[config.algorithm].offline or ratio == 0:
         return
     waits = max(config.init_random_steps, config.batch_size)
-    first, end = (
-        -(-steps // each) * each for steps in (waits, config.total_steps)
-    )  # all environments step at once
+    # All environments step at once.
+    first, end = (-(-steps // each) * each for steps in (waits, config.total_steps))
     if first < end and (ratio >= 1 or math.floor(end * ratio) > math.floor(first * ratio)):
         return
     logger.warning(
         "no update will be made in %d steps: the first waits for train.init_random_steps=%d and train.batch_size=%d "
         "steps, with train.updates_per_step=%s from then on; raise TOTAL_STEPS, or lower what it waits for",
-        *(config.total_steps, config.init_random_steps, config.batch_size, ratio),
+        config.total_steps,
+        config.init_random_steps,
+        config.batch_size,
+        ratio,
     )
 
 

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 ADDED, MERGED = "added_seeds", ".added_seeds"  # while they train, and while what was merged is removed
 OTHER_SETTINGS = {  # that change nothing of what a seed learns
-    *("train.loggers", "train.wandb", "train.num_workers", "train.video_every", "train.video_cameras"),
+    "train.loggers",
+    "train.wandb",
+    "train.num_workers",
+    "train.video_every",
+    "train.video_cameras",
 }
 
 
@@ -112,9 +116,8 @@ def merge_run(run_dir: Path, seeds: Sequence[int], before: Sequence[int]) -> Non
     orders = {run_dir: _training(run_dir, before), added_dir: _training(added_dir, added)}
     replay = run_dir / "replay" / f"{last}.safetensors"
     training = set().union(*orders.values())
-    if training and any(
-        (own / "replay" / replay.name).exists() for own in orders
-    ):  # there is none of a data set
+    has_replay = any((own / "replay" / replay.name).exists() for own in orders)  # there is none of a data set
+    if training and has_replay:
         _merge_replays(replay, orders, [seed for seed in seeds if seed in training])
         for path in set(replay.parent.glob("*.safetensors")) - {replay}:
             path.unlink()
@@ -142,9 +145,15 @@ def _carry_on(run_dir: Path, steps: Sequence[int], seeds: Sequence[int]) -> None
     }
     for step in later:
         save_checkpoint(
-            run_dir, step, found.state, found.spec,
-            seeds=seeds, rollout=found.rollout, generators=generators, progress=found.progress,
-        )  # fmt: skip
+            run_dir,
+            step,
+            found.state,
+            found.spec,
+            seeds=seeds,
+            rollout=found.rollout,
+            generators=generators,
+            progress=found.progress,
+        )
 
 
 def _training(run_dir: Path, seeds: Sequence[int]) -> list[int]:

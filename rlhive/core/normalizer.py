@@ -11,8 +11,10 @@ CLIP = 10.0
 
 
 def init_normalizer(observation_dim: int) -> TensorDict:
-    """`{"loc" [O], "scale" [O], "count" []}`, float32, of no observation yet: applying it is refused nowhere but has
-    no effect beyond the clip, because loc is 0 and scale is 1 until the first update."""
+    """`{"loc" [O], "scale" [O], "count" []}`, float32, of no observation yet: loc 0, scale 1, count 0.
+
+    Until its first update `normalize` only clips by it.
+    """
     return TensorDict(
         {
             "loc": torch.zeros(observation_dim, dtype=torch.float32),

@@ -89,9 +89,8 @@ class ReplayBuffer:
         self._storage = make_storage(self._allocated_rows, scratch_dir, self._device)
         self.scratch_dir = scratch_dir
         self._lock: BaseFileLock | None = None  # on it, from the first row on
-        self._rows: dict[
-            LeafPath, Tensor
-        ] = {}  # views of the storage, [T, S, E, ...]; none before the first row
+        # Views of the storage, [T, S, E, ...]; none before the first row.
+        self._rows: dict[LeafPath, Tensor] = {}
         self._flat_rows = self._rows  # the same, each [T * S * E, ...]
         self._cursor = self._num_rows = 0
         self.prioritized = prioritized

@@ -96,13 +96,9 @@ class RunSpec:
             raise ValueError(f"{type(network).__name__} is not the network of {self.algorithm}")
         if (self.encoder is None) != (env.pixels is None):
             raise ValueError(f"{env.name}: images need an encoder, and an encoder needs images")
-        limits = (network.action_low, network.action_high)
-        if network.observation_dim != env.observation_dim + feature_dim(
-            self.encoder, env.pixels
-        ) or limits != (
-            env.action_low,
-            env.action_high,
-        ):
+        observation_dim = env.observation_dim + feature_dim(self.encoder, env.pixels)
+        limits = (env.action_low, env.action_high)
+        if network.observation_dim != observation_dim or (network.action_low, network.action_high) != limits:
             raise ValueError(f"the network does not fit the observation and action limits of {env.name}")
 
     @property

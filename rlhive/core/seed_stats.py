@@ -113,9 +113,8 @@ def _draw(seeds: int, rng: np.random.Generator) -> np.ndarray:
 def _resampled_iqm(scores: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """Interquartile mean of `scores` `[S]` in each resample, `[resamples]`, from how often each is `drawn`."""
     order, cut = np.argsort(scores), len(scores) // 4
-    ends = np.clip(
-        drawn[:, order].cumsum(axis=1), cut, len(scores) - cut
-    )  # where the kept copies of each end
+    # Where the kept copies of each end.
+    ends = np.clip(drawn[:, order].cumsum(axis=1), cut, len(scores) - cut)
     kept = np.diff(ends, axis=1, prepend=cut)
     return kept @ scores[order] / (len(scores) - 2 * cut)
 

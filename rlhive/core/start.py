@@ -108,8 +108,13 @@ def _warn_beyond_limits(dataset: Dataset, env: EnvSpec) -> None:
         logger.warning(
             "%s: %.3g%% of its actions are beyond the limits of %s, the furthest %.4g of %s, which goes from %g to %g: "
             "scale the actions, or learn a policy that is at its limits",
-            *(dataset.spec.source, 100.0 * steps / len(dataset), env.name, furthest),
-            *(env.action_names[column], env.action_low[column], env.action_high[column]),
+            dataset.spec.source,
+            100.0 * steps / len(dataset),
+            env.name,
+            furthest,
+            env.action_names[column],
+            env.action_low[column],
+            env.action_high[column],
         )
 
 

@@ -179,11 +179,8 @@ class Policy:
         return self.spec.network.plan(params["actor"], x, noise)
 
     def __reduce__(self) -> tuple[type[Policy], tuple[RunSpec, Params, EnvState]]:
-        return Policy, (
-            self.spec,
-            self.params,
-            self.env_state,
-        )  # worker processes make the bound functions anew
+        # Worker processes make the bound functions anew.
+        return Policy, (self.spec, self.params, self.env_state)
 
     def check(self, env_or_robot: Any) -> list[str]:
         """Every difference between what the policy was trained on and a robot; see `compare.differences`."""

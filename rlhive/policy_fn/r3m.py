@@ -108,9 +108,8 @@ class R3M:
         if self.precision == BFLOAT16:
             params = params.apply(Tensor.bfloat16)
         dtype = params["conv1", "weight"].dtype
-        whole = (
-            images.device.type != "cpu" or torch.compiler.is_exporting()
-        )  # a graph has no loop over its batch
+        # A graph has no loop over its batch.
+        whole = images.device.type != "cpu" or torch.compiler.is_exporting()
         parts = [images] if whole else images.split(_CPU_IMAGES)
         features = torch.cat([self.network.apply(params, preprocess(part).to(dtype)) for part in parts])
         return features.unflatten(0, pixels.shape[:2]).flatten(1)

@@ -75,9 +75,8 @@ def _mlp_steps(params: Params, activate: Step) -> list[Step]:
 def _linear(weight: Tensor, bias: Tensor) -> Step:
     if len(weight) == 1:
         return functools.partial(linear, weight, bias)
-    return lambda x: F.linear(
-        x, weight, bias
-    )  # what `linear` comes to, without looking at the shape each time
+    # What `linear` comes to, without looking at the shape each time.
+    return lambda x: F.linear(x, weight, bias)
 
 
 def _layer_norm(weight: Tensor, bias: Tensor) -> Step:
