@@ -16,7 +16,7 @@ class Progress:
     """Steps, their rate, return, success rate, time left: a bar on a terminal, else a line now and then.
 
     Args:
-        total_steps: environment steps of the whole run, per seed.
+        total_steps: environment steps of the whole run, per seed; offline, gradient updates.
         initial_step: where a resumed run begins.
         interval: seconds between two lines where the stream is no terminal.
         stream: where to write; None is stderr.

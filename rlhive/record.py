@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import io
@@ -11,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
@@ -32,7 +32,7 @@ LOGGERS = ("csv", "tensorboard", "wandb")
 OFFLINE = ("bc", "iql", "td3_bc")  # of `rlhive.losses_fn.ALGORITHMS`, which needs torch
 
 
-class Recorder:
+class Recorder(contextlib.AbstractContextManager["Recorder"]):
     """Writes metrics to `metrics.csv` and to TorchRL's loggers, and what several seeds have in common.
 
     `metrics.csv` is one wide table: `step` (of the seed, see `step_name`), `seed`, `wall_time` (seconds
@@ -77,7 +77,7 @@ class Recorder:
         """Appends a row for each seed, all of them or none, and, where there are several, what is common to them.
 
         Args:
-            step: environment steps of each seed so far.
+            step: environment steps of each seed so far; offline, gradient updates.
             rows: for each seed its metrics, values by `group/name`, such as `"eval/return"` or `"loss/actor"`; one
                 that was not there before gets a column of its own.
         """
@@ -97,12 +97,7 @@ class Recorder:
             for end in ("close", "finish"):
                 getattr(logger.experiment, end, lambda: None)()
 
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _wall_time(self) -> str:
@@ -123,7 +118,7 @@ class _Table:
         rows = [row for row in rows if int(row["step"]) <= last_step]
         self.last_wall_time = max((float(row["wall_time"]) for row in rows), default=0.0)
         if path.exists() or "seed" in index:  # the table of single seeds is there from the start
-            self._rewrite(rows)
+            _write_table(path, self._columns, rows)
 
     def append(self, rows: Sequence[tuple[Mapping[str, object], Mapping[str, float]]]) -> None:
         """Appends rows, each an index and metrics, in one write, so that a process that is killed leaves no part."""
@@ -134,18 +129,13 @@ class _Table:
         ]
         if new := [name for name in dict.fromkeys(itertools.chain(*written)) if name not in self._columns]:
             self._columns += new
-            self._rewrite([*(_read(self._path)[1] if self._path.exists() else []), *written])
+            before = _read(self._path)[1] if self._path.exists() else []
+            _write_table(self._path, self._columns, [*before, *written])
             return
         text = io.StringIO()
         _writer(text, self._columns).writerows(written)
         with naming(self._path), self._path.open("ab") as file:
             file.write(text.getvalue().encode())
-
-    def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        with replacing(self._path) as beside, beside.open("w", newline="") as file:
-            writer = _writer(file, self._columns)
-            writer.writeheader()
-            writer.writerows(rows)
 
 
 def merge_metrics(run_dir: Path, added_dir: Path, seeds: Sequence[int]) -> None:
@@ -161,10 +151,8 @@ def merge_metrics(run_dir: Path, added_dir: Path, seeds: Sequence[int]) -> None:
     added = {row["seed"] for row in more_rows}
     rows = [row for row in rows if row["seed"] not in added] + more_rows
     rows.sort(key=lambda row: (int(row["step"]), seeds.index(int(row["seed"]))))
-    with replacing(run_dir / METRICS_FILE) as beside, beside.open("w", newline="") as file:
-        writer = _writer(file, [*columns, *(name for name in more_columns if name not in columns)])
-        writer.writeheader()
-        writer.writerows(rows)
+    columns += [name for name in more_columns if name not in columns]
+    _write_table(run_dir / METRICS_FILE, columns, rows)
     (run_dir / AGGREGATE_FILE).unlink(missing_ok=True)
     aggregate = _Table(run_dir / AGGREGATE_FILE, AGGREGATE_COLUMNS, 0)
     groups: dict[tuple[int, frozenset[str]], list[dict[str, float]]] = {}
@@ -238,6 +226,14 @@ def _over_seeds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         if np.isfinite(column).all()
         for kind, of in kinds.items()
     }
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
+    """Writes a table in one step."""
+    with replacing(path) as beside, beside.open("w", newline="") as file:
+        writer = _writer(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _writer(file: TextIO, columns: Sequence[str]) -> csv.DictWriter[str]:

@@ -34,7 +34,7 @@ class Checkpoint(NamedTuple):
         rollout: where the training environments are, `[S]`.
         generators: for each name the generators' states, uint8, one per seed: `generator.set_state(...)`.
         progress: as it was saved, one mapping per seed.
-        step: environment steps per seed.
+        step: environment steps per seed so far; offline, gradient updates.
         spec: the run it is of.
     """
 
@@ -61,7 +61,7 @@ def save_checkpoint(
 
     Args:
         run_dir: the run's directory.
-        step: environment steps per seed; an existing checkpoint of this step is replaced.
+        step: as in `Checkpoint`; an existing checkpoint of this step is replaced.
         state: the train state `[S]`.
         spec: the run it is of.
         seeds: the S seeds, each once.

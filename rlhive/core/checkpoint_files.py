@@ -29,7 +29,7 @@ class Header:
         kind: which of `PARTS` the tree is.
         spec: the run it is of.
         seed: the seed it is of.
-        step: environment steps per seed.
+        step: environment steps per seed so far; offline, gradient updates.
         progress: what else the training loop knows of the seed; plain JSON values, in "train_state" only.
     """
 
