@@ -131,15 +131,11 @@ def alone_in(directory: Path) -> Iterator[None]:
     Raises:
         RuntimeError: another one does.
     """
-    from filelock import FileLock, Timeout
+    from rlhive.core.files import lock_file
 
-    lock = FileLock(directory / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RuntimeError(
-            f"another process trains in {directory}: wait for it, or choose another --run_dir"
-        ) from None
+    lock = lock_file(directory / ".lock")
+    if lock is None:
+        raise RuntimeError(f"another process trains in {directory}: wait for it, or choose another --run_dir")
     try:
         yield
     finally:

@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import torch
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock
 from torchrl.data import LazyMemmapStorage, LazyTensorStorage
+
+from rlhive.core.files import lock_file
 
 
 def make_storage(
@@ -36,11 +38,9 @@ def lock_directory(scratch_dir: str | os.PathLike[str]) -> BaseFileLock:
     Raises:
         ValueError: another replay is there.
     """
-    lock = FileLock(Path(scratch_dir) / ".replay.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
+    lock = lock_file(Path(scratch_dir) / ".replay.lock")
+    if lock is None:
         raise ValueError(
             f"{scratch_dir} holds the replay of another run: give each its own replay.scratch_dir"
-        ) from None
+        )
     return lock
