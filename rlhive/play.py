@@ -16,8 +16,9 @@ from rlhive.core.errors import NotFiniteActionError
 from rlhive.core.evaluation import Act, Episodes, check_same_environment, run_episodes
 from rlhive.envs.vector import VectorEnv
 from rlhive.policy_fn.bundle import is_bundle, read_bundle
-from rlhive.policy_fn.loading import Policy, load
+from rlhive.policy_fn.loading import load
 from rlhive.policy_fn.plan import follow
+from rlhive.policy_fn.policy import Policy
 
 
 def load_policies(run_dir: str | os.PathLike[str]) -> tuple[dict[int, Policy], int, set[int]]:

@@ -17,9 +17,10 @@ from tensordict import TensorDict
 from torch import Generator, Tensor
 
 from rlhive.core.checkpoint_files import PARTS, TRAINING, origin, read_part, read_seed, write_seed
+from rlhive.core.errors import LoadError
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree import stack_seeds
-from rlhive.core.tree_file import LoadError, flush, named_leaves
+from rlhive.core.tree_file import flush, named_leaves
 from rlhive.core.types import TrainState
 
 PathLike = str | os.PathLike[str]

@@ -12,8 +12,9 @@ import attrs
 from tensordict import TensorDict
 from torch import Tensor
 
+from rlhive.core.errors import LoadError
 from rlhive.core.run_spec import RunSpec
-from rlhive.core.tree_file import LoadError, check_names, flush, header_json, read_tree, write_tree
+from rlhive.core.tree_file import check_names, flush, header_json, read_tree, write_tree
 from rlhive.core.types import TrainState
 from rlhive.losses_fn import ALGORITHMS
 

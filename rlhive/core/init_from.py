@@ -9,9 +9,9 @@ from tensordict import TensorDict
 
 from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
 from rlhive.core.checkpoint_files import Header, read_part
+from rlhive.core.errors import LoadError
 from rlhive.core.run_spec import Origin, RunSpec
 from rlhive.core.tree import stack_seeds
-from rlhive.core.tree_file import LoadError
 from rlhive.core.types import TrainState
 from rlhive.losses_fn import ALGORITHMS, INIT_KEYS
 from rlhive.policy_fn.offline import OfflineNetwork

@@ -18,10 +18,10 @@ from rlhive.core.checkpoint import (
     save_checkpoint,
     seed_dirs,
 )
+from rlhive.core.errors import LoadError
 from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.replay_file import read_replay, seeds_of, write_replay
 from rlhive.core.resume import has_met_its_targets, progress_of
-from rlhive.core.tree_file import LoadError
 from rlhive.record import merge_metrics
 
 if TYPE_CHECKING:

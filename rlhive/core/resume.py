@@ -14,9 +14,9 @@ from torch import Tensor
 
 from rlhive.core.checkpoint import Checkpoint, checkpoint_dir, seed_dirs
 from rlhive.core.checkpoint_files import read_part
+from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.run_spec import RunSpec
-from rlhive.core.tree_file import LoadError
 from rlhive.core.types import TrainState
 from rlhive.core.usage import read_usage
 from rlhive.record import METRICS_FILE, read_metrics

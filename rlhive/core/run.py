@@ -14,6 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rlhive.core.errors import LoadError
 from rlhive.core.files import write_text
 from rlhive.core.init_from import latest_of, start_from
 from rlhive.core.keys import make_generators
@@ -34,7 +35,6 @@ from rlhive.core.rollout import SEEN, count_step, first_rollout, resume_rollout
 from rlhive.core.run_spec import RunSpec, new_run_spec
 from rlhive.core.start import open_dataset, source_of, start_envs, with_normalizer
 from rlhive.core.tree import stack_seeds
-from rlhive.core.tree_file import LoadError
 from rlhive.core.types import TrainState
 from rlhive.core.usage import read_usage, record_usage
 from rlhive.data.dataset import Dataset

@@ -14,7 +14,8 @@ import attrs
 
 from rlhive.core.converters import strings
 from rlhive.core.env_spec import EnvSpec
-from rlhive.core.tree_file import FORMAT_VERSION, LoadError, check_names, check_version
+from rlhive.core.errors import LoadError
+from rlhive.core.tree_file import FORMAT_VERSION, check_names, check_version
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.encoders import Encoder, encoder_from_dict, feature_dim, learned

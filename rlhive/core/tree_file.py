@@ -15,18 +15,6 @@ from tensordict import TensorDict
 from rlhive.core.errors import LoadError
 from rlhive.core.files import naming
 
-__all__ = [
-    "FORMAT_VERSION",
-    "LoadError",
-    "check_names",
-    "check_version",
-    "flush",
-    "header_json",
-    "named_leaves",
-    "read_tree",
-    "write_tree",
-]
-
 FORMAT_VERSION = 2
 _HASH = "content_sha256"
 _JSON_START = b"{"  # byte 8 of every safetensors file, after the length of the header

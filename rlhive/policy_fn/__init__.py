@@ -4,8 +4,8 @@ from rlhive.lazy import attach
 
 _HOME = {
     "load": "rlhive.policy_fn.loading",
-    "Policy": "rlhive.policy_fn.loading",
-    "LoadError": "rlhive.policy_fn.loading",
+    "Policy": "rlhive.policy_fn.policy",
+    "LoadError": "rlhive.core.errors",
     "POLICY_KEYS": "rlhive.losses_fn",
 }
 

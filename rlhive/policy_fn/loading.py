@@ -13,9 +13,8 @@ from tensordict import TensorDict
 
 from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
 from rlhive.core.checkpoint_files import read_part
-from rlhive.core.errors import NotFiniteActionError
+from rlhive.core.errors import LoadError, NotFiniteActionError
 from rlhive.core.run_spec import RunSpec
-from rlhive.core.tree_file import LoadError
 from rlhive.core.types import EnvState, Params
 from rlhive.losses_fn import POLICY_KEYS
 from rlhive.policy_fn.bundle import is_bundle, read_bundle
@@ -23,8 +22,6 @@ from rlhive.policy_fn.bundle_files import NO_CHECKPOINT
 from rlhive.policy_fn.observation import example_observation
 from rlhive.policy_fn.policy import Policy
 from rlhive.policy_fn.tree_checks import check_env_state, check_params
-
-__all__ = ["LoadError", "Policy", "load"]
 
 PathLike = str | os.PathLike[str]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

@@ -8,9 +8,10 @@ import torch
 from tensordict import TensorDict
 from torch import Generator, Tensor
 
+from rlhive.core.errors import LoadError
 from rlhive.core.normalizer import init_normalizer
 from rlhive.core.run_spec import RunSpec
-from rlhive.core.tree_file import LoadError, check_leaves, named_leaves
+from rlhive.core.tree_file import check_leaves, named_leaves
 from rlhive.core.types import EnvState, Params
 from rlhive.losses_fn import POLICY_KEYS
 from rlhive.policy_fn.encoders import encoder_tree, learned

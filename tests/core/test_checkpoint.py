@@ -14,8 +14,9 @@ from rlhive.core.checkpoint import (
     save_checkpoint,
     seed_dirs,
 )
+from rlhive.core.errors import LoadError
 from rlhive.core.run_spec import RunSpec, new_run_spec
-from rlhive.core.tree_file import LoadError, named_leaves, read_tree
+from rlhive.core.tree_file import named_leaves, read_tree
 from tests.conftest import make_rollout
 
 PARTS = ("params", "env_state", "train_state")

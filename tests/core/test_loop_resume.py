@@ -11,9 +11,9 @@ import gin
 from rlhive.core import loop
 from rlhive.core import run as runs
 from rlhive.core.checkpoint import load_checkpoint
+from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.run import open_run
-from rlhive.core.tree_file import LoadError
 from rlhive.envs.toy import ConstantReward, ReachPoint
 from tests.core.loop_runs import configure, rows, stored, train
 

@@ -8,9 +8,9 @@ import pytest
 import gin
 from rlhive.core import loop
 from rlhive.core.checkpoint import load_checkpoint
+from rlhive.core.errors import LoadError
 from rlhive.core.resume import restore_metrics
 from rlhive.core.run import open_run
-from rlhive.core.tree_file import LoadError
 from rlhive.envs.toy import ReachPoint
 from rlhive.policy_fn import load
 from tests.core.loop_runs import configure, rows, train

@@ -15,9 +15,9 @@ import gin
 from rlhive.config import config_text, load_config
 from rlhive.core import loop
 from rlhive.core.checkpoint import load_checkpoint
+from rlhive.core.errors import LoadError
 from rlhive.core.merge import ADDED, MERGED, recover, seeds_to_add
 from rlhive.core.run import open_run
-from rlhive.core.tree_file import LoadError
 from rlhive.envs.toy import ConstantReward, ReachPoint
 from rlhive.policy_fn import load
 from rlhive.train import add_seeds

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from rlhive.core.errors import LoadError
 from rlhive.core.files import file_sha256
-from rlhive.core.tree_file import LoadError
 from rlhive.policy_fn import r3m, weights
 from rlhive.policy_fn.r3m import R3M, load_r3m
 from rlhive.policy_fn.resnet import fold

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.func import grad, vmap
 
+from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.core.tree_file import LoadError, named_leaves
+from rlhive.core.tree_file import named_leaves
 from rlhive.data.features import make_encode
 from rlhive.policy_fn.r3m import R3M, from_module, load_r3m, preprocess
 from tests.policy_fn.resnets import assert_same_embeddings, r3m_module, random_pixels, torchvision_resnet
