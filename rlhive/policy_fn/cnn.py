@@ -13,6 +13,7 @@ from attrs import validators as v
 from tensordict import TensorDict
 from torch import Generator, Tensor, nn
 
+from rlhive.core.keys import as_generator
 from rlhive.core.types import Params
 from rlhive.policy_fn.mlp import init_norm, layer_norm
 
@@ -65,11 +66,12 @@ class CNN:
         """Length of the features of one step."""
         return len(pixels.cameras) * self.dim
 
-    def init(self, key: Generator) -> Params:
-        """Draws `{"conv_0": {"weight", "bias"}, ..., "trunk": {"weight", "bias", "norm"}}` from a CPU generator.
+    def init(self, key: int | Generator) -> Params:
+        """Draws `{"conv_0": {"weight", "bias"}, ..., "trunk": {"weight", "bias", "norm"}}` from a generator or seed.
 
         Weights are orthogonal, as in DrQ, and biases 0; each tree is drawn alone, several are stacked afterwards.
         """
+        key = as_generator(key)
         params: dict[str, Any] = {}
         inputs = 3 * self.frames
         for index, (channels, size, _) in enumerate(self.layers):

@@ -31,7 +31,7 @@ class Flat:
         cameras, height, width, channels = pixels.shape
         return cameras * height * width * channels
 
-    def init(self, key: Generator) -> Params:
+    def init(self, key: int | Generator) -> Params:
         """An empty tree."""
         return TensorDict({}, batch_size=[])
 

@@ -76,7 +76,7 @@ class R3M:
         """Length of the features of one step: cameras x 512, or 2048 of a ResNet-50."""
         return len(pixels.cameras) * self.network.feature_dim
 
-    def init(self, key: Generator) -> Params:
+    def init(self, key: int | Generator) -> Params:
         """The weights, from the cache; or the random ones, which are the same in every process, run and seed.
 
         Args:

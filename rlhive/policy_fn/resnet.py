@@ -12,6 +12,7 @@ from attrs import validators as v
 from tensordict import TensorDict
 from torch import Generator, Tensor
 
+from rlhive.core.keys import as_generator
 from rlhive.core.types import Params
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -39,8 +40,9 @@ class ResNet:
         """Length of an embedding: 512, or 2048 of ResNet-50."""
         return _WIDTHS[-1] * _EXPANSION[self.depth]
 
-    def init(self, key: Generator) -> Params:
-        """Draws the parameters from a CPU generator as torchvision does, float32; running statistics are 0 and 1."""
+    def init(self, key: int | Generator) -> Params:
+        """Draws them from a seed or CPU generator as torchvision does, float32; running statistics are 0 and 1."""
+        key = as_generator(key)
         params: dict[str, Any] = {"conv1": _init_conv(key, 3, 64, 7), "bn1": _init_norm(64)}
         inputs = 64
         for stage, (width, blocks) in enumerate(zip(_WIDTHS, _BLOCKS[self.depth], strict=True)):

@@ -11,6 +11,7 @@ from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.tree_file import named_leaves
 from rlhive.policy_fn.cnn import CNN
 from rlhive.policy_fn.encoders import cnn
+from rlhive.policy_fn.resnet import ResNet
 from tests.helpers import make_pixel_policy
 from tests.policy_fn.resnets import random_pixels
 
@@ -124,3 +125,9 @@ def test_what_is_in_the_spec_comes_back():
 def test_sizes_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError):
         CNN(**{"height": 64, "width": 64, **wrong})
+
+
+def test_a_seed_draws_what_its_generator_does():
+    for network in (cnn(TWO_CAMERAS, dim=8), ResNet(18)):
+        drawn = named_leaves(network.init(torch.Generator().manual_seed(3)))
+        assert all(torch.equal(leaf, drawn[name]) for name, leaf in named_leaves(network.init(3)).items())
