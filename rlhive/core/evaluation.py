@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from rlhive.core.env_spec import SOLVED_STEPS, EnvSpec
+from rlhive.core.env_spec import SOLVED_STEPS
 from rlhive.core.tree import replace
 from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
@@ -73,21 +73,6 @@ def run_episodes(envs: VectorEnv | EncodedEnv, act: Act, episode_seeds: Sequence
     played = [_play(envs, act, seeds) for seeds in rounds]
     returns, lengths, solved_steps = (np.concatenate(parts, axis=1) for parts in zip(*played, strict=True))
     return Episodes(returns, lengths, solved_steps, solved_steps > SOLVED_STEPS)
-
-
-def check_same_environment(installed: EnvSpec, trained_on: EnvSpec) -> None:
-    """Refuses an environment that changed since the policy was trained.
-
-    Raises:
-        ValueError: naming what differs.
-    """
-    installed_values, trained_values = installed.to_dict(), trained_on.to_dict()
-    differing = [name for name, value in trained_values.items() if installed_values[name] != value]
-    if differing:
-        raise ValueError(
-            f"{trained_on.name} as installed here differs from the one the policy was trained on "
-            f"in {', '.join(differing)}"
-        )
 
 
 def _play(

@@ -161,7 +161,7 @@ def _make_act(policy: Policy | str, spec: EnvSpec, seed: int, stochastic: bool) 
         return lambda seen, rest: (np.clip(0.0, low, high), None)
     if isinstance(policy, str):
         return lambda seen, rest: (rng.uniform(low, high), None)
-    from rlhive.core.evaluation import check_same_environment
+    from rlhive.policy_fn.compare import check_same_environment
 
     check_same_environment(spec, policy.spec.env)
 

@@ -57,6 +57,21 @@ def differences(trained_on: EnvSpec, robot: Any) -> list[str]:
     return lines + _compare_images(expected, found)
 
 
+def check_same_environment(installed: EnvSpec, trained_on: EnvSpec) -> None:
+    """Refuses an environment that changed since the policy was trained.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    installed_values, trained_values = installed.to_dict(), trained_on.to_dict()
+    differing = [name for name, value in trained_values.items() if installed_values[name] != value]
+    if differing:
+        raise ValueError(
+            f"{trained_on.name} as installed here differs from the one the policy was trained on "
+            f"in {', '.join(differing)}"
+        )
+
+
 def interface(robot: Any) -> Interface:
     """The interface of a spec, environment, `Robot` or robot configuration.
 
