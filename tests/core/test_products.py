@@ -65,18 +65,29 @@ def compare(**settings):
         for _ in range(3):
             state, own_metrics = alone(state, own_batch, own_noise)
         assert (states[k : k + 1] == state).all() and (metrics[k : k + 1] == own_metrics).all(), (settings, k)
-
+"""
+TWO_CRITICS = """
 compare(hidden_sizes=(100, 64))
+"""
+ONE_CRITIC_AND_THREE = """
 compare(hidden_sizes=(100, 64), num_critics=1)
 compare(hidden_sizes=(100,), num_critics=3)
 """
+ALL = TWO_CRITICS + ONE_CRITIC_AND_THREE
 
 
-@pytest.mark.parametrize("num_threads", [1, 2, pytest.param(3, marks=pytest.mark.slow), 4])
-def test_nothing_depends_on_how_many_seeds_there_are(num_threads):
+@pytest.mark.parametrize(
+    ("num_threads", "networks"),
+    [
+        *[(1, TWO_CRITICS), (2, ALL), (4, TWO_CRITICS)],
+        *(pytest.param(num_threads, ALL, marks=pytest.mark.slow) for num_threads in (1, 3, 4)),
+    ],
+    ids=["1", "2", "4", "1-all", "3-all", "4-all"],
+)
+def test_nothing_depends_on_how_many_seeds_there_are(num_threads, networks):
     # Passive: threads that wait leave the cores to other tests.
     threads = {"OMP_NUM_THREADS": str(num_threads), "MKL_DYNAMIC": "FALSE", "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "-c", COMPARE_PRODUCTS + COMPARE_UPDATES, str(num_threads)]
+    command = [sys.executable, "-c", COMPARE_PRODUCTS + COMPARE_UPDATES + networks, str(num_threads)]
     subprocess.run(command, env=os.environ | threads, check=True)
 
 

@@ -73,11 +73,11 @@ def peak():
     with open("/proc/self/status") as file:  # getrusage has the parent's, where that is larger
         return 1024 * int(next(line for line in file if line.startswith("VmHWM")).split()[1])
 
-width, flag = 5_000, torch.zeros(2, 1, 1, dtype=torch.bool)
-replay = ReplayBuffer(2_000, num_seeds=2)
+width, flag = 50_000, torch.zeros(2, 1, 1, dtype=torch.bool)
+replay = ReplayBuffer(200, num_seeds=2)
 following = {"observation": torch.ones(2, 1, width), "reward": torch.ones(2, 1, 1), "terminated": flag, "done": flag}
 root = {"observation": torch.ones(2, 1, width), "action": torch.ones(2, 1, 1), "next": following}
-for _ in range(2_000):
+for _ in range(200):
     replay.extend(TensorDict(root, [2, 1]))
 before = peak()
 replay.save(sys.argv[1], (1, 2))
