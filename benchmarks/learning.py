@@ -56,14 +56,9 @@ def main(argv: Sequence[str]) -> int:
     """Trains what is not yet trained, then writes the table and the picture; the exit code is 1 where a run failed."""
     if len(argv) > 1 or not all(seed.isdecimal() for seed in FLAGS.seeds):
         wrong = argv[1] if len(argv) > 1 else f"--seeds={','.join(FLAGS.seeds)}"
-        sys.stderr.write(f"learning: {wrong!r} is not understood; see --help\n")
-        return 2
+        raise ValueError(f"{wrong!r} is not understood; see --help")
     out, seeds = Path(FLAGS.out), [int(seed) for seed in FLAGS.seeds]
-    try:
-        complete = [train(out / env, env, seeds, FLAGS.steps) for env in FLAGS.env]
-    except KeyboardInterrupt:
-        sys.stderr.write("learning: stopped; the same command goes on\n")
-        return 130
+    complete = [train(out / env, env, seeds, FLAGS.steps) for env in FLAGS.env]
     report(out, FLAGS.env, seeds, FLAGS.steps)
     return 0 if all(complete) else 1
 

@@ -67,8 +67,7 @@ def main(argv: Sequence[str]) -> int:
     """Trains what is not yet trained, evaluates, and reports; the exit code is 1 where a run failed."""
     known = all(seed.isdecimal() for seed in FLAGS.seeds) and set(FLAGS.policies) <= set(POLICIES)
     if len(argv) > 1 or not known:
-        sys.stderr.write(f"seeing: wrong arguments; the policies are {', '.join(POLICIES)}; see --help\n")
-        return 2
+        raise ValueError(f"wrong arguments; the policies are {', '.join(POLICIES)}; see --help")
     out, seeds = Path(FLAGS.out), [int(seed) for seed in FLAGS.seeds]
     if not train_all(out, FLAGS.policies, seeds, FLAGS.steps, FLAGS.jobs):
         return 1

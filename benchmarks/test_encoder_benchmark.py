@@ -7,7 +7,7 @@ first. All sides take turns in one process; the medians over the rounds count. H
 matrices is measured, too: convolutions in float32 cannot be much faster than that.
 """
 
-import statistics
+import functools
 import time
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tensordict import TensorDict
 from torchrl.envs.transforms import R3MTransform
 from torchvision.transforms import Normalize
 
+from benchmarks.timing import in_turns
 from rlhive.policy_fn.r3m import from_module
 from tests.policy_fn.resnets import assert_same_embeddings, random_pixels, torchvision_resnet
 
@@ -109,12 +110,6 @@ def matrix_speed():
 
 def images_per_second(sides, pixels):
     """Of each side, over rounds in which they take turns; small batches several times a round."""
-    times = {name: [] for name in sides}
-    repeats = max(1, 8 // len(pixels))
-    for _ in range(ROUNDS):
-        for name, embed in sides.items():
-            started = time.perf_counter()
-            for _ in range(repeats):
-                embed(pixels)
-            times[name].append((time.perf_counter() - started) / repeats)
-    return {name: len(pixels) / statistics.median(of_side) for name, of_side in times.items()}
+    embeds = {name: functools.partial(embed, pixels) for name, embed in sides.items()}
+    seconds = in_turns(embeds, rounds=ROUNDS, calls=max(1, 8 // len(pixels)))
+    return {name: len(pixels) / value for name, value in seconds.items()}

@@ -7,13 +7,12 @@ All of a comparison runs in one process, its parts in turn, round after round; t
 
 import math
 import os
-import statistics
-import time
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.timing import in_turns
 from rlhive.envs import RoboHive, VectorEnv
 from rlhive.envs.chunk import episode_seed
 from rlhive.envs.importing import quiet
@@ -110,20 +109,6 @@ def assert_same_data(vector, torchrl, actions):
     assert torch.equal(theirs["reward"].float().flatten(), reward.flatten())
 
 
-def in_turn(benchmark, parts):
-    """Median seconds of each part, over rounds in which they run one after another."""
-    seconds = {name: [] for name in parts}
-
-    def one_round():
-        for name, part in parts.items():
-            start = time.perf_counter()
-            part()
-            seconds[name].append(time.perf_counter() - start)
-
-    benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=1)
-    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
-
-
 def report(benchmark, seconds, steps):
     rates = {name: round(steps / value) for name, value in seconds.items()}
     benchmark.extra_info["steps per second"] = rates
@@ -143,7 +128,7 @@ def test_collection_against_physics_and_torchrl_on_one_core(benchmark, one_core,
             "rlhive, 4 environments": lambda: random_steps(vector_4, STEPS, generator),
             "torchrl": lambda: [torchrl.rollout(EPISODE) for _ in range(STEPS // EPISODE)],
         }
-        seconds = in_turn(benchmark, parts)
+        seconds = benchmark.pedantic(in_turns, args=(parts,), kwargs={"rounds": ROUNDS})
     report(benchmark, seconds, STEPS)
     assert seconds["physics"] / seconds["rlhive, 1 environment"] >= 0.55
     assert seconds["torchrl"] / seconds["rlhive, 1 environment"] >= 3.0
@@ -165,6 +150,6 @@ def test_two_workers_against_one(benchmark, actions):
             "one worker": lambda: random_steps(one, len(many), first),
             "two workers": lambda: random_steps(two, len(many), second),
         }
-        seconds = in_turn(benchmark, parts)
+        seconds = benchmark.pedantic(in_turns, args=(parts,), kwargs={"rounds": ROUNDS})
     report(benchmark, seconds, len(many))
     assert seconds["one worker"] / seconds["two workers"] >= 1.7

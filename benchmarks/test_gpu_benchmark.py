@@ -6,14 +6,14 @@ A side's time is that of a row of updates, from a GPU without work to the end of
 """
 
 import collections
-import statistics
-import time
+import functools
 
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import peers
+from benchmarks.timing import in_turns
 
 NUM_SEEDS = (1, 8, 16, 32, 128)
 ROUNDS, UPDATES = 11, 50
@@ -27,35 +27,26 @@ pytestmark = [
 ]
 
 
-def milliseconds(update, updates=UPDATES):
-    """Of an update, in a row of them."""
+def in_a_row(update, updates):
+    """That many updates, from a GPU without work to the end of the last one."""
     torch.cuda.synchronize()
-    started = time.perf_counter()
     for _ in range(updates):
         update()
     torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - started) / updates
 
 
-def medians(benchmark, sides):
-    """Of the sides' times, which take turns."""
-    times = {name: [] for name in sides}
-    for update in sides.values():
-        milliseconds(update, 5)
-
-    def one_round():
-        for name, update in sides.items():
-            times[name].append(milliseconds(update))
-
-    benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=1)
-    found = {name: statistics.median(of_side[1:]) for name, of_side in times.items()}
+def milliseconds(benchmark, sides):
+    """Median time of an update of each side."""
+    rows = {name: functools.partial(in_a_row, update, UPDATES) for name, update in sides.items()}
+    seconds = benchmark.pedantic(in_turns, args=(rows,), kwargs={"rounds": ROUNDS})
+    found = {name: 1e3 * value / UPDATES for name, value in seconds.items()}
     benchmark.extra_info.update({str(name): value for name, value in found.items()})
     return found
 
 
 def launches(update, updates=10):
     """How often, per update, the process calls each function of CUDA's runtime, and how many kernels then run."""
-    milliseconds(update, 5)
+    in_a_row(update, 5)
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         for _ in range(updates):
             update()
@@ -80,7 +71,7 @@ def test_seeds_on_a_gpu(benchmark):
     for num_seeds in NUM_SEEDS[1:]:
         for name, value in first[1].items():
             torch.testing.assert_close(first[num_seeds][name], value, rtol=1e-3, atol=1e-3)
-    found = medians(benchmark, sides)
+    found = milliseconds(benchmark, sides)
     print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}")
     for num_seeds, value in found.items():
         rate = 1e3 * num_seeds / value
@@ -102,7 +93,7 @@ def test_launches_of_an_update(benchmark):
     counts = {name: launches(update) for name, update in sides.items()}
     for name, (calls, kernels) in counts.items():
         print(f"\n{name}: {kernels:.0f} kernels; calls: {calls}")
-    found = medians(benchmark, sides)
+    found = milliseconds(benchmark, sides)
     print(", ".join(f"{name} {value:.3f} ms" for name, value in found.items()))
     print(f"TorchRL's time is {found['TorchRL'] / found['captured']:.1f} times that of RLHive")
     calls, _ = counts["captured"]

@@ -9,14 +9,13 @@ own, since the threads that one leaves spinning would slow the next one down.
 import contextlib
 import functools
 import multiprocessing
-import statistics
-import time
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import peers
+from benchmarks.timing import in_turns
 from rlhive.command import keep_freed_memory
 
 ROUNDS, UPDATES = 11, 10
@@ -24,20 +23,11 @@ ROUNDS, UPDATES = 11, 10
 
 def milliseconds(benchmark, sides, *, updates=UPDATES, of=1):
     """Median time of an update of each side, over rounds of `updates` calls of `of` updates each."""
-    times = {name: [] for name in sides}
-
-    def one_round():
-        for name, update in sides.items():
-            started = time.perf_counter()
-            for _ in range(updates):
-                update()
-            times[name].append(1e3 * (time.perf_counter() - started) / (updates * of))
-
     for update in sides.values():
         for _ in range(3):
             update()
-    benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=1)
-    medians = {name: statistics.median(of_side[1:]) for name, of_side in times.items()}
+    seconds = benchmark.pedantic(in_turns, args=(sides,), kwargs={"rounds": ROUNDS, "calls": updates})
+    medians = {name: 1e3 * value / of for name, value in seconds.items()}
     benchmark.extra_info.update(medians)
     print("\nms per update: " + ", ".join(f"{name} {value:.2f}" for name, value in medians.items()))
     return medians
