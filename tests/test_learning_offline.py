@@ -1,6 +1,5 @@
 """What learning from mixed data must reach: some ten minutes."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import offline
 from rlhive.core.stats import hierarchical_interval
 
 ROOT = Path(__file__).parent.parent
@@ -22,11 +22,10 @@ def python(*arguments):
 def test_iql_beats_behaviour_cloning_on_mixed_data(tmp_path):
     steps = ("--gin.TOTAL_STEPS=8000", "--gin.train.checkpoint_every=8000")
     python("-m", "rlhive.train", "--gin_file=gin/sac_gaussian.gin", f"--run_dir={tmp_path / 'reach'}", *steps)
-    script, expert = ROOT / "benchmarks/offline.py", f"--expert={tmp_path / 'reach'}"
-    python(script, "--task=mixed", expert, "--seeds=21,22,23", "--updates=2000", f"--out={tmp_path}")
-    spec = importlib.util.spec_from_file_location("offline", script)
-    offline = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(offline)
+    expert = f"--expert={tmp_path / 'reach'}"
+    python(
+        offline.__file__, "--task=mixed", expert, "--seeds=21,22,23", "--updates=2000", f"--out={tmp_path}"
+    )
     scores = {
         name: np.load(tmp_path / "mixed" / name / "episodes.npy") for name in offline.TASKS["mixed"].trials
     }

@@ -1,27 +1,28 @@
 """The table and the picture of the learning benchmark, from small real runs on disk."""
 
-import importlib.util
 import math
 import os
 import subprocess
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from matplotlib.image import imread
 
+from benchmarks import learning
 from rlhive.record import Recorder
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "learning.py"
 FRANKA, LIGHT = "FrankaReachRandom-v0", "FK1_LightOnRandom-v4"
 
 
-@pytest.fixture(scope="module")
-def learning():
-    spec = importlib.util.spec_from_file_location("learning", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def set_flags(monkeypatch, tmp_path):
+    """`set_flags(seeds=["1"])`: the flags that `main` finds, as parsed."""
+
+    def set_to(**values):
+        monkeypatch.setattr(learning, "FLAGS", SimpleNamespace(out=str(tmp_path / "out"), **values))
+
+    return set_to
 
 
 def write_run(out, env, success, every=2000):
@@ -39,7 +40,7 @@ def write_run(out, env, success, every=2000):
     return directory
 
 
-def test_the_table_by_hand(learning, tmp_path):
+def test_the_table_by_hand(tmp_path):
     success = {1: [0.0, 0.5, 0.95, 0.85, 0.9] + [1.0] * 5, 2: [0.0] * 4 + [0.2] + [0.9] * 5, 3: [0.0] * 10}
     curves = learning.read_curves(write_run(tmp_path, FRANKA, success), [1, 2, 3])
     assert learning.format_table(FRANKA, curves, 20_000).splitlines() == [
@@ -57,7 +58,7 @@ def test_the_table_by_hand(learning, tmp_path):
 
 
 @pytest.mark.parametrize("other", [{}, {2: [0.5] * 4}])
-def test_a_seed_that_is_not_done_leaves_holes(learning, tmp_path, other):
+def test_a_seed_that_is_not_done_leaves_holes(tmp_path, other):
     curves = learning.read_curves(write_run(tmp_path, "door-v1", {1: [0.9] * 5, **other}), [1, 2])
     table = learning.format_table("door-v1", curves, 20_000)
     assert "| 1 | 2,000 | 90%, 166.5 | - |" in table
@@ -66,7 +67,7 @@ def test_a_seed_that_is_not_done_leaves_holes(learning, tmp_path, other):
     assert "NPG" not in table  # no figure of it is known here
 
 
-def test_steps_to_a_threshold_and_values_at_a_step(learning, tmp_path):
+def test_steps_to_a_threshold_and_values_at_a_step(tmp_path):
     curve = learning.read_curves(write_run(tmp_path, FRANKA, {1: [0.0, 0.9, 0.1]}), [1])[1]
     assert learning.steps_to(curve, 0.9) == 4000
     assert learning.steps_to(curve, 0.95) == math.inf
@@ -74,36 +75,38 @@ def test_steps_to_a_threshold_and_values_at_a_step(learning, tmp_path):
     assert math.isnan(learning.at_step(curve.success, curve.steps, 5000))
 
 
-def test_a_metrics_table_without_evaluations_is_an_empty_curve(learning, tmp_path):
+def test_a_metrics_table_without_evaluations_is_an_empty_curve(tmp_path):
     assert [len(part) for part in learning.read_curves(tmp_path, [1])[1]] == [0, 0, 0]
     with Recorder(tmp_path, loggers=()) as recorder:
         recorder.write(500, {1: {"loss/actor": 1.0}})
     assert [len(part) for part in learning.read_curves(tmp_path, [1])[1]] == [0, 0, 0]
 
 
+def test_the_command_reports_runs_that_are_done_without_running_them_again(set_flags, tmp_path, capsys):
+    out = tmp_path / "out"
+    for env in (FRANKA, LIGHT):
+        write_run(out, env, {1: [0.5, 1.0], 2: [0.5, 1.0]})
+    set_flags(env=[FRANKA, LIGHT], seeds=["1", "2"], steps=4000)
+    assert learning.main(["learning"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out.count("| median | 4,000 | 100%, 185.0 |") == 2
+    assert (out / "learning.md").read_text() == said.out
+    picture = imread(out / "learning.png")
+    assert picture.shape[1] > picture.shape[0] > 700  # two environments, one below the other
+    assert picture[..., :3].std() > 0.05
+
+
 def run(*args):
     """The command in a process."""
     return subprocess.run(
-        [sys.executable, SCRIPT, *args],
+        [sys.executable, learning.__file__, *args],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=120,
         check=False,
     )
-
-
-def test_the_command_reports_runs_that_are_done_without_running_them_again(tmp_path):
-    for env in (FRANKA, LIGHT):
-        write_run(tmp_path, env, {1: [0.5, 1.0], 2: [0.5, 1.0]})
-    done = run(f"--out={tmp_path}", f"--env={FRANKA}", f"--env={LIGHT}", "--seeds=1,2", "--steps=4000")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert done.stdout.count("| median | 4,000 | 100%, 185.0 |") == 2
-    assert (tmp_path / "learning.md").read_text() == done.stdout
-    picture = imread(tmp_path / "learning.png")
-    assert picture.shape[1] > picture.shape[0] > 700  # two environments, one below the other
-    assert picture[..., :3].std() > 0.05
 
 
 def test_the_command_says_which_run_failed_and_reports_the_rest(tmp_path):
@@ -116,9 +119,16 @@ def test_the_command_says_which_run_failed_and_reports_the_rest(tmp_path):
     assert "| 1 | not reached | - |" in failed.stdout
 
 
-@pytest.mark.parametrize("wrong", ["--seeds=1,x", "--nothing"])
-def test_wrong_flags_get_one_line(wrong, tmp_path):
-    refused = run(f"--out={tmp_path / 'out'}", wrong)
+def test_wrong_flags_get_one_line(tmp_path):
+    refused = run(f"--out={tmp_path / 'out'}", "--nothing")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_seeds_that_are_no_numbers_are_refused_before_anything_runs(set_flags, tmp_path):
+    set_flags(env=[FRANKA], seeds=["1", "x"], steps=4000)
+    with pytest.raises(ValueError, match="'--seeds=1,x' is not understood") as refused:
+        learning.main(["learning"])
+    assert "\n" not in str(refused.value)
     assert not (tmp_path / "out").exists()
