@@ -17,6 +17,7 @@ from rlhive.doctor import (
     check_machine,
     check_python,
     check_simhive,
+    check_torch,
     examine,
 )
 from rlhive.envs import simhive
@@ -70,12 +71,12 @@ def test_without_simhive_it_says_how_to_install_and_installs_nothing(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_package_that_does_not_load_is_named(tmp_path):
+def test_package_that_does_not_load_is_named(tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise ImportError('undefined symbol: whatever')")
-    code, report = run(tmp_path, tmp_path / "cache")
-    assert code == 1
-    assert "do not load: ImportError: undefined symbol: whatever" in report
-    assert "training cannot run" in report
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (found,) = check_torch()
+    assert found.state == "FAIL"
+    assert "do not load: ImportError: undefined symbol: whatever" in found.text
 
 
 def test_ctrl_c_ends_it_in_one_line():
