@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gc
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ import torch
 from tensordict import TensorDict
 from torch.func import vmap
 
+import gin
 from rlhive.command import collect_less_often
 from rlhive.core.checkpoint import save_checkpoint
 from rlhive.core.env_spec import EnvSpec
@@ -31,6 +32,7 @@ from rlhive.core.types import TrainState
 from rlhive.envs import simhive
 from rlhive.losses_fn import draw_sac_noise, make_sac_loss
 from rlhive.policy_fn.actor import ActorCritic, actor_critic
+from tests.helpers import make_batch
 
 collect_less_often()
 # Tests send these; run in the background or by nohup they, and the processes they start, would be born ignoring them.
@@ -66,6 +68,13 @@ class Run(NamedTuple):
 def robot_models() -> None:
     """Installs SimHive where it is not, so that no test meets the messages of that."""
     simhive.ensure()
+
+
+@pytest.fixture(autouse=True)
+def clear_gin() -> Iterator[None]:
+    """Leaves no binding to the next test."""
+    yield
+    gin.clear_config()
 
 
 @pytest.fixture
@@ -109,7 +118,9 @@ def trained_state(network: ActorCritic, seeds: Sequence[int]) -> TrainState:
     train_step = vmap(make_train_step(make_sac_loss(network), opt))
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
     for _ in range(2):
-        batch = stack_seeds([_batch(network, generator) for generator in draws])
+        batch = stack_seeds(
+            [make_batch(draw, 16, network.observation_dim, network.action_dim) for draw in draws]
+        )
         noise = stack_seeds([draw_sac_noise(generator, network, 16) for generator in draws])
         state, _ = train_step(state, batch, noise)
     return state
@@ -122,22 +133,6 @@ def _initial_state(network: ActorCritic, opt, seed: int) -> TrainState:
     observation = 0.5 + 2.0 * torch.randn(64, dim, generator=generator)
     normalizer = update_normalizer(state["env_state", "observation"], observation)
     return state.set("env_state", TensorDict({"observation": normalizer}))
-
-
-def _batch(network: ActorCritic, generator: torch.Generator) -> TensorDict:
-    observation, following = torch.randn(2, 16, network.observation_dim, generator=generator)
-    return TensorDict(
-        {
-            "observation": observation,
-            "action": torch.rand(16, network.action_dim, generator=generator) * 2 - 1,
-            "next": {
-                "observation": following,
-                "reward": torch.randn(16, 1, generator=generator),
-                "terminated": torch.zeros(16, 1, dtype=torch.bool),
-                "done": torch.zeros(16, 1, dtype=torch.bool),
-            },
-        }
-    )
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -1,10 +1,21 @@
 """Small inputs that several tests share."""
 
+from collections.abc import Iterable
+
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tensordict import TensorDict
 
 from rlhive.core.env_spec import EnvSpec
+from rlhive.core.keys import make_generators
+from rlhive.core.optim import GradientTransformation
 from rlhive.core.run_spec import new_run_spec
+from rlhive.core.state import init_state
+from rlhive.core.tree import stack_seeds
+from rlhive.core.tree_file import content_hash
+from rlhive.core.types import TrainState
+from rlhive.losses_fn import draw_sac_noise
 from rlhive.policy_fn import Policy, load
 from rlhive.policy_fn.actor import ActorCritic, actor_critic
 from rlhive.policy_fn.cnn import CNN
@@ -49,6 +60,26 @@ def make_batch(
     )
 
 
+def make_sac_inputs(
+    network: ActorCritic, opt: GradientTransformation, seeds: Iterable[int], batch_size: int = 16
+) -> tuple[TrainState, TensorDict, TensorDict]:
+    """States, minibatches and noises of SAC, `[S]`, as each seed draws them."""
+    dims = {"observation_dim": network.observation_dim, "action_dim": network.action_dim}
+    streams = [make_generators(seed) for seed in seeds]
+    states = [
+        init_state(
+            network.init(own["init"]),
+            opt,
+            observation_dim=network.observation_dim,
+            target_keys=("critic",),
+        )
+        for own in streams
+    ]
+    batches = [make_batch(own["replay"], batch_size, **dims) for own in streams]
+    noises = [draw_sac_noise(own["loss"], network, batch_size) for own in streams]
+    return stack_seeds(states), stack_seeds(batches), stack_seeds(noises)
+
+
 def make_pixel_policy(env: EnvSpec, encoder: Encoder | None = None) -> Policy:
     """A policy that sees the images of `env`, its weights as they are drawn."""
     pixels = env.pixels
@@ -60,3 +91,15 @@ def make_pixel_policy(env: EnvSpec, encoder: Encoder | None = None) -> Policy:
     size = spec.normalized_dim
     constants = {"loc": torch.zeros(size), "scale": torch.ones(size), "count": torch.tensor(10.0)}
     return load(params, TensorDict({"observation": constants}), spec=spec)
+
+
+def rewrite(path, change):
+    """Writes the file again with its tensors and its header changed by `change(tensors, header)`."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = file.metadata()
+    change(tensors, header)
+    if "content_sha256" in header:  # one that fits, so that the change itself is found
+        fields = {name: value for name, value in header.items() if name != "content_sha256"}
+        header["content_sha256"] = content_hash(tensors, fields)
+    save_file(tensors, path, header)

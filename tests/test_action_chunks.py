@@ -6,7 +6,6 @@ import torch
 from tensordict import TensorDict
 from torch.func import grad, grad_and_value, vmap
 
-import gin
 from rlhive.config import ConfigError, load_config
 from rlhive.core import loop
 from rlhive.core.errors import LoadError
@@ -45,7 +44,6 @@ def apart(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rlhive.data.cache.cache_dir", lambda: tmp_path_factory.getbasetemp() / "cache")
         yield
-    gin.clear_config()
 
 
 @pytest.fixture(scope="module")

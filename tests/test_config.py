@@ -25,13 +25,6 @@ from rlhive.train import share_cores
 SPEC = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
 
 
-@pytest.fixture(autouse=True)
-def clear_gin():
-    gin.clear_config()
-    yield
-    gin.clear_config()
-
-
 def load(*bindings):
     return load_config(["sac_gaussian.gin"], bindings)
 

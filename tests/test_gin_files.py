@@ -40,13 +40,6 @@ FINE_TUNED = ("r3m.frozen=False",)
 PIXELS = PixelSpec(cameras=("top_cam",), height=64, width=64, quality="fast")
 
 
-@pytest.fixture(autouse=True)
-def clear_gin():
-    gin.clear_config()
-    yield
-    gin.clear_config()
-
-
 def row(num_seeds: int, spec) -> TensorDict:
     """One step of one environment per seed."""
     observation = torch.zeros(num_seeds, 1, spec.observation_dim)

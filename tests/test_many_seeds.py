@@ -1,13 +1,11 @@
 """A seed of a real run is the same alone, among others, and resumed: parameters, optimizer, normaliser, metrics."""
 
-import csv
-
 import pytest
 
-import gin
 from rlhive.config import load_config
 from rlhive.core import loop
 from rlhive.core.run import open_run
+from tests.core.loop_runs import rows
 
 BINDINGS = [
     "TOTAL_STEPS=2000",
@@ -25,14 +23,7 @@ def train(run_dir, *bindings, resume=False):
     config = load_config(["sac_gaussian.gin"], [*BINDINGS, *bindings])
     with open_run(config, run_dir, resume=resume) as run:
         assert loop.train(run)
-    gin.clear_config()
     return run
-
-
-def rows(run_dir, seed) -> list[dict[str, str]]:
-    with (run_dir / "metrics.csv").open() as file:
-        own = [{**row, "wall_time": ""} for row in csv.DictReader(file) if row["seed"] == str(seed)]
-    return [row for row in own if row["step"] != "1720"]  # where a run ends it is evaluated
 
 
 @pytest.mark.timeout(900)
@@ -42,5 +33,10 @@ def test_2000_steps_of_franka_reach(tmp_path):
     train(tmp_path / "both", "SEEDS=(11, 3)", "TOTAL_STEPS=1720")  # 20 steps into an episode
     both = train(tmp_path / "both", "SEEDS=(11, 3)", resume=True)
     assert bool((both.state[1:] == alone.state).all())
-    assert rows(tmp_path / "both", 3) == rows(tmp_path / "alone", 3)
-    assert rows(tmp_path / "both", 11) != rows(tmp_path / "alone", 3)
+    own, other = (
+        # Where a run ends it is evaluated.
+        [row for row in rows(tmp_path / "both", seed) if row["step"] != "1720"]
+        for seed in (3, 11)
+    )
+    assert own == rows(tmp_path / "alone", 3)
+    assert other != rows(tmp_path / "alone", 3)

@@ -1,6 +1,5 @@
 """`python -m rlhive.train` in processes of its own, on a real robot for few steps."""
 
-import csv
 import os
 import resource
 import shutil
@@ -16,12 +15,12 @@ import torch
 from matplotlib.image import imread
 from safetensors.torch import load_file
 
-import gin
 from rlhive import command as commands
 from rlhive import train
 from rlhive.config import load_config
 from rlhive.core.checkpoint import load_checkpoint
 from rlhive.policy_fn import load
+from tests.core.loop_runs import rows
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = [
@@ -66,7 +65,6 @@ def all_threads(monkeypatch):
 )
 def test_updates_leave_cores_to_workers_that_draw_alone(all_threads, bindings, draws):
     log = train.share_cores(load_config(["sac_cnn.gin"] if draws else ["sac_gaussian.gin"], bindings))
-    gin.clear_config()
     workers = min(1, all_threads - 1)  # of one environment
     threads = max(1, all_threads - workers) if draws else all_threads
     assert torch.get_num_threads() == threads
@@ -92,7 +90,6 @@ def test_a_gl_backend_that_nobody_knows_is_refused_at_once(monkeypatch):
 
 def test_the_log_says_where_updates_run():
     config = attrs.evolve(load_config(["sac_gaussian.gin"]), device="cuda")
-    gin.clear_config()
     assert train.share_cores(config).endswith(", updates on cuda")
 
 
@@ -113,16 +110,7 @@ def train_here():
         directory = None if run_dir is None else str(run_dir)
         assert train.run([gin_file], [*SMALL, IN_PROCESS, *bindings], directory, resume=False) == 0
 
-    yield run_here
-    gin.clear_config()
-
-
-def rows(run_dir) -> list[dict[str, str]]:
-    with (Path(run_dir) / "metrics.csv").open() as file:
-        return [
-            {name: value for name, value in row.items() if name != "wall_time"}
-            for row in csv.DictReader(file)
-        ]
+    return run_here
 
 
 def replay(run_dir) -> dict[str, torch.Tensor]:
@@ -166,7 +154,6 @@ def test_the_metrics_come_when_they_are_due(finished):
 def test_the_configuration_saved_gives_the_run_again(finished):
     again = load_config([finished / "config.gin"])
     assert again == load_config(["sac_gaussian.gin"], SMALL)
-    gin.clear_config()
     text = (finished / "operative_config.gin").read_text()
     assert (
         "adam.learning_rate = 0.001" in text and "adam.b1 = 0.9" in text
@@ -363,7 +350,6 @@ def test_what_ends_a_run_in_its_midst_says_how_it_goes_on(tmp_path, failure):
 
 def test_a_finished_run_is_done_again_with_a_command_that_can_be_copied(copy, capsys):
     assert train.run([], [], str(copy), resume=True) == 0
-    gin.clear_config()
     assert f"python -m rlhive.evaluate '--run_dir={copy}'" in capsys.readouterr().err
 
 

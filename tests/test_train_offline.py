@@ -1,6 +1,5 @@
 """Training on recorded episodes: the command, its seeds, its refusals, and all that reads such runs."""
 
-import csv
 import json
 import logging
 import math
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-import gin
 from rlhive.config import ConfigError, load_config
 from rlhive.core import loop, online
 from rlhive.core.checkpoint import load_checkpoint
@@ -35,6 +33,7 @@ from rlhive.policy_fn.onnx_policy import load_onnx
 from rlhive.record import OFFLINE, step_name
 from rlhive.train import add_seeds
 from rlhive.train import run as command
+from tests.core.loop_runs import rows
 
 ENVIRONMENT = "FrankaReachRandom-v0"
 PARTS = "qp_robot[9], qv_robot[9], reach_err[3]"
@@ -49,12 +48,6 @@ SMALL = [
 ]
 QUICK = ("bc_mixture", "td3_bc")
 FILES = ["bc_deterministic", "bc_gaussian", "bc_tanh_gaussian", "bc_mixture", "iql", "td3_bc"]
-
-
-@pytest.fixture(autouse=True)
-def clear_gin():
-    yield
-    gin.clear_config()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,11 +81,6 @@ def train(data, run_dir, name, *more, resume=False):
     with open_run(configure(data, name, *more), run_dir, resume=resume) as run:
         assert loop.train(run)
     return run
-
-
-def rows(run_dir, seed):
-    with (run_dir / "metrics.csv").open() as file:
-        return [{**row, "wall_time": ""} for row in csv.DictReader(file) if row["seed"] == str(seed)]
 
 
 def trial(observation_dim=21, action_dim=9, steps=4):

@@ -44,9 +44,11 @@ def stored(run) -> dict[str, torch.Tensor]:
     return load_file(run.run_dir / "replay" / f"{run.step}.safetensors")
 
 
-def rows(run_dir) -> list[dict[str, str]]:
+def rows(run_dir, seed=None) -> list[dict[str, str]]:
+    """Those of metrics.csv, of all seeds or of one, without their times."""
     with (run_dir / "metrics.csv").open() as file:
         return [
             {name: value for name, value in row.items() if name != "wall_time"}
             for row in csv.DictReader(file)
+            if seed is None or row["seed"] == str(seed)
         ]

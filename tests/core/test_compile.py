@@ -17,34 +17,19 @@ from rlhive.core.compile import (
     trace,
     traced_at_first_call,
 )
-from rlhive.core.keys import make_generators
 from rlhive.core.optim import adam
 from rlhive.core.products import turn_products
-from rlhive.core.state import init_state, make_train_step
-from rlhive.core.tree import stack_seeds
-from rlhive.losses_fn import draw_sac_noise, make_sac_loss
+from rlhive.core.state import make_train_step
+from rlhive.losses_fn import make_sac_loss
 from rlhive.paths import has_compiler
 from rlhive.policy_fn.actor import ActorCritic, actor_critic
-from tests.helpers import make_batch, make_network, make_spec
+from tests.helpers import make_network, make_sac_inputs, make_spec
 
 
 def make_inputs(num_seeds: int, batch_size: int = 16, network: ActorCritic | None = None):
     network, opt = network or make_network(), adam(1e-3)
-    dims = {"observation_dim": network.observation_dim, "action_dim": network.action_dim}
-    seeds = [make_generators(seed) for seed in range(num_seeds)]
-    states = [
-        init_state(
-            network.init(streams["init"]),
-            opt,
-            observation_dim=network.observation_dim,
-            target_keys=("critic",),
-        )
-        for streams in seeds
-    ]
-    batches = [make_batch(streams["replay"], batch_size, **dims) for streams in seeds]
-    noises = [draw_sac_noise(streams["loss"], network, batch_size) for streams in seeds]
     step = vmap(make_train_step(make_sac_loss(network), opt))
-    return step, stack_seeds(states), stack_seeds(batches), stack_seeds(noises)
+    return step, *make_sac_inputs(network, opt, range(num_seeds), batch_size)
 
 
 @pytest.fixture

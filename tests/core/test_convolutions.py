@@ -6,7 +6,6 @@ import torch
 from tensordict import TensorDict
 from torch.func import grad, vmap
 
-import gin
 from rlhive.config import load_config
 from rlhive.core.compile import trace
 from rlhive.core.convolutions import exact_convolutions
@@ -22,12 +21,6 @@ from tests.helpers import make_spec
 PIXELS = PixelSpec(cameras=("left_cam", "top_cam"), height=40, width=48, quality="fast", frames=2)
 BATCH = 6
 IMAGES = ["images.image_size=(40, 48)", "images.cameras=('left_cam', 'top_cam')", "images.frames=2"]
-
-
-@pytest.fixture(autouse=True)
-def clear_gin():
-    yield
-    gin.clear_config()
 
 
 @pytest.fixture(params=[1, 2])

@@ -3,18 +3,11 @@
 import pytest
 import torch
 
-import gin
 from rlhive.core import loop, online
 from rlhive.core.run import open_run, store_step
 from rlhive.envs.toy import MatchSign, ReachPoint
 from rlhive.progress import Progress
 from tests.core.loop_runs import configure, rows, stored, train
-
-
-@pytest.fixture(autouse=True)
-def clear_gin():
-    yield
-    gin.clear_config()
 
 
 @pytest.mark.parametrize(

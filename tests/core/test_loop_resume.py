@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import gin
 from rlhive.core import loop
 from rlhive.core import run as runs
 from rlhive.core.checkpoint import load_checkpoint
@@ -16,12 +15,6 @@ from rlhive.core.replay import ReplayBuffer
 from rlhive.core.run import open_run
 from rlhive.envs.toy import ConstantReward, ReachPoint
 from tests.core.loop_runs import configure, rows, stored, train
-
-
-@pytest.fixture(autouse=True)
-def clear_gin():
-    yield
-    gin.clear_config()
 
 
 def test_resuming_goes_on_where_the_checkpoint_was(tmp_path):

@@ -33,35 +33,23 @@ for rows, inner, columns in SIZES:
 
 COMPARE_UPDATES = """
 from torch.func import vmap
-from rlhive.core.keys import make_generators
 from rlhive.core.optim import adam
-from rlhive.core.state import init_state, make_train_step
-from rlhive.core.tree import stack_seeds
-from rlhive.losses_fn import draw_sac_noise, make_sac_loss
+from rlhive.core.state import make_train_step
+from rlhive.losses_fn import make_sac_loss
 from rlhive.policy_fn.actor import actor_critic
-from tests.helpers import make_batch, make_spec
+from tests.helpers import make_sac_inputs, make_spec
 
 spec, opt = make_spec(21, (-1.0,) * 5, (1.0,) * 5), adam(1e-3)
 
-def draw(network, seed):
-    streams = make_generators(seed)
-    state = init_state(network.init(streams["init"]), opt, observation_dim=21, target_keys=("critic",))
-    batch = make_batch(streams["replay"], 100, observation_dim=21, action_dim=5)
-    return state, batch, draw_sac_noise(streams["loss"], network, 100)
-
-def inputs(chosen):
-    return tuple(stack_seeds(trees) for trees in zip(*chosen))
-
 def compare(**settings):
     network = actor_critic(spec, **settings)
-    seeds = [draw(network, seed) for seed in range(5)]
+    states, batch, noise = make_sac_inputs(network, opt, range(5), 100)
+    own_inputs = [make_sac_inputs(network, opt, [seed], 100) for seed in range(5)]
     step = vmap(make_train_step(make_sac_loss(network), opt))
-    together, alone = trace(step, *inputs(seeds)), trace(step, *inputs(seeds[:1]))
-    states, batch, noise = inputs(seeds)
+    together, alone = trace(step, states, batch, noise), trace(step, *own_inputs[0])
     for _ in range(3):
         states, metrics = together(states, batch, noise)
-    for k in range(5):
-        state, own_batch, own_noise = inputs(seeds[k : k + 1])
+    for k, (state, own_batch, own_noise) in enumerate(own_inputs):
         for _ in range(3):
             state, own_metrics = alone(state, own_batch, own_noise)
         assert (states[k : k + 1] == state).all() and (metrics[k : k + 1] == own_metrics).all(), (settings, k)

@@ -8,7 +8,6 @@ import attrs
 import pytest
 import torch
 
-import gin
 from rlhive.config import load_config
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.replay_size import check_replay, free_memory
@@ -20,10 +19,8 @@ TRANSITION = 4 * (2 * 21 + 9 + 1) + 2  # bytes: float32 but for two flags; witho
 
 
 @pytest.fixture(autouse=True)
-def clear(tmp_path, monkeypatch):
+def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # "scratch" is made there
-    yield
-    gin.clear_config()
 
 
 def check(env, name, *bindings, num_seeds=None):

@@ -6,31 +6,26 @@ from torch.func import vmap
 
 from rlhive.core.keys import make_generators
 from rlhive.core.optim import adam
-from rlhive.core.state import init_state, make_train_step
-from rlhive.core.tree import stack_seeds
-from rlhive.losses_fn import draw_sac_noise, make_sac_loss
-from tests.helpers import make_batch, make_network
+from rlhive.core.state import make_train_step
+from rlhive.losses_fn import make_sac_loss
+from tests.helpers import make_network, make_sac_inputs
 
 
-def make_inputs(seed: int):
-    network, generators = make_network(), make_generators(seed)
-    opt = adam(1e-3, max_grad_norm=10.0)
-    state = init_state(network.init(generators["init"]), opt, observation_dim=5, target_keys=("critic",))
-    state["env_state", "observation", "loc"] = torch.full((5,), 0.1 * seed)
-    batch = make_batch(generators["replay"], batch_size=16)
-    noise = draw_sac_noise(generators["loss"], network, 16)
-    return make_train_step(make_sac_loss(network), opt), state, batch, noise
+def make_inputs(num_seeds: int):
+    """The train step of one seed; states, minibatches and noises `[S]`, with another normaliser for each seed."""
+    network, opt = make_network(), adam(1e-3, max_grad_norm=10.0)
+    states, batches, noises = make_sac_inputs(network, opt, range(num_seeds))
+    states["env_state", "observation", "loc"] = 0.1 * torch.arange(num_seeds)[:, None].repeat(1, 5)
+    return make_train_step(make_sac_loss(network), opt), states, batches, noises
 
 
 @pytest.mark.parametrize("num_seeds", [1, 3])
 def test_vmap_over_seeds_equals_the_loop(num_seeds):
-    inputs = [make_inputs(seed) for seed in range(num_seeds)]
-    train_step = inputs[0][0]
-    states, batches, noises = (stack_seeds([one[part] for one in inputs]) for part in (1, 2, 3))
-    alone = [one[1] for one in inputs]
+    train_step, states, batches, noises = make_inputs(num_seeds)
+    alone = list(states.unbind(0))
     for _ in range(5):
         states, metrics = vmap(train_step)(states, batches, noises)
-        stepped = [train_step(state, one[2], one[3]) for state, one in zip(alone, inputs, strict=True)]
+        stepped = [train_step(state, batches[k], noises[k]) for k, state in enumerate(alone)]
         alone = [state for state, _ in stepped]
     for seed in range(num_seeds):
         for key, leaf in alone[seed].flatten_keys().items():
@@ -39,16 +34,16 @@ def test_vmap_over_seeds_equals_the_loop(num_seeds):
 
 
 def test_permuting_the_seeds_permutes_the_results_bit_for_bit():
-    inputs = [make_inputs(seed) for seed in range(3)]
+    train_step, *inputs = make_inputs(3)
     order = [2, 0, 1]
-    step = vmap(inputs[0][0])
-    straight, _ = step(*(stack_seeds([one[part] for one in inputs]) for part in (1, 2, 3)))
-    permuted, _ = step(*(stack_seeds([inputs[k][part] for k in order]) for part in (1, 2, 3)))
+    straight, _ = vmap(train_step)(*inputs)
+    permuted, _ = vmap(train_step)(*(tree[order] for tree in inputs))
     assert (straight[order] == permuted).all()
 
 
 def test_the_train_step_writes_none_of_its_inputs_and_draws_no_numbers():
-    train_step, state, batch, noise = make_inputs(0)
+    train_step, *inputs = make_inputs(1)
+    state, batch, noise = (tree[0] for tree in inputs)
     before = [tree.clone() for tree in (state, batch, noise)]
     rng_state = torch.get_rng_state()
     new_state, metrics = train_step(state.lock_(), batch.lock_(), noise.lock_())

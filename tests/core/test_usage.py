@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-import gin
 from rlhive import train
 from rlhive.core import loop
 from rlhive.core.run import open_run
@@ -13,12 +12,6 @@ from rlhive.core.usage import read_usage
 from rlhive.envs.toy import ReachPoint
 from tests.core.loop_runs import SMALL, configure
 from tests.core.loop_runs import train as train_toy
-
-
-@pytest.fixture(autouse=True)
-def clear_gin():
-    yield
-    gin.clear_config()
 
 
 def test_a_run_that_is_killed_keeps_the_time_up_to_its_last_checkpoint(tmp_path):

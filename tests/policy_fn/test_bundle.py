@@ -15,17 +15,14 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.core.tree_file import content_hash
 from rlhive.evaluate import evaluate
 from rlhive.export import export
 from rlhive.policy_fn import LoadError, load
 from rlhive.policy_fn.bundle import Bundle, read_bundle, write_bundle
 from rlhive.policy_fn.bundle_files import spec_text
-from tests.helpers import make_pixel_policy
+from tests.helpers import make_pixel_policy, rewrite
 
 TREES = ("params.safetensors", "env_state.safetensors")
 FILES = (*TREES, "spec.json")
@@ -50,19 +47,6 @@ def bind(bundle, change=lambda values: None):
         values["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     change(values)
     (bundle / "spec.json").write_text(spec_text(values))
-
-
-def rewrite(path, change):
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = file.metadata()
-    change(tensors, header)
-    if "content_sha256" in header:
-        fields = {name: value for name, value in header.items() if name != "content_sha256"}
-        header["content_sha256"] = content_hash(
-            tensors, fields
-        )  # that fits, so that the change itself is found
-    save_file(tensors, path, header)
 
 
 def refuse(bundle, message="."):

@@ -8,14 +8,13 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from tensordict import TensorDict
 from torch.func import vmap
 
 from rlhive.core.normalizer import normalize
-from rlhive.core.tree_file import content_hash
 from rlhive.policy_fn import LoadError, load
+from tests.helpers import rewrite
 
 
 def files(run, seed=None):
@@ -26,20 +25,6 @@ def files(run, seed=None):
 
 def trees(run, index=0):
     return run.state["params"][index].clone(), run.state["env_state"][index].clone()
-
-
-def rewrite(path, change):
-    """Writes the file again with its tensors and its header changed by `change(tensors, header)`."""
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = file.metadata()
-    change(tensors, header)
-    if "content_sha256" in header:
-        fields = {name: value for name, value in header.items() if name != "content_sha256"}
-        header["content_sha256"] = content_hash(
-            tensors, fields
-        )  # that fits, so that the change itself is found
-    save_file(tensors, path, header)
 
 
 def observations(*shape):
