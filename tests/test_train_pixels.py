@@ -13,7 +13,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-import gin
 from rlhive.core.errors import LoadError
 from rlhive.core.evaluation import evaluation_seeds
 from rlhive.core.normalizer import normalize
@@ -22,6 +21,8 @@ from rlhive.data import load_dataset
 from rlhive.data.record import record
 from rlhive.deploy import run, simulate
 from rlhive.envs.robohive import RoboHive
+from rlhive.evaluate import evaluate
+from rlhive.export import export
 from rlhive.policy_fn import load
 from rlhive.policy_fn.r3m import R3M
 from rlhive.record import EVALUATION_SEED, read_metrics
@@ -144,20 +145,18 @@ def test_recorded_images_are_cloned_through_the_encoder(r3m_run, tmp_path, monke
     with pytest.raises(LoadError, match="has fast images 64x64 of top_cam; asked for are full ones 64x64"):
         wrong = [*bindings, "images.quality='full'"]
         train_here(["bc_gaussian.gin"], wrong, str(tmp_path / "wrong"), resume=False)
-    gin.clear_config()
 
 
 @pytest.mark.timeout(600)
 def test_evaluation_draws_and_encodes(r3m_run):
-    out = command(("-m", "rlhive.evaluate"), f"--run_dir={r3m_run[0]}", "--episodes=1", "--json")
-    report = json.loads(out[out.index("{") : out.rindex("}") + 1])
+    report = evaluate(r3m_run[0], 1, 1)
     assert report["environment"] == "FrankaReachRandom_v2d-v0" and report["step"] == 100
     assert np.isfinite(report["return_mean"])
 
 
 @pytest.mark.timeout(600)
 def test_a_bundle_brings_its_encoder(r3m_run, tmp_path):
-    command(("-m", "rlhive.export"), f"--run_dir={r3m_run[0]}", tmp_path / "bundle")
+    export(r3m_run[0], tmp_path / "bundle")
     ours, theirs = load(r3m_run[0]), load(tmp_path / "bundle")
     seen = {
         "observation": np.ones(ours.spec.env.observation_dim, np.float32),

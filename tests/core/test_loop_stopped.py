@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-import gin
 from rlhive.core import loop
 from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.errors import LoadError
@@ -14,13 +13,6 @@ from rlhive.core.run import open_run
 from rlhive.envs.toy import ReachPoint
 from rlhive.policy_fn import load
 from tests.core.loop_runs import configure, rows, train
-
-
-@pytest.fixture(autouse=True)
-def clear_gin():
-    yield
-    gin.clear_config()
-
 
 THREE = ("SEEDS=(9, 5, 6)", "train.log_every=1")
 
@@ -196,13 +188,28 @@ def test_a_run_without_a_finite_seed_ends_with_its_last_good_state(tmp_path, bin
         train(ReachPoint, tmp_path, resume=True)
 
 
-def test_a_seed_that_met_its_target_stops_and_the_others_go_on(tmp_path):
-    bindings = (
-        *("NUM_SEEDS=3", "TOTAL_STEPS=600", "train.batch_size=32", "train.evaluation_episodes=5"),
-        *("adam.learning_rate=1e-2", "train.evaluate_every=200"),
-    )
-    free = train(ReachPoint, tmp_path / "free", *bindings)
-    run = train(ReachPoint, tmp_path / "target", *bindings, "train.target_success=0.6")
+def succeed_from_the_second_evaluation(patch):
+    """Lets the middle one of three seeds do so, and no other."""
+    run_episodes, calls = loop.run_episodes, []
+
+    def played(envs, act, seeds):
+        outcome = run_episodes(envs, act, seeds)
+        calls.append(outcome)
+        success = np.zeros_like(outcome.success)
+        success[1] = len(success) == 3 and len(calls) > 1
+        return outcome._replace(success=success)
+
+    patch.setattr(loop, "run_episodes", played)
+
+
+def test_a_seed_that_met_its_target_stops_and_the_others_go_on(tmp_path, monkeypatch):
+    bindings = ("NUM_SEEDS=3", "train.evaluate_every=20")
+    with monkeypatch.context() as patch:
+        succeed_from_the_second_evaluation(patch)
+        free = train(ReachPoint, tmp_path / "free", *bindings)
+    with monkeypatch.context() as patch:
+        succeed_from_the_second_evaluation(patch)
+        run = train(ReachPoint, tmp_path / "target", *bindings, "train.target_success=0.6")
     evaluated = {
         (row["seed"], int(row["step"])): float(row["eval/success"])
         for row in rows(free.run_dir)

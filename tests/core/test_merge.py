@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import gin
 from rlhive.config import config_text, load_config
 from rlhive.core import loop
 from rlhive.core.checkpoint import load_checkpoint
@@ -34,12 +33,6 @@ SMALL = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def clear_gin():
-    yield
-    gin.clear_config()
-
-
 def configure(seeds, *bindings, env=ReachPoint):
     config = load_config(["sac_gaussian.gin"], [*SMALL, f"SEEDS={seeds}", *bindings])
     with attrs.validators.disabled():
@@ -60,6 +53,23 @@ def train(run_dir, seeds, *bindings, resume=False, env=ReachPoint):
 def add(run_dir, seeds, before, *bindings, env=ReachPoint):
     with attrs.validators.disabled():
         return add_seeds(configure(seeds, *bindings, env=env), run_dir, before)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run of the seeds 5 and 6, to be read only."""
+    return train(tmp_path_factory.mktemp("runs") / "whole", (5, 6))
+
+
+@pytest.fixture(scope="module")
+def of_one_seed(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("runs") / "grown", (5,))
+
+
+@pytest.fixture
+def grown(of_one_seed, tmp_path):
+    """A finished run of the seed 5 alone, to be added to."""
+    return shutil.copytree(of_one_seed, tmp_path / "grown", symlinks=True)
 
 
 def table(run_dir, name) -> list[dict[str, str]]:
@@ -94,13 +104,11 @@ def test_added_seeds_are_as_if_they_had_been_there(tmp_path, bindings):
     assert ours.step == theirs.step == 80 and bool((ours.state == theirs.state).all())
 
 
-def test_a_plain_resume_adds_nothing(tmp_path):
-    run_dir = train(tmp_path / "run", (5,))
-    assert seeds_to_add(run_dir, configure((5,))) == ()
+def test_a_plain_resume_adds_nothing(grown):
+    assert seeds_to_add(grown, configure((5,))) == ()
 
 
-def test_a_merge_that_was_cut_short_goes_on(tmp_path, monkeypatch):
-    whole, grown = train(tmp_path / "whole", (5, 6)), train(tmp_path / "grown", (5,))
+def test_a_merge_that_was_cut_short_goes_on(whole, grown, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("rlhive.core.merge.merge_metrics", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -122,8 +130,7 @@ def killed_at_the_removal(patch, name):
     patch.setattr(shutil, "rmtree", killed)
 
 
-def test_a_merge_that_was_killed_while_it_replaced_a_checkpoint_goes_on(tmp_path, monkeypatch):
-    whole, grown = train(tmp_path / "whole", (5, 6)), train(tmp_path / "grown", (5,))
+def test_a_merge_that_was_killed_while_it_replaced_a_checkpoint_goes_on(whole, grown, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         killed_at_the_removal(patch, ".tmp-before-40")
         add(grown, (5, 6), (5,))
@@ -136,8 +143,7 @@ def test_a_merge_that_was_killed_while_it_replaced_a_checkpoint_goes_on(tmp_path
     assert_same_run(grown, whole, (5, 6))
 
 
-def test_what_was_merged_is_not_taken_for_seeds_that_are_being_added(tmp_path, monkeypatch):
-    whole, grown = train(tmp_path / "whole", (5, 6)), train(tmp_path / "grown", (5,))
+def test_what_was_merged_is_not_taken_for_seeds_that_are_being_added(whole, grown, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         killed_at_the_removal(patch, MERGED)
         add(grown, (5, 6), (5,))
@@ -183,8 +189,7 @@ def test_seeds_that_meet_their_target_can_be_added_and_be_added_to(tmp_path, bin
     assert load(grown, seed=7)(torch.zeros(1)).shape == (1,)
 
 
-def test_an_added_seed_that_stops_early_is_in_the_last_checkpoint(tmp_path, monkeypatch):
-    whole, grown = train(tmp_path / "whole", (5, 7)), train(tmp_path / "grown", (5,))
+def test_an_added_seed_that_stops_early_is_in_the_last_checkpoint(whole, grown, monkeypatch):
     played = loop.run_episodes
 
     def succeed(envs, act, seeds):
@@ -197,18 +202,17 @@ def test_an_added_seed_that_stops_early_is_in_the_last_checkpoint(tmp_path, monk
         assert add(grown, (5, 7), (5,), *SUCCESSFUL)
     found = load_checkpoint(grown, (5, 7))
     assert found.step == 60 and found.progress[1] == {"stopped_at": 20, "reason": "target met"}
-    assert bool((found.state[0] == load_checkpoint(whole, (5, 7)).state[0]).all())
+    assert bool((found.state[0] == load_checkpoint(whole, (5, 6)).state[0]).all())
     longer = train(grown, (5, 7), "TOTAL_STEPS=80", resume=True)
     assert load_checkpoint(longer, (5, 7)).progress[1]["stopped_at"] == 20
 
 
-def test_other_settings_than_the_run_has_are_refused(tmp_path):
-    run_dir = train(tmp_path / "run", (5,))
+def test_other_settings_than_the_run_has_are_refused(grown):
     with pytest.raises(
         LoadError, match=r"but GAMMA, adam\.learning_rate differ: GAMMA is 0\.95 there, 0\.5 here"
     ):
-        add(run_dir, (5, 6), (5,), "adam.learning_rate=0.1", "GAMMA=0.5")
-    assert add(run_dir, (5, 6), (5,), "train.loggers=('csv',)")
+        add(grown, (5, 6), (5,), "adam.learning_rate=0.1", "GAMMA=0.5")
+    assert add(grown, (5, 6), (5,), "train.loggers=('csv',)")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +222,6 @@ def test_other_settings_than_the_run_has_are_refused(tmp_path):
         ((5, 6), ("TOTAL_STEPS=100",), r"is at step 60, not at the end of 100 steps"),
     ],
 )
-def test_what_cannot_be_added_is_refused(tmp_path, seeds, bindings, words):
-    run_dir = train(tmp_path / "run", (5,))
+def test_what_cannot_be_added_is_refused(grown, seeds, bindings, words):
     with pytest.raises(LoadError, match=words):
-        seeds_to_add(run_dir, configure(seeds, *bindings))
+        seeds_to_add(grown, configure(seeds, *bindings))
