@@ -36,7 +36,3 @@ def test_published_weights_are_read_as_plain_tensors():
     assert (
         source.count("torch.load(") == source.count("weights_only=True)") == 1 and "torch.save" not in source
     )
-
-
-def test_gin_folder_does_not_hide_the_package_gin():
-    assert all(path.suffix == ".gin" for path in (ROOT / "gin").iterdir())
