@@ -76,7 +76,6 @@ def test_cores_are_left_to_as_many_workers_as_draw(all_threads, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     bindings = ["ENV_NAME='FrankaReachRandom_v2d-v0'", f"SEEDS={tuple(range(16))}"]
     log = train.share_cores(load_config(["sac_cnn.gin"], bindings))
-    gin.clear_config()
     assert log == "16 cores: environments step in 4 worker(s), updates on 12 thread(s)"
 
 
