@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from tensordict import TensorDict
-from torch import Tensor
 
 from rlhive.core.compile import prepare_compiler
 from rlhive.core.env_spec import EnvSpec
@@ -98,7 +97,7 @@ def _warn_beyond_limits(dataset: Dataset, env: EnvSpec) -> None:
     """Logs a warning where actions are beyond the limits, which no policy can carry out."""
     low, high = (torch.tensor(of, dtype=torch.float32) for of in (env.action_low, env.action_high))
     steps, most, furthest, column = 0, _MARGIN, 0.0, 0
-    for actions in dataset.transitions["action"].as_subclass(Tensor).split(_BLOCK):
+    for actions in dataset.transitions["action"].split(_BLOCK):
         beyond = torch.maximum(low - actions, actions - high) / (high - low)
         steps += int((beyond > _MARGIN).any(1).sum())
         if beyond.max() > most:

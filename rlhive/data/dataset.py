@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rlhive.core.pixel_spec import PixelSpec, to_pixel_spec
 from rlhive.core.types import Batch
 
 SPEC_FILE, FORMAT_VERSION = "dataset.json", 4
+_NO_RESERVE = 0x4000  # Linux's MAP_NORESERVE, which Python 3.11 has no name for
 _BLOCK = 1 << 17  # numbers that the normaliser sees at a time: 1 MB in double precision
 
 
@@ -85,13 +87,12 @@ class Dataset:
 
     Attributes:
         spec: what they are.
-        transitions: batch `[N]` on disk: "observation", "action", ("next", "observation"), ("next", "reward") where
-            there are any, ("next", "terminated") and ("next", "done"), as in `rlhive.core.replay`; "pixels" and
-            ("next", "pixels") uint8 `[N, cameras, H, W, 3 * frames]` for an encoder that learns. Read-only.
+        folder: where they lie in the cache.
     """
 
     spec: DatasetSpec
-    transitions: TensorDict = attrs.field(repr=False)
+    folder: Path = attrs.field(repr=False)
+    _columns: TensorDict = attrs.field(repr=False)  # the files themselves, and never handed out
     _ends: Tensor = attrs.field(init=False, repr=False)
 
     @_ends.default
@@ -101,6 +102,17 @@ class Dataset:
     def __len__(self) -> int:
         """N."""
         return self.spec.steps
+
+    @property
+    def transitions(self) -> TensorDict:
+        """All of them, mapped anew: what is written there is the writer's own, and neither in the files nor here.
+
+        Batch `[N]`: "observation", "action", ("next", "observation"), ("next", "reward") where there are any,
+        ("next", "terminated") and ("next", "done"), as in `rlhive.core.replay`; "pixels" and ("next", "pixels") uint8
+        `[N, cameras, H, W, 3 * frames]` for an encoder that learns.
+        """
+        parts = {key: _map_own(self.folder, key, *column) for key, column in self.spec.columns().items()}
+        return TensorDict(parts, batch_size=[len(self)])
 
     def sample(self, generators: Sequence[Generator], batch_size: int, chunk_size: int = 1) -> Batch:
         """A minibatch per seed, each drawn with replacement and with its own CPU generator.
@@ -131,18 +143,18 @@ class Dataset:
         """
         parts = {
             key: _rows(rows, index)
-            for key, rows in self.transitions.items(include_nested=True, leaves_only=True)
+            for key, rows in self._columns.items(include_nested=True, leaves_only=True)
         }
         if chunk_size > 1:
             end = self._ends[torch.searchsorted(self._ends, index, right=True)].unsqueeze(-1)
             steps = index.unsqueeze(-1) + torch.arange(chunk_size)
-            parts["action"] = _rows(self.transitions["action"], steps.minimum(end - 1))
+            parts["action"] = _rows(self._columns["action"], steps.minimum(end - 1))
             parts["mask"] = steps < end
         return TensorDict(parts, batch_size=index.shape)
 
     def normalizer(self) -> TensorDict:
         """Mean and deviation of all observations, as a run keeps them: `{"loc" [O], "scale" [O], "count" []}`."""
-        rows = self.transitions["observation"].as_subclass(Tensor)
+        rows = self._columns["observation"].as_subclass(Tensor)
         normalizer = init_normalizer(self.spec.observation_dim).double()
         for block in rows.split(max(1, _BLOCK // self.spec.observation_dim)):
             normalizer = update_normalizer(normalizer, block.double())
@@ -164,7 +176,7 @@ def open_folder(folder: Path) -> Dataset:
         parts = {key: _map(column_file(folder, key), *column) for key, column in spec.columns().items()}
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError) as error:
         raise LoadError(f"{folder}: is no whole data set ({error})") from None
-    return Dataset(spec, TensorDict(parts, batch_size=[spec.steps]).lock_())
+    return Dataset(spec, folder, TensorDict(parts, batch_size=[spec.steps]).lock_())
 
 
 def column_file(folder: Path, key: tuple[str, ...]) -> Path:
@@ -182,3 +194,14 @@ def _map(path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> MemoryMapped
     if path.stat().st_size != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{path.name} has another size")
     return MemoryMappedTensor.from_filename(path, dtype, torch.Size(shape))
+
+
+def _map_own(folder: Path, key: tuple[str, ...], dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """The rows of a key, of which the pages that are written to become memory of this process."""
+    size = math.prod(shape) * dtype.itemsize
+    if size == 0:
+        return torch.empty(shape, dtype=dtype)
+    flags = mmap.MAP_PRIVATE | _NO_RESERVE  # or Linux would refuse a file that is larger than memory
+    with column_file(folder, key).open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), size, flags, mmap.PROT_READ | mmap.PROT_WRITE)
+    return torch.frombuffer(mapped, dtype=dtype).view(shape)

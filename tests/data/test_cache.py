@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from torchrl.data import ReplayBuffer, TensorStorage
 from tqdm import tqdm
 
 from rlhive.core.errors import LoadError
@@ -79,6 +80,22 @@ def test_a_seed_draws_the_same_alone_and_among_others(tmp_path):
     assert torch.equal(dataset.sample(seeds(2), 16)["action"], alone["action"])
     with pytest.raises(ValueError, match="batch_size >= 1"):
         dataset.sample(seeds(1), 0)
+
+
+def test_what_is_written_to_the_transitions_is_the_writers_own(tmp_path):
+    path = write_demo(tmp_path / "demo.h5")
+    dataset = load_dataset(path)
+    before = dataset.take(torch.arange(len(dataset)))
+    written = dataset.transitions
+    written["action"].mul_(2)
+    written["next", "done"].logical_not_()
+    assert torch.equal(written["action"], 2 * before["action"])
+    replay = ReplayBuffer(storage=TensorStorage(dataset.transitions))
+    replay.extend(replay[:].clone().apply(torch.zeros_like))
+    for found in (dataset, load_dataset(path)):
+        for seen in (found.take(torch.arange(len(found))), found.transitions):
+            for key in KEYS:
+                assert torch.equal(seen[key], before[key]), key
 
 
 def test_the_normaliser_is_that_of_all_observations(tmp_path):
