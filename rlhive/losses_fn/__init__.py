@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from rlhive.core.random import Source
@@ -81,8 +81,22 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
 }
 
+
+class _PolicyKeys(Mapping[str, tuple[str, ...]]):
+    """`policy_keys` of what is in `ALGORITHMS`, algorithms of one's own included."""
+
+    def __getitem__(self, name: str) -> tuple[str, ...]:
+        return ALGORITHMS[name].policy_keys
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(ALGORITHMS)
+
+    def __len__(self) -> int:
+        return len(ALGORITHMS)
+
+
 # From loss to policy: a policy's tree is `params.select(*POLICY_KEYS[algorithm], strict=False)`, and nothing else.
-POLICY_KEYS = {name: algorithm.policy_keys for name, algorithm in ALGORITHMS.items()}
+POLICY_KEYS = _PolicyKeys()
 
 # From a run of one algorithm to the start of another's, by both names: the subtrees of the parameters taken over.
 INIT_KEYS = {("bc", "sac"): ("actor",), ("iql", "sac"): ("actor", "critic")}

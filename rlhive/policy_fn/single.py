@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from rlhive.core.normalizer import CLIP, SCALE_MIN
+from rlhive.core.normalizer import CLIP, SCALE_MIN, normalize
 from rlhive.core.types import EnvState, Params
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.heads import HEADS
@@ -30,9 +30,11 @@ def make_single_apply(network: ActorCritic, params: Params, env_state: EnvState)
         params: the policy's parameters.
         env_state: the constants that normalise the observation.
     """
-    normalizer = env_state["observation"].detach()
+    normalizer, actor = env_state["observation"].detach(), params["actor"].detach()
+    if type(network) not in (ActorCritic, OfflineNetwork):  # a class of one's own may act otherwise
+        return lambda observation: network.plan(actor, normalize(normalizer, observation))[..., 0, :]
     loc, scale = normalizer["loc"], normalizer["scale"].clamp(min=SCALE_MIN)
-    steps = _mlp_steps(params["actor"].detach(), ACTIVATIONS[network.activation])
+    steps = _mlp_steps(actor, ACTIVATIONS[network.activation])
     low, high = network.limits(loc)
     finish = _finish(network, low, high)
     most = loc.new_tensor(CLIP)

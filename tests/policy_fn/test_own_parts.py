@@ -1,0 +1,37 @@
+"""Networks and algorithms of one's own act as they were trained to, and their checkpoints are loaded."""
+
+import attrs
+import pytest
+import torch
+from tensordict import TensorDict
+
+from rlhive.core.run_spec import RunSpec, new_run_spec
+from rlhive.losses_fn import ALGORITHMS, POLICY_KEYS
+from rlhive.policy_fn import load
+from rlhive.policy_fn.actor import ActorCritic
+from tests.helpers import make_spec
+
+
+@attrs.frozen
+class Halved(ActorCritic):
+    """Acts half as far as SAC's."""
+
+    def mode(self, actor, observation):
+        return 0.5 * super().mode(actor, observation)
+
+
+@pytest.fixture
+def own_algorithm(monkeypatch):
+    monkeypatch.setitem(ALGORITHMS, "own", ALGORITHMS["sac"]._replace(network=Halved, policy_keys=("actor",)))
+
+
+def test_a_network_of_ones_own_acts_alone_as_it_does_among_others(own_algorithm):
+    env = make_spec()
+    network = Halved(env.observation_dim, env.action_low, env.action_high, hidden_sizes=(16,))
+    spec = RunSpec.from_json(new_run_spec("own", env, network, (1,)).to_json(), "spec.json")
+    constants = {"loc": torch.zeros(5), "scale": torch.ones(5), "count": torch.tensor(10.0)}
+    policy = load(network.init(1), TensorDict({"observation": constants}), spec=spec)
+    assert set(policy.params.keys()) == {"actor"} and POLICY_KEYS["own"] == ("actor",)
+    observation = torch.linspace(-1.0, 1.0, 5)
+    expected = policy.apply(policy.params, policy.env_state, observation[None])[0]
+    assert torch.equal(policy(observation), expected) and expected.abs().max() <= 0.5
