@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from rlhive.core.settings import check_range
 from rlhive.core.tree import global_norm, map_tree, zeros_like
 from rlhive.core.types import Params
 
@@ -23,7 +24,7 @@ class GradientTransformation(NamedTuple):
     update: Callable[[Params, TensorDict, Params], tuple[Params, TensorDict]]
 
 
-def constant_schedule(learning_rate: float) -> Schedule:
+def constant_schedule(learning_rate: float | Tensor) -> Schedule:
     """The same learning rate at every update.
 
     Raises:
@@ -59,8 +60,9 @@ def cosine_schedule(learning_rate: float, decay_updates: int, final_fraction: fl
 
 
 def _check_learning_rate(learning_rate: float) -> None:
-    if not 0.0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
+    check_range(
+        "learning_rate", learning_rate, lambda value: 0.0 < value < math.inf, "be positive and finite"
+    )
 
 
 def adam(
@@ -102,7 +104,12 @@ def adam(
         root_correction = _bias_correction(b2, count).sqrt()
         mu = map_tree(lambda m, g: torch.lerp(m, g, 1.0 - b1), opt_state["mu"], grads)
         nu = map_tree(lambda n, g: torch.addcmul(b2 * n, g, g, value=1.0 - b2), opt_state["nu"], grads)
-        updates = map_tree(lambda m, n: -step_size * m / (n.sqrt() / root_correction + eps), mu, nu)
+
+        def step(m: Tensor, n: Tensor) -> Tensor:
+            update = -step_size * m / (n.sqrt() / root_correction + eps)
+            return update.to(m.dtype)  # of a leaf without dimensions it would be float32
+
+        updates = map_tree(step, mu, nu)
         return updates, TensorDict({"mu": mu, "nu": nu, "count": count}, batch_size=[])
 
     return GradientTransformation(init, update)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 from torch.func import grad_and_value
 
 from rlhive.core.normalizer import init_normalizer, normalize
 from rlhive.core.optim import GradientTransformation, apply_updates
+from rlhive.core.settings import check_range
 from rlhive.core.tree import leaves, polyak
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params, TrainState, TrainStep
 
@@ -41,7 +44,9 @@ def init_state(
     )
 
 
-def make_train_step(loss_fn: LossFn, opt: GradientTransformation, *, tau: float = 0.005) -> TrainStep:
+def make_train_step(
+    loss_fn: LossFn, opt: GradientTransformation, *, tau: float | Tensor = 0.005
+) -> TrainStep:
     """Makes `train_step(state, batch, noise) -> (state, metrics)`: gradient, optimizer and target update of one seed.
 
     Args:
@@ -54,15 +59,25 @@ def make_train_step(loss_fn: LossFn, opt: GradientTransformation, *, tau: float 
         loss's metrics it adds "loss" and "finite": whether the loss and all of the new parameters are.
 
     Raises:
-        ValueError: if tau is out of its range.
+        ValueError: if tau is out of its range, or a part is something else; by the step, for metrics of another form.
     """
-    if not 0.0 < tau <= 1.0:
-        raise ValueError(f"make_train_step.tau must be in (0, 1], got {tau}")
+    if not callable(loss_fn) or not isinstance(opt, GradientTransformation):
+        raise ValueError(
+            "make_train_step takes a loss function and a GradientTransformation such as adam(1e-3), got "
+            f"{type(loss_fn).__name__} and {type(opt).__name__}"
+        )
+    check_range("make_train_step.tau", tau, lambda value: 0.0 < value <= 1.0, "be in (0, 1]")
+
+    def flat_loss_fn(*arguments: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = loss_fn(*arguments)
+        return loss, _flat(metrics)  # here, since torch.func says little of what is no tensor
 
     def train_step(state: TrainState, batch: Batch, noise: Noise) -> tuple[TrainState, Metrics]:
         params, target_params = state["params"], state["target_params"]
         batch = normalize_batch(state["env_state"], batch)
-        grads, (loss, metrics) = grad_and_value(loss_fn, has_aux=True)(params, target_params, batch, noise)
+        grads, (loss, metrics) = grad_and_value(flat_loss_fn, has_aux=True)(
+            params, target_params, batch, noise
+        )
         updates, opt_state = opt.update(grads, state["opt_state"], params)
         params = apply_updates(params, updates)
         new_state = TensorDict(
@@ -76,9 +91,23 @@ def make_train_step(loss_fn: LossFn, opt: GradientTransformation, *, tau: float 
             batch_size=[],
         )
         finite = torch.stack([loss.detach(), *(leaf.sum() for leaf in leaves(params))]).isfinite().all()
-        return new_state, metrics.update({"loss": loss.detach(), "finite": finite})
+        named = metrics | {"loss": loss.detach(), "finite": finite}
+        return new_state, TensorDict(named, batch_size=[])
 
     return train_step
+
+
+def _flat(metrics: Any) -> dict[str, Tensor]:
+    """The metrics of a loss by name, if that is what they are."""
+    named = isinstance(metrics, Mapping | TensorDict)
+    values = dict(metrics.items()) if named else {}
+    if not named or not all(isinstance(value, Tensor) for value in values.values()):
+        got = {name: type(value).__name__ for name, value in values.items()} or type(metrics).__name__
+        raise ValueError(
+            "a loss returns (loss, metrics), metrics a dict or TensorDict of tensors by name, none of them nested; "
+            f"got {got}"
+        )
+    return values
 
 
 def normalize_batch(env_state: TensorDict, batch: Batch) -> Batch:

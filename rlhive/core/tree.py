@@ -36,7 +36,7 @@ def detach(tree: TensorDict) -> TensorDict:
     return map_tree(Tensor.detach, tree)
 
 
-def polyak(target: TensorDict, new: TensorDict, tau: float) -> TensorDict:
+def polyak(target: TensorDict, new: TensorDict, tau: float | Tensor) -> TensorDict:
     """`(1 - tau) * target + tau * new`: `tau` is the fraction of the new parameters."""
     return map_tree(lambda old, fresh: torch.lerp(old, fresh, tau), target, new)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
-from rlhive.losses_fn.common import detached
+from rlhive.losses_fn.common import check_network, detached
 from rlhive.policy_fn.heads import HEADS
 from rlhive.policy_fn.offline import OfflineNetwork
 
@@ -32,7 +32,11 @@ def make_bc_loss(network: OfflineNetwork) -> LossFn:
         `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. `batch` has normalised
         "observation" `[B, O]` and "action" `[B, A]`, of a plan `[B, K, A]` with "mask" bool `[B, K]`, true before the
         end of the trial; there is no target, and no noise. Metrics are `[]`.
+
+    Raises:
+        ValueError: another algorithm's network.
     """
+    check_network("make_bc_loss", network, OfflineNetwork, "actor")
 
     def loss_fn(params: Params, target_params: Params, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
         actor, observation, mask = params["actor"], batch["observation"], batch.get("mask")

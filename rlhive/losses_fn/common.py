@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -25,11 +25,17 @@ def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, discount: 
         terminated: bool `[B]`; a truncated episode is not terminated and keeps its bootstrap.
         next_value: `[B]`.
         discount: gamma, or gamma ** n as `[B]`.
+
+    Raises:
+        ValueError: the first three are not of one shape.
     """
+    if not reward.shape == terminated.shape == next_value.shape:
+        shapes = ", ".join(str(list(part.shape)) for part in (reward, terminated, next_value))
+        raise ValueError(f"reward, terminated and next_value must be of one shape, got {shapes}")
     return reward + discount * torch.where(terminated, 0.0, next_value)
 
 
-def discount_of(batch: Batch, gamma: float) -> float | Tensor:
+def discount_of(batch: Batch, gamma: float | Tensor) -> float | Tensor:
     """The discount of the next value: gamma, or gamma ** n `[B]` of sums of n rewards, "steps_to_next_obs"."""
     if "steps_to_next_obs" not in batch.keys():  # noqa: SIM118
         return gamma
@@ -39,6 +45,23 @@ def discount_of(batch: Batch, gamma: float) -> float | Tensor:
 def weighted_mean(error: Tensor, batch: Batch) -> Tensor:
     """The mean of `error` `[B]`, each first multiplied by its importance, "_weight" `[B]`, where the batch has that."""
     return (error * batch["_weight"] if "_weight" in batch.keys() else error).mean()  # noqa: SIM118
+
+
+def check_network(name: str, network: Any, kind: type, *parts: str) -> None:
+    """Refuses a network that is not of the class `kind`, or whose parameters lack one of `parts`.
+
+    Raises:
+        ValueError: naming the loss that needs it.
+    """
+    if not isinstance(network, kind):
+        raise ValueError(
+            f"{name} needs a network of class {kind.__name__}, got one of {type(network).__name__}"
+        )
+    own = getattr(network, "parts", parts)
+    if missing := [part for part in parts if part not in own]:
+        raise ValueError(
+            f"{name} needs a network with {', '.join(missing)}, this one has {', '.join(own)} alone"
+        )
 
 
 def check_shapes(batch: Batch, noise: Noise) -> None:
@@ -59,7 +82,17 @@ def check_shapes(batch: Batch, noise: Noise) -> None:
 
 
 def distance(prediction: Tensor, target: Tensor, kind: Distance) -> Tensor:
-    """Elementwise distance: the squared error, or the Huber loss with threshold 1."""
+    """Elementwise distance: the squared error, or the Huber loss with threshold 1.
+
+    Raises:
+        ValueError: the two are not of one shape, or there is no such kind.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"prediction and target must be of one shape, got {list(prediction.shape)} and {list(target.shape)}"
+        )
+    if kind not in get_args(Distance):
+        raise ValueError(f"the kind of a distance must be one of {get_args(Distance)}, got {kind!r}")
     if kind == "l2":
         return (prediction - target).square()
     return F.smooth_l1_loss(prediction, target, reduction="none")

@@ -5,21 +5,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rlhive.core.settings import check_range
 from rlhive.core.tree import detach
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
-from rlhive.losses_fn.common import check_shapes, detached, discount_of, td_target, weighted_mean
+from rlhive.losses_fn.common import (
+    check_network,
+    check_shapes,
+    detached,
+    discount_of,
+    td_target,
+    weighted_mean,
+)
+from rlhive.policy_fn.heads import HEADS
 from rlhive.policy_fn.offline import OfflineNetwork
 
 MAX_WEIGHT = 100.0
 
 
-def expectile_loss(error: Tensor, expectile: float) -> Tensor:
+def expectile_loss(error: Tensor, expectile: float | Tensor) -> Tensor:
     """Elementwise squared error, weighed by `expectile` where it is positive, else by the rest (IQL, equation 4)."""
     return torch.where(error > 0, expectile, 1.0 - expectile).to(error.dtype) * error.square()
 
 
 def make_iql_loss(
-    network: OfflineNetwork, *, gamma: float = 0.95, expectile: float = 0.8, temperature: float = 3.0
+    network: OfflineNetwork,
+    *,
+    gamma: float = 0.95,
+    expectile: float = 0.8,
+    temperature: float = 3.0,
 ) -> LossFn:
     """Makes the joint loss of value, critics and actor (Kostrikov 2021, arXiv:2110.06169, equations 5, 6, 7).
 
@@ -38,14 +51,16 @@ def make_iql_loss(
         critics' errors; no noise. Metrics are `[]`, "td_error" is `[B]`.
 
     Raises:
-        ValueError: a number out of its range.
+        ValueError: a number out of its range, or another algorithm's network.
     """
-    if not 0.0 <= gamma <= 1.0:
-        raise ValueError(f"make_iql_loss.gamma must be in [0, 1], got {gamma}")
-    if not 0.0 < expectile < 1.0:
-        raise ValueError(f"make_iql_loss.expectile must be in (0, 1), got {expectile}")
-    if not temperature >= 0.0:
-        raise ValueError(f"make_iql_loss.temperature must not be negative, got {temperature}")
+    check_range("make_iql_loss.gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
+    check_range("make_iql_loss.expectile", expectile, lambda value: 0.0 < value < 1.0, "be in (0, 1)")
+    check_range("make_iql_loss.temperature", temperature, lambda value: value >= 0.0, "not be negative")
+    check_network("make_iql_loss", network, OfflineNetwork, "actor", "critic", "value")
+    if HEADS[network.head].log_prob is None:
+        raise ValueError(
+            f"make_iql_loss weighs log-probabilities, which the head {network.head!r} has none of"
+        )
 
     def loss_fn(params: Params, target_params: Params, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
         observation, action, following = batch["observation"], batch["action"], batch["next"]

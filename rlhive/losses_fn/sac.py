@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from rlhive.core.random import Source, normal
+from rlhive.core.settings import check_range
 from rlhive.core.tree import detach, tree_of_leaves
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
 from rlhive.losses_fn.common import (
     Distance,
+    check_network,
     check_shapes,
     detached,
     discount_of,
@@ -48,17 +50,17 @@ def make_sac_loss(
         `noise` has "action" and "next_action" `[B, A]`. Metrics are `[]`, "td_error" is `[B]`.
 
     Raises:
-        ValueError: for a gamma outside [0, 1], a reward scale that is not positive, or an unknown distance.
+        ValueError: for a gamma outside [0, 1], a reward scale that is not positive, an unknown distance, or another
+            algorithm's network.
     """
-    if not 0.0 <= gamma <= 1.0:
-        raise ValueError(f"make_sac_loss.gamma must be in [0, 1], got {gamma}")
-    if not reward_scale > 0.0:
-        raise ValueError(f"make_sac_loss.reward_scale must be positive, got {reward_scale}")
+    check_network("make_sac_loss", network, ActorCritic, "actor", "critic", "log_alpha")
+    check_range("make_sac_loss.gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
+    check_range("make_sac_loss.reward_scale", reward_scale, lambda value: value > 0.0, "be positive")
     if distance_kind not in get_args(Distance):
         raise ValueError(
             f"make_sac_loss.distance_kind must be one of {get_args(Distance)}, got {distance_kind!r}"
         )
-    entropy_target = -float(network.action_dim) if target_entropy is None else float(target_entropy)
+    entropy_target = -float(network.action_dim) if target_entropy is None else target_entropy
 
     def critic_target(params: Params, target_params: Params, batch: Batch, noise: Noise) -> Tensor:
         following = batch["next"]
@@ -106,7 +108,7 @@ def make_sac_loss(
 def temperature(params: Params) -> Tensor:
     """The weight `[]` of the entropy."""
     # In double precision, rounded: compiled, the exp of 16 seeds is a vector's, whose last bit is not that of one seed.
-    return params["log_alpha"].double().exp().float()
+    return params["log_alpha"].double().exp().to(params["log_alpha"].dtype)
 
 
 def draw_sac_noise(source: Source, network: ActorCritic, batch_size: int) -> Noise:

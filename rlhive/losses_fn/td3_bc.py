@@ -6,9 +6,17 @@ import torch
 from torch import Tensor
 
 from rlhive.core.random import Source, normal
+from rlhive.core.settings import check_range
 from rlhive.core.tree import detach, tree_of_leaves
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
-from rlhive.losses_fn.common import check_shapes, detached, discount_of, td_target, weighted_mean
+from rlhive.losses_fn.common import (
+    check_network,
+    check_shapes,
+    detached,
+    discount_of,
+    td_target,
+    weighted_mean,
+)
 from rlhive.policy_fn.offline import OfflineNetwork
 
 
@@ -39,13 +47,14 @@ def make_td3_bc_loss(
         critics' errors; `noise` has "next_action" `[B, A]`. Metrics are `[]`, "td_error" is `[B]`.
 
     Raises:
-        ValueError: a number out of its range.
+        ValueError: a number out of its range, or another algorithm's network.
     """
-    if not 0.0 <= gamma <= 1.0:
-        raise ValueError(f"make_td3_bc_loss.gamma must be in [0, 1], got {gamma}")
+    check_range("make_td3_bc_loss.gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
     for name, number in (("alpha", alpha), ("policy_noise", policy_noise), ("noise_clip", noise_clip)):
-        if not number >= 0.0:
-            raise ValueError(f"make_td3_bc_loss.{name} must not be negative, got {number}")
+        check_range(f"make_td3_bc_loss.{name}", number, lambda value: value >= 0.0, "not be negative")
+    check_network("make_td3_bc_loss", network, OfflineNetwork, "actor", "critic")
+    if network.head != "deterministic":
+        raise ValueError(f"make_td3_bc_loss needs the head 'deterministic', got {network.head!r}")
 
     def critic_target(target_params: Params, batch: Batch, noise: Noise) -> Tensor:
         following = batch["next"]
