@@ -20,6 +20,7 @@ from rlhive.core.converters import integers
 from rlhive.core.optim import GradientTransformation, adam, cosine_schedule
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.replay import ReplayBuffer
+from rlhive.core.settings import one_of
 from rlhive.core.types import LossFn
 from rlhive.envs.pixels import choose_pixels
 from rlhive.losses_fn import ALGORITHMS
@@ -78,6 +79,14 @@ def _at_least(minimum: float, kind: type | tuple[type, ...] = int) -> Any:
     return v.and_(v.instance_of(kind), v.not_(v.instance_of(bool)), v.ge(minimum))
 
 
+def _id(config: Any, attribute: Any, value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(
+            f"{attribute.name} must be an id of RoboHive, got {value!r}; environments of one's own are stepped by "
+            "VectorEnv(factory)"
+        )
+
+
 @attrs.frozen(kw_only=True)
 class TrainConfig:
     """Everything a training run needs, checked; counts of steps are environment steps per seed.
@@ -126,8 +135,8 @@ class TrainConfig:
         init_from: directory of a run to begin with, as `rlhive.losses_fn.INIT_KEYS` says; its normaliser comes along.
     """
 
-    env_name: str = attrs.field(validator=v.instance_of(str))
-    algorithm: str = attrs.field(default="sac", validator=v.in_(tuple(ALGORITHMS)))
+    env_name: str = attrs.field(validator=_id)
+    algorithm: str = attrs.field(default="sac", validator=one_of(ALGORITHMS))
     seed: int = attrs.field(default=1, validator=_at_least(0))
     num_seeds: int = attrs.field(default=1, validator=v.and_(_at_least(1), v.le(MAX_SEEDS)))
     seeds: tuple[int, ...] = attrs.field(default=(), converter=integers, validator=v.max_len(MAX_SEEDS))
@@ -231,17 +240,19 @@ _PARAMETERS = {
 gin.add_config_file_search_path(str(gin_directory()))
 
 
-def load_config(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> TrainConfig:
+def load_config(files: str | Path | Sequence[str | Path], bindings: str | Sequence[str] = ()) -> TrainConfig:
     """Parses gin files and then bindings (later ones win) and checks everything that can be checked before a run.
 
     Args:
-        files: paths, or names of shipped files such as "sac_gaussian.gin".
-        bindings: gin bindings such as "TOTAL_STEPS=1000" or "adam.learning_rate=3e-4".
+        files: paths, or names of shipped files such as "sac_gaussian.gin", or one of them.
+        bindings: gin bindings, or one, such as "TOTAL_STEPS=1000" or "adam.learning_rate=3e-4".
 
     Raises:
         ValueError: an unknown file.
         ConfigError: an unknown name, parameter, macro, environment or value, in one line.
     """
+    files = [files] if isinstance(files, str | Path) else files
+    bindings = [bindings] if isinstance(bindings, str) else bindings
     gin.clear_config()
     paths = [str(find_gin_file(str(name))) for name in files]
     for path in paths:

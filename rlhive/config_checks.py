@@ -235,7 +235,7 @@ def check_discount(
     if ALGORITHMS[algorithm].offline:  # which has no replay
         return
     loss = f"{algorithm}_loss"
-    default = inspect.signature(factories[loss]).parameters["gamma"].default
+    default = getattr(inspect.signature(factories[loss]).parameters.get("gamma"), "default", None)
     own, summed = get_bindings(loss).get("gamma", default), get_bindings("replay").get("gamma")
     if get_bindings("replay").get("n_step", 1) > 1 and summed != own:
         raise ConfigError(

@@ -6,7 +6,13 @@ from collections.abc import Iterable
 
 
 def strings(values: Iterable[str]) -> tuple[str, ...]:
-    """A tuple of them."""
+    """A tuple of them.
+
+    Raises:
+        ValueError: they are one text, of which the tuple would be its letters.
+    """
+    if isinstance(values, str):
+        raise ValueError(f"expected several names, as in ({values!r},), got the text {values!r}")
     return tuple(values)
 
 

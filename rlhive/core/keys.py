@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from numbers import Integral
+
 import numpy as np
 from torch import Generator
 
@@ -10,8 +13,30 @@ STREAMS = ("init", "action", "exploration", "replay", "loss")
 
 
 def as_generator(key: int | Generator) -> Generator:
-    """The generator itself, which draws from it advance, or a new one of that seed on the CPU."""
-    return Generator().manual_seed(key) if isinstance(key, int) else key
+    """The generator itself, which draws from it advance, or a new one of that seed on the CPU.
+
+    Raises:
+        ValueError: the key is neither.
+    """
+    if isinstance(key, Generator):
+        return key
+    if not isinstance(key, Integral):
+        raise ValueError(f"the key must be a whole number or a torch.Generator, got {key!r}")
+    return Generator().manual_seed(int(key))
+
+
+def check_draw(generators: Sequence[Generator], batch_size: int) -> None:
+    """Refuses what no minibatch is drawn with.
+
+    Raises:
+        ValueError: not a generator of torch per seed, or no whole number of transitions above 0.
+    """
+    plain = isinstance(generators, Sequence) and all(isinstance(one, Generator) for one in generators)
+    if not plain or not generators or not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ValueError(
+            "expected a list of torch.Generator, one per seed, and a whole batch_size >= 1, "
+            f"got {generators!r} and {batch_size!r}"
+        )
 
 
 def make_generators(seed: int) -> dict[str, Generator]:

@@ -18,14 +18,9 @@ class PrioritySampler:
         size: how many transitions there can be.
         alpha: exponent of the priorities, in [0, 1].
         beta: exponent of the importance weights, in [0, 1].
-
-    Raises:
-        ValueError: an exponent outside [0, 1].
     """
 
     def __init__(self, size: int, alpha: float, beta: float) -> None:
-        if not 0 <= alpha <= 1 or not 0 <= beta <= 1:
-            raise ValueError(f"alpha and beta must be in [0, 1], got alpha={alpha}, beta={beta}")
         # Here, as nothing else needs TorchRL's compiled part, which only loads with the torch it was built for.
         from torchrl import _torchrl
 

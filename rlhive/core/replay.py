@@ -10,12 +10,14 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from filelock import BaseFileLock
 from tensordict import TensorDict
 from torch import Tensor
 
+from rlhive.core.keys import check_draw
 from rlhive.core.priority import PrioritySampler
 from rlhive.core.replay_file import read_replay, seeds_of, write_replay
 from rlhive.core.replay_storage import lock_directory, make_storage
@@ -65,6 +67,10 @@ class ReplayBuffer:
         alpha: float = 0.7,
         beta: float = 0.5,
     ) -> None:
+        counts = {"capacity": capacity, "num_seeds": num_seeds, "num_envs": num_envs, "n_step": n_step}
+        for name, count in counts.items():
+            if not isinstance(count, Integral):
+                raise ValueError(f"{name} must be a whole number, got {count!r}")
         if num_seeds < 1 or num_envs < 1 or capacity < num_envs:
             raise ValueError(
                 "num_seeds and num_envs must be at least 1 and capacity at least num_envs, "
@@ -72,10 +78,12 @@ class ReplayBuffer:
             )
         if n_step < 1:
             raise ValueError(f"n_step must be at least 1, got n_step={n_step}")
-        if n_step > 1 and (gamma is None or not 0 <= gamma <= 1):
+        if (n_step > 1 and gamma is None) or (gamma is not None and not 0 <= gamma <= 1):
             raise ValueError(
                 f"n_step > 1 needs the loss's gamma in [0, 1], got n_step={n_step}, gamma={gamma}"
             )
+        if not 0 <= alpha <= 1 or not 0 <= beta <= 1:
+            raise ValueError(f"alpha and beta must be in [0, 1], got alpha={alpha}, beta={beta}")
         most = capacity if total_steps is None else total_steps
         if most < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}")
@@ -173,10 +181,10 @@ class ReplayBuffer:
         """
         if not self._num_rows:
             raise ValueError("the replay buffer is empty: store a transition with extend() before sample()")
-        if len(generators) != self._batch_size[0] or batch_size < 1:
+        check_draw(generators, batch_size)
+        if len(generators) != self._batch_size[0]:
             raise ValueError(
-                f"expected {self._batch_size[0]} generators (one per seed) and batch_size >= 1, "
-                f"got {len(generators)} and {batch_size}"
+                f"expected {self._batch_size[0]} generators (one per seed), got {len(generators)}"
             )
         if not self._priorities:
             index = torch.stack([torch.randint(len(self), (batch_size,), generator=g) for g in generators])

@@ -18,7 +18,7 @@ def make_storage(
     """TorchRL's storage of so many rows, which takes its memory with the first one.
 
     Raises:
-        ValueError: a directory without a name, or on another device than the CPU.
+        ValueError: a directory without a name, a file, or on another device than the CPU.
     """
     if scratch_dir is None:
         return LazyTensorStorage(max_rows, device=device)
@@ -28,6 +28,8 @@ def make_storage(
         )
     if not os.fspath(scratch_dir):
         raise ValueError("replay.scratch_dir must be a directory, or None for memory, got ''")
+    if Path(scratch_dir).is_file():
+        raise ValueError(f"replay.scratch_dir must be a directory, got the file {str(scratch_dir)!r}")
     Path(scratch_dir).mkdir(parents=True, exist_ok=True)
     return LazyMemmapStorage(max_rows, scratch_dir=str(scratch_dir), existsok=True)
 

@@ -17,6 +17,7 @@ from rlhive.core.files import naming
 
 FORMAT_VERSION = 2
 _HASH = "content_sha256"
+_NAMED = 8  # names in one message
 _JSON_START = b"{"  # byte 8 of every safetensors file, after the length of the header
 
 
@@ -123,13 +124,16 @@ def check_names(where: object, expected: Iterable[str], found: Iterable[str]) ->
     """Refuses names that are missing or that nobody expects.
 
     Raises:
-        LoadError: naming them all.
+        LoadError: naming them, of many the first.
     """
     expected, found = set(expected), set(found)
     missing, extra = sorted(expected - found), sorted(found - expected)
     if missing or extra:
-        parts = [f"missing {', '.join(missing)}"] if missing else []
-        parts += [f"unexpected {', '.join(extra)}"] if extra else []
+        parts = [
+            f"{what} {_first(names)}"
+            for what, names in (("missing", missing), ("unexpected", extra))
+            if names
+        ]
         raise LoadError(f"{where}: keys do not fit: {'; '.join(parts)}")
 
 
@@ -147,6 +151,11 @@ def check_leaves(where: object, found: Mapping[str, torch.Tensor], shapes: Mappi
             raise LoadError(f"{where}: {name} has shape {list(leaf.shape)}, expected {list(shape)}{hint}")
         if not leaf.isfinite().all():
             raise LoadError(f"{where}: {name} holds values that are not finite")
+
+
+def _first(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _check_is_safetensors(path: str | os.PathLike[str]) -> None:

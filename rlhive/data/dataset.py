@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from rlhive.core.converters import integers, strings
 from rlhive.core.errors import LoadError
+from rlhive.core.keys import check_draw
 from rlhive.core.normalizer import init_normalizer, update_normalizer
 from rlhive.core.pixel_spec import PixelSpec, to_pixel_spec
 from rlhive.core.types import Batch
@@ -126,12 +127,9 @@ class Dataset:
             Fresh tensors of batch `[S, B]`, raw, on the CPU.
 
         Raises:
-            ValueError: no generator, or an empty minibatch.
+            ValueError: no generator, or an empty minibatch or chunk.
         """
-        if not generators or batch_size < 1:
-            raise ValueError(
-                f"expected a generator per seed and batch_size >= 1, got {len(generators)}, {batch_size}"
-            )
+        check_draw(generators, batch_size)
         index = torch.stack([torch.randint(len(self), (batch_size,), generator=g) for g in generators])
         return self.take(index, chunk_size)
 
@@ -140,7 +138,12 @@ class Dataset:
 
         With `chunk_size` K > 1 "action" is `[..., K, A]`, from that of the step on, and "mask" bool `[..., K]` says
         which of them are of its trial; after its end the last one is repeated.
+
+        Raises:
+            ValueError: K is less than 1.
         """
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
         parts = {
             key: _rows(rows, index)
             for key, rows in self._columns.items(include_nested=True, leaves_only=True)

@@ -79,7 +79,12 @@ class Chunk:
         self.name, self.places, self.envs = name, places, dict[int, NumpyEnv]()
         for row, place in enumerate(places):
             try:
-                self.envs[row] = factory()
+                env = factory()
+                if not isinstance(getattr(env, "spec", None), EnvSpec):
+                    raise ValueError(
+                        f"the factory must give a NumpyEnv with its spec, an EnvSpec, got {env!r}"
+                    )
+                self.envs[row] = env
             except Exception as error:
                 raise _named(error, name, place) from error
         self.spec = self.envs[0].spec

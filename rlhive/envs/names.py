@@ -55,5 +55,8 @@ def check_name(name: str) -> None:
     if any(built_name(name) in names for names in suites().values()):
         return
     close = nearest(name, list_names())
-    hint = f"did you mean {', '.join(close)}?" if close else "`python -m rlhive.envs --list` prints them all"
-    raise ValueError(f"{name!r} is not an environment of RoboHive: {hint}")
+    hint = f"did you mean {', '.join(close)}?" if close else "`python -m rlhive.envs --list` prints them all."
+    raise ValueError(
+        f"{name!r} is not an environment of RoboHive: {hint} Those of RoboHive 0.7.0 are known; a variant or "
+        "environment of one's own goes through VectorEnv(factory)"
+    )

@@ -6,6 +6,7 @@ import itertools
 import mmap
 import multiprocessing
 import os
+import pickle
 import signal
 from collections.abc import Sequence
 from multiprocessing import reduction, resource_tracker
@@ -83,6 +84,13 @@ class ProcessPool:
     def __init__(
         self, name: str, factory: Factory, places: Sequence[Place], count: int, timeout: float
     ) -> None:
+        try:
+            pickle.dumps(factory)
+        except Exception as error:
+            raise ValueError(
+                f"{name} cannot be sent to worker processes: give a function or class at the top of a module, or "
+                f"num_workers=0 ({error})"
+            ) from None
         bounds = [len(places) * i // count for i in range(count + 1)]
         self.name, self.rows, self.timeout = name, len(places), timeout
         self.workers: list[_Worker] = []

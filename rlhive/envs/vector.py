@@ -45,7 +45,7 @@ class VectorEnv:
 
     Raises:
         ValueError: an unknown id, no seeds, one that is not a whole number from 0 on, too few environments or workers,
-            more workers with images than `max_renderers`, or no such camera.
+            more workers with images than `max_renderers`, no such camera, or a factory that cannot be sent to workers.
         RuntimeError: an environment cannot be built; the message is the original one.
     """
 
@@ -62,11 +62,12 @@ class VectorEnv:
         max_renderers: int = MAX_RENDERERS,
         timeout: float = TIMEOUT,
     ) -> None:
-        whole = all(isinstance(seed, Integral) and seed >= 0 for seed in seeds)
-        if len(seeds) == 0 or not whole or num_envs < 1 or (num_workers or 0) < 0:
+        whole = isinstance(seeds, Sequence | np.ndarray)
+        whole = whole and all(isinstance(seed, Integral) and seed >= 0 for seed in seeds)
+        if not whole or len(seeds) == 0 or num_envs < 1 or (num_workers or 0) < 0:
             raise ValueError(
                 "VectorEnv needs at least one seed, whole seeds >= 0, num_envs >= 1 and num_workers >= 0; "
-                f"got seeds={list(seeds)}, num_envs={num_envs}, num_workers={num_workers}"
+                f"got seeds={seeds!r}, num_envs={num_envs}, num_workers={num_workers}"
             )
         self.shape = (len(seeds), num_envs)
         self._pending = False

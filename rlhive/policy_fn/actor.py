@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from rlhive.core.converters import floats, integers
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.keys import as_generator
+from rlhive.core.settings import one_of
 from rlhive.core.tree import stack_seeds
 from rlhive.core.types import Params
 from rlhive.policy_fn.mlp import ACTIVATIONS, apply_mlp, apply_mlp_columns, init_mlp
@@ -96,11 +97,18 @@ class ActorCritic:
         converter=integers,
         validator=[v.max_len(100), v.deep_iterable(v.and_(v.instance_of(int), v.ge(1)))],
     )
-    activation: str = attrs.field(default="relu", validator=v.in_(tuple(ACTIVATIONS)))
+    activation: str = attrs.field(default="relu", validator=one_of(ACTIVATIONS))
     actor_layer_norm: bool = attrs.field(default=False, validator=v.instance_of(bool))
     critic_layer_norm: bool = attrs.field(default=True, validator=v.instance_of(bool))
     num_critics: int = attrs.field(default=2, validator=v.and_(v.instance_of(int), v.ge(1), v.le(100)))
-    init_alpha: float = attrs.field(default=1.0, validator=v.gt(0.0))
+    init_alpha: float = attrs.field(default=1.0, validator=v.and_(v.gt(0.0), v.lt(math.inf)))
+
+    def __attrs_post_init__(self) -> None:
+        low, high = self.action_low, self.action_high
+        if len(low) != len(high) or not all(least < most for least, most in zip(low, high, strict=True)):
+            raise ValueError(
+                f"each of action_low must be below its own of action_high, got {list(low)} and {list(high)}"
+            )
 
     @property
     def action_dim(self) -> int:

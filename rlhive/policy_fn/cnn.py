@@ -90,7 +90,16 @@ class CNN:
 
         Returns:
             `[B, cameras * dim]` in -1..1, camera after camera, in the dtype of the parameters.
+
+        Raises:
+            ValueError: images of another dtype or size.
         """
+        size = (self.height, self.width, 3 * self.frames)
+        if pixels.dtype != torch.uint8 or pixels.shape[-3:] != size:
+            expected = ", ".join(map(str, size))
+            raise ValueError(
+                f"images must be uint8 [..., {expected}], got {pixels.dtype} {list(pixels.shape)}"
+            )
         dtype = params["conv_0", "weight"].dtype
         x = pixels.flatten(0, 1).permute(0, 3, 1, 2).to(dtype) / 255.0 - 0.5
         for index, (_, _, stride) in enumerate(self.layers):

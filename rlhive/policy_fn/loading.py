@@ -140,7 +140,7 @@ def seed_dir(path: PathLike | Params, seed: int | None = None, step: int | None 
     if seed is None and len(folders) > 1:
         raise LoadError(f"{folder}: holds several seeds, choose one with seed=: {seeds}")
     if seed is not None and seed not in folders:
-        raise LoadError(f"{folder}: has no seed {seed}, but {seeds}")
+        raise LoadError(f"{folder}: has no seed {seed!r}, but {seeds}")
     return folders[next(iter(folders)) if seed is None else seed]
 
 

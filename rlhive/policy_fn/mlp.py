@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from tensordict import TensorDict
 from torch import Generator, Tensor
 
+from rlhive.core.keys import as_generator
 from rlhive.core.types import Params
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -21,11 +22,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def init_mlp(key: Generator, sizes: Sequence[int], *, layer_norm: bool = False) -> Params:
+def init_mlp(key: int | Generator, sizes: Sequence[int], *, layer_norm: bool = False) -> Params:
     """Draws the parameters of one MLP.
 
     Args:
-        key: CPU generator; two calls with equal states give equal parameters.
+        key: a seed or CPU generator; two calls with equal states give equal parameters.
         sizes: widths from input to output, such as `(21, 256, 256, 18)`.
         layer_norm: whether each hidden layer has a LayerNorm before its activation.
 
@@ -33,7 +34,7 @@ def init_mlp(key: Generator, sizes: Sequence[int], *, layer_norm: bool = False) 
         `{"layer_0": {"weight" [out, in], "bias" [out], ("norm": {"weight", "bias"})}, ...}`, float32, with weights
         and biases uniform in +-1/sqrt(in), as in `torch.nn.Linear`.
     """
-    layers = {}
+    key, layers = as_generator(key), {}
     for index, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         bound = 1.0 / math.sqrt(fan_in)
         layer = {

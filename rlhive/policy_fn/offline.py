@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from rlhive.core.converters import strings
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.keys import as_generator
+from rlhive.core.settings import one_of
 from rlhive.core.types import Params
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.heads import HEADS
@@ -33,13 +34,14 @@ class OfflineNetwork(ActorCritic):
             numbers of one step after those of another. Such an actor is alone, and not the head "mixture".
     """
 
-    head: str = attrs.field(default="tanh_gaussian", validator=v.in_(tuple(HEADS)))
+    head: str = attrs.field(default="tanh_gaussian", validator=one_of(HEADS))
     parts: tuple[str, ...] = attrs.field(
-        default=PARTS, converter=strings, validator=v.deep_iterable(v.in_(PARTS))
+        default=PARTS, converter=strings, validator=v.deep_iterable(one_of(PARTS))
     )
     chunk_size: int = attrs.field(default=1, validator=v.and_(v.instance_of(int), v.ge(1), v.le(1000)))
 
     def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
         if self.chunk_size > 1 and (self.head == "mixture" or self.parts != ("actor",)):
             raise ValueError(
                 "chunk_size > 1 goes with behaviour cloning and the heads deterministic, gaussian and tanh_gaussian "

@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 
 from rlhive.core.errors import LoadError
 from rlhive.core.files import file_sha256
+from rlhive.core.settings import one_of
 from rlhive.core.types import Params
 from rlhive.policy_fn.resnet import ResNet, fold
 from rlhive.policy_fn.weights import (
@@ -58,10 +59,10 @@ class R3M:
             preprocessing are float32 whatever it is.
     """
 
-    name: str = attrs.field(validator=v.in_(NAMES))
+    name: str = attrs.field(validator=one_of(NAMES))
     weights: str = attrs.field(validator=v.matches_re(f"{RANDOM}|[0-9a-f]{{64}}"))
     frozen: bool = attrs.field(default=True, validator=v.instance_of(bool))
-    precision: str = attrs.field(default=FLOAT32, validator=v.in_((FLOAT32, BFLOAT16)))
+    precision: str = attrs.field(default=FLOAT32, validator=one_of((FLOAT32, BFLOAT16)))
 
     def __attrs_post_init__(self) -> None:
         if not self.frozen and self.precision != FLOAT32:
