@@ -1,0 +1,31 @@
+"""docs/extending.md: its blocks are one program that runs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from rlhive.envs import simhive
+
+ROOT = Path(__file__).parents[1]
+CHECKS = """
+observation = torch.zeros(size)
+assert torch.equal(policy(observation), policy.apply(policy.params, policy.env_state, observation[None])[0])
+assert seen["observation"].shape == (2, 1, size) and action.shape == (2, 1, 9) and reward.shape == (2, 1, 1)
+assert metrics["loss"].shape == (3,) and len(set(metrics["loss"].tolist())) == 3
+assert states["params", "actor", "layer_0", "weight"].shape == (3, 32, size)
+"""
+
+
+def test_the_blocks_are_a_program_that_runs(tmp_path):
+    simhive.ensure()
+    text = (ROOT / "docs/extending.md").read_text()
+    code = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    path = tmp_path / "program.py"
+    path.write_text("".join(code) + CHECKS)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    finished = subprocess.run(
+        [sys.executable, path], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert finished.returncode == 0, finished.stderr
