@@ -59,7 +59,7 @@ def cosine_schedule(learning_rate: float, decay_updates: int, final_fraction: fl
     return schedule
 
 
-def _check_learning_rate(learning_rate: float) -> None:
+def _check_learning_rate(learning_rate: float | Tensor) -> None:
     check_range(
         "learning_rate", learning_rate, lambda value: 0.0 < value < math.inf, "be positive and finite"
     )
