@@ -13,8 +13,8 @@ def check_range(name: str, value: Any, fits: Callable[[Any], bool], expected: st
     Raises:
         ValueError: naming the setting.
     """
-    if isinstance(value, Real) and not fits(value):
-        raise ValueError(f"{name} must {expected}, got {value}")
+    if not (fits(value) if isinstance(value, Real) else hasattr(value, "dtype")):
+        raise ValueError(f"{name} must {expected}, got {value!r}")
 
 
 def one_of(choices: Collection[str]) -> Callable[[Any, Any, Any], None]:

@@ -94,6 +94,7 @@ def test_cosine_schedule_ends_where_it_should():
         (lambda: adam(0.0), "learning_rate must be positive and finite, got 0.0"),
         (lambda: adam(math.inf), "learning_rate must be positive and finite, got inf"),
         (lambda: adam(math.nan), "learning_rate must be positive"),
+        (lambda: adam("1e-3"), "learning_rate must be positive and finite, got '1e-3'"),
         (lambda: adam(1e-3, b1=1.0), "b1 and b2"),
         (lambda: adam(1e-3, max_grad_norm=0.0), "max_grad_norm"),
         (lambda: cosine_schedule(1e-3, 0), "decay_updates"),
