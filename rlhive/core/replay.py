@@ -241,7 +241,8 @@ class ReplayBuffer:
 
     def keep(self, indices: Sequence[int]) -> None:
         """Goes on with the seeds at `indices` of `[S]` alone."""
-        self._columns = self._columns[list(indices)]
+        # Before the first row there are no columns yet.
+        self._columns = self._columns[list(indices)] if self._rows else torch.arange(len(indices))
         self._batch_size = torch.Size((len(indices), self._batch_size[1]))
         if self._priorities:
             self._priorities = [self._priorities[index] for index in indices]

@@ -82,6 +82,13 @@ def test_a_broken_seed_is_frozen_and_leaves_the_others_as_they_were(
         assert own == [row for row in rows(three.run_dir) if row["seed"] == str(seed)]
 
 
+def test_a_seed_that_breaks_before_anything_is_stored_leaves_the_others(tmp_path):
+    with open_run(configure(ReachPoint, "SEEDS=(9, 5, 6)", "TOTAL_STEPS=30"), tmp_path) as run:
+        run.rollout["observation"][0] = math.nan
+        assert loop.train(run)
+    assert run.seeds == (5, 6) and run.step == 30 and run.stopped[9].step == 0
+
+
 def test_a_seed_that_one_of_several_updates_breaks_keeps_the_state_before_it(tmp_path):
     settings = (*THREE, "train.updates_per_step=3")
     train(ReachPoint, tmp_path, *settings, "TOTAL_STEPS=30")

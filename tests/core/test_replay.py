@@ -99,6 +99,19 @@ def test_seeds_that_are_kept_go_on_as_if_nothing_had_been(settings, tmp_path):
     assert bool((loaded.sample(generators(7, 5), 64)["observation"] == expected["observation"]).all())
 
 
+def test_seeds_may_be_kept_before_the_first_row(tmp_path):
+    kept, alone = ReplayBuffer(30, num_seeds=3, num_envs=2), ReplayBuffer(30, num_seeds=2, num_envs=2)
+    kept.keep([1, 2])
+    kept.keep([1, 0])
+    for buffer in (kept, alone):
+        for step in range(20):
+            buffer.extend(transition(step, 2, 2))
+    assert bool((kept.sample(generators(7, 5), 64) == alone.sample(generators(7, 5), 64)).all())
+    kept.save(tmp_path / "replay.safetensors", [7, 5])
+    alone.load(tmp_path / "replay.safetensors", [7, 5])
+    assert bool((kept.latest(REWARD, 15) == alone.latest(REWARD, 15)).all())
+
+
 def test_the_newest_transitions_are_kept():
     buffer = filled(25, capacity=10)
     assert len(buffer) == 10
