@@ -38,9 +38,10 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
     `metrics.csv` is one wide table: `step` (of the seed, see `step_name`), `seed`, `wall_time` (seconds
     since the start of the run), then a column for each metric. Numbers read back bit for bit; `wall_time` is
     the only column that differs in a repeated run, unless the metrics given are times themselves.
-    `metrics_over_seeds.csv` has a row per step: `step`, `wall_time`, `num_seeds`, and the interquartile mean, the
-    smallest and the largest value of each metric: `eval/return/iqm`, `eval/return/min`, `eval/return/max`. They
-    are of the seeds that still train, two or more: those that stopped count no longer, however good they were.
+    `metrics_over_seeds.csv` has a row for those of several seeds: `step`, `wall_time`, `num_seeds`, and the
+    interquartile mean, the smallest and the largest value of each metric: `eval/return/iqm`, `eval/return/min`,
+    `eval/return/max`. They are of the seeds that still train, two or more: those that stopped count no longer,
+    however good they were.
 
     Args:
         run_dir: the run's directory, which exists.
@@ -150,15 +151,15 @@ def merge_metrics(run_dir: Path, added_dir: Path, seeds: Sequence[int]) -> None:
     more_columns, more_rows = _read(added_dir / METRICS_FILE)
     added = {row["seed"] for row in more_rows}
     rows = [row for row in rows if row["seed"] not in added] + more_rows
-    rows.sort(key=lambda row: (int(row["step"]), seeds.index(int(row["seed"]))))
+    rows.sort(key=lambda row: (int(row["step"]), _is_evaluation(row), seeds.index(int(row["seed"]))))
     columns += [name for name in more_columns if name not in columns]
     _write_table(run_dir / METRICS_FILE, columns, rows)
     (run_dir / AGGREGATE_FILE).unlink(missing_ok=True)
     aggregate = _Table(run_dir / AGGREGATE_FILE, AGGREGATE_COLUMNS, 0)
-    groups: dict[tuple[int, frozenset[str]], list[dict[str, float]]] = {}
+    groups: dict[tuple[int, bool], list[dict[str, float]]] = {}
     for row in rows:
         values = {name: float(row[name]) for name in row if name not in COLUMNS and row[name]}
-        groups.setdefault((int(row["step"]), frozenset(values)), []).append(values)
+        groups.setdefault((int(row["step"]), _is_evaluation(row)), []).append(values)
     times = {int(row["step"]): row["wall_time"] for row in rows}
     for (step, _), of_seeds in groups.items():
         if len(of_seeds) > 1:
@@ -214,6 +215,11 @@ def has_evaluation(run_dir: str | os.PathLike[str], step: int, seeds: Sequence[i
 
 def _damaged(path: Path, error: ValueError) -> ValueError:
     return ValueError(f"{path}: is no table of metrics ({error}): mend or remove it")
+
+
+def _is_evaluation(row: Mapping[str, str]) -> bool:
+    """Whether a row of metrics.csv is of an evaluation, which has rows of its own after those of the updates."""
+    return any(row[name] for name in row if name.startswith("eval/"))
 
 
 def _over_seeds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -1,4 +1,5 @@
 import contextlib
+import csv
 import io
 import math
 import os
@@ -12,7 +13,7 @@ import pytest
 
 from rlhive.curves import plot_curves
 from rlhive.progress import Progress
-from rlhive.record import Recorder, check_loggers, has_evaluation, read_metrics
+from rlhive.record import Recorder, check_loggers, has_evaluation, merge_metrics, read_metrics
 
 
 def lines(run_dir):
@@ -233,6 +234,27 @@ def test_progress_draws_a_bar_on_a_terminal():
         progress.close()
     shown = _read_terminal(ours)
     assert "\r" in shown and "75/100" in shown and "return IQM=6.0 (4.0 to 8.0), success=25%" in shown
+
+
+def test_merged_metrics_are_those_of_a_joint_run(tmp_path):
+    def write(name, seeds):
+        (tmp_path / name).mkdir()
+        with Recorder(tmp_path / name, loggers=()) as recorder:
+            for step in (100, 200):
+                ended = {1: {"train/return": 5.0 * step}, 4: {"train/return": 7.0}}  # the others play on
+                recorder.write(
+                    step, {seed: {"loss/actor": step / seed} | ended.get(seed, {}) for seed in seeds}
+                )
+                recorder.write(step, {seed: {"eval/return": float(step + seed)} for seed in seeds})
+
+    for name, seeds in (("joint", (1, 2, 3, 4)), ("run", (1, 2)), ("added", (3, 4))):
+        write(name, seeds)
+    merge_metrics(tmp_path / "run", tmp_path / "added", (1, 2, 3, 4))
+    for file in ("metrics.csv", "metrics_over_seeds.csv"):
+        joint, merged = (list(csv.DictReader((tmp_path / name / file).open())) for name in ("joint", "run"))
+        assert merged and [row | {"wall_time": ""} for row in merged] == [
+            row | {"wall_time": ""} for row in joint
+        ]
 
 
 def test_an_empty_table_is_said_to_be_empty(tmp_path):
