@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.seed_stats import Estimate, iqm_curve
@@ -17,6 +18,7 @@ from rlhive.record import METRICS_FILE, SEEN_FILE, read_metrics, step_name
 
 SCORES = {"success": "eval/success", "return": "eval/return"}
 RNG_SEED = 0  # the same runs give the same intervals
+TARGET_MET = "target met"  # why a checkpoint says that a seed stopped: its success was train.target_success
 
 
 @attrs.frozen
@@ -49,6 +51,7 @@ class Run:
         wall_time: seconds from the start of its process to each seed's last row, float64 `[S]`.
         processes: that trained it.
         seen: a PNG of the images that the first seed's policy saw in the last evaluation; None without images.
+        stopped: of each seed that stopped before the run's end, the step and the reason.
     """
 
     path: Path
@@ -61,6 +64,7 @@ class Run:
     wall_time: np.ndarray
     processes: tuple[Process, ...]
     seen: bytes | None = None
+    stopped: Mapping[int, tuple[int, str]] = attrs.field(factory=dict)
 
     @property
     def environment(self) -> str:
@@ -135,6 +139,7 @@ def read_run(path: Path, label: str | None = None) -> Run:
         scores=scores,
         wall_time=np.concatenate([member.wall_time for member in members])[order],
         processes=tuple(process for member in members for process in member.processes),
+        stopped={seed: how for member in members for seed, how in member.stopped.items()},
     )
 
 
@@ -163,10 +168,23 @@ def shared_step(runs: Sequence[Run]) -> int:
     shared = reduce(np.intersect1d, [run.complete for run in runs])
     if not len(shared):
         names = " and ".join(str(run.path) for run in runs)
-        raise ValueError(
-            f"{names}: no step has an evaluation of every seed; train with one train.evaluate_every"
-        )
+        same_steps = len(reduce(np.intersect1d, [run.steps for run in runs]))
+        why = _lacking(runs) if same_steps else "train with one train.evaluate_every"
+        raise ValueError(f"{names}: no step has an evaluation of every seed; {why}")
     return int(shared[-1])
+
+
+def _lacking(runs: Sequence[Run]) -> str:
+    """Which seeds lack evaluations that others of their run have, and what to do."""
+    found = []
+    for run in runs:
+        missing = np.isnan(list(run.scores.values())).any(axis=0)
+        found += [
+            f"seed {seed} of {run.label} from step {run.steps[row.argmax()]} on"
+            for seed, row in zip(run.seeds, missing, strict=True)
+            if row.any()
+        ]
+    return f"there is none of {', '.join(found)}: report the runs one by one, or train without such seeds"
 
 
 def _read_member(directory: Path) -> Run:
@@ -182,9 +200,10 @@ def _read_member(directory: Path) -> Run:
         )
     # A seed that broke before its first row is in the checkpoints alone, and counts all the same.
     found = (directory / "checkpoints" / "latest").glob("seed_*")
-    saved = [int(path.name.removeprefix("seed_")) for path in found if path.name[5:].isdecimal()]
+    folders = {int(path.name.removeprefix("seed_")): path for path in found if path.name[5:].isdecimal()}
+    stopped = {seed: how for seed, folder in folders.items() if (how := _read_stopped(folder))}
     of_row = metrics["seed"].astype(np.int64)
-    seeds = np.union1d(of_row, np.array(saved, np.int64))
+    seeds = np.union1d(of_row, np.array(list(folders), np.int64))
     row = np.searchsorted(seeds, of_row)
     steps, column = np.unique(metrics["step"][evaluated].astype(np.int64), return_inverse=True)
     scores = {name: np.full((len(seeds), len(steps)), np.nan) for name in SCORES}
@@ -197,7 +216,22 @@ def _read_member(directory: Path) -> Run:
     config = (directory / "config.gin").read_text()
     strip = directory / SEEN_FILE
     seen = strip.read_bytes() if strip.exists() else None
-    return Run(directory, directory.name, spec, config, seeds, steps, scores, wall_time, (process,), seen)
+    return Run(
+        directory, directory.name, spec, config, seeds, steps, scores, wall_time, (process,), seen, stopped
+    )
+
+
+def _read_stopped(folder: Path) -> tuple[int, str] | None:
+    """When and why a seed stopped, by its folder in a checkpoint; None where it did not."""
+    path = folder / "train_state.safetensors"
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            progress = json.loads(file.metadata()["progress"])
+        return (int(progress["stopped_at"]), str(progress["reason"])) if "stopped_at" in progress else None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: is damaged: {error}") from None
 
 
 def _read_files(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -9,7 +9,7 @@ import numpy as np
 from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.seed_stats import RESAMPLES, steps_to_threshold
 from rlhive.record import EVALUATION_SEED
-from rlhive.report_data import Process, Run, shared_step
+from rlhive.report_data import TARGET_MET, Process, Run, shared_step
 from rlhive.report_figures import (
     LABELS,
     improvement_figure,
@@ -33,7 +33,7 @@ from rlhive.report_text import (
 
 THRESHOLDS = (0.5, 0.9)
 INTERVAL = f"95 % stratified bootstrap interval ({RESAMPLES:,} resamples)"
-NOT_RECORDED = "not recorded"
+NOT_RECORDED, NOT_REACHED, STOPPED_BEFORE = "not recorded", "not reached", "stopped before"
 
 
 def page(runs: Sequence[Run], picture: bytes | str) -> str:
@@ -84,9 +84,17 @@ def _summary_of(run: Run, step: int | None) -> list[str]:
         cells.append(score_text(name, float(np.median(run.at(name, step)))))
     for threshold in THRESHOLDS:
         reached = steps_to_threshold(run.steps, run.scores["success"], threshold)
-        cells.append(steps_text(float(np.median(reached))))
-        cells.append(f"{np.isfinite(reached).sum()} of {len(reached)}")
+        without = [_not_reached(run, seed) for seed in run.seeds[np.isinf(reached)]]
+        ended = without.count(STOPPED_BEFORE)
+        cells.append(steps_text(float(np.median(reached)), STOPPED_BEFORE if ended else NOT_REACHED))
+        before = f", {ended} {STOPPED_BEFORE}" if ended else ""
+        cells.append(f"{np.isfinite(reached).sum()} of {len(reached)}{before}")
     return cells
+
+
+def _not_reached(run: Run, seed: int) -> str:
+    """What is said of a success rate that a seed never had: one that met its target was not to go on to another."""
+    return STOPPED_BEFORE if run.stopped.get(seed, (0, ""))[1] == TARGET_MET else NOT_REACHED
 
 
 def _curves(runs: Sequence[Run]) -> str:
@@ -155,8 +163,15 @@ def _difference_table(runs: Sequence[Run]) -> str:
 
 def _seeds(runs: Sequence[Run]) -> str:
     head = ["seed", "last step", *(f"final {label}" for label in LABELS.values())]
-    head += [f"steps to {threshold:.0%}" for threshold in THRESHOLDS] + ["wall time"]
-    tables = [table(head, _seed_rows(run), f"{run.label}, each seed's last evaluation") for run in runs]
+    head += [f"steps to {threshold:.0%}" for threshold in THRESHOLDS]
+    tables = [
+        table(
+            [*head, *(["stopped"] if run.stopped else []), "wall time"],
+            _seed_rows(run),
+            f"{run.label}, each seed's last evaluation",
+        )
+        for run in runs
+    ]
     text = (
         f"Steps to a success rate: {step_names(runs)} of the first evaluation that had it, or more. "
         "Wall time: from the start of the run to the seed's last row; seeds trained side by side share it."
@@ -176,7 +191,9 @@ def _seed_rows(run: Run) -> list[list[str]]:
                 f"{run.steps[last]:,}",
                 *(score_text(name, run.scores[name][index, last]) for name in LABELS),
             ]
-        cells += [steps_text(of[index]) for of in reached]
+        cells += [steps_text(of[index], _not_reached(run, seed)) for of in reached]
+        if run.stopped:
+            cells.append("at step {:,}: {}".format(*run.stopped[seed]) if seed in run.stopped else "-")
         last_row = run.wall_time[index]
         rows.append([str(seed), *cells, seconds_text(last_row) if np.isfinite(last_row) else NOT_RECORDED])
     return rows

@@ -33,9 +33,9 @@ def _interval(end: float | np.ndarray, low: str, high: str) -> str:
     return f" [{low} to {high}]" if np.isfinite(end) else " (no interval)"
 
 
-def steps_text(value: float) -> str:
-    """Steps, or that they did not suffice."""
-    return f"{value:,.0f}" if np.isfinite(value) else "not reached"
+def steps_text(value: float, otherwise: str) -> str:
+    """Steps, or `otherwise` where they did not suffice."""
+    return f"{value:,.0f}" if np.isfinite(value) else otherwise
 
 
 def seconds_text(value: float) -> str:

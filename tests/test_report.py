@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+from safetensors.numpy import save_file
 
 from rlhive import report, report_data, report_page
-from rlhive.core import loop
+from rlhive.core import loop, resume
 from rlhive.core.gin_text import settings
 from rlhive.core.run_spec import new_run_spec
 from rlhive.policy_fn.actor import actor_critic
@@ -281,6 +282,40 @@ def test_a_seed_that_broke_before_its_first_row_counts_all_the_same(write_run, n
     page = read(report.write_report(directory))
     [row] = [row for row in page.table("seed", "last step") if row[0] == "5"]
     assert row[1] == "never" and row[-1] == "not recorded"
+
+
+def test_seeds_that_stopped_say_when_and_why(write_run, no_picture):
+    directory = write_run(success={1: SUCCESS[1], 2: (0.0, 0.6), 3: (0.0,)})
+    progress = {2: {"stopped_at": 2000, "reason": resume.TARGET_MET}}
+    progress |= {3: {"stopped_at": 1200, "reason": resume.NOT_FINITE}, 1: {"metrics": {}}}
+    for seed, own in progress.items():
+        folder = directory / "checkpoints" / "latest" / f"seed_{seed}"
+        folder.mkdir(parents=True)
+        save_file(
+            {"step": np.zeros(1)}, folder / "train_state.safetensors", metadata={"progress": json.dumps(own)}
+        )
+    page = read(report.write_report(directory))
+    assert [(row[0], *row[4:7]) for row in page.table("seed", "last step")] == [
+        ("1", "2,000", "3,000", "-"),
+        ("2", "2,000", "stopped before", "at step 2,000: target met"),
+        ("3", "not reached", "not reached", "at step 1,200: not finite"),
+    ]
+    summary = dict(page.table("", "run"))
+    assert summary["seeds that reached 50%"] == "2 of 3"
+    assert summary["seeds that reached 90%"] == "1 of 3, 1 stopped before"
+    assert summary["steps to 90% success, median"] == "stopped before"
+    (folder / "train_state.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"train_state.safetensors: is damaged"):
+        report_data.read_run(directory)
+
+
+def test_seeds_without_a_shared_evaluation_are_named(write_run):
+    whole, broken = write_run("whole"), write_run("broken", {1: SUCCESS[1], 2: ()})
+    message = (
+        r"whole and .*broken: no step has .*; there is none of seed 2 of broken from step 1000 on: report"
+    )
+    with pytest.raises(ValueError, match=message):
+        report_data.read_runs([whole, broken])
 
 
 def test_text_of_a_run_is_escaped(write_run, no_picture):
