@@ -77,8 +77,9 @@ class RoboHive:
         self._view = None if pixels is None else View(name, self.env, pixels)
         self._proprioceptive = own_pixels(name) is not None and self.env.proprio_keys is not None
         self._limit = float("inf") if max_episode_steps is None else max_episode_steps
-        self._elapsed = self._drawn = 0
-        self._frames: deque[np.ndarray] = deque()
+        self._elapsed = 0
+        self._frames: deque[np.ndarray] = deque()  # of this episode, the newest drawn after `_drawn` steps
+        self._drawn = 0
         self._origin = Origin(self.env)
         self._seed(seed)
 
@@ -95,6 +96,7 @@ class RoboHive:
             self._rewind()
             self._seed(seed)
         self._elapsed = 0
+        self._frames.clear()
         with private_global_rng(self._global_rng):
             result = self.env.reset()  # some return (observation, info), some the observation alone
         return self._vector(result[0] if isinstance(result, tuple) else result)
@@ -127,7 +129,8 @@ class RoboHive:
     def render(self, out: np.ndarray | None = None, depth: np.ndarray | None = None) -> np.ndarray:
         """Draw the present state as u8 [cameras,H,W,C], as `env.get_exteroception()` does.
 
-        With several frames the images of the calls before, within the episode, come first: draw after every step.
+        With several frames the images of the calls before, within the episode, come first: draw after every step. The
+        first one is repeated.
 
         Args:
             out: where to, without a copy in between; None for a new array.
@@ -159,10 +162,12 @@ class RoboHive:
     def _stack(self, out: np.ndarray, frames: int) -> None:
         """Puts the images before the newest one, which is there, into `out`."""
         newest = out[..., -3:].copy()
-        if self._elapsed == 0:
+        if not self._frames or self._elapsed == 0:
             self._frames = deque([newest] * frames, maxlen=frames)
         elif self._elapsed > self._drawn:
             self._frames.append(newest)
+        else:
+            self._frames[-1] = newest
         self._drawn = self._elapsed
         for index, image in enumerate(self._frames):
             out[..., 3 * index : 3 * index + 3] = image

@@ -4,6 +4,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -209,6 +210,25 @@ def test_frames_are_found_again():
         found = env.resume(torch.tensor([[1]]), [[ACTIONS[3:4, 0, 0]]])
         assert torch.equal(found["pixels"], before["pixels"])
         assert torch.equal(next(steps(env, ACTIONS[4:5, :1]))["pixels"], after["pixels"])
+
+
+def test_frames_that_nobody_drew_are_left_out():
+    """Neither of the episode before, nor what happened to be in memory."""
+    env = RoboHive(FRANKA, pixels=attrs.evolve(PIXELS, frames=3))
+    try:
+        action = np.ones(env.spec.action_dim, np.float32)
+        for seed in (0, 1):
+            env.reset(seed)
+            for _ in range(3):
+                env.step(action)
+            first, again = env.render(), env.render()
+            newest = first[..., -3:]
+            assert (first == np.concatenate([newest] * 3, axis=-1)).all() and (again == first).all()
+            env.step(-action)
+            second = env.render()
+            assert (second[..., :6] == first[..., 3:]).all() and (second[..., 6:] != newest).any()
+    finally:
+        env.close()
 
 
 def steps(env, actions):
