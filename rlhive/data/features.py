@@ -40,9 +40,14 @@ def check_images(
         if encoder is not None and recorded is None:
             raise LoadError(f"{source}: does not say which images it has; name them with pixels=PixelSpec(…)")
         return None if encoder is None else recorded
-    told = recorded or PixelSpec(
-        pixels.cameras, pixels.height, pixels.width
-    )  # RoboHive draws in full quality
+    if pixels.depth:
+        raise LoadError(f"{source}: depth images are not read into a data set; leave out depth=True")
+    if recorded is None and pixels.quality != "full":
+        raise LoadError(
+            f"{source}: does not say the quality of its images, taken as full, which RoboHive draws; asked for are "
+            f"{pixels.quality} ones"
+        )
+    told = recorded or pixels
     missing = [name for name in pixels.cameras if name not in told.cameras]
     have, want = ((of.height, of.width, of.quality) for of in (told, pixels))
     if missing or have != want:

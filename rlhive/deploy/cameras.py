@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,11 @@ class Frames:
         self._frames.append(newest)
         missing = (self._frames.maxlen or 1) - len(self._frames)
         return np.concatenate([self._frames[0]] * missing + list(self._frames), axis=-1)
+
+
+def stack_cameras(images: Sequence[np.ndarray], pixels: PixelSpec) -> np.ndarray:
+    """u8 `[cameras, H, W, 3]` of the images of each camera `[H, W, 3]`; a blind policy has none."""
+    return np.array(images, np.uint8).reshape(len(pixels.cameras), pixels.height, pixels.width, 3)
 
 
 def _drawn(view: View, pixels: PixelSpec) -> Cameras:

@@ -16,7 +16,7 @@ import numpy as np
 from rlhive.core.errors import NotFiniteActionError, NotFiniteError
 from rlhive.core.files import write_text
 from rlhive.core.interrupt import catch_signals
-from rlhive.deploy.cameras import Frames
+from rlhive.deploy.cameras import Frames, stack_cameras
 from rlhive.deploy.latency import plot, summarize
 from rlhive.deploy.robot import Reading, Robot, release
 from rlhive.deploy.safety import EXIT_CODES, FaultError, ImageWatch, SensorWatch, limit_action
@@ -200,10 +200,11 @@ class _Loop:
 
     def _see(self, reading: Reading) -> dict[str, np.ndarray]:
         """The images as the policy sees them, by the name "pixels"; nothing without any."""
-        if not reading.images:
+        pixels = self._policy.spec.env.pixels
+        if pixels is None:
             return {}
         images = self._images.check(reading.time, reading.images)
-        return {"pixels": self._frames.append(np.stack(images))}
+        return {"pixels": self._frames.append(stack_cameras(images, pixels))}
 
 
 def _act(
@@ -254,6 +255,7 @@ def _finish(folder: Path, journal: Journal, dt: float, end: tuple[str, str, str,
         if len(records):
             write_trace(folder / JOURNAL, folder / TRACE)
             plot(records["latency"], records["period"], dt, folder / PICTURE)
-    except (OSError, KeyboardInterrupt) as error:  # the exit code has to say why the robot stopped
+    # The exit code has to say why the robot stopped. A RuntimeError is h5py's of a file that it cannot finish.
+    except (OSError, RuntimeError, KeyboardInterrupt) as error:
         LOG.error("%s: not all could be written: %s", folder, str(error) or "Ctrl-C, twice")
     return report

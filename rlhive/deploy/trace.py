@@ -60,9 +60,15 @@ class Journal:
         pixels = env.pixels
         header = {
             "format": _FORMAT,
+            "environment": env.name,
             "observation_dim": env.observation_dim,
             "action_dim": env.action_dim,
-            "images": pixels and {"cameras": list(pixels.cameras), "size": [pixels.height, pixels.width]},
+            "images": pixels
+            and {
+                "cameras": list(pixels.cameras),
+                "size": [pixels.height, pixels.width],
+                "quality": pixels.quality,
+            },
         }
         self._dtype = record_dtype(header)
         self._file = path.open("xb", buffering=0)
@@ -96,13 +102,13 @@ def read_journal(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         LoadError: it is not a journal.
     """
-    dtype, start, _ = _layout(path)
+    dtype, start, *_ = _layout(path)
     count = (os.path.getsize(path) - start) // dtype.itemsize
     return np.memmap(path, dtype, "r", start, (count,)) if count else np.zeros(0, dtype)
 
 
-def _layout(path: str | os.PathLike[str]) -> tuple[np.dtype, int, list[str]]:
-    """The columns of a journal, where its first record begins, and RoboHive's names of the images."""
+def _layout(path: str | os.PathLike[str]) -> tuple[np.dtype, int, str | None, PixelSpec | None]:
+    """The columns of a journal, where its first record begins, and its environment and images, if it says so."""
     with open(path, "rb") as file:
         line = file.readline(_MAX_HEADER)
     try:
@@ -110,10 +116,11 @@ def _layout(path: str | os.PathLike[str]) -> tuple[np.dtype, int, list[str]]:
         if header["format"] != _FORMAT:
             raise ValueError(header["format"])
         images = header["images"]
-        pixels = images and PixelSpec(images["cameras"], *images["size"])
-        names = [camera_key(camera, pixels) for camera in pixels.cameras] if pixels else []
-        return record_dtype(header), len(line), names
-    except (ValueError, KeyError, TypeError, RecursionError):
+        pixels = images and PixelSpec(
+            images["cameras"], *images["size"], quality=images.get("quality", "full")
+        )
+        return record_dtype(header), len(line), header.get("environment"), pixels
+    except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
         raise LoadError(f"{path}: is not a journal of rlhive.deploy") from None
 
 
@@ -127,7 +134,7 @@ def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -
     Raises:
         LoadError: it is not a journal, or has no step.
     """
-    records, names = read_journal(journal), _layout(journal)[2]
+    records, (*_, environment, pixels) = read_journal(journal), _layout(journal)
     if not len(records):
         raise LoadError(f"{journal}: has no step")
     from rlhive.data.trace import trace_file, write_trial  # h5py, which the loop does without
@@ -145,9 +152,10 @@ def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -
         "deploy/actions": records["actions"],
         **{f"deploy/{name}": records[name] for name in ("policy_actions", "sensor_age", "latency", "period")},
     }
+    names = [camera_key(camera, pixels) for camera in pixels.cameras] if pixels else []
     if names:
         values["env_infos/visual_dict/time"] = records["time"][:, None]
-    with trace_file(path, None) as file:
+    with trace_file(path, environment, pixels) as file:
         write_trial(file, "Trial0", values)
         for index, name in enumerate(names):
             _write_images(file["Trial0"], f"env_infos/visual_dict/{name}", records["pixels"], index)

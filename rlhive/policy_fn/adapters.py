@@ -9,7 +9,7 @@ import numpy as np
 from tensordict.nn import TensorDictModule
 from torch import Tensor
 
-from rlhive.deploy.cameras import Frames, open_cameras
+from rlhive.deploy.cameras import Frames, open_cameras, stack_cameras
 from rlhive.policy_fn.loading import load
 from rlhive.policy_fn.policy import Policy
 
@@ -61,8 +61,8 @@ class RoboHivePolicy:
             self._frames = Frames(env.pixels)
         self._time = self._env.time
         parts = {key: self._env.obs_dict[key] for key in env.observation_keys}
-        images = np.stack([image for image, _ in self._look().values() if image is not None])
-        return {**parts, "pixels": self._frames.append(images)}
+        images = [image for image, _ in self._look().values() if image is not None]
+        return {**parts, "pixels": self._frames.append(stack_cameras(images, env.pixels))}
 
 
 def as_module(policy: Policy) -> TensorDictModule:

@@ -209,6 +209,7 @@ def test_a_build_that_fails_half_way_leaves_nothing(drawn, cache, monkeypatch):
         ({"quality": "full"}, r"has fast images 64x64 of top_cam, left_cam; asked for are full ones 64x64"),
         ({"height": 32}, r"asked for are fast ones 32x64 of top_cam, left_cam"),
         ({"cameras": ("right_cam",)}, r"asked for are fast ones 64x64 of right_cam"),
+        ({"depth": True}, r"depth images are not read into a data set; leave out depth=True"),
     ],
 )
 def test_other_images_than_were_recorded_are_refused(drawn, cache, wanted, message):
@@ -251,6 +252,10 @@ def test_images_with_holes_or_missing(tmp_path):
     with pytest.raises(LoadError, match=r"does not say which images it has; name them with pixels=PixelSpec"):
         load_dataset(path, encoder=Flat())
     assert load_dataset(path, encoder=Flat(), pixels=SMALL).spec.observation_dim == 6 + 48
+    with pytest.raises(
+        LoadError, match=r"does not say the quality of its images, taken as full, .* fast ones"
+    ):
+        load_dataset(path, pixels=attrs.evolve(SMALL, quality="fast"))
     other = attrs.evolve(SMALL, cameras=("left_cam",))
     with pytest.raises(LoadError, match=rf"Trial0: has no images .*rgb:left_cam:4x4:2d, but {KEY}"):
         load_dataset(path, pixels=other)

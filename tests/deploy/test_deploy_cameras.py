@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.data.trace import episodes
+from rlhive.data.trace import environment, episodes
+from rlhive.data.trace import pixels as recorded_pixels
 from rlhive.deploy import Settings, connect, run, simulate
 from rlhive.deploy.cameras import Frames
 from rlhive.deploy.safety import FaultError, Image, ImageWatch
@@ -64,6 +65,17 @@ def test_trace_has_the_images_by_robohives_names(simulated):
         assert np.array_equal(images["time"], records["time"][:, None])
     [episode] = episodes(simulated[1] / "trace.h5")
     assert len(episode.actions) == 4
+    assert environment(simulated[1] / "trace.h5") == NAME
+    assert recorded_pixels(simulated[1] / "trace.h5") == attrs.evolve(PIXELS, frames=1)
+
+
+def test_blind_policy_is_deployed(installed, tmp_path):
+    pixels = PixelSpec((), 32, 32)
+    policy = make_pixel_policy(attrs.evolve(installed, pixels=pixels))
+    report = run(policy, simulate(NAME, 3, pixels), tmp_path, max_steps=2)
+    assert (report.reason, report.steps) == ("finished", 2), report.message
+    with h5py.File(tmp_path / "trace.h5") as file:
+        assert "visual_dict" not in file["Trial0/env_infos"]
 
 
 def test_journal_with_images_survives_a_cut(simulated, tmp_path):

@@ -115,9 +115,10 @@ def test_policies_go_to_worker_processes(run):
     assert np.array_equal(pickle.loads(pickle.dumps(policy))(observation), policy(observation))
 
 
-def test_robohives_protocol_draws_what_the_policy_sees(installed):
-    policy = make_pixel_policy(attrs.evolve(installed, pixels=PIXELS))
-    own = RoboHive(NAME, seed=2, pixels=PIXELS)
+@pytest.mark.parametrize("pixels", [PIXELS, attrs.evolve(PIXELS, cameras=())], ids=["seeing", "blind"])
+def test_robohives_protocol_draws_what_the_policy_sees(installed, pixels):
+    policy = make_pixel_policy(attrs.evolve(installed, pixels=pixels))
+    own = RoboHive(NAME, seed=2, pixels=pixels)
     with quiet():
         env = gymnasium.make(NAME, disable_env_checker=True).unwrapped
     env.np_random.bit_generator.state = own.env.np_random.bit_generator.state
