@@ -230,7 +230,10 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
         write_text(directory / "config.gin", config_text())
         write_text(directory / "operative_config.gin", operative_config_text())
         if (pixels := session.spec.env.pixels) is not None:
-            images = f"images of {', '.join(pixels.cameras)}, {pixels.height}x{pixels.width}, {pixels.quality} quality"
+            size = f"{pixels.height}x{pixels.width}, {pixels.quality} quality"
+            images = (
+                f"images of {', '.join(pixels.cameras)}, {size}" if pixels.cameras else "no images (blind)"
+            )
             sys.stderr.write(f"rlhive.train: {images}; {describe(session.spec.encoder)}\n")
         if session.spec.dataset is not None:
             sys.stderr.write(f"rlhive.train: {session.spec.dataset.describe()}\n")

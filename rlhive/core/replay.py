@@ -306,7 +306,7 @@ class ReplayBuffer:
         self._storage.set(0, map_tree(Tensor.contiguous, transition))  # which the rows then are too
         whole = self._storage._storage  # the public getters give the filled part only
         self._rows = {key: rows.as_subclass(Tensor) for key, rows in whole.items(True, True)}
-        self._flat_rows = {key: rows.view(-1, *rows.shape[3:]) for key, rows in self._rows.items()}
+        self._flat_rows = {key: rows.flatten(0, 2) for key, rows in self._rows.items()}
 
     def _gather(self, index: Tensor) -> TensorDict:
         """The transitions at `index` `[S, B]`, which counts a seed's own: `row * E + environment`."""

@@ -116,12 +116,15 @@ def _layout(path: str | os.PathLike[str]) -> tuple[np.dtype, int, str | None, Pi
         if header["format"] != _FORMAT:
             raise ValueError(header["format"])
         images = header["images"]
-        pixels = images and PixelSpec(
-            images["cameras"], *images["size"], quality=images.get("quality", "full")
-        )
+        pixels = images and _pixels(images)
         return record_dtype(header), len(line), header.get("environment"), pixels
     except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
         raise LoadError(f"{path}: is not a journal of rlhive.deploy") from None
+
+
+def _pixels(images: Mapping[str, Any]) -> PixelSpec:
+    height, width = images["size"]
+    return PixelSpec(images["cameras"], height, width, images.get("quality", "full"))
 
 
 def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -> int:

@@ -112,6 +112,17 @@ def test_seeds_may_be_kept_before_the_first_row(tmp_path):
     assert bool((kept.latest(REWARD, 15) == alone.latest(REWARD, 15)).all())
 
 
+def test_images_of_no_camera_are_stored(tmp_path):
+    buffer, row = ReplayBuffer(4, num_seeds=2), transition(1, 2)
+    for part in (row, row["next"]):
+        part["pixels"] = torch.zeros(2, 1, 0, 8, 8, 3, dtype=torch.uint8)
+    buffer.extend(row)
+    assert buffer.sample(generators(0, 1), 3)["next", "pixels"].shape == (2, 3, 0, 8, 8, 3)
+    buffer.save(tmp_path / "replay.safetensors", [7, 5])
+    buffer.load(tmp_path / "replay.safetensors", [7, 5])
+    assert buffer.sample(generators(0, 1), 3)["pixels"].shape == (2, 3, 0, 8, 8, 3)
+
+
 def test_the_newest_transitions_are_kept():
     buffer = filled(25, capacity=10)
     assert len(buffer) == 10
