@@ -72,7 +72,7 @@ def test_trace_has_the_images_by_robohives_names(simulated):
 def test_blind_policy_is_deployed(installed, tmp_path):
     pixels = PixelSpec((), 32, 32)
     policy = make_pixel_policy(attrs.evolve(installed, pixels=pixels))
-    report = run(policy, simulate(NAME, 3, pixels), tmp_path, max_steps=2)
+    report = run(policy, simulate(NAME, 3, pixels), tmp_path, Settings(max_steps=2))
     assert (report.reason, report.steps) == ("finished", 2), report.message
     with h5py.File(tmp_path / "trace.h5") as file:
         assert "visual_dict" not in file["Trial0/env_infos"]
