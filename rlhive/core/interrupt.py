@@ -6,8 +6,10 @@ import contextlib
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -18,6 +20,8 @@ SAME_SECONDS = 1.0
 @contextlib.contextmanager
 def catch_signals(answer: str = "") -> Iterator[list[int]]:
     """A list that is empty until Ctrl-C, SIGTERM or SIGHUP arrives; what is ignored, as by nohup, stays so.
+
+    Outside the main thread, which alone may catch signals, it stays empty.
 
     What comes within a second of the one before counts as the same; Ctrl-C after that raises `KeyboardInterrupt`, the
     others never end the process.
@@ -42,7 +46,8 @@ def catch_signals(answer: str = "") -> Iterator[list[int]]:
                 os.write(2, f"{beside_bar}{answer}\n".encode())  # sys.stderr may be in the middle of a write
 
     before = {number: signal.getsignal(number) for number in CAUGHT}
-    caught = [number for number in CAUGHT if before[number] is not signal.SIG_IGN]
+    is_main = threading.current_thread() is threading.main_thread()
+    caught = [number for number in CAUGHT if is_main and before[number] is not signal.SIG_IGN]
     for number in caught:
         signal.signal(number, receive)
     try:
@@ -50,3 +55,18 @@ def catch_signals(answer: str = "") -> Iterator[list[int]]:
     finally:
         for number in caught:
             signal.signal(number, before[number])
+
+
+@contextlib.contextmanager
+def hold_signals() -> Iterator[None]:
+    """Lets Ctrl-C, SIGTERM and SIGHUP wait for the end of the block.
+
+    `timeout`, schedulers and terminals send them to all processes of a command; those that this thread starts in the
+    block, and the threads it starts, never get them.
+    """
+    resource_tracker.ensure_running()  # Python would start it with the first lock or process, and unblock them for that
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -9,7 +9,7 @@ import os
 import pickle
 import signal
 from collections.abc import Sequence
-from multiprocessing import reduction, resource_tracker
+from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 from rlhive import WORKER_NAME
 from rlhive.core.env_spec import EnvSpec
-from rlhive.core.interrupt import CAUGHT
+from rlhive.core.interrupt import hold_signals
 from rlhive.envs.chunk import Arrays, Chunk, Factory, Place, byte_count, map_arrays
 
 # Workers yield to the learner, which needs their steps only after its update: on two cores a training step took 9.7 ms
@@ -221,14 +221,8 @@ def _spawn(
         args=(there, cores, name, factory, places, first_row, rows),
         daemon=True,
     )
-    resource_tracker.ensure_running()  # the first start() would start it, and unblock SIGINT for that
-    # Workers inherit the mask: Ctrl-C, SIGTERM and SIGHUP, which `timeout`, schedulers and a closed terminal send
-    # to all processes of a command, are the parent's to handle, it ends them when it is done.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
-    try:
+    with hold_signals():  # which are the parent's to handle, it ends them when it is done
         process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     there.close()  # so that the worker's death is an end of file here
     return _Worker(process, here, places, first_row)
 

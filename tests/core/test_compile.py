@@ -180,6 +180,21 @@ def test_another_process_finds_what_was_compiled():
     assert there.strip() == f"{here.tolist()} 1"
 
 
+def test_a_signal_to_all_processes_of_a_command_leaves_the_compiler_to_its_work(tmp_path):
+    compiler = tmp_path / "g++"
+    compiler.write_text('#!/bin/sh\ncase "$*" in *-shared*) kill -TERM $$;; esac\nexec g++ "$@"\n')
+    compiler.chmod(0o755)
+    factor = random.random()  # or no compiler would be needed
+    settings = {
+        "cpp.cxx": (None, str(compiler)),
+        "cpp.vec_isa_ok": True,
+        "cpp_cache_precompile_headers": False,
+    }
+    with torch._inductor.config.patch(settings):
+        doubled = trace(lambda x: factor * x.sin(), torch.zeros(3, 5), compile=True)(torch.ones(3, 5))
+    torch.testing.assert_close(doubled, factor * torch.ones(3, 5).sin())
+
+
 @pytest.mark.parametrize(("compiler", "trusted"), [("true", True), ("false", None)])
 def test_a_compiler_that_refuses_vector_instructions_is_left_to_inductor(monkeypatch, compiler, trusted):
     from torch._inductor import config, cpp_builder, cpu_vec_isa

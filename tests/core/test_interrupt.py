@@ -2,6 +2,7 @@
 
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -60,3 +61,13 @@ def test_the_first_signal_is_answered_at_once(capfd):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         assert received and capfd.readouterr().err == "stopping soon\n"
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    def catch():
+        with catch_signals() as received:
+            return signal.getsignal(signal.SIGTERM), received
+
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor() as threads:
+        assert threads.submit(catch).result() == (before, [])
