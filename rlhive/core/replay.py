@@ -20,7 +20,7 @@ from torch import Tensor
 from rlhive.core.keys import check_draw
 from rlhive.core.priority import PrioritySampler
 from rlhive.core.replay_file import read_replay, seeds_of, write_replay
-from rlhive.core.replay_storage import lock_directory, make_storage
+from rlhive.core.replay_storage import lock_directory, make_storage, reserve_files
 from rlhive.core.returns import n_step_return
 from rlhive.core.tree import LeafPath, map_tree, send, tree_of_leaves
 from rlhive.core.types import Batch
@@ -304,6 +304,8 @@ class ReplayBuffer:
         if self.scratch_dir is not None:
             self._lock = lock_directory(self.scratch_dir)
         self._storage.set(0, map_tree(Tensor.contiguous, transition))  # which the rows then are too
+        if self.scratch_dir is not None:
+            reserve_files(self.scratch_dir)
         whole = self._storage._storage  # the public getters give the filled part only
         self._rows = {key: rows.as_subclass(Tensor) for key, rows in whole.items(True, True)}
         self._flat_rows = {key: rows.flatten(0, 2) for key, rows in self._rows.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from filelock import BaseFileLock
 from torchrl.data import LazyMemmapStorage, LazyTensorStorage
 
-from rlhive.core.files import lock_file
+from rlhive.core.files import lock_file, naming
 
 
 def make_storage(
@@ -46,3 +47,25 @@ def lock_directory(scratch_dir: str | os.PathLike[str]) -> BaseFileLock:
             f"{scratch_dir} holds the replay of another run: give each its own replay.scratch_dir"
         )
     return lock
+
+
+def reserve_files(scratch_dir: str | os.PathLike[str]) -> None:
+    """Takes the disk for all rows of the files of a storage, which has its first row.
+
+    They are sparse: a process that writes to them when the disk is full is killed (SIGBUS).
+
+    Raises:
+        ValueError: there is no room for them.
+    """
+    for path in Path(scratch_dir).rglob("*.memmap"):
+        size = path.stat().st_size
+        try:
+            with naming(path), path.open("rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ValueError(
+                f"{scratch_dir} has no room for the replay buffer, {path.name} alone needs {size:.2e} bytes: free some "
+                "or choose another replay.scratch_dir"
+            ) from None

@@ -1,4 +1,6 @@
+import errno
 import itertools
+import os
 import resource
 import time
 
@@ -423,3 +425,20 @@ def test_adding_and_sampling_is_fast():
 
     # The median is below 150 us on 2 cores; the best of many is held, so that a busy machine passes too.
     assert best_of(300, lambda: buffer.extend(row)) + best_of(300, lambda: buffer.sample(own, 256)) < 300e-6
+
+
+def test_the_disk_for_all_transitions_is_taken_with_the_first_one(tmp_path):
+    """The files would be sparse, and a disk that fills up later would kill the process (SIGBUS)."""
+    filled(1, 5000, scratch_dir=tmp_path)
+    files = list(tmp_path.rglob("*.memmap"))
+    assert len(files) == 6
+    assert all(512 * file.stat().st_blocks >= file.stat().st_size > 0 for file in files)
+
+
+def test_a_disk_without_room_for_all_transitions_is_refused(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ValueError, match=r"has no room for the replay buffer, .* needs \d"):
+        filled(1, scratch_dir=tmp_path)
