@@ -62,6 +62,15 @@ class _Latest:
         return now - self._changed[name]
 
 
+def _check_clock(what: str, age: float, staleness: float) -> None:
+    """Refuses what comes from a clock so far ahead that nothing of it would ever be too old."""
+    if age < -staleness:
+        raise FaultError(
+            "sensors_stale",
+            f"{what} is stamped {-age:.3f} s in the future: robot and computer must agree on the time",
+        )
+
+
 class SensorWatch:
     """Finds sensors that are not finite, of another size, too old, or that stand still bit for bit.
 
@@ -91,6 +100,7 @@ class SensorWatch:
             if age > self._staleness:
                 message = f"{name} measured {age:.3f} s ago, more than {self._staleness:.3f} s"
                 raise FaultError("sensors_stale", message)
+            _check_clock(name, age, self._staleness)
             still = self._latest.update(now, name, values)
             if values.size > 1 and still > self._frozen:
                 message = f"no value of {name} changed in any bit for {self._frozen:.3f} s"
@@ -125,6 +135,7 @@ class ImageWatch:
             if age > self._staleness:
                 message = f"the image of camera {name} is {age:.3f} s old, more than {self._staleness:.3f} s"
                 raise FaultError("sensors_stale", message)
+            _check_clock(f"the image of camera {name}", age, self._staleness)
             if self._latest.update(now, name, pixels) > self._frozen:
                 message = f"the image of camera {name} did not change in any bit for {self._frozen:.3f} s"
                 raise FaultError("sensors_frozen", message)

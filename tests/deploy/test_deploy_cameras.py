@@ -120,6 +120,10 @@ def test_image_watch():
         (Image(first[:1], 0.0), r"shows uint8 \[1, 2, 3\], expected uint8 \[2, 2, 3\]"),
         (Image(first.astype(np.float32), 0.0), "shows float32"),
         (Image(first, 0.2), r"is 0\.200 s old, more than 0\.100 s"),
+        (
+            Image(first, -9.0),
+            r"the image of camera a is stamped 9\.000 s in the future: robot and computer must",
+        ),
     ):
         with pytest.raises(FaultError, match=message):
             watch.check(1.2, {"a": shown})

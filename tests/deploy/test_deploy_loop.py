@@ -257,6 +257,12 @@ def test_sensor_watch_knows_devices_apart():
         watch.check(now + 1.1, {"arm": moving})
     with pytest.raises(FaultError, match=r"arm measured 0\.200 s ago"):
         watch.check(now, {"arm": Sensors(np.array([9.0, 0.0]), 0.2)})
+    watch.check(now, {"arm": Sensors(np.array([8.0, 0.0]), -0.05)})
+    with pytest.raises(
+        FaultError, match=r"arm is stamped 3600\.000 s in the future: robot and computer"
+    ) as ahead:
+        watch.check(now, {"arm": Sensors(np.array([9.0, 0.0]), -3600.0)})
+    assert ahead.value.reason == "sensors_stale"
 
 
 def test_journal_of_a_killed_process_becomes_a_trace(make_run, installed, tmp_path):
