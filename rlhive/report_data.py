@@ -213,7 +213,7 @@ def _read_member(directory: Path) -> Run:
         [metrics["wall_time"][row == index].max(initial=-np.inf) for index in range(len(seeds))]
     )
     process = _read_process(directory, tuple(seeds.tolist()), step_name(str(spec["algorithm"])))
-    config = (directory / "config.gin").read_text()
+    config = (directory / "config.gin").read_text(encoding="utf-8")
     strip = directory / SEEN_FILE
     seen = strip.read_bytes() if strip.exists() else None
     return Run(

@@ -187,3 +187,7 @@ def test_the_default_run_is_the_one_of_the_learning_table():
 def test_annealing_is_the_originals(name, settings):
     load_config([{kind: file for file, kind in EXPLORATIONS.items()}[name]])
     assert settings.items() <= gin.get_bindings(name).items()
+
+
+def test_every_locale_can_read_the_gin_files():
+    assert all((gin_directory() / name).read_bytes().isascii() for name in GIN_FILES)

@@ -150,7 +150,7 @@ def pinned_commits(script: Path) -> list[Commit]:
     """The repositories and commits that RoboHive's own `robohive_init.py` fetches, read from its source."""
     calls = [
         {word.arg: word.value.value for word in node.keywords if isinstance(word.value, ast.Constant)}
-        for node in ast.walk(ast.parse(script.read_text()))
+        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "fetch_git"
     ]
     return [Commit(str(c["repo_url"]), str(c["commit_hash"]), str(c["clone_directory"])) for c in calls]
@@ -193,7 +193,7 @@ def index_files(scratch: Path, downloads: Path, manifest: Manifest) -> TreeFiles
         SourceUnavailableError: no installer, no index, or other wheels than the pinned ones.
     """
     _fetch_wheels(scratch, downloads)
-    recipe = json.loads((files("rlhive.envs") / "simhive-0.7.0-index.json").read_text())
+    recipe = json.loads((files("rlhive.envs") / "simhive-0.7.0-index.json").read_text(encoding="utf-8"))
     for name in manifest:
         original = recipe["renamed"].get(name, name)
         path = scratch / ("myosuite" if name.startswith("myo_sim/") else "robohive") / "simhive" / original
