@@ -17,6 +17,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
+_NO_DOCSTRINGS = (
+    "Python without docstrings (-OO, PYTHONOPTIMIZE=2) cannot import torchrl: use -O or leave it out"
+)
 
 
 def start(
@@ -90,6 +93,8 @@ def finish(name: str, main: Callable[[], int]) -> NoReturn:
     prepare_streams()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `rlhive/__init__.py` leaves it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.flags.optimize > 1:
+        leave(_say(name, _NO_DOCSTRINGS, 1))
     leave(_exit_code(name, main) or _exit_code(name, _write_out))
 
 
@@ -109,8 +114,7 @@ def _exit_code(name: str, main: Callable[[], int]) -> int:
     except MemoryError as error:
         return _say(name, f"out of memory{f': {error}' if str(error) else ''}", 1)
     except ImportError as error:
-        text = " ".join(str(error).split())
-        return _say(name, f"cannot import: {text}; `python -m rlhive.doctor` looks at the installation", 1)
+        return _say(name, f"cannot import: {error}; `python -m rlhive.doctor` looks at the installation", 1)
 
 
 def _write_out() -> int:
@@ -119,7 +123,7 @@ def _write_out() -> int:
 
 
 def _say(name: str, why: object, code: int) -> int:
-    sys.stderr.write(f"{name}: {why}\n")
+    sys.stderr.write(f"{name}: {' '.join(str(why).split())}\n")  # compilers say more than one line
     return code
 
 
@@ -241,3 +245,6 @@ def log_to_stderr(name: str) -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False  # absl's handler would print it once more
+    logging.getLogger("matplotlib").setLevel(
+        logging.ERROR
+    )  # it tells at each start where it cannot keep its cache

@@ -9,6 +9,7 @@ import pytest
 
 from rlhive import command as commands
 from rlhive.command import let_threads_sleep
+from rlhive.core import files
 
 
 def test_the_threads_of_a_command_sleep_soon():
@@ -83,6 +84,7 @@ def test_commands_end_quietly_when_their_reader_leaves(arguments, buffering):
         (SystemExit("why"), 1, "test: why\n"),
         (ValueError("why"), 2, "test: why\n"),
         (RuntimeError("why"), 1, "test: why\n"),
+        (RuntimeError("g++:\n  error"), 1, "test: g++: error\n"),
         (ZeroDivisionError("why"), 1, "test: why\n"),
         (FileNotFoundError("why"), 1, "test: why\n"),
         (BrokenPipeError("of another process"), 1, "test: of another process\n"),
@@ -208,3 +210,28 @@ def test_memory_that_was_freed_serves_again_unless_the_user_says_otherwise(envir
     )
     pages = 3 * (8 << 20) // 4096
     assert int(ran.stdout) < 0.01 * pages if keeps else int(ran.stdout) > 0.9 * pages
+
+
+def test_python_without_docstrings_is_refused_in_one_line():
+    script = f"{LOAD}command['start']('test', lambda argv: 0, int, ['test'])"
+    ended = subprocess.run([sys.executable, "-OO", "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "test: Python without docstrings (-OO, PYTHONOPTIMIZE=2) cannot import torchrl: use -O or leave it out\n"
+    )
+
+
+def test_a_home_that_cannot_be_written_to_is_not_worth_a_line():
+    script = f"{LOAD}command['log_to_stderr']('test')\nimport matplotlib"
+    environment = {**os.environ, "MPLCONFIGDIR": "/dev/null/matplotlib"}
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_text_is_written_alike_in_every_locale(tmp_path):
+    script = "import runpy, sys\nrunpy.run_path(sys.argv[1])['write_text'](sys.argv[2], '\\xfc')"
+    command = [sys.executable, "-c", script, files.__file__, str(tmp_path / "config.gin")]
+    legacy = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run(command, env=legacy, check=True)
+    assert (tmp_path / "config.gin").read_bytes() == "ü".encode()
