@@ -109,7 +109,10 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
     before = configured_seeds(own[0]) if resume else ()
     config = load_config(list(gin_files) or own, bindings)
     directory = Path(run_dir) if run_dir else default_run_dir(config)
-    directory.mkdir(parents=True, exist_ok=run_dir is not None)
+    try:
+        directory.mkdir(parents=True, exist_ok=run_dir is not None)
+    except OSError as error:
+        raise OSError(f"{error}: give a --run_dir that can be written to") from None
     flag = shlex.quote(f"--run_dir={directory}")
     seeds = f" --gin.SEEDS='{config.seeds}'" if resume and config.seeds != before else ""
     sys.stderr.write(f"rlhive.train: {config.env_name}, seeds {list(config.seeds)}, in {directory}\n")

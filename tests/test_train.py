@@ -408,3 +408,10 @@ def test_a_wrong_binding_is_refused_before_any_environment(tmp_path):
     (message,) = (line for line in lines if not line.startswith("import time:"))
     assert message.startswith("rlhive.train: ") and "did you mean FrankaReachRandom-v0" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_a_working_directory_that_cannot_be_written_to_asks_for_a_run_dir(tmp_path, monkeypatch, train_here):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").touch()
+    with pytest.raises(OSError, match=r"Not a directory: .*: give a --run_dir that can be written to"):
+        train_here(None)
