@@ -153,13 +153,14 @@ def go_on(config: TrainConfig, directory: Path, before: Sequence[int]) -> bool:
     """
     from rlhive.core.checkpoint import checkpoint_dir
     from rlhive.core.merge import recover
-    from rlhive.core.resume import check_run_files, has_met_its_targets
+    from rlhive.core.resume import check_replay_settings, check_run_files, has_met_its_targets
 
     check_run_files(directory)
     recover(directory)
     there = int(checkpoint_dir(directory).name)
     if there >= config.total_steps + config.num_envs:
         raise ValueError(f"{directory} is at step {there} already, beyond TOTAL_STEPS={config.total_steps}")
+    check_replay_settings(config, directory, there)
     finished = add_seeds(config, directory, before)
     if finished is None and has_met_its_targets(directory):
         sys.stderr.write("rlhive.train: all of its seeds have met their target, nothing is left to train\n")
@@ -196,7 +197,7 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
         spec = RunSpec.from_json((directory / "spec.json").read_text(), directory / "spec.json")
         if not train(attrs.evolve(config, seeds=added), folder, resume=under_way, joins=spec):
             return False
-    usage, operative = read_usage(folder), (folder / "operative_config.gin").read_text()
+    usage, operative = read_usage(folder), (folder / "operative_config.gin").read_text(encoding="utf-8")
     merge_run(directory, config.seeds, before)
     write_usage(directory, {**usage, "seconds": usage["seconds"] + read_usage(directory)["seconds"]})
     write_text(directory / "config.gin", config_text())
@@ -214,6 +215,7 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     from rlhive.config import config_text, operative_config_text
     from rlhive.core import loop
     from rlhive.core.files import write_text
+    from rlhive.core.merge import keep_settings
     from rlhive.core.resume import stopped_text
     from rlhive.core.run import open_run
     from rlhive.core.usage import record_usage
@@ -230,6 +232,8 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
         logging_redirect_tqdm([logging.getLogger("rlhive")]),
         open_run(config, directory, resume=resume, joins=joins) as session,
     ):
+        if resume and (changes := keep_settings(directory, session.step, config_text())):
+            sys.stderr.write(f"rlhive.train: {changes}\n")
         write_text(directory / "config.gin", config_text())
         write_text(directory / "operative_config.gin", operative_config_text())
         if (pixels := session.spec.env.pixels) is not None:

@@ -19,6 +19,7 @@ from rlhive.core.checkpoint import (
     seed_dirs,
 )
 from rlhive.core.errors import LoadError
+from rlhive.core.files import write_text
 from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.replay_file import read_replay, seeds_of, write_replay
 from rlhive.core.resume import has_met_its_targets, progress_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from rlhive.config import TrainConfig
 
 ADDED, MERGED = "added_seeds", ".added_seeds"  # while they train, and while what was merged is removed
+LENGTH_SETTINGS = {"TOTAL_STEPS", "train.total_steps"}
 OTHER_SETTINGS = {  # that change nothing of what a seed learns
     "train.loggers",
     "train.wandb",
@@ -41,6 +43,8 @@ def recover(run_dir: Path) -> None:
     """Mends what a process left half done that was killed while it saved or merged; for who trains in `run_dir`."""
     for directory in (run_dir, run_dir / ADDED):
         recover_checkpoints(directory)
+        for left_over in directory.glob(".*.tmp*"):
+            left_over.unlink()
     shutil.rmtree(run_dir / MERGED, ignore_errors=True)
 
 
@@ -88,14 +92,49 @@ def check_settings(run_dir: Path, text: str) -> None:
     Raises:
         LoadError: naming what differs.
     """
-    there, now = settings((run_dir / "config.gin").read_text()), settings(text)
-    names = {*there, *now} - {*SEED_SETTINGS, *OTHER_SETTINGS}
-    if differing := sorted(name for name in names if there.get(name) != now.get(name)):
-        name = differing[0]
+    differing = other_settings(run_dir / "config.gin", text)
+    if names := [name for name in differing if name not in OTHER_SETTINGS]:
+        there, now = differing[names[0]]
         raise LoadError(
-            f"{run_dir}: seeds are added with the settings it has, but {', '.join(differing)} differ: {name} is "
-            f"{there.get(name, 'not set')} there, {now.get(name, 'not set')} here"
+            f"{run_dir}: seeds are added with the settings it has, but {', '.join(names)} differ: {names[0]} is "
+            f"{there} there, {now} here"
         )
+    for path in sorted(run_dir.glob("config-[0-9]*.gin")):
+        earlier = other_settings(path, text)
+        if names := [name for name in earlier if name not in {*OTHER_SETTINGS, *LENGTH_SETTINGS}]:
+            step = path.stem.removeprefix("config-")
+            raise LoadError(
+                f"{run_dir}: no seeds can be added, it had other settings until step {step}: {', '.join(names)} differ"
+            )
+
+
+def other_settings(path: Path, text: str) -> dict[str, tuple[str, str]]:
+    """What the config.gin at `path` and `text` say differently of anything but seeds: both values by name."""
+    there, now = settings(path.read_text(encoding="utf-8")), settings(text)
+    names = sorted({*there, *now} - SEED_SETTINGS)
+    pairs = {name: (there.get(name, "not set"), now.get(name, "not set")) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def keep_settings(run_dir: Path, step: int, text: str) -> str:
+    """Keeps the settings that a run had until `step` beside those it goes on with, where they differ.
+
+    Args:
+        run_dir: the run; its config.gin is still the old one.
+        step: of the checkpoint that it goes on from.
+        text: the bindings that it goes on with.
+
+    Returns:
+        What differs, in one line; empty where nothing does.
+    """
+    differing = other_settings(run_dir / "config.gin", text)
+    if not differing:
+        return ""
+    kept = run_dir / f"config-{step}.gin"
+    if not kept.exists():  # else nothing was learned since with those in config.gin
+        write_text(kept, (run_dir / "config.gin").read_text(encoding="utf-8"))
+    changes = ", ".join(f"{name} {there} -> {now}" for name, (there, now) in differing.items())
+    return f"goes on from step {step} with other settings, those it had are in {kept.name}: {changes}"
 
 
 def merge_run(run_dir: Path, seeds: Sequence[int], before: Sequence[int]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -41,9 +43,21 @@ def read_replay(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[s
     Raises:
         ValueError: it is no such file, or not whole.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The header alone of what `write_replay` wrote; it raises as `read_replay` does."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file ({error}): was it cut short?") from error
 

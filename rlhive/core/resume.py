@@ -16,6 +16,7 @@ from rlhive.core.checkpoint import Checkpoint, checkpoint_dir, seed_dirs
 from rlhive.core.checkpoint_files import read_part
 from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
+from rlhive.core.replay_file import read_header
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.types import TrainState
 from rlhive.core.usage import read_usage
@@ -136,6 +137,32 @@ def progress_of(run_dir: Path) -> dict[int, Mapping[str, Any]]:
 def has_met_its_targets(run_dir: Path) -> bool:
     """Whether all seeds of a run stopped since they met their target."""
     return all(progress.get("reason") == TARGET_MET for progress in progress_of(run_dir).values())
+
+
+def check_replay_settings(config: TrainConfig, run_dir: Path, step: int) -> None:
+    """Refuses to go on with a replay that was saved at `step` with other settings than the configured ones.
+
+    Raises:
+        LoadError: naming the setting.
+    """
+    path = replay_path(run_dir, step)
+    if not path.exists():  # as of data sets, and of a run all of whose seeds have stopped
+        return
+    try:
+        header = read_header(path)
+    except (ValueError, OSError) as error:
+        raise LoadError(f"{run_dir}: its replay cannot be read: {error}") from None
+    now = config.make_replay(num_envs=config.num_envs, total_steps=config.total_steps)
+    capacity = int(header.get("max_rows", 0)) * now.num_envs
+    for name, there, here in (
+        ("NUM_ENVS", header.get("num_envs"), now.num_envs),
+        ("replay.capacity", capacity, now.capacity // now.num_envs * now.num_envs),
+        ("replay.prioritized", header.get("prioritized"), now.prioritized),
+    ):
+        if str(there) != str(here):
+            raise LoadError(
+                f"{run_dir}: cannot be resumed with {name}={here}, its replay is of {there}: leave it as it was"
+            )
 
 
 def load_replay(replay: ReplayBuffer, run_dir: Path, step: int, seeds: Sequence[int]) -> None:

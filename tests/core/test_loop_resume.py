@@ -14,6 +14,7 @@ from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.run import open_run
 from rlhive.envs.toy import ConstantReward, ReachPoint
+from rlhive.train import go_on
 from tests.core.loop_runs import configure, rows, stored, train
 
 
@@ -174,3 +175,16 @@ def test_a_run_of_another_environment_cannot_be_resumed(plain):
         open_run(configure(ConstantReward), plain.run_dir, resume=True),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("binding", "words"),
+    [
+        ("NUM_ENVS=2", "NUM_ENVS=2, its replay is of 1: leave it as it was"),
+        ("replay.capacity=500", r"replay\.capacity=500, its replay is of 1000: leave it as it was"),
+        ("replay.prioritized=True", r"replay\.prioritized=True, its replay is of False: leave it as it was"),
+    ],
+)
+def test_a_replay_of_other_settings_is_refused_before_anything_is_started(plain, binding, words):
+    with pytest.raises(LoadError, match=words):
+        go_on(configure(ReachPoint, binding), plain.run_dir, (1,))

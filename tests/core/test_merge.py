@@ -19,7 +19,7 @@ from rlhive.core.merge import ADDED, MERGED, recover, seeds_to_add
 from rlhive.core.run import open_run
 from rlhive.envs.toy import ConstantReward, ReachPoint
 from rlhive.policy_fn import load
-from rlhive.train import add_seeds
+from rlhive.train import add_seeds, go_on
 
 SMALL = [
     *("train.num_workers=0", "train.loggers=()", "sac_network.hidden_sizes=(16, 16)", "train.batch_size=8"),
@@ -225,3 +225,29 @@ def test_other_settings_than_the_run_has_are_refused(grown):
 def test_what_cannot_be_added_is_refused(grown, seeds, bindings, words):
     with pytest.raises(LoadError, match=words):
         seeds_to_add(grown, configure(seeds, *bindings))
+
+
+def test_a_run_that_goes_on_with_other_settings_says_so_and_keeps_those_it_had(tmp_path, capsys):
+    run_dir = train(tmp_path / "run", (5,))
+    first = (run_dir / "config.gin").read_text()
+    other = ("TOTAL_STEPS=80", "adam.learning_rate=0.1", "train.exploration=@none")
+    with attrs.validators.disabled():
+        assert go_on(configure((5,), *other), run_dir, (5,))
+        said = capsys.readouterr().err
+        assert go_on(configure((5,), *other, "TOTAL_STEPS=90"), run_dir, (5,))
+    assert (
+        "goes on from step 60 with other settings, those it had are in config-60.gin: TOTAL_STEPS 60 -> 80, "
+        "adam.learning_rate 0.001 -> 0.1, train.exploration @gaussian -> @none\n"
+    ) in said
+    assert (run_dir / "config-60.gin").read_text() == first
+    assert "TOTAL_STEPS = 80" in (run_dir / "config-80.gin").read_text()
+    words = r"had other settings until step 60: adam\.learning_rate, train\.exploration differ"
+    with pytest.raises(LoadError, match=words):
+        add(run_dir, (5, 6), (5,), *other, "TOTAL_STEPS=90")
+
+
+def test_what_killed_processes_left_at_the_top_of_a_run_is_removed(tmp_path):
+    (tmp_path / ".metrics.4711.tmp.csv").touch()
+    (tmp_path / "metrics.csv").touch()
+    recover(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
