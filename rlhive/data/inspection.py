@@ -112,8 +112,7 @@ def format_trials(path: str | os.PathLike[str], format_name: str, trials: Sequen
     ]
     lines += ["", f"{'trial':<14}{'steps':>7}{'return':>10}{'success':>9}{'NaN':>6}{'holes':>7}{'gaps':>6}"]
     lines += [_trial_line(trial) for trial in trials]
-    lines += ["", f"{'key':<40}{'row':<16}{'type':<9}{'trials':>7}{'NaN':>8}{'holes':>7}"]
-    return "\n".join(lines + _key_lines(trials))
+    return "\n".join([*lines, "", *_key_lines(trials)])
 
 
 def draw_frames(path: str | os.PathLike[str], picture: str | os.PathLike[str]) -> list[str]:
@@ -184,10 +183,12 @@ def _key_lines(trials: Sequence[Trial]) -> list[str]:
     for trial in trials:
         for name, key in trial.keys.items():
             by_name.setdefault(name, []).append(key)
-    return [_key_line(name, keys) for name, keys in sorted(by_name.items())]
+    width = max(map(len, by_name), default=0) + 2
+    head = f"{'key':<{width}}{'row':<16}{'type':<9}{'trials':>7}{'NaN':>8}{'holes':>7}"
+    return [head, *(_key_line(name, keys, width) for name, keys in sorted(by_name.items()))]
 
 
-def _key_line(name: str, keys: Sequence[Key]) -> str:
+def _key_line(name: str, keys: Sequence[Key], width: int) -> str:
     shapes: set[Any] = {key.shape[1:] for key in keys}
     dtypes = {key.dtype for key in keys}
     row = "x".join(map(str, shapes.pop())) or "1" if len(shapes) == 1 else "differs"
@@ -195,4 +196,4 @@ def _key_line(name: str, keys: Sequence[Key]) -> str:
     missing = sum(key.holes or 0 for key in keys)
     unreadable = sum(key.holes is None for key in keys)
     note = f"  unreadable in {unreadable}" if unreadable else ""
-    return f"{name:<40}{row:<16}{dtype:<9}{len(keys):>7}{sum(key.nans for key in keys):>8}{missing:>7}{note}"
+    return f"{name:<{width}}{row:<16}{dtype:<9}{len(keys):>7}{sum(key.nans for key in keys):>8}{missing:>7}{note}"

@@ -63,6 +63,10 @@ def check_same_environment(installed: EnvSpec, trained_on: EnvSpec) -> None:
     Raises:
         ValueError: naming what differs.
     """
+    if installed.name != trained_on.name:
+        raise ValueError(f"the environment is {installed.name}, but the policy is of {trained_on.name}")
+    if lines := differences(trained_on, installed):
+        raise ValueError(f"{trained_on.name} does not fit the policy: {'; '.join(lines)}")
     installed_values, trained_values = installed.to_dict(), trained_on.to_dict()
     differing = [name for name, value in trained_values.items() if installed_values[name] != value]
     if differing:

@@ -108,8 +108,9 @@ def _joined(env: EnvSpec, observation: Mapping[str, Any]) -> np.ndarray:
         if "observation" in extra:
             extra = [key for key in observation if key != "observation"]
             raise ValueError(f'unexpected {extra} beside "observation": leave them out')
+        beside = ' beside "pixels", or "observation"' if env.pixels is not None else ""
         raise ValueError(
-            f"the observation's keys must be {list(env.observation_keys)}; "
+            f"the observation's keys must be {list(env.observation_keys)}{beside}; "
             f"missing {missing}, unexpected {extra}"
         )
     parts: list[np.ndarray] = []

@@ -240,4 +240,5 @@ def _as_array(value: Any) -> Any:
         return value
     if value.is_complex() or value.is_quantized or value.layout != torch.strided:
         raise ValueError(f"tensors must be dense and hold real numbers, got {value.layout} of {value.dtype}")
-    return value.detach().to("cpu", value.dtype if value.dtype == torch.uint8 else torch.float32).numpy()
+    # NumPy has no bfloat16; what is whole stays so, for messages about pixels.
+    return value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype).numpy()

@@ -27,6 +27,15 @@ def command(*arguments):
     )
 
 
+def test_long_keys_leave_the_columns_in_line(tmp_path):
+    path, key = write_demo(tmp_path / "demo.h5", trials=1), "env_infos/visual_dict/rgb:left_cam:240x424:2d"
+    with h5py.File(path, "r+") as file:
+        file["Trial0"].copy("rewards", key)
+    lines = format_trials(path, *inspect(path)).splitlines()
+    [head], [row] = ([line for line in lines if line.split()[:1] == [name]] for name in ("key", key))
+    assert len(head) == len(row) and row.index("1 ", len(key)) == head.index("row")
+
+
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     """Three episodes of random actions."""

@@ -341,6 +341,14 @@ def test_wrong_input_is_refused_in_one_line(arguments, message):
     assert not result.stdout
 
 
+def test_a_run_of_several_seeds_is_to_be_exported(tmp_path):
+    for seed in (1, 2):
+        (tmp_path / "run" / "checkpoints" / "latest" / f"seed_{seed}").mkdir(parents=True)
+    result = command(f"--bundle={tmp_path / 'run'}", f"--out={tmp_path / 'out'}")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"`python -m rlhive.export --run_dir={tmp_path / 'run'} --seed=" in result.stderr
+
+
 def test_a_journal_is_never_added_to(tmp_path):
     (tmp_path / "journal.bin").touch()
     result = command("--bundle=.", f"--out={tmp_path}")

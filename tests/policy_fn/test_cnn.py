@@ -131,3 +131,16 @@ def test_a_seed_draws_what_its_generator_does():
     for network in (cnn(TWO_CAMERAS, dim=8), ResNet(18)):
         drawn = named_leaves(network.init(torch.Generator().manual_seed(3)))
         assert all(torch.equal(leaf, drawn[name]) for name, leaf in named_leaves(network.init(3)).items())
+
+
+def test_messages_name_the_dtype_of_tensors_and_what_belongs_beside_pixels(franka_spec):
+    spec = attrs.evolve(franka_spec, pixels=PixelSpec(("top_cam",), 32, 32))
+    policy = make_pixel_policy(spec)
+    vector, pixels = torch.zeros(spec.observation_dim), torch.zeros(spec.pixels.shape, dtype=torch.uint8)
+    for dtype in (torch.bool, torch.int16):
+        with pytest.raises(ValueError, match=rf"got {str(dtype).removeprefix('torch.')} "):
+            policy({"observation": vector, "pixels": pixels.to(dtype)})
+    with pytest.raises(ValueError, match='beside "pixels", or "observation"'):
+        policy({"pixels": pixels})
+    expected = policy({"observation": vector, "pixels": pixels})
+    assert torch.equal(policy({"observation": vector.long(), "pixels": pixels}), expected)
