@@ -283,13 +283,13 @@ def share_cores(config: TrainConfig) -> str:
 
     cores = len(os.sched_getaffinity(0))
     if ALGORITHMS[config.algorithm].offline:
-        return f"{cores} cores: updates on {_learner(config)}, evaluations between them"
+        return f"{cores} core(s): updates on {_learner(config)}, evaluations between them"
     draws = config.pixels is not None
     workers = worker_count(config.num_workers, config.num_seeds * config.num_envs, draws=draws)
     if "OMP_NUM_THREADS" not in os.environ and draws:
         torch.set_num_threads(max(1, cores - workers))
     where = f"in {workers} worker(s)" if workers else "in this process"
-    return f"{cores} cores: environments step {where}, updates on {_learner(config)}"
+    return f"{cores} core(s): environments step {where}, updates on {_learner(config)}"
 
 
 def _learner(config: TrainConfig) -> str:

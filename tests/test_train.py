@@ -68,7 +68,7 @@ def test_updates_leave_cores_to_workers_that_draw_alone(all_threads, bindings, d
     workers = min(1, all_threads - 1)  # of one environment
     threads = max(1, all_threads - workers) if draws else all_threads
     assert torch.get_num_threads() == threads
-    assert log.startswith(f"{all_threads} cores: environments step in ")
+    assert log.startswith(f"{all_threads} core(s): environments step in ")
     assert log.endswith(f"updates on {threads} thread(s)")
 
 
@@ -76,7 +76,7 @@ def test_cores_are_left_to_as_many_workers_as_draw(all_threads, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     bindings = ["ENV_NAME='FrankaReachRandom_v2d-v0'", f"SEEDS={tuple(range(16))}"]
     log = train.share_cores(load_config(["sac_cnn.gin"], bindings))
-    assert log == "16 cores: environments step in 4 worker(s), updates on 12 thread(s)"
+    assert log == "16 core(s): environments step in 4 worker(s), updates on 12 thread(s)"
 
 
 def test_a_gl_backend_that_nobody_knows_is_refused_at_once(monkeypatch):
