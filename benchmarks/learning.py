@@ -23,7 +23,7 @@ from absl import flags
 
 from rlhive.command import start
 from rlhive.core.files import replacing, write_text
-from rlhive.record import read_metrics
+from rlhive.metrics import read_metrics
 
 FLAGS = flags.FLAGS
 THRESHOLD = 0.9

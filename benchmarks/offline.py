@@ -161,8 +161,8 @@ def evaluate(run_dir: Path) -> np.ndarray:
     load_torch()  # before anything that loads mujoco
     import torch
 
-    from rlhive.core.evaluation import evaluation_seeds
     from rlhive.play import load_policies, play
+    from rlhive.training.evaluation import evaluation_seeds
 
     torch.set_num_threads(1)
     policies, *_ = load_policies(run_dir)

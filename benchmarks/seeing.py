@@ -108,8 +108,8 @@ def play_run(directory: Path) -> np.ndarray:
     """Returns and success of the run's latest policy in the final evaluation's episodes, `[2, EPISODES]`."""
     import torch
 
-    from rlhive.core.evaluation import evaluation_seeds
     from rlhive.play import load_policies, play
+    from rlhive.training.evaluation import evaluation_seeds
 
     torch.set_num_threads(1)
     policies, step, _ = load_policies(directory)

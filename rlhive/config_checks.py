@@ -21,16 +21,16 @@ from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import check_each_once
 from rlhive.core.replay import ReplayBuffer
-from rlhive.core.replay_size import check_capacity
 from rlhive.data.source import environment_of
 from rlhive.envs.names import check_name, max_episode_steps
 from rlhive.envs.pixels import check_camera_names
 from rlhive.ffmpeg import check_ffmpeg
 from rlhive.gl_backend import check_backend
 from rlhive.losses_fn import ALGORITHMS
+from rlhive.metrics import check_loggers
 from rlhive.paths import has_compiler
 from rlhive.policy_fn.encoders import learned
-from rlhive.record import check_loggers
+from rlhive.training.replay_size import check_capacity
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig

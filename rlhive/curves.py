@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhive.core.files import replacing
 from rlhive.core.stats import iqm
-from rlhive.record import read_metrics
+from rlhive.metrics import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

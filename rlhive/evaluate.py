@@ -132,9 +132,9 @@ def evaluate(
     load_torch()  # before anything that loads mujoco
 
     from rlhive.core.errors import NotFiniteActionError
-    from rlhive.core.evaluation import evaluation_seeds
+    from rlhive.metrics import METRICS_FILE, read_metrics
     from rlhive.play import all_broken, load_policies, make_actor, play
-    from rlhive.record import METRICS_FILE, read_metrics
+    from rlhive.training.evaluation import evaluation_seeds
 
     policies, step, not_finite = load_policies(run_dir)
     # Before episodes are played: a damaged table is refused.
@@ -203,7 +203,7 @@ def best_seed(metrics: Mapping[str, np.ndarray], seeds: Sequence[int], evaluatio
         None for one seed, without evaluations to choose by, and on the very episodes of those evaluations: the best
         of several on the episodes it was chosen by looks better than it is.
     """
-    from rlhive.record import EVALUATION_SEED
+    from rlhive.metrics import EVALUATION_SEED
 
     names = ("seed", "eval/success", "eval/return")
     if len(seeds) < 2 or evaluation_seed == EVALUATION_SEED or any(name not in metrics for name in names):
@@ -239,7 +239,7 @@ def format_report(report: dict[str, Any]) -> str:
 
 def _describe_best(report: dict[str, Any]) -> str:
     """The best of several seeds with its figures, or why there is none."""
-    from rlhive.record import EVALUATION_SEED
+    from rlhive.metrics import EVALUATION_SEED
 
     best = [of for of in report["seeds"] if of["seed"] == report["best_seed"]]
     if best:

@@ -13,13 +13,13 @@ from torch import Tensor
 from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
 from rlhive.core.checkpoint_files import read_part
 from rlhive.core.errors import NotFiniteActionError
-from rlhive.core.evaluation import Act, Episodes, run_episodes
 from rlhive.envs.vector import VectorEnv
 from rlhive.policy_fn.bundle import is_bundle, read_bundle
 from rlhive.policy_fn.compare import check_same_environment
 from rlhive.policy_fn.loading import load
 from rlhive.policy_fn.plan import follow
 from rlhive.policy_fn.policy import Policy
+from rlhive.training.evaluation import Act, Episodes, run_episodes
 
 
 def load_policies(run_dir: str | os.PathLike[str]) -> tuple[dict[int, Policy], int, set[int]]:

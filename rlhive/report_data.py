@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.seed_stats import Estimate, iqm_curve
-from rlhive.record import METRICS_FILE, SEEN_FILE, read_metrics, step_name
+from rlhive.metrics import METRICS_FILE, SEEN_FILE, read_metrics, step_name
 
 SCORES = {"success": "eval/success", "return": "eval/return"}
 RNG_SEED = 0  # the same runs give the same intervals

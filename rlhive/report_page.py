@@ -8,7 +8,7 @@ import numpy as np
 
 from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.seed_stats import RESAMPLES, steps_to_threshold
-from rlhive.record import EVALUATION_SEED
+from rlhive.metrics import EVALUATION_SEED
 from rlhive.report_data import TARGET_MET, Process, Run, shared_step
 from rlhive.report_figures import (
     LABELS,

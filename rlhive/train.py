@@ -152,8 +152,8 @@ def go_on(config: TrainConfig, directory: Path, before: Sequence[int]) -> bool:
         ValueError: it is beyond that already, or its files are damaged.
     """
     from rlhive.core.checkpoint import checkpoint_dir
-    from rlhive.core.merge import recover
-    from rlhive.core.resume import check_replay_settings, check_run_files, has_met_its_targets
+    from rlhive.training.merge import recover
+    from rlhive.training.resume import check_replay_settings, check_run_files, has_met_its_targets
 
     check_run_files(directory)
     recover(directory)
@@ -178,12 +178,12 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
 
     from rlhive.config import config_text
     from rlhive.core.files import write_text
-    from rlhive.core.merge import ADDED, check_settings, is_under_way, merge_run, seeds_to_add
-    from rlhive.core.resume import progress_of
     from rlhive.core.run_spec import RunSpec
-    from rlhive.core.usage import read_usage, write_usage
     from rlhive.curves import plot_curves
-    from rlhive.record import step_name
+    from rlhive.metrics import step_name
+    from rlhive.training.merge import ADDED, check_settings, is_under_way, merge_run, seeds_to_add
+    from rlhive.training.resume import progress_of
+    from rlhive.training.usage import read_usage, write_usage
 
     added = seeds_to_add(directory, config)
     if not added:
@@ -213,13 +213,13 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from rlhive.config import config_text, operative_config_text
-    from rlhive.core import loop
     from rlhive.core.files import write_text
-    from rlhive.core.merge import keep_settings
-    from rlhive.core.resume import stopped_text
-    from rlhive.core.run import open_run
-    from rlhive.core.usage import record_usage
     from rlhive.policy_fn.encoders import describe
+    from rlhive.training import loop
+    from rlhive.training.merge import keep_settings
+    from rlhive.training.resume import stopped_text
+    from rlhive.training.run import open_run
+    from rlhive.training.usage import record_usage
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar
     shares = share_cores(config)

@@ -14,12 +14,12 @@ from tensordict import TensorDict
 from tqdm import tqdm
 
 from rlhive.core.env_spec import EnvSpec
-from rlhive.core.evaluation import Act
 from rlhive.core.files import replacing
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.render import Renderer, camera_id, choose_backend, rendering_errors, view_options
 from rlhive.envs.robohive import RoboHive
 from rlhive.policy_fn.compare import check_same_environment
+from rlhive.training.evaluation import Act
 
 WIDTH, HEIGHT = 640, 480  # of each camera's picture
 

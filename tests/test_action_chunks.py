@@ -7,11 +7,7 @@ from tensordict import TensorDict
 from torch.func import grad, grad_and_value, vmap
 
 from rlhive.config import ConfigError, load_config
-from rlhive.core import loop
 from rlhive.core.errors import LoadError
-from rlhive.core.evaluation import evaluation_seeds, run_episodes
-from rlhive.core.init_from import latest_of, start_from
-from rlhive.core.run import open_run
 from rlhive.core.run_spec import RunSpec, new_run_spec
 from rlhive.core.tree import leaves, stack_seeds
 from rlhive.data import load_dataset
@@ -19,17 +15,21 @@ from rlhive.data.record import record
 from rlhive.data.trace import episodes, trace_file, write_trial
 from rlhive.deploy import run as deploy
 from rlhive.deploy.connecting import simulate
-from rlhive.deploy.trace import read_journal
+from rlhive.deploy.journal import read_journal
 from rlhive.envs.robohive import RoboHive
 from rlhive.envs.vector import VectorEnv
 from rlhive.evaluate import evaluate
 from rlhive.export import export
 from rlhive.losses_fn.bc import make_bc_loss
+from rlhive.metrics import EVALUATION_SEED, read_metrics
 from rlhive.policy_fn import load
 from rlhive.policy_fn.actor import actor_critic
 from rlhive.policy_fn.offline import OfflineNetwork, bc_network
 from rlhive.policy_fn.plan import follow
-from rlhive.record import EVALUATION_SEED, read_metrics
+from rlhive.training import loop
+from rlhive.training.evaluation import evaluation_seeds, run_episodes
+from rlhive.training.init_from import latest_of, start_from
+from rlhive.training.run import open_run
 from tests.helpers import make_batch, make_spec
 
 ENVIRONMENT = "FrankaReachRandom-v0"

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 import gin
-from rlhive.core.evaluation import evaluation_seeds, run_episodes
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.stats import summarize
 from rlhive.core.tree_file import read_tree, write_tree
 from rlhive.envs.robohive import RoboHive, env_spec
 from rlhive.envs.vector import VectorEnv
 from rlhive.evaluate import _describe_best, best_seed, check_input, evaluate, format_report
+from rlhive.metrics import EVALUATION_SEED, Recorder, read_metrics
 from rlhive.policy_fn import load
-from rlhive.record import EVALUATION_SEED, Recorder, read_metrics
+from rlhive.training.evaluation import evaluation_seeds, run_episodes
 from rlhive.video import HEIGHT, WIDTH, Studio, check_cameras, film
-from tests.core.loop_runs import rows, train
+from tests.training.loop_runs import rows, train
 
 
 def command(*arguments, **environment):

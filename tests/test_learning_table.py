@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from benchmarks import learning
-from rlhive.record import Recorder
+from rlhive.metrics import Recorder
 
 FRANKA, LIGHT = "FrankaReachRandom-v0", "FK1_LightOnRandom-v4"
 

@@ -3,9 +3,9 @@
 import pytest
 
 from rlhive.config import load_config
-from rlhive.core import loop
-from rlhive.core.run import open_run
-from tests.core.loop_runs import rows
+from rlhive.training import loop
+from rlhive.training.run import open_run
+from tests.training.loop_runs import rows
 
 BINDINGS = [
     "TOTAL_STEPS=2000",

@@ -16,12 +16,12 @@ import scipy.stats
 from safetensors.numpy import save_file
 
 from rlhive import report, report_data, report_page
-from rlhive.core import loop, resume
 from rlhive.core.gin_text import settings
 from rlhive.core.run_spec import new_run_spec
+from rlhive.metrics import Recorder
 from rlhive.policy_fn.actor import actor_critic
-from rlhive.record import Recorder
 from rlhive.report_text import seconds_text
+from rlhive.training import loop, resume
 
 STEPS = (1000, 2000, 3000, 4000)
 SUCCESS = {1: (0.0, 0.5, 0.9, 1.0), 2: (0.0, 0.0, 0.5, 0.6), 7: (0.1, 0.6, 0.8, 0.85)}

@@ -20,7 +20,7 @@ from rlhive import train
 from rlhive.config import load_config
 from rlhive.core.checkpoint import load_checkpoint
 from rlhive.policy_fn import load
-from tests.core.loop_runs import rows
+from tests.training.loop_runs import rows
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = [

@@ -12,14 +12,9 @@ import pytest
 import torch
 
 from rlhive.config import ConfigError, load_config
-from rlhive.core import loop, online
 from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.errors import LoadError
-from rlhive.core.init_from import start_from
-from rlhive.core.merge import seeds_to_add
-from rlhive.core.run import open_run
 from rlhive.core.run_spec import Origin
-from rlhive.core.start import open_dataset
 from rlhive.data import load_dataset
 from rlhive.data.record import record
 from rlhive.data.source import check_fits, describe
@@ -28,12 +23,17 @@ from rlhive.envs import env_spec
 from rlhive.evaluate import evaluate
 from rlhive.export import export
 from rlhive.losses_fn import ALGORITHMS
+from rlhive.metrics import OFFLINE, step_name
 from rlhive.policy_fn import load
 from rlhive.policy_fn.onnx_policy import load_onnx
-from rlhive.record import OFFLINE, step_name
 from rlhive.train import add_seeds
 from rlhive.train import run as command
-from tests.core.loop_runs import rows
+from rlhive.training import loop, online
+from rlhive.training.init_from import start_from
+from rlhive.training.merge import seeds_to_add
+from rlhive.training.run import open_run
+from rlhive.training.start import open_dataset
+from tests.training.loop_runs import rows
 
 ENVIRONMENT = "FrankaReachRandom-v0"
 PARTS = "qp_robot[9], qv_robot[9], reach_err[3]"
@@ -266,7 +266,7 @@ def test_a_directory_without_data_and_an_empty_name_are_named(name, message, tmp
 
 
 def test_a_data_set_that_does_not_fit_is_refused_before_it_is_built(tmp_path, monkeypatch):
-    monkeypatch.setattr("rlhive.core.start.load_dataset", lambda *_, **__: pytest.fail("was built"))
+    monkeypatch.setattr("rlhive.training.start.load_dataset", lambda *_, **__: pytest.fail("was built"))
     path = write_trials(tmp_path / "other.h5", trial(20, 7))
     message = "does not fit FrankaReachRandom-v0: it has 20 observations per step, not 21 and 7 actions per step, not 9"
     with pytest.raises(LoadError, match=message):

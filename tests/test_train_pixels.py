@@ -14,7 +14,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from rlhive.core.errors import LoadError
-from rlhive.core.evaluation import evaluation_seeds
 from rlhive.core.normalizer import normalize
 from rlhive.core.run_spec import RunSpec
 from rlhive.data import load_dataset
@@ -23,10 +22,11 @@ from rlhive.deploy import run, simulate
 from rlhive.envs.robohive import RoboHive
 from rlhive.evaluate import evaluate
 from rlhive.export import export
+from rlhive.metrics import EVALUATION_SEED, read_metrics
 from rlhive.policy_fn import load
 from rlhive.policy_fn.r3m import R3M
-from rlhive.record import EVALUATION_SEED, read_metrics
 from rlhive.train import run as train_here
+from rlhive.training.evaluation import evaluation_seeds
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = [

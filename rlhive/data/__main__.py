@@ -145,7 +145,7 @@ def _replay(path: str) -> str:
     if FLAGS.out is not None:
         _check_new(FLAGS.out)
     load_torch_on_one_thread()
-    from rlhive.data.replay import format_drifts, played_in, replay
+    from rlhive.data.playback import format_drifts, played_in, replay
 
     pixels = _chosen_images(played_in(path, FLAGS.env))
     with contextlib.redirect_stdout(sys.stderr):

@@ -128,7 +128,7 @@ def _deploy(settings: Settings) -> Report:
 
 
 def _check_out(out: Path) -> None:
-    from rlhive.deploy.trace import JOURNAL
+    from rlhive.deploy.journal import JOURNAL
 
     if (out / JOURNAL).exists():
         raise ValueError(f"--out={out}: has the {JOURNAL} of another deployment; name another directory")
@@ -137,7 +137,7 @@ def _check_out(out: Path) -> None:
 
 
 def _recover(directory: str) -> int:
-    from rlhive.deploy.trace import JOURNAL, TRACE, write_trace
+    from rlhive.deploy.journal import JOURNAL, TRACE, write_trace
 
     folder = Path(directory)
     if not directory or not (folder / JOURNAL).is_file():

@@ -9,7 +9,6 @@ from tensordict import TensorDict
 
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.core.resume import check_same
 from rlhive.core.run_spec import DataSource, Origin, RunSpec, new_run_spec
 from rlhive.core.tree_file import FORMAT_VERSION
 from rlhive.losses_fn import ALGORITHMS
@@ -19,6 +18,7 @@ from rlhive.policy_fn.heads import HEADS
 from rlhive.policy_fn.offline import bc_network
 from rlhive.policy_fn.policy import Policy
 from rlhive.policy_fn.single import make_single_apply
+from rlhive.training.resume import check_same
 
 ORIGIN = Origin("runs/iql", "2" * 64, step=20)
 SOURCE = DataSource("demo.h5", "0" * 64, trials=3, steps=150, left_out=("Trial1: cut short",))

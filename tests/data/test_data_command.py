@@ -9,13 +9,13 @@ import pytest
 from matplotlib.image import imread
 
 from rlhive.core.errors import LoadError
-from rlhive.core.evaluation import evaluation_seeds
 from rlhive.data import load_dataset
 from rlhive.data.convert import convert
 from rlhive.data.inspection import draw_frames, format_trials, inspect
+from rlhive.data.playback import format_drifts, replay
 from rlhive.data.record import record
-from rlhive.data.replay import format_drifts, replay
 from rlhive.envs.robohive import RoboHive
+from rlhive.training.evaluation import evaluation_seeds
 from tests.data.demo_files import write_demo, write_roboset
 
 FRANKA = "FrankaReachRandom-v0"

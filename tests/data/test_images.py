@@ -12,8 +12,8 @@ from rlhive.data import features, load_dataset
 from rlhive.data.convert import convert
 from rlhive.data.episode import Selection
 from rlhive.data.formats import FORMATS
+from rlhive.data.playback import replay
 from rlhive.data.record import play
-from rlhive.data.replay import replay
 from rlhive.data.trace import SEEN, pixels, trace_file, write_trial
 from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.robohive import RoboHive

@@ -13,8 +13,8 @@ from rlhive.data.trace import environment, episodes
 from rlhive.data.trace import pixels as recorded_pixels
 from rlhive.deploy import Settings, connect, run, simulate
 from rlhive.deploy.cameras import Frames
+from rlhive.deploy.journal import read_journal, write_trace
 from rlhive.deploy.safety import FaultError, Image, ImageWatch
-from rlhive.deploy.trace import read_journal, write_trace
 from rlhive.envs.robohive import RoboHive, env_spec
 from tests.deploy.fake_camera import SHAPE, image
 from tests.deploy.robots import DRIVERS, fake_franka

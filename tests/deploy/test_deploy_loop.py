@@ -18,8 +18,8 @@ from rlhive.core import interrupt
 from rlhive.data.trace import episodes
 from rlhive.deploy import Settings, latency, loop, run
 from rlhive.deploy.connecting import simulate
+from rlhive.deploy.journal import read_journal, write_trace
 from rlhive.deploy.safety import EXIT_CODES, FaultError, Sensors, SensorWatch, limit_action, watchdog
-from rlhive.deploy.trace import read_journal, write_trace
 from rlhive.envs.importing import quiet
 from rlhive.envs.robohive import env_spec
 from rlhive.export import export

@@ -8,14 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from rlhive.record import EVALUATION_SEED, read_metrics
+from rlhive.metrics import EVALUATION_SEED, read_metrics
 
 # The training command's own process writes down what it saw and did in its last evaluation.
 TRAIN = """
 import sys
 import numpy as np
-from rlhive.core import loop
-from rlhive.core import run as session
+from rlhive.training import loop
+from rlhive.training import run as session
 from rlhive.train import run
 session.EVALUATION_ENVS = 1  # one observation at a time, as on a robot: a batch differs in the last bits
 play = loop.run_episodes

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rlhive.core.learner import last_metrics
-from rlhive.core.run import Run
-from rlhive.core.stop import freeze
 from rlhive.core.tree import to_device
 from rlhive.progress import Progress
+from rlhive.training.run import Run
+from rlhive.training.stop import freeze
 
 
 def step(run: Run, progress: Progress) -> None:

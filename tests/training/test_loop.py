@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from rlhive.core import loop, online
-from rlhive.core.run import open_run, store_step
 from rlhive.envs.toy import MatchSign, ReachPoint
 from rlhive.progress import Progress
-from tests.core.loop_runs import configure, rows, stored, train
+from rlhive.training import loop, online
+from rlhive.training.run import open_run, store_step
+from tests.training.loop_runs import configure, rows, stored, train
 
 
 @pytest.mark.parametrize(

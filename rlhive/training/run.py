@@ -16,12 +16,21 @@ from torch import Tensor
 from rlhive.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rlhive.core.errors import LoadError
 from rlhive.core.files import write_text
-from rlhive.core.init_from import latest_of, start_from
 from rlhive.core.keys import make_generators
 from rlhive.core.learner import Generators, Learner, make_learner
 from rlhive.core.replay import ReplayBuffer
-from rlhive.core.replay_size import check_replay
-from rlhive.core.resume import (
+from rlhive.core.run_spec import RunSpec, new_run_spec
+from rlhive.core.tree import stack_seeds
+from rlhive.core.types import TrainState
+from rlhive.data.dataset import Dataset
+from rlhive.envs.encoded import EncodedEnv
+from rlhive.envs.vector import VectorEnv
+from rlhive.losses_fn import ALGORITHMS
+from rlhive.metrics import Recorder
+from rlhive.policy_fn.exploration import Exploration
+from rlhive.training.init_from import latest_of, start_from
+from rlhive.training.replay_size import check_replay
+from rlhive.training.resume import (
     Stopped,
     check_exploration,
     check_same,
@@ -31,18 +40,9 @@ from rlhive.core.resume import (
     restore_stopped,
     stopped_text,
 )
-from rlhive.core.rollout import SEEN, count_step, first_rollout, resume_rollout
-from rlhive.core.run_spec import RunSpec, new_run_spec
-from rlhive.core.start import open_dataset, source_of, start_envs, with_normalizer
-from rlhive.core.tree import stack_seeds
-from rlhive.core.types import TrainState
-from rlhive.core.usage import read_usage, record_usage
-from rlhive.data.dataset import Dataset
-from rlhive.envs.encoded import EncodedEnv
-from rlhive.envs.vector import VectorEnv
-from rlhive.losses_fn import ALGORITHMS
-from rlhive.policy_fn.exploration import Exploration
-from rlhive.record import Recorder
+from rlhive.training.rollout import SEEN, count_step, first_rollout, resume_rollout
+from rlhive.training.start import open_dataset, source_of, start_envs, with_normalizer
+from rlhive.training.usage import read_usage, record_usage
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
@@ -64,7 +64,7 @@ class Run:
         seeds: the S seeds that train.
         generators: one dict of streams for each of them.
         state: their train state `[S]`.
-        rollout: where their training environments are, `[S]`, see `rlhive.core.rollout`; without leaves offline.
+        rollout: where their training environments are, `[S]`, see `rlhive.training.rollout`; without leaves offline.
         stopped: the seeds that no longer train.
         step: environment steps per seed so far; offline, gradient updates.
         metrics: those `[S]` of the latest update by their names in the logs; none before the first.

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from rlhive.core.learner import last_metrics, observe
 from rlhive.core.random import normal
-from rlhive.core.rollout import SEEN, latest_episodes
-from rlhive.core.run import OnlineRun, store_step
-from rlhive.core.stop import freeze, not_finite, states_acted_with
 from rlhive.core.tree import send, to_device, tree_of_leaves
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress
+from rlhive.training.rollout import SEEN, latest_episodes
+from rlhive.training.run import OnlineRun, store_step
+from rlhive.training.stop import freeze, not_finite, states_acted_with
 
 
 def step(run: OnlineRun, progress: Progress) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from rlhive.curves import plot_curves
+from rlhive.metrics import Recorder, check_loggers, has_evaluation, merge_metrics, read_metrics
 from rlhive.progress import Progress
-from rlhive.record import Recorder, check_loggers, has_evaluation, merge_metrics, read_metrics
 
 
 def lines(run_dir):
@@ -267,7 +267,7 @@ def test_an_empty_table_is_said_to_be_empty(tmp_path):
 
 def test_heavy_packages_are_imported_late():
     code = (
-        "import sys, rlhive.record;"
+        "import sys, rlhive.metrics;"
         "assert not {'matplotlib', 'tensorboard', 'torchrl', 'wandb'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,16 +10,16 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from rlhive.core.evaluation import Act, evaluation_seeds
 from rlhive.core.files import replacing
 from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
 from rlhive.losses_fn import POLICY_KEYS
+from rlhive.metrics import EVALUATION_SEED, SEEN_FILE
 from rlhive.policy_fn.loading import load
-from rlhive.record import EVALUATION_SEED, SEEN_FILE
+from rlhive.training.evaluation import Act, evaluation_seeds
 
 if TYPE_CHECKING:
-    from rlhive.core.run import Run
+    from rlhive.training.run import Run
 
 MOMENTS = 8  # of the episode, evenly apart
 

@@ -7,18 +7,18 @@ import time
 from tensordict import TensorDict
 from torch import Tensor
 
-from rlhive.core import offline, online
-from rlhive.core.evaluation import evaluation_seeds, run_episodes
 from rlhive.core.interrupt import catch_signals
-from rlhive.core.pictures import Strip, film_run, write_strip
-from rlhive.core.resume import NOT_FINITE, TARGET_MET, stopped_text
-from rlhive.core.rollout import episode_summary
-from rlhive.core.run import OnlineRun, Run, save_run, store_step
-from rlhive.core.stop import freeze, not_finite, states_acted_with, stop_seeds
 from rlhive.curves import plot_curves
+from rlhive.metrics import EVALUATION_SEED, has_evaluation, step_name
 from rlhive.policy_fn.plan import follow
 from rlhive.progress import Progress
-from rlhive.record import EVALUATION_SEED, has_evaluation, step_name
+from rlhive.training import offline, online
+from rlhive.training.evaluation import evaluation_seeds, run_episodes
+from rlhive.training.pictures import Strip, film_run, write_strip
+from rlhive.training.resume import NOT_FINITE, TARGET_MET, stopped_text
+from rlhive.training.rollout import episode_summary
+from rlhive.training.run import OnlineRun, Run, save_run, store_step
+from rlhive.training.stop import freeze, not_finite, states_acted_with, stop_seeds
 
 STOPPING = "rlhive.train: stopping: saves after this step; Ctrl-C again ends at once"
 SECONDS_BETWEEN_PICTURES = 60.0  # drawing the curves takes one or two, in which nothing is learned

@@ -19,8 +19,8 @@ from rlhive.core.replay import ReplayBuffer
 from rlhive.core.replay_file import read_header
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.types import TrainState
-from rlhive.core.usage import read_usage
-from rlhive.record import METRICS_FILE, read_metrics
+from rlhive.metrics import METRICS_FILE, read_metrics
+from rlhive.training.usage import read_usage
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig

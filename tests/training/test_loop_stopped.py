@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from rlhive.core import loop
 from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.errors import LoadError
-from rlhive.core.resume import restore_metrics
-from rlhive.core.run import open_run
 from rlhive.envs.toy import ReachPoint
 from rlhive.policy_fn import load
-from tests.core.loop_runs import configure, rows, train
+from rlhive.training import loop
+from rlhive.training.resume import restore_metrics
+from rlhive.training.run import open_run
+from tests.training.loop_runs import configure, rows, train
 
 THREE = ("SEEDS=(9, 5, 6)", "train.log_every=1")
 

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from rlhive.config import config_text, load_config
-from rlhive.core import loop
 from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.errors import LoadError
-from rlhive.core.merge import ADDED, MERGED, recover, seeds_to_add
-from rlhive.core.run import open_run
 from rlhive.envs.toy import ConstantReward, ReachPoint
 from rlhive.policy_fn import load
 from rlhive.train import add_seeds, go_on
+from rlhive.training import loop
+from rlhive.training.merge import ADDED, MERGED, recover, seeds_to_add
+from rlhive.training.run import open_run
 
 SMALL = [
     *("train.num_workers=0", "train.loggers=()", "sac_network.hidden_sizes=(16, 16)", "train.batch_size=8"),
@@ -110,7 +110,7 @@ def test_a_plain_resume_adds_nothing(grown):
 
 def test_a_merge_that_was_cut_short_goes_on(whole, grown, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("rlhive.core.merge.merge_metrics", lambda *_: 1 / 0)
+        patch.setattr("rlhive.training.merge.merge_metrics", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             add(grown, (5, 6), (5,))
     assert (grown / ADDED).exists()
@@ -197,8 +197,8 @@ def test_an_added_seed_that_stops_early_is_in_the_last_checkpoint(whole, grown, 
         return outcome._replace(success=np.ones_like(outcome.success))
 
     with monkeypatch.context() as patch:
-        patch.setattr("rlhive.core.loop.run_episodes", succeed)
-        patch.setattr("rlhive.core.merge.check_settings", lambda *_: None)
+        patch.setattr("rlhive.training.loop.run_episodes", succeed)
+        patch.setattr("rlhive.training.merge.check_settings", lambda *_: None)
         assert add(grown, (5, 7), (5,), *SUCCESSFUL)
     found = load_checkpoint(grown, (5, 7))
     assert found.step == 60 and found.progress[1] == {"stopped_at": 20, "reason": "target met"}

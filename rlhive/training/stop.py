@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from rlhive.core.resume import NOT_FINITE, Stopped
-from rlhive.core.run import OnlineRun, Run, store_step
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress
+from rlhive.training.resume import NOT_FINITE, Stopped
+from rlhive.training.run import OnlineRun, Run, store_step
 
 
 def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainState]) -> list[int]:

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from rlhive.config import load_config
-from rlhive.core import loop
-from rlhive.core.run import open_run
+from rlhive.training import loop
+from rlhive.training.run import open_run
 
 SMALL = [
     "train.num_workers=0",

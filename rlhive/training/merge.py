@@ -22,8 +22,8 @@ from rlhive.core.errors import LoadError
 from rlhive.core.files import write_text
 from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.replay_file import read_replay, seeds_of, write_replay
-from rlhive.core.resume import has_met_its_targets, progress_of
-from rlhive.record import merge_metrics
+from rlhive.metrics import merge_metrics
+from rlhive.training.resume import has_met_its_targets, progress_of
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig

@@ -3,9 +3,9 @@
 import pytest
 
 import gin
-from rlhive.core import loop, run
 from rlhive.envs.toy import ReachPoint
-from tests.core.loop_runs import train
+from rlhive.training import loop, run
+from tests.training.loop_runs import train
 
 # What no function of a learner depends on: which seeds run, how long, and what becomes of their results.
 OF_THE_LOOP = (

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from rlhive.core import loop
-from rlhive.core import run as runs
 from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
-from rlhive.core.run import open_run
 from rlhive.envs.toy import ConstantReward, ReachPoint
 from rlhive.train import go_on
-from tests.core.loop_runs import configure, rows, stored, train
+from rlhive.training import loop
+from rlhive.training import run as runs
+from rlhive.training.run import open_run
+from tests.training.loop_runs import configure, rows, stored, train
 
 
 def test_resuming_goes_on_where_the_checkpoint_was(tmp_path):

@@ -3,7 +3,7 @@
 import torch
 from tensordict import TensorDict
 
-from rlhive.core.rollout import count_step, episode_summary, init_episodes, latest_episodes
+from rlhive.training.rollout import count_step, episode_summary, init_episodes, latest_episodes
 
 
 def step(reward, solved, done) -> TensorDict:

@@ -14,10 +14,10 @@ import torch
 
 from rlhive import WORKER_NAME
 from rlhive.core.files import write_text
-from rlhive.record import step_name
+from rlhive.metrics import step_name
 
 if TYPE_CHECKING:
-    from rlhive.core.run import Run
+    from rlhive.training.run import Run
 
 
 def record_usage(run: Run) -> None:

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import torch
 
-from rlhive.core.evaluation import check_same_environment, evaluation_seeds, run_episodes
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.toy import ConstantReward, MatchSign, ReachPoint
 from rlhive.envs.vector import VectorEnv
+from rlhive.training.evaluation import check_same_environment, evaluation_seeds, run_episodes
 
 
 def towards_target(seen, rest=None):

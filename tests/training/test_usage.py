@@ -6,12 +6,12 @@ import time
 import pytest
 
 from rlhive import train
-from rlhive.core import loop
-from rlhive.core.run import open_run
-from rlhive.core.usage import read_usage
 from rlhive.envs.toy import ReachPoint
-from tests.core.loop_runs import SMALL, configure
-from tests.core.loop_runs import train as train_toy
+from rlhive.training import loop
+from rlhive.training.run import open_run
+from rlhive.training.usage import read_usage
+from tests.training.loop_runs import SMALL, configure
+from tests.training.loop_runs import train as train_toy
 
 
 def test_a_run_that_is_killed_keeps_the_time_up_to_its_last_checkpoint(tmp_path):
