@@ -10,7 +10,7 @@ from rlhive.envs import make
 from rlhive.envs.importing import quiet
 from rlhive.envs.robohive import RoboHive, env_spec
 from rlhive.policy_fn import load
-from rlhive.policy_fn.compare import differences
+from rlhive.policy_fn.compare import check_same_environment, differences
 
 NAME = "FrankaReachRandom-v0"
 
@@ -115,3 +115,15 @@ def test_own_images_of_a_live_environment():
         "images, quality: full, but fast in training",
     ]
     live.close()
+
+
+def test_another_environment_than_in_training_is_named(franka_spec):
+    seeing = attrs.evolve(franka_spec, pixels=PixelSpec(("top_cam",), 32, 32))
+    for installed, message in (
+        (attrs.evolve(franka_spec, name="door-v1"), r"is door-v1, but the policy is of FrankaReachRandom-v0"),
+        (franka_spec, r"FrankaReachRandom-v0 does not fit the policy: camera top_cam: missing"),
+        (attrs.evolve(seeing, max_episode_steps=7), r"differs .* in max_episode_steps"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_same_environment(installed, seeing)
+    check_same_environment(seeing, seeing)

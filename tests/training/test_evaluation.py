@@ -3,10 +3,9 @@ import numpy as np
 import pytest
 import torch
 
-from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.toy import ConstantReward, MatchSign, ReachPoint
 from rlhive.envs.vector import VectorEnv
-from rlhive.training.evaluation import check_same_environment, evaluation_seeds, run_episodes
+from rlhive.training.evaluation import evaluation_seeds, run_episodes
 
 
 def towards_target(seen, rest=None):
@@ -135,15 +134,3 @@ def test_environment_without_a_time_limit_is_refused():
         pytest.raises(ValueError, match="no time limit"),
     ):
         run_episodes(envs, lambda seen, rest: (torch.zeros(1, 1, 1), None), [1])
-
-
-def test_another_environment_than_in_training_is_named(franka_spec):
-    seeing = attrs.evolve(franka_spec, pixels=PixelSpec(("top_cam",), 32, 32))
-    for installed, message in (
-        (attrs.evolve(franka_spec, name="door-v1"), r"is door-v1, but the policy is of FrankaReachRandom-v0"),
-        (franka_spec, r"FrankaReachRandom-v0 does not fit the policy: camera top_cam: missing"),
-        (attrs.evolve(seeing, max_episode_steps=7), r"differs .* in max_episode_steps"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            check_same_environment(installed, seeing)
-    check_same_environment(seeing, seeing)
