@@ -25,7 +25,7 @@ from rlhive.losses_fn.common import distance, td_target
 from rlhive.losses_fn.iql import make_iql_loss
 from rlhive.losses_fn.td3_bc import make_td3_bc_loss
 from rlhive.policy_fn.actor import ActorCritic, actor_critic
-from rlhive.policy_fn.cnn import make_cnn
+from rlhive.policy_fn.encoders import cnn
 from rlhive.policy_fn.mlp import init_mlp
 from rlhive.policy_fn.offline import bc_network, iql_network, td3_bc_network
 from rlhive.policy_fn.r3m import from_module, load_r3m
@@ -37,7 +37,7 @@ FLOAT_IMAGE = torch.zeros(1, 1, 64, 64, 3)
 
 
 def make_toy_cnn():
-    return make_cnn(PixelSpec(cameras=("a",), height=64, width=64))
+    return cnn(PixelSpec(cameras=("a",), height=64, width=64))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def make_toy_cnn():
         ),
         (
             lambda: make_td3_bc_loss(iql_network(SPEC)),
-            "make_td3_bc_loss needs the head 'deterministic', got 'gaussian'",
+            "make_td3_bc_loss needs the head 'deterministic', got 'tanh_gaussian'",
         ),
         (
             lambda: make_bc_loss(make_network()),
