@@ -17,7 +17,7 @@ from rlhive.training.evaluation import evaluation_seeds, run_episodes
 from rlhive.training.pictures import Strip, film_run, write_strip
 from rlhive.training.resume import NOT_FINITE, TARGET_MET, stopped_text
 from rlhive.training.rollout import episode_summary
-from rlhive.training.run import OnlineRun, Run, save_run, store_step
+from rlhive.training.run import OnlineRun, Run, save_run
 from rlhive.training.stop import freeze, not_finite, states_acted_with, stop_seeds
 
 STOPPING = "rlhive.train: stopping: saves after this step; Ctrl-C again ends at once"
@@ -80,7 +80,7 @@ def _step(run: Run, progress: Progress) -> None:
 
 
 def _log(run: Run) -> None:
-    store_step(run)
+    run.store_step()
     rows = {}
     for index, seed in enumerate(run.seeds):
         own = {name: value[index].item() for name, value in run.metrics.items()}

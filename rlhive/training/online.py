@@ -15,7 +15,7 @@ from rlhive.core.tree import send, to_device, tree_of_leaves
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress
 from rlhive.training.rollout import SEEN, latest_episodes
-from rlhive.training.run import OnlineRun, store_step
+from rlhive.training.run import OnlineRun
 from rlhive.training.stop import freeze, not_finite, states_acted_with
 
 
@@ -30,7 +30,7 @@ def step(run: OnlineRun, progress: Progress) -> None:
     # From here to recv() while the workers step. A GPU is waited for only where several updates are due, for all but
     # the last of them, and where the replay is prioritized.
     run.envs.send(action)
-    store_step(run)
+    run.store_step()
     before = run.acted_with = run.state
     run.state = observe(before, send(run.rollout["observation"], run.config.device))
     scale = run.state["env_state", "observation", "scale"]
@@ -50,7 +50,7 @@ def step(run: OnlineRun, progress: Progress) -> None:
     _move_on(run, action, transition)
     run.step += run.config.num_envs
     if transition["next", "done"].any():
-        store_step(run)
+        run.store_step()
         progress.update(run.step, *latest_episodes(run.rollout["episodes"]))
 
 

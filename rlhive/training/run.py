@@ -88,6 +88,17 @@ class Run:
     dataset: Dataset | None
     started: float
 
+    def keep(self, indices: list[int]) -> None:
+        """Goes on with the seeds at `indices` of `[S]` alone."""
+        self.seeds = tuple(self.seeds[index] for index in indices)
+        self.generators = [self.generators[index] for index in indices]
+        self.state, self.rollout = self.state[indices], self.rollout[indices]
+        self.metrics = {name: value[indices] for name, value in self.metrics.items()}
+        self.evaluation_envs.keep(indices)
+
+    def store_step(self) -> None:
+        """Does nothing: offline no environment steps."""
+
 
 @attrs.define(kw_only=True)
 class OnlineRun(Run):
@@ -107,6 +118,29 @@ class OnlineRun(Run):
     replay: ReplayBuffer
     acted_with: TrainState
     unstored: TensorDict | None = None
+
+    def keep(self, indices: list[int]) -> None:
+        """Goes on with the seeds at `indices` of `[S]` alone, whose last step is stored."""
+        super().keep(indices)
+        self.envs.keep(indices)
+        self.replay.keep(indices)
+        self.acted_with = self.acted_with[indices]
+
+    def store_step(self) -> None:
+        """Puts the last step of the environments into the replay and into the count of episodes, if still to do.
+
+        A training step leaves it to the next one, which does it while the workers step.
+        """
+        if self.unstored is None:
+            return
+        transition, self.unstored = self.unstored, None
+        following = transition["next"]
+        stored = {
+            **transition.select(*SEEN, "action", strict=False),
+            "next": following.select(*SEEN, "reward", "terminated", "done", strict=False),
+        }
+        self.replay.extend(TensorDict(stored, transition.batch_size))
+        self.rollout["episodes"] = count_step(self.rollout["episodes"], following)
 
 
 @contextlib.contextmanager
@@ -242,23 +276,6 @@ def _online_parts(
     return {"explore": explore, "envs": envs, "replay": replay, "rollout": rollout}
 
 
-def store_step(run: Run) -> None:
-    """Puts the last step of the environments into the replay and into the count of episodes, if that is still to do.
-
-    A training step leaves it to the next one, which does it while the workers step.
-    """
-    if not isinstance(run, OnlineRun) or run.unstored is None:
-        return
-    transition, run.unstored = run.unstored, None
-    following = transition["next"]
-    stored = {
-        **transition.select(*SEEN, "action", strict=False),
-        "next": following.select(*SEEN, "reward", "terminated", "done", strict=False),
-    }
-    run.replay.extend(TensorDict(stored, transition.batch_size))
-    run.rollout["episodes"] = count_step(run.rollout["episodes"], following)
-
-
 def save_run(run: Run, *, with_replay: bool = True) -> None:
     """Writes the replay of this step, then the checkpoint, then drops older replays: never a checkpoint without.
 
@@ -269,7 +286,7 @@ def save_run(run: Run, *, with_replay: bool = True) -> None:
         with_replay: False where this step has been saved before: that replay has all transitions, and more seeds than
             train now, which the checkpoint before this one may need.
     """
-    store_step(run)
+    run.store_step()
     folder = run.run_dir / "replay"
     if isinstance(run, OnlineRun) and with_replay:
         folder.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress
 from rlhive.training.resume import NOT_FINITE, Stopped
-from rlhive.training.run import OnlineRun, Run, store_step
+from rlhive.training.run import OnlineRun, Run
 
 
 def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainState]) -> list[int]:
@@ -23,22 +23,13 @@ def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainS
     Returns:
         The indices, in the `[S]` before, of the seeds that go on.
     """
-    store_step(run)
+    run.store_step()
     for seed, reason in reasons.items():
         index = run.seeds.index(seed)
         state = states.get(seed, run.state[index])
         run.stopped[seed] = Stopped(state, run.rollout[index], run.generators[index], run.step, reason)
     kept = [index for index, seed in enumerate(run.seeds) if seed not in reasons]
-    run.seeds = tuple(run.seeds[index] for index in kept)
-    run.generators = [run.generators[index] for index in kept]
-    if kept:
-        run.state, run.rollout = run.state[kept], run.rollout[kept]
-        run.metrics = {name: value[kept] for name, value in run.metrics.items()}
-        run.evaluation_envs.keep(kept)
-        if isinstance(run, OnlineRun):
-            run.envs.keep(kept)
-            run.replay.keep(kept)
-            run.acted_with = run.acted_with[kept]
+    run.keep(kept)
     return kept
 
 

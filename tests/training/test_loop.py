@@ -6,7 +6,7 @@ import torch
 from rlhive.envs.toy import MatchSign, ReachPoint
 from rlhive.progress import Progress
 from rlhive.training import loop, online
-from rlhive.training.run import open_run, store_step
+from rlhive.training.run import open_run
 from tests.training.loop_runs import configure, rows, stored, train
 
 
@@ -139,12 +139,12 @@ def test_a_toy_with_one_right_answer_is_learned(tmp_path):
 
 def test_the_last_step_is_stored_once_when_it_is_asked_for(tmp_path):
     with open_run(configure(ReachPoint), tmp_path) as run:
-        store_step(run)  # there is none yet
+        run.store_step()  # there is none yet
         for _ in range(2):
             online.step(run, Progress(2))
         seen = run.unstored["next", "observation"].clone()
         assert len(run.replay) == run.rollout["episodes"]["elapsed"].item() == 1
         for _ in range(2):
-            store_step(run)
+            run.store_step()
             assert len(run.replay) == run.rollout["episodes"]["elapsed"].item() == 2
             assert (run.replay.latest(("next", "observation"), 1)[0] == seen).all()
