@@ -14,10 +14,9 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from rlhive.core.errors import LoadError
+from rlhive.core.env_spec import EnvSpec
 from rlhive.core.files import write_text
-from rlhive.core.keys import make_generators
-from rlhive.core.learner import Generators, Learner, make_learner
+from rlhive.core.learner import Learner, make_learner
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.run_spec import RunSpec, new_run_spec
 from rlhive.core.tree import stack_seeds
@@ -25,10 +24,10 @@ from rlhive.core.types import TrainState
 from rlhive.data.dataset import Dataset
 from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
-from rlhive.losses_fn import ALGORITHMS
 from rlhive.metrics import Recorder
+from rlhive.policy_fn.encoders import Encoder
 from rlhive.policy_fn.exploration import Exploration
-from rlhive.training.init_from import latest_of, start_from
+from rlhive.training.init_from import latest_of
 from rlhive.training.replay_size import check_replay
 from rlhive.training.resume import (
     Stopped,
@@ -37,17 +36,19 @@ from rlhive.training.resume import (
     load_replay,
     replay_path,
     restore_metrics,
-    restore_stopped,
-    stopped_text,
 )
 from rlhive.training.rollout import SEEN, count_step, first_rollout, resume_rollout
-from rlhive.training.start import open_dataset, source_of, start_envs, with_normalizer
+from rlhive.training.start import (
+    first_state,
+    open_dataset,
+    open_envs,
+    seeds_to_train,
+    source_of,
+)
 from rlhive.training.usage import read_usage, record_usage
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
-
-EVALUATION_ENVS = 4
 
 
 @attrs.define(kw_only=True)
@@ -161,31 +162,26 @@ def open_run(
     """
     started = time.monotonic() - read_usage(run_dir)["seconds"]
     checkpoint = load_checkpoint(run_dir, config.seeds) if resume else None
-    seeds, generators, stopped = _seeds_to_train(config, run_dir, checkpoint)
-    offline = ALGORITHMS[config.algorithm].offline
+    seeds, generators, stopped = seeds_to_train(config, run_dir, checkpoint)
     with contextlib.ExitStack() as stack:
         encoder = config.make_encoder()
-        num_evaluation_envs = min(EVALUATION_ENVS, config.evaluation_episodes)
-        sizes = (num_evaluation_envs,) if offline else (num_evaluation_envs, config.num_envs)
-        evaluation_envs, *training_envs = start_envs(config, seeds, encoder, sizes)
-        for envs in (evaluation_envs, *training_envs):
-            stack.callback(envs.close)
+        evaluation_envs, training_envs = open_envs(config, seeds, encoder, stack)
         env = evaluation_envs.spec
         learner = make_learner(config, env, encoder)
         dataset = open_dataset(config, env, encoder)
-        source = None if dataset is None else source_of(dataset)
         before = checkpoint.spec if checkpoint else joins
-        origin = None if before or config.init_from is None else latest_of(config.init_from)
-        spec = new_run_spec(config.algorithm, env, learner.network, config.seeds, encoder, source, origin)
-        if before:
-            spec = check_same(run_dir, before, spec)
+        spec = _make_spec(config, run_dir, env, encoder, learner, dataset, before)
         if checkpoint:
             state = checkpoint.state[[config.seeds.index(seed) for seed in seeds]].to(config.device)
         else:
-            state = _first_state(config, learner, generators, spec, seeds, dataset)
+            state = first_state(config, learner, generators, spec, seeds, dataset)
             write_text(run_dir / "spec.json", spec.to_json())
-        online = [_online_parts(config, run_dir, envs, seeds, spec, checkpoint) for envs in training_envs]
-        for parts in online:
+        kind: type[Run] = Run
+        parts: dict[str, Any] = {"rollout": TensorDict({}, [len(seeds)])}
+        if training_envs is not None:
+            kind = OnlineRun
+            parts = _online_parts(config, run_dir, training_envs, seeds, spec, checkpoint)
+            parts["acted_with"] = state
             stack.callback(parts["replay"].close)
         recorder = Recorder(
             run_dir,
@@ -193,60 +189,39 @@ def open_run(
             wandb=config.wandb,
             resume_step=checkpoint.step if checkpoint else None,
         )
-        shared: dict[str, Any] = {
-            "config": config,
-            "run_dir": run_dir,
-            "spec": spec,
-            "learner": learner,
-            "evaluation_envs": evaluation_envs,
-            "recorder": stack.enter_context(recorder),
-            "seeds": seeds,
-            "generators": generators,
-            "state": state,
-            "stopped": stopped,
-            "step": checkpoint.step if checkpoint else 0,
-            "metrics": restore_metrics(checkpoint) if checkpoint else {},
-            "dataset": dataset,
-            "started": started,
-        }
-        yield (
-            OnlineRun(**shared, **online[0], acted_with=state)
-            if online
-            else Run(**shared, rollout=TensorDict({}, [len(seeds)]))
+        yield kind(
+            config=config,
+            run_dir=run_dir,
+            spec=spec,
+            learner=learner,
+            evaluation_envs=evaluation_envs,
+            recorder=stack.enter_context(recorder),
+            seeds=seeds,
+            generators=generators,
+            state=state,
+            stopped=stopped,
+            step=checkpoint.step if checkpoint else 0,
+            metrics=restore_metrics(checkpoint) if checkpoint else {},
+            dataset=dataset,
+            started=started,
+            **parts,
         )
 
 
-def _seeds_to_train(
-    config: TrainConfig, run_dir: Path, checkpoint: Checkpoint | None
-) -> tuple[tuple[int, ...], list[dict[str, torch.Generator]], dict[int, Stopped]]:
-    """The seeds that have not stopped, the generators of each of them, and those that have.
-
-    Raises:
-        LoadError: all have.
-    """
-    generators = [make_generators(seed) for seed in config.seeds]
-    stopped = restore_stopped(config, checkpoint, generators) if checkpoint else {}
-    left = {seed: own for seed, own in zip(config.seeds, generators, strict=True) if seed not in stopped}
-    if not left:
-        raise LoadError(f"{run_dir}: none of its seeds is left to train: {stopped_text(stopped)}")
-    return tuple(left), list(left.values()), stopped
-
-
-def _first_state(
+def _make_spec(
     config: TrainConfig,
+    run_dir: Path,
+    env: EnvSpec,
+    encoder: Encoder | None,
     learner: Learner,
-    generators: Generators,
-    spec: RunSpec,
-    seeds: Sequence[int],
     dataset: Dataset | None,
-) -> TrainState:
-    """Of a new run: from the generators, or from the policy of another run; offline with the data's normaliser."""
-    state = learner.init(generators)
-    if dataset is not None and ALGORITHMS[config.algorithm].offline:
-        state = with_normalizer(state, dataset.normalizer())
-    if config.init_from is not None and spec.origin is not None:
-        state = start_from(state, config.init_from, spec.origin, spec, seeds)
-    return state
+    before: RunSpec | None,
+) -> RunSpec:
+    """Of a new run; or of the one before that it goes on with or joins, which has to be the same."""
+    source = None if dataset is None else source_of(dataset)
+    origin = None if before or config.init_from is None else latest_of(config.init_from)
+    spec = new_run_spec(config.algorithm, env, learner.network, config.seeds, encoder, source, origin)
+    return check_same(run_dir, before, spec) if before else spec
 
 
 def _online_parts(

@@ -5,14 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from tensordict import TensorDict
 
+from rlhive.core.checkpoint import Checkpoint
 from rlhive.core.compile import prepare_compiler
 from rlhive.core.env_spec import EnvSpec
-from rlhive.core.run_spec import DataSource
+from rlhive.core.errors import LoadError
+from rlhive.core.init_from import start_from
+from rlhive.core.keys import make_generators
+from rlhive.core.learner import Generators, Learner
+from rlhive.core.resume import Stopped, restore_stopped, stopped_text
+from rlhive.core.run_spec import DataSource, RunSpec
 from rlhive.core.tree import replace, stack_seeds
 from rlhive.core.types import TrainState
 from rlhive.data.cache import load_dataset
@@ -28,13 +36,45 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+EVALUATION_ENVS = 4
 _MARGIN = 1e-3  # of the range of an action: what rounding may put beyond its limits
 _BLOCK = 1 << 14  # steps that are looked at at a time
 
 
-def start_envs(
-    config: TrainConfig, seeds: Sequence[int], encoder: Encoder | None, sizes: Sequence[int]
-) -> tuple[VectorEnv | EncodedEnv, ...]:
+def seeds_to_train(
+    config: TrainConfig, run_dir: Path, checkpoint: Checkpoint | None
+) -> tuple[tuple[int, ...], list[dict[str, torch.Generator]], dict[int, Stopped]]:
+    """The seeds that have not stopped, the generators of each of them, and those that have.
+
+    Raises:
+        LoadError: all have.
+    """
+    generators = [make_generators(seed) for seed in config.seeds]
+    stopped = restore_stopped(config, checkpoint, generators) if checkpoint else {}
+    left = {seed: own for seed, own in zip(config.seeds, generators, strict=True) if seed not in stopped}
+    if not left:
+        raise LoadError(f"{run_dir}: none of its seeds is left to train: {stopped_text(stopped)}")
+    return tuple(left), list(left.values()), stopped
+
+
+def open_envs(
+    config: TrainConfig, seeds: Sequence[int], encoder: Encoder | None, stack: ExitStack
+) -> tuple[VectorEnv | EncodedEnv, VectorEnv | EncodedEnv | None]:
+    """The environments of the evaluations, and those to train in, None offline; the stack closes them."""
+    offline = ALGORITHMS[config.algorithm].offline
+    num_evaluation_envs = min(EVALUATION_ENVS, config.evaluation_episodes)
+    sizes = (num_evaluation_envs,) if offline else (num_evaluation_envs, config.num_envs)
+    vectors = _start_envs(config, seeds, sizes)
+    for vector in vectors:
+        stack.callback(vector.close)
+    envs: Sequence[VectorEnv | EncodedEnv] = vectors
+    if encoder is not None and encoder.frozen:
+        params = encoder.init(torch.Generator()).to(config.device)
+        envs = [EncodedEnv(vector, encoder, params) for vector in vectors]
+    return envs[0], None if offline else envs[1]
+
+
+def _start_envs(config: TrainConfig, seeds: Sequence[int], sizes: Sequence[int]) -> list[VectorEnv]:
     """Environments for each of `sizes`, E per seed; all workers start at once; the compiler gets ready meanwhile."""
 
     def start(num_envs: int) -> VectorEnv:
@@ -50,20 +90,33 @@ def start_envs(
         futures = [threads.submit(start, num_envs) for num_envs in sizes]
         if config.compiles:
             prepare_compiler()
-    for future in futures:
-        if future.exception() is not None:
-            for other in futures:
-                if other.exception() is None:
-                    other.result().close()
-            future.result()
-    envs = tuple(future.result() for future in futures)
-    if encoder is None or not encoder.frozen:
-        return envs
-    params = encoder.init(torch.Generator()).to(config.device)
-    return tuple(EncodedEnv(vector, encoder, params) for vector in envs)
+    failed = [future for future in futures if future.exception() is not None]
+    if failed:
+        for future in futures:
+            if future not in failed:
+                future.result().close()
+        failed[0].result()
+    return [future.result() for future in futures]
 
 
-def with_normalizer(state: TrainState, normalizer: TensorDict) -> TrainState:
+def first_state(
+    config: TrainConfig,
+    learner: Learner,
+    generators: Generators,
+    spec: RunSpec,
+    seeds: Sequence[int],
+    dataset: Dataset | None,
+) -> TrainState:
+    """Of a new run: from the generators, or from the policy of another run; offline with the data's normaliser."""
+    state = learner.init(generators)
+    if dataset is not None and ALGORITHMS[config.algorithm].offline:
+        state = _with_normalizer(state, dataset.normalizer())
+    if config.init_from is not None and spec.origin is not None:
+        state = start_from(state, config.init_from, spec.origin, spec, seeds)
+    return state
+
+
+def _with_normalizer(state: TrainState, normalizer: TensorDict) -> TrainState:
     """The state `[S]` with these constants, of one seed, for each of its seeds; nothing else is touched."""
     observation = stack_seeds([normalizer] * len(state)).to(state["step"].device)
     return replace(state, {"env_state": replace(state["env_state"], {"observation": observation})})

@@ -14,10 +14,9 @@ from rlhive.metrics import EVALUATION_SEED, read_metrics
 TRAIN = """
 import sys
 import numpy as np
-from rlhive.training import loop
-from rlhive.training import run as session
+from rlhive.training import loop, start
 from rlhive.train import run
-session.EVALUATION_ENVS = 1  # one observation at a time, as on a robot: a batch differs in the last bits
+start.EVALUATION_ENVS = 1  # one observation at a time, as on a robot: a batch differs in the last bits
 play = loop.run_episodes
 def noting(envs, act, seeds):
     steps = []
