@@ -85,12 +85,12 @@ def play(
 def make_actor(policy: Policy, seed: int, *, stochastic: bool) -> Act:
     """The policy as a function of what `VectorEnv` shows, batch `[E]`; a stochastic one draws noise from `seed`."""
     generator = torch.Generator().manual_seed(seed)
-    env, chunk_size = policy.spec.env, policy.spec.network.chunk_size
+    chunk_size, action_dim = policy.spec.network.chunk_size, policy.spec.env.action_dim
 
     def act(seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
         drawn = stochastic and rest is None
-        shape = (*seen.shape, chunk_size, env.action_dim)
+        shape = (*seen.shape, chunk_size, action_dim)
         noise = torch.randn(shape, generator=generator, dtype=torch.float32) if drawn else None
-        return policy.act(dict(seen.items()) if env.pixels else seen["observation"], rest, noise)
+        return policy.act(dict(seen.items()), rest, noise)
 
     return act

@@ -169,6 +169,6 @@ def _make_act(policy: Policy | str, spec: EnvSpec, seed: int, stochastic: bool) 
 
     def act(seen: dict[str, np.ndarray], rest: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         noise = rng.standard_normal(shape).astype(np.float32) if stochastic and rest is None else None
-        return policy.act(seen if "pixels" in seen else seen["observation"], rest, noise)
+        return policy.act(seen, rest, noise)
 
     return act

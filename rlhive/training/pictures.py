@@ -86,7 +86,7 @@ def _film(run: Run, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
 
     def act(seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return policy.act(dict(seen.items()) if policy.spec.env.pixels else seen["observation"], rest)
+        return policy.act(dict(seen.items()), rest)
 
     episode_seed = evaluation_seeds(EVALUATION_SEED, 1)[0]
     film(act, run.spec.env, episode_seed, path, run.config.video_cameras)
