@@ -448,7 +448,7 @@ def test_a_configuration_stays_as_it_is_whatever_is_loaded_or_cleared_after():
     assert config.make_encoder().weights == "random"
     explore, zero = config.exploration((-1.0,), (1.0,)), torch.zeros(1, 1)
     noise = TensorDict({"normal": torch.ones(1, 1)}, [1])
-    assert explore.apply(explore.init(1, 1), zero, noise, 0, zero.bool())[0].item() == 0.25
+    assert explore.apply(explore.init((1,)), zero, noise, 0, zero.bool())[0].item() == 0.25
     opt, params = config.optimizer(), TensorDict({"x": zero})
     assert opt.update(params + 1.0, opt.init(params), params)[0]["x"].item() == pytest.approx(-1e-2)
 

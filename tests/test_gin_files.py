@@ -79,9 +79,9 @@ def test_makes_a_learner_that_acts_and_updates(name, franka_spec):
         state, TensorDict({"observation": torch.zeros(2, 1, 21)}, [2, 1]), torch.zeros(2, 1, 9)
     )
     explore = config.exploration(franka_spec.action_low, franka_spec.action_high)
-    draws = torch.stack([explore.draw(of_seed["exploration"], 1, 9) for of_seed in generators])
+    draws = explore.draw([of_seed["exploration"] for of_seed in generators], 1)
     is_init = torch.ones(2, 1, 1, dtype=torch.bool)
-    action, _ = explore.apply(explore.init((2, 1), 9), action, draws, 0, is_init)
+    action, _ = explore.apply(explore.init((2, 1)), action, draws, 0, is_init)
     assert action.shape == (2, 1, 9)
     assert bool((action.abs() <= 1).all())
 

@@ -52,7 +52,15 @@ def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, ...]) -> tuple[Tensor
     return a, b, c, d
 
 
-Source: TypeAlias = Generator | Key | Sequence[Generator]  # of one seed, or of S
+Streams: TypeAlias = Generator | Sequence[Generator]  # of one seed, or of S
+Source: TypeAlias = Streams | Key
+
+
+def uniform(source: Streams, *shape: int) -> Tensor:
+    """Numbers uniform in [0, 1), float32 `[*shape]`; from the generators of S seeds `[S, *shape]`."""
+    if isinstance(source, Generator):
+        return torch.rand(shape, generator=source, dtype=torch.float32)
+    return torch.stack([torch.rand(shape, generator=one, dtype=torch.float32) for one in source])
 
 
 def normal(source: Source, *shape: int) -> Tensor:
@@ -71,9 +79,9 @@ def normal(source: Source, *shape: int) -> Tensor:
     counter = zero + (source.step & WORD), block, zero + (source.step >> 32), zero
     words = philox(counter, (source.seed, torch.zeros_like(source.seed)))
     # The middle of each of 2**32 intervals: never 0, whose logarithm is none.
-    uniform = [(word.double() + 0.5) * 2.0**-32 for word in words]
+    fractions = [(word.double() + 0.5) * 2.0**-32 for word in words]
     pairs = []
-    for first, second in ((uniform[0], uniform[1]), (uniform[2], uniform[3])):
+    for first, second in ((fractions[0], fractions[1]), (fractions[2], fractions[3])):
         radius = (-2.0 * first.log()).sqrt().float()
         angle = (2.0 * math.pi * second).float()
         pairs += [radius * angle.cos(), radius * angle.sin()]

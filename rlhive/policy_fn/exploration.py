@@ -12,21 +12,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-BatchSize = int | Sequence[int]
+from rlhive.core.random import Streams, normal, uniform
 
 
 class Exploration(NamedTuple):
     """What every exploration is made of.
 
-    `init(batch_size, action_dim) -> state`: the process before the first step, a TensorDict of batch `[E]`.
-    `draw(generator, batch_size, action_dim) -> noise`: one step's noise, a TensorDict of batch `[E]`, on the
-        generator's device.
+    `init(shape) -> state`: the process before the first step, a TensorDict of that batch, `[E]` or `[S, E]`.
+    `draw(source, num_envs) -> noise`: one step's noise, a TensorDict of batch `[E]` from a CPU generator, `[S, E]`
+        from those of S seeds.
     `apply(state, action, noise, step, is_init) -> (action, state)`: the action explored, float32 `[E, A]`
         within the limits; `step` counts environment steps of the seed, the uniformly random first ones too,
         and drives the annealing; `is_init` bool `[E, 1]` marks the first step of an episode, where the process
@@ -34,8 +35,8 @@ class Exploration(NamedTuple):
         caller's check sees it: clipping would hide an infinite one, a random action any.
     """
 
-    init: Callable[[BatchSize, int], TensorDict]
-    draw: Callable[[torch.Generator, BatchSize, int], TensorDict]
+    init: Callable[[Sequence[int]], TensorDict]
+    draw: Callable[[Streams, int], TensorDict]
     apply: Callable[[TensorDict, Tensor, TensorDict, int, Tensor], tuple[Tensor, TensorDict]]
 
 
@@ -77,7 +78,7 @@ def gaussian(
         sigma = linear_annealing(step, init=sigma_init, end=sigma_end, annealing_steps=annealing_steps)
         return _explore(action, sigma * (mean + noise["normal"]), low, high), state
 
-    return Exploration(_no_state, _draw_normal, apply)
+    return Exploration(_no_state, partial(_draw_normal, action_dim=len(low)), apply)
 
 
 def ornstein_uhlenbeck(
@@ -119,11 +120,8 @@ def ornstein_uhlenbeck(
             f"without end; got theta={theta}, mu={mu}, sigma={sigma}, dt={dt}"
         )
 
-    def init(batch_size: BatchSize, action_dim: int) -> TensorDict:
-        return TensorDict(
-            {"process": torch.zeros(_shape(batch_size, action_dim), dtype=torch.float32)},
-            batch_size=_shape(batch_size),
-        )
+    def init(shape: Sequence[int]) -> TensorDict:
+        return TensorDict({"process": torch.zeros(*shape, len(low), dtype=torch.float32)}, batch_size=shape)
 
     def apply(
         state: TensorDict, action: Tensor, noise: TensorDict, step: int, is_init: Tensor
@@ -134,7 +132,7 @@ def ornstein_uhlenbeck(
         state = TensorDict({"process": process}, batch_size=state.batch_size)
         return _explore(action, eps * process, low, high), state
 
-    return Exploration(init, _draw_normal, apply)
+    return Exploration(init, partial(_draw_normal, action_dim=len(low)), apply)
 
 
 def epsilon_random(
@@ -164,10 +162,9 @@ def epsilon_random(
     if eps_init > 1:
         raise ValueError(f"eps_init is a probability, at most 1, got {eps_init}")
 
-    def draw(generator: torch.Generator, batch_size: BatchSize, action_dim: int) -> TensorDict:
-        chance = _draw(torch.rand, generator, _shape(batch_size, 1))
-        uniform = _draw(torch.rand, generator, _shape(batch_size, action_dim))
-        return TensorDict({"chance": chance, "uniform": uniform}, batch_size=_shape(batch_size))
+    def draw(source: Streams, num_envs: int) -> TensorDict:
+        noise = {"chance": uniform(source, num_envs, 1), "uniform": uniform(source, num_envs, len(low))}
+        return TensorDict(noise, batch_size=noise["chance"].shape[:-1])
 
     def apply(
         state: TensorDict, action: Tensor, noise: TensorDict, step: int, is_init: Tensor
@@ -189,8 +186,8 @@ def none(action_low: Sequence[float], action_high: Sequence[float]) -> Explorati
     """
     low, high = _limits(action_low, action_high)
 
-    def draw(generator: torch.Generator, batch_size: BatchSize, action_dim: int) -> TensorDict:
-        return TensorDict({}, batch_size=_shape(batch_size))
+    def draw(source: Streams, num_envs: int) -> TensorDict:
+        return TensorDict({}, batch_size=uniform(source, num_envs, 0).shape[:-1])
 
     def apply(
         state: TensorDict, action: Tensor, noise: TensorDict, step: int, is_init: Tensor
@@ -200,22 +197,13 @@ def none(action_low: Sequence[float], action_high: Sequence[float]) -> Explorati
     return Exploration(_no_state, draw, apply)
 
 
-def _shape(batch_size: BatchSize, *dims: int) -> torch.Size:
-    leading = (batch_size,) if isinstance(batch_size, int) else tuple(batch_size)
-    return torch.Size((*leading, *dims))
+def _no_state(shape: Sequence[int]) -> TensorDict:
+    return TensorDict({}, batch_size=shape)
 
 
-def _no_state(batch_size: BatchSize, action_dim: int) -> TensorDict:
-    return TensorDict({}, batch_size=_shape(batch_size))
-
-
-def _draw_normal(generator: torch.Generator, batch_size: BatchSize, action_dim: int) -> TensorDict:
-    normal = _draw(torch.randn, generator, _shape(batch_size, action_dim))
-    return TensorDict({"normal": normal}, batch_size=_shape(batch_size))
-
-
-def _draw(draw: Callable[..., Tensor], generator: torch.Generator, shape: torch.Size) -> Tensor:
-    return draw(shape, generator=generator, device=generator.device, dtype=torch.float32)
+def _draw_normal(source: Streams, num_envs: int, action_dim: int) -> TensorDict:
+    noise = normal(source, num_envs, action_dim)
+    return TensorDict({"normal": noise}, batch_size=noise.shape[:-1])
 
 
 def _explore(action: Tensor, noise: Tensor, low: Tensor, high: Tensor) -> Tensor:

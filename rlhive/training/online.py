@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.learner import last_metrics, observe
-from rlhive.core.random import normal
+from rlhive.core.random import normal, uniform
 from rlhive.core.tree import send, to_device, tree_of_leaves
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress
@@ -58,19 +58,14 @@ def _choose_action(run: OnlineRun) -> Tensor:
     """The next action `[S, E, A]`: uniformly random at first, then sampled from the policy and explored."""
     num_envs, action_dim = run.config.num_envs, run.spec.env.action_dim
     if run.step < run.config.init_random_steps:
-        uniform = torch.stack(
-            [
-                torch.rand(num_envs, action_dim, generator=g["action"], dtype=torch.float32)
-                for g in run.generators
-            ]
-        )
-        low, high = run.learner.network.limits(uniform)
-        return low + uniform * (high - low)
+        random = uniform([g["action"] for g in run.generators], num_envs, action_dim)
+        low, high = run.learner.network.limits(random)
+        return low + random * (high - low)
     noise = normal([g["action"] for g in run.generators], num_envs, action_dim)
     device, rollout = run.config.device, run.rollout
     seen = to_device(rollout.select(*SEEN, strict=False), device)
     action = run.learner.act(run.state, seen, noise.to(device)).cpu()
-    draws = torch.stack([run.explore.draw(g["exploration"], num_envs, action_dim) for g in run.generators])
+    draws = run.explore.draw([g["exploration"] for g in run.generators], num_envs)
     action, rollout["explore"] = run.explore.apply(
         rollout["explore"], action, draws, run.step, rollout["is_init"]
     )

@@ -26,7 +26,7 @@ def first_rollout(envs: VectorEnv | EncodedEnv, explore: Exploration) -> TensorD
     parts = {
         **envs.reset().select(*SEEN, strict=False),
         "is_init": torch.ones(*envs.shape, 1, dtype=torch.bool),
-        "explore": explore.init(envs.shape, envs.spec.action_dim),
+        "explore": explore.init(envs.shape),
         "episodes": init_episodes(envs.shape),
     }
     return TensorDict(parts, batch_size=envs.shape[:1])

@@ -244,7 +244,7 @@ def _online_parts(
     if checkpoint:
         load_replay(replay, run_dir, checkpoint.step, seeds)
         saved = checkpoint.rollout[[config.seeds.index(seed) for seed in seeds]]
-        check_exploration(run_dir, saved["explore"], explore.init(envs.shape, envs.spec.action_dim))
+        check_exploration(run_dir, saved["explore"], explore.init(envs.shape))
         rollout = resume_rollout(envs, replay, saved)
     else:
         rollout = first_rollout(envs, explore)

@@ -58,7 +58,7 @@ def test_gaussian_equals_torchrl():
     torch.manual_seed(3)
     # torch.normal with tensors for mean and std adds and multiplies standard normal numbers.
     noise = TensorDict({"normal": torch.normal(torch.zeros(5, 3), torch.ones(5, 3))}, batch_size=5)
-    explored, _ = gaussian.apply(gaussian.init(5, 3), action, noise, 400, first((5,)))
+    explored, _ = gaussian.apply(gaussian.init((5,)), action, noise, 400, first((5,)))
     # TorchRL subtracts from a float32 sigma 400 times, which drifts by 1e-5.
     torch.testing.assert_close(explored, expected, atol=1e-4, rtol=0)
     assert not torch.equal(explored, action)
@@ -67,7 +67,7 @@ def test_gaussian_equals_torchrl():
 def test_ornstein_uhlenbeck_equals_torchrl():
     module = OrnsteinUhlenbeckProcessModule(Bounded(-1, 1, (3,)), theta=0.6, mu=0.3, sigma=0.4, dt=0.05)
     ou = exploration.ornstein_uhlenbeck(LOW, HIGH, theta=0.6, mu=0.3, sigma=0.4, dt=0.05)
-    td, state = TensorDict({}, batch_size=4), ou.init(4, 3)
+    td, state = TensorDict({}, batch_size=4), ou.init((4,))
     for step in range(20):
         is_init = (torch.arange(4) % 3 == step % 7).unsqueeze(-1) | (step == 0)
         action = torch.rand(4, 3, generator=generator(step)) - 0.5
@@ -96,7 +96,7 @@ def test_ornstein_uhlenbeck_by_hand():
 def test_gaussian_scales_with_the_range_and_clips():
     gaussian = exploration.gaussian((-1.0, 0.0, 0.0), (1.0, 10.0, 0.2), sigma_end=1.0)
     noise = TensorDict({"normal": torch.tensor([[0.5, 0.5, 5.0]])}, batch_size=1)
-    action, _ = gaussian.apply(gaussian.init(1, 3), torch.tensor([[0.0, 5.0, 0.1]]), noise, 0, first((1,)))
+    action, _ = gaussian.apply(gaussian.init((1,)), torch.tensor([[0.0, 5.0, 0.1]]), noise, 0, first((1,)))
     torch.testing.assert_close(action, torch.tensor([[0.5, 7.5, 0.2]]))
 
 
@@ -106,15 +106,15 @@ def test_epsilon_random_replaces_whole_actions():
         {"chance": torch.tensor([[0.49], [0.5]]), "uniform": torch.tensor([[0.25, 0.75], [0.25, 0.75]])},
         batch_size=2,
     )
-    action, _ = greedy.apply(greedy.init(2, 2), torch.tensor([[0.9, 3.0], [0.9, 3.0]]), noise, 0, first((2,)))
+    action, _ = greedy.apply(greedy.init((2,)), torch.tensor([[0.9, 3.0], [0.9, 3.0]]), noise, 0, first((2,)))
     torch.testing.assert_close(action, torch.tensor([[0.25, 2.0], [0.9, 3.0]]))
 
 
 def test_epsilon_random_rate_and_spread():
     greedy = exploration.epsilon_random((0.0,), (4.0,), eps_init=0.3, eps_end=0.3)
-    noise = greedy.draw(generator(), 20_000, 1)
+    noise = greedy.draw(generator(), 20_000)
     action, _ = greedy.apply(
-        greedy.init(20_000, 1), torch.full((20_000, 1), -1.0), noise, 0, first((20_000,))
+        greedy.init((20_000,)), torch.full((20_000, 1), -1.0), noise, 0, first((20_000,))
     )
     random = action[action > 0]  # -1 was clipped to 0
     assert len(random) / 20_000 == pytest.approx(0.3, abs=0.015)
@@ -125,7 +125,7 @@ def test_epsilon_random_rate_and_spread():
 def test_none_only_clips():
     none = exploration.none((-1.0,), (1.0,))
     action, _ = none.apply(
-        none.init(2, 1), torch.tensor([[0.3], [1.5]]), none.draw(generator(), 2, 1), 0, first((2,))
+        none.init((2,)), torch.tensor([[0.3], [1.5]]), none.draw(generator(), 2), 0, first((2,))
     )
     torch.testing.assert_close(action, torch.tensor([[0.3], [1.0]]))
 
@@ -133,17 +133,17 @@ def test_none_only_clips():
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_stacked_seeds_equal_each_alone(factory):
     explore = factory(LOW, HIGH)
-    states = torch.stack([explore.init(2, 3) for _ in range(4)])
+    states = torch.stack([explore.init((2,)) for _ in range(4)])
     generators = [generator(seed) for seed in range(4)]
-    alone = {seed: (explore.init(2, 3), generator(seed)) for seed in range(4)}
+    alone = {seed: (explore.init((2,)), generator(seed)) for seed in range(4)}
     for step in range(5):
         action = torch.rand(4, 2, 3, generator=generator(100 + step)) * 2 - 1
         is_init = first((4, 2), step == 0)
-        noise = torch.stack([explore.draw(g, 2, 3) for g in generators])
+        noise = explore.draw(generators, 2)
         stacked, states = explore.apply(states, action, noise, 100 * step, is_init)
         for seed, (state, own) in alone.items():
             explored, state = explore.apply(
-                state, action[seed], explore.draw(own, 2, 3), 100 * step, is_init[seed]
+                state, action[seed], explore.draw(own, 2), 100 * step, is_init[seed]
             )
             assert torch.equal(explored, stacked[seed])
             alone[seed] = (state, own)
@@ -152,7 +152,7 @@ def test_stacked_seeds_equal_each_alone(factory):
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_inputs_are_not_written(factory):
     explore = factory(LOW, HIGH)
-    state, noise = explore.init((2, 3), 3), explore.draw(generator(), (2, 3), 3)
+    state, noise = explore.init((2, 3)), explore.draw([generator(0), generator(1)], 3)
     action, is_init = torch.zeros(2, 3, 3), first((2, 3), True)
     before = [x.clone() for x in (state, noise, action, is_init)]
     explored, _ = explore.apply(state.lock_(), action, noise.lock_(), 0, is_init)
@@ -166,9 +166,7 @@ def test_non_finite_actions_stay_visible(factory, bad):
     explore = factory(LOW, HIGH)
     action = torch.zeros(50, 3)
     action[:, 1] = bad
-    explored, _ = explore.apply(
-        explore.init(50, 3), action, explore.draw(generator(), 50, 3), 0, first((50,))
-    )
+    explored, _ = explore.apply(explore.init((50,)), action, explore.draw(generator(), 50), 0, first((50,)))
     assert not explored[:, 1].isfinite().any()
 
 
@@ -176,10 +174,10 @@ def test_non_finite_actions_stay_visible(factory, bad):
 def test_actions_stay_within_the_limits(factory):
     low, high = (-0.3, 2.0), (0.1, 2.5)
     explore = factory(low, high)
-    state, g = explore.init(500, 2), generator()
+    state, g = explore.init((500,)), generator()
     action = torch.tensor([[0.1, 2.0]]).expand(500, 2)
     for step in range(3):
-        explored, state = explore.apply(state, action, explore.draw(g, 500, 2), step, first((500,)))
+        explored, state = explore.apply(state, action, explore.draw(g, 500), step, first((500,)))
         assert bool((explored >= torch.tensor(low)).all() and (explored <= torch.tensor(high)).all())
 
 

@@ -62,10 +62,8 @@ def test_trees_are_float32_whatever_the_default(float64_by_default):
     for algorithm in ALGORITHMS.values():
         network = algorithm.make_network(make_spec(), hidden_sizes=(16,), actor_layer_norm=True)
         trees += [network.init(generator), algorithm.draw_noise(generator, network, 4)]
-    trees += [
-        make(low, high).draw(generator, 3, 2) for make in (gaussian, epsilon_random, ornstein_uhlenbeck)
-    ]
-    trees.append(ornstein_uhlenbeck(low, high).init(3, 2))
+    trees += [make(low, high).draw(generator, 3) for make in (gaussian, epsilon_random, ornstein_uhlenbeck)]
+    trees.append(ornstein_uhlenbeck(low, high).init((3,)))
     opt = adam(cosine_schedule(1e-3, 10))
     trees.append(opt.update(network.init(generator), opt.init(network.init(generator)), None)[0])
     assert {leaf.dtype for tree in trees for leaf in leaves(tree)} == {torch.float32}
