@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlhive.core.stats import iqm
+from rlhive.core.stats import checked, iqm
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -38,7 +38,7 @@ def iqm_curve(scores: ArrayLike, rng: np.random.Generator) -> Estimate:
     Raises:
         ValueError: not `[S, T]` with a seed at least.
     """
-    scores = _checked(scores, ndim=2)
+    scores = checked(scores, ndim=2, finite=False)
     drawn = _draw(len(scores), rng)
     result = Estimate(*np.full((3, scores.shape[1]), np.nan))
     # One evaluation at a time: [resamples, S, T] at once takes gigabytes in a long run of many seeds.
@@ -62,7 +62,7 @@ def performance_profile(scores: ArrayLike, thresholds: ArrayLike, rng: np.random
     Raises:
         ValueError: no scores, or not finite ones.
     """
-    scores = _checked(scores, ndim=1, finite=True)
+    scores = checked(scores)
     above = scores[:, None] > np.asarray(thresholds, dtype=np.float64)
     fractions = _draw(len(scores), rng) @ above / len(scores)
     return Estimate(above.mean(axis=0), *_interval(fractions, len(scores)))
@@ -82,7 +82,7 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike, rng: np.random.Genera
     Raises:
         ValueError: no scores, or not finite ones.
     """
-    a, b = _checked(a, ndim=1, finite=True), _checked(b, ndim=1, finite=True)
+    a, b = checked(a), checked(b)
     wins = (a[:, None] > b) + 0.5 * (a[:, None] == b)
     drawn_a, drawn_b = _draw(len(a), rng), _draw(len(b), rng)
     resampled = ((drawn_a @ wins) * drawn_b).sum(axis=1) / wins.size
@@ -100,7 +100,7 @@ def steps_to_threshold(steps: ArrayLike, scores: ArrayLike, threshold: float) ->
     Returns:
         Float64 `[S]`, infinite for a seed that never does.
     """
-    reached = _checked(scores, ndim=2) >= threshold
+    reached = checked(scores, ndim=2, finite=False) >= threshold
     ends = np.append(np.asarray(steps, dtype=np.float64), np.inf)
     return ends[np.where(reached.any(axis=1), reached.argmax(axis=1), len(ends) - 1)]
 
@@ -124,11 +124,3 @@ def _interval(resampled: np.ndarray, seeds: int) -> np.ndarray:
     tail = (1 - CONFIDENCE) / 2
     ends = np.quantile(resampled, (tail, 1 - tail), axis=0)
     return ends if seeds > 1 else np.full_like(ends, np.nan)
-
-
-def _checked(scores: ArrayLike, *, ndim: int, finite: bool = False) -> np.ndarray:
-    array = np.asarray(scores, dtype=np.float64)
-    if array.ndim != ndim or not len(array) or (finite and not np.isfinite(array).all()):
-        kind = "finite numbers" if finite else "numbers"
-        raise ValueError(f"expected {kind} in {ndim} dimension(s), a seed at least, got {scores!r}")
-    return array

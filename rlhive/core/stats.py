@@ -24,7 +24,7 @@ def summarize(values: ArrayLike, rng: np.random.Generator) -> Summary:
     Raises:
         ValueError: no values, or not finite ones.
     """
-    values = _checked(values)
+    values = checked(values)
     low, high = bootstrap_interval(values, rng)
     return Summary(float(values.mean()), low, high, float(np.median(values)), iqm(values))
 
@@ -45,7 +45,7 @@ def bootstrap_interval(
     Raises:
         ValueError: no values, or not finite ones.
     """
-    values = _checked(values)
+    values = checked(values)
     drawn = rng.integers(0, len(values), (resamples, len(values)))
     low, high = np.quantile(values[drawn].mean(axis=1), (0.025, 0.975))
     return float(low), float(high)
@@ -81,13 +81,19 @@ def iqm(values: ArrayLike) -> float:
     Raises:
         ValueError: no values, or not finite ones.
     """
-    values = np.sort(_checked(values))
+    values = np.sort(checked(values))
     cut = len(values) // 4
     return float(values[cut : len(values) - cut].mean())
 
 
-def _checked(values: ArrayLike) -> np.ndarray:
+def checked(values: ArrayLike, *, ndim: int = 1, finite: bool = True) -> np.ndarray:
+    """The values as float64 `[n, ...]` of `ndim` dimensions.
+
+    Raises:
+        ValueError: other dimensions, none at all, or values that are not finite where they have to be.
+    """
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
-        raise ValueError(f"expected a list of finite numbers, at least one, got {values!r}")
+    if array.ndim != ndim or not len(array) or (finite and not np.isfinite(array).all()):
+        kind = "finite numbers" if finite else "numbers"
+        raise ValueError(f"expected {kind} in {ndim} dimension(s), one at least, got {values!r}")
     return array
