@@ -56,10 +56,18 @@ def simulator_state(env):
     )
 
 
-def assert_equals_reference(name, steps):
-    env, reference = RoboHive(name, seed=5), reference_env(name, 5)
+@pytest.fixture(scope="module", params=SUITE_ENVS)
+def of_a_suite(request):
+    """One of `SUITE_ENVS`, for all tests that reset it first: to build one takes longer than most of them."""
+    env = RoboHive(request.param)
+    yield env
+    env.close()
+
+
+def assert_equals_reference(env, steps):
+    reference = reference_env(env.spec.name, 5)
     wanted = first(reference.reset())
-    assert np.array_equal(env.reset(), wanted.astype(np.float32))
+    assert np.array_equal(env.reset(5), wanted.astype(np.float32))
     generator = np.random.default_rng(1)
     for _ in range(steps):
         action = generator.uniform(-1.2, 1.2, env.spec.action_dim).astype(np.float32)
@@ -73,22 +81,21 @@ def assert_equals_reference(name, steps):
         if terminated or truncated:
             assert np.array_equal(env.reset(), first(reference.reset()).astype(np.float32))
     model = env.env.sim.model.ptr
-    assert model_cameras(name) == tuple(
+    assert model_cameras(env.spec.name) == tuple(
         filter(None, (model.camera(index).name for index in range(model.ncam)))
     )
-    del model, reference  # a hundred megabytes, freed by the close
-    env.close()
 
 
-@pytest.mark.parametrize("name", SUITE_ENVS)
-def test_rollout_is_robohives_own_bit_for_bit(name):
-    assert_equals_reference(name, 60)
+def test_rollout_is_robohives_own_bit_for_bit(of_a_suite):
+    assert_equals_reference(of_a_suite, 60)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in list_names() if own_pixels(name) is None])
 def test_long_rollout_is_robohives_own_bit_for_bit(name):
-    assert_equals_reference(name, 300)
+    env = RoboHive(name)
+    assert_equals_reference(env, 300)
+    env.close()  # which frees a hundred megabytes of the reference, too
 
 
 def step_that_raises(error):
@@ -98,14 +105,11 @@ def step_that_raises(error):
     return step
 
 
-@pytest.mark.parametrize("name", SUITE_ENVS)
-def test_ctrl_c_ends_a_step(name, monkeypatch):
-    env = RoboHive(name, seed=0)
-    env.reset()
-    monkeypatch.setattr(env.env.sim.sim, "step", step_that_raises(KeyboardInterrupt))
+def test_ctrl_c_ends_a_step(of_a_suite, monkeypatch):
+    of_a_suite.reset(0)
+    monkeypatch.setattr(of_a_suite.env.sim.sim, "step", step_that_raises(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        env.step(np.zeros(env.spec.action_dim, np.float32))
-    env.close()
+        of_a_suite.step(np.zeros(of_a_suite.spec.action_dim, np.float32))
 
 
 def test_step_that_fails_resets_the_simulator_as_robohive_does(monkeypatch, capsys):
