@@ -287,14 +287,14 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 slowest = 0.0
 for seed in range(count):
     what = mutate(bundle, originals, random.Random(seed))
-    started = time.perf_counter()
+    started = time.process_time()  # which other processes do not make longer
     try:
         load(bundle)
     except LoadError as error:
         assert "\\n" not in str(error) and any(name in str(error) for name in originals), (seed, what, error)
     else:
         raise AssertionError(f"{seed}: {what} was loaded")
-    slowest = max(slowest, time.perf_counter() - started)
+    slowest = max(slowest, time.process_time() - started)
 growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 assert slowest < 1.0, slowest
 assert growth < 100_000, growth
