@@ -57,6 +57,8 @@ class FakeRobot:
             state["joint_pos"].pop()
         if self.faulty("long"):
             state["joint_pos"].append(0.0)
+        if self.faulty("late"):  # half a minute on its way, which no busy machine takes
+            state["time"] -= 30.0
         if self.faulty("reordered"):
             state = dict(reversed(state.items()))
         if self.faulty("frozen"):
@@ -72,12 +74,10 @@ class FakeRobot:
                 os._exit(9)
             if self.client is None or self.faulty("dropped"):
                 continue
-            self.sent.append(self.state())
-            state = self.sent[-1]
+            state = self.state()
+            self.sent.append(state)
             if self.faulty("lost") and self.ticks % 2:  # every other message
                 continue
-            if self.faulty("late"):
-                state = self.sent[-int(0.5 * RATE)]
             self.socket.sendto(json.dumps(state).encode(), self.client)
 
 
