@@ -61,7 +61,7 @@ def train(demo, run_dir, *more, resume=False):
             f"DATASET='{demo}'",
             "TOTAL_STEPS=6",
             f"bc_network.chunk_size={K}",
-            "bc_network.hidden_sizes=(16, 16)",
+            "bc_network.hidden_sizes=(16,)",
         ),
         *("train.num_workers=0", "train.loggers=()", "train.batch_size=32", "train.evaluation_episodes=1"),
         *("adam.learning_rate=0.03", *more),
@@ -330,7 +330,7 @@ def test_a_bundle_plans_and_a_graph_is_refused(trained, demo, tmp_path):
 
 def test_sac_does_not_begin_with_a_plan(trained):
     spec = trained.spec
-    network = actor_critic(spec.env, hidden_sizes=(16, 16))
+    network = actor_critic(spec.env, hidden_sizes=(16,))
     with pytest.raises(LoadError, match="its actor plans 4 actions at once, and sac needs 1"):
         origin = latest_of(trained.run_dir)
         start_from(trained.state, trained.run_dir, origin, new_run_spec("sac", spec.env, network, (3,)), (3,))

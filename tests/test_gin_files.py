@@ -68,7 +68,7 @@ def test_the_macros_on_top_are_the_ones_users_set_first():
 
 @pytest.mark.parametrize("name", ["base.gin", *EXPLORATIONS])
 def test_makes_a_learner_that_acts_and_updates(name, franka_spec):
-    small = ["NUM_SEEDS=2", "sac_network.hidden_sizes=(8, 8)", "train.batch_size=4", "replay.capacity=50"]
+    small = ["NUM_SEEDS=2", "sac_network.hidden_sizes=(8,)", "train.batch_size=4", "replay.capacity=50"]
     small += ["train.compile=False"]  # that is for tests/core/test_compile.py
     config = load_config([name], small)
     learner = make_learner(config, franka_spec)
@@ -121,7 +121,7 @@ def test_makes_a_learner_of_recorded_episodes(name, expected, franka_spec, tmp_p
     ],
 )
 def test_makes_a_learner_of_images(name, bindings, encoder, franka_spec):
-    small = [*RANDOM[encoder], "sac_network.hidden_sizes=(8, 8)", "train.batch_size=2", "train.compile=False"]
+    small = [*RANDOM[encoder], "sac_network.hidden_sizes=(8,)", "train.batch_size=2", "train.compile=False"]
     config = load_config([name], [*small, *bindings])
     made = config.make_encoder()
     assert made.name == encoder and config.pixels.cameras == ("left_cam", "right_cam", "top_cam")

@@ -68,7 +68,7 @@ def demo(tmp_path_factory):
 
 def bindings(data, name, *more):
     network = "bc_network" if name.startswith("bc") else f"{name}_network"
-    return [f"DATASET='{data}'", f"{network}.hidden_sizes=(16, 16)", *SMALL, *more]
+    return [f"DATASET='{data}'", f"{network}.hidden_sizes=(16,)", *SMALL, *more]
 
 
 def configure(data, name, *more):
@@ -365,7 +365,7 @@ ONLINE = [
     "train.batch_size=32",
     "train.evaluate_every=100",
     "train.evaluation_episodes=1",
-    "sac_network.hidden_sizes=(16, 16)",
+    "sac_network.hidden_sizes=(16,)",
     "replay.capacity=1000",
 ]
 
@@ -442,7 +442,7 @@ def test_sac_begins_with_the_actor_of_behaviour_cloning_alone(demo, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["sac_network.hidden_sizes=(8, 16)"], "hidden_sizes is \\(16, 16\\) there and \\(8, 16\\) here"),
+        (["sac_network.hidden_sizes=(8, 16)"], "hidden_sizes is \\(16,\\) there and \\(8, 16\\) here"),
         (["sac_network.num_critics=3"], "num_critics is 2 there and 3 here"),
         (["SEEDS=(2, 3)"], "has the seeds \\[1, 2\\], of which \\[3\\] cannot begin"),
     ],

@@ -12,7 +12,7 @@ from rlhive.core.tree import stack_seeds
 from rlhive.losses_fn import draw_sac_noise
 from tests.helpers import make_batch, make_network, make_spec
 
-SMALL = ["sac_network.hidden_sizes=(16, 16)", "train.batch_size=8", "train.compile=False"]
+SMALL = ["sac_network.hidden_sizes=(16,)", "train.batch_size=8", "train.compile=False"]
 
 
 def learn(*bindings, seeds=(1,)):

@@ -13,7 +13,7 @@ from rlhive.training.run import open_run
 SMALL = [
     "train.num_workers=0",
     "train.loggers=()",
-    "sac_network.hidden_sizes=(16, 16)",
+    "sac_network.hidden_sizes=(16,)",
     "train.batch_size=8",
     "train.init_random_steps=20",
     "TOTAL_STEPS=60",

@@ -153,7 +153,7 @@ def test_a_replay_smaller_than_an_episode_is_refused(tmp_path):
     [
         (
             "sac_network.hidden_sizes=(8, 8)",
-            r"another network: hidden_sizes is \(16, 16\) there, \(8, 8\) in",
+            r"another network: hidden_sizes is \(16,\) there, \(8, 8\) in",
         ),
         ("train.exploration=@ornstein_uhlenbeck", r"another train.exploration: .* \{\} there, \{'process'"),
         ("replay.capacity=500", "its replay cannot be read: .*max_rows 1000, .*500"),
