@@ -66,12 +66,12 @@ def test_preprocessing_equals_torchvisions_transforms_bit_for_bit():
 def test_an_image_has_one_embedding_in_any_batch_and_position():
     encoder = load_r3m("r3m18", weights="random")
     params = encoder.init(KEY)
-    pixels = random_pixels(32, 1, 64, 64, 3)
+    pixels = random_pixels(14, 1, 64, 64, 3)
     whole = encoder.apply(params, pixels)
     for count in (1, 2, 3, 8, 13):
         assert torch.equal(encoder.apply(params, pixels[:count]), whole[:count])
     assert torch.equal(encoder.apply(params, pixels.flip(0)), whole.flip(0))
-    two_cameras = encoder.apply(params, pixels.unflatten(0, (16, 2)).squeeze(2))
+    two_cameras = encoder.apply(params, pixels.unflatten(0, (7, 2)).squeeze(2))
     assert torch.equal(two_cameras.view_as(whole), whole)
 
 
