@@ -8,6 +8,7 @@ import os
 # other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import functools
 import gc
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from tensordict import TensorDict
 from torch.func import vmap
 
 import gin
+from rlhive import report
 from rlhive.command import collect_less_often
 from rlhive.core.checkpoint import save_checkpoint
 from rlhive.core.env_spec import EnvSpec
@@ -68,6 +70,17 @@ class Run(NamedTuple):
 def robot_models() -> None:
     """Installs SimHive where it is not, so that no test meets the messages of that."""
     simhive.ensure()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pictures() -> Iterator[None]:
+    """Draws an environment once for the reports of all runs trained here: each time takes a process of some seconds.
+
+    tests/test_report.py has the command draw.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "render", functools.cache(report.render))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ TINY = [
     "--gin_bindings=TOTAL_STEPS=60",
     "--gin_bindings=train.init_random_steps=40",
     "--gin_bindings=train.evaluation_episodes=1",
+    "--gin_bindings=train.num_workers=0",
 ]
 
 
