@@ -31,7 +31,7 @@ SMALL = [
     "train.evaluation_episodes=2",
     "train.checkpoint_every=200",
     "train.log_every=40",
-    "sac_network.hidden_sizes=(32, 32)",
+    "sac_network.hidden_sizes=(32,)",
     "replay.capacity=5000",
 ]
 IN_PROCESS = "train.num_workers=0"  # starts sooner; the results are the same
@@ -232,7 +232,7 @@ def test_ctrl_c_saves_and_resuming_goes_on(tmp_path):
     step = before.step
     assert 160 <= step < 100_000
 
-    run(f"--run_dir={run_dir}", "--resume", f"--gin.TOTAL_STEPS={step + 100}", f"--gin.{IN_PROCESS}")
+    assert train.run([], [f"TOTAL_STEPS={step + 100}", IN_PROCESS], str(run_dir), resume=True) == 0
     after = load_checkpoint(run_dir, [1])
     assert after.step == step + 100
     assert after.spec == before.spec  # the same run
