@@ -1,6 +1,8 @@
 """Training from images, rendered for real, for a few hundred steps: train, checkpoint, evaluate, load, resume."""
 
 import base64
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -34,7 +36,7 @@ SMALL = [
     "train.batch_size=4",
     "train.evaluation_episodes=1",
     "train.log_every=40",
-    "sac_network.hidden_sizes=(32, 32)",
+    "sac_network.hidden_sizes=(32,)",
     "images.cameras=('top_cam',)",
     "images.image_size=64",
     "images.quality='fast'",
@@ -172,7 +174,10 @@ def test_a_bundle_brings_its_encoder(r3m_run, tmp_path):
 @pytest.fixture(scope="module")
 def cnn_run(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("pixels") / "cnn"
-    return run_dir, train(run_dir, *CNN_RUN)
+    gin_file, *bindings = [*CNN_RUN, *SMALL, "train.num_workers=0"]
+    with contextlib.redirect_stderr(io.StringIO()) as log:
+        assert train_here([gin_file], bindings, str(run_dir), resume=False) == 0
+    return run_dir, log.getvalue()
 
 
 @pytest.mark.timeout(600)
