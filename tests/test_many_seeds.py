@@ -14,6 +14,7 @@ BINDINGS = [
     "train.loggers=()",
     "train.evaluate_every=2000",
     "train.evaluation_episodes=4",
+    "train.num_workers=0",
     "adam.max_grad_norm=10.0",
 ]
 

@@ -67,10 +67,10 @@ ALL = TWO_CRITICS + ONE_CRITIC_AND_THREE
 @pytest.mark.parametrize(
     ("num_threads", "networks"),
     [
-        *[(2, ALL), (4, TWO_CRITICS)],  # all other tests have one thread
+        *[(1, TWO_CRITICS), (2, ALL), (4, TWO_CRITICS)],
         *(pytest.param(num_threads, ALL, marks=pytest.mark.slow) for num_threads in (1, 3, 4)),
     ],
-    ids=["2", "4", "1-all", "3-all", "4-all"],
+    ids=["1", "2", "4", "1-all", "3-all", "4-all"],
 )
 def test_nothing_depends_on_how_many_seeds_there_are(num_threads, networks):
     # Passive: threads that wait leave the cores to other tests.
