@@ -16,10 +16,8 @@ from rlhive.core.checkpoint import Checkpoint
 from rlhive.core.compile import prepare_compiler
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
-from rlhive.core.init_from import start_from
 from rlhive.core.keys import make_generators
 from rlhive.core.learner import Generators, Learner
-from rlhive.core.resume import Stopped, restore_stopped, stopped_text
 from rlhive.core.run_spec import DataSource, RunSpec
 from rlhive.core.tree import replace, stack_seeds
 from rlhive.core.types import TrainState
@@ -30,6 +28,8 @@ from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn.encoders import Encoder
+from rlhive.training.init_from import start_from
+from rlhive.training.resume import Stopped, restore_stopped, stopped_text
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
