@@ -45,7 +45,8 @@ def start(
             sys.exit(0)
 
     def run_main(args: Sequence[str]) -> int:
-        logging.set_verbosity(logging.WARNING)  # the GL libraries report each step of theirs
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # the GL libraries report each step of theirs
         return main(args)
 
     def run() -> int:
@@ -123,7 +124,9 @@ def _write_out() -> int:
 
 
 def _say(name: str, why: object, code: int) -> int:
-    sys.stderr.write(f"{name}: {' '.join(str(why).split())}\n")  # compilers say more than one line
+    sys.stderr.write(
+        f"{name}: {' '.join(map(str.strip, str(why).splitlines()))}\n"
+    )  # compilers say several lines
     return code
 
 

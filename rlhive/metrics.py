@@ -236,7 +236,7 @@ def _over_seeds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
     """Writes a table in one step."""
-    with replacing(path) as beside, beside.open("w", newline="") as file:
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = _writer(file, columns)
         writer.writeheader()
         writer.writerows(rows)
@@ -248,7 +248,7 @@ def _writer(file: TextIO, columns: Sequence[str]) -> csv.DictWriter[str]:
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         lines = list(csv.reader(io.StringIO(text)))
     except ValueError as error:
         raise _damaged(path, error) from None
@@ -282,7 +282,7 @@ def _logger(name: str, run_dir: Path, wandb: Mapping[str, Any], resume_step: int
 
 def _drop_later_scalars(directory: Path, resume_step: int | None) -> None:
     for path in sorted(directory.glob("scalars/**/*.csv")):
-        lines = path.read_text().splitlines(keepends=True)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         with replacing(path) as beside:
             beside.write_text(
                 "".join(line for line in lines if int(line.split(",")[0]) <= (resume_step or 0))

@@ -201,9 +201,12 @@ def _read_member(directory: Path) -> Run:
     # A seed that broke before its first row is in the checkpoints alone, and counts all the same.
     found = (directory / "checkpoints" / "latest").glob("seed_*")
     folders = {int(path.name.removeprefix("seed_")): path for path in found if path.name[5:].isdecimal()}
-    stopped = {seed: how for seed, folder in folders.items() if (how := _read_stopped(folder))}
     of_row = metrics["seed"].astype(np.int64)
     seeds = np.union1d(of_row, np.array(list(folders), np.int64))
+    folders = folders or {
+        int(seeds[0]): directory / "checkpoints" / "latest"
+    }  # of one seed, in no folder of its own
+    stopped = {seed: how for seed, folder in folders.items() if (how := _read_stopped(folder))}
     row = np.searchsorted(seeds, of_row)
     steps, column = np.unique(metrics["step"][evaluated].astype(np.int64), return_inverse=True)
     scores = {name: np.full((len(seeds), len(steps)), np.nan) for name in SCORES}
@@ -228,7 +231,7 @@ def _read_stopped(folder: Path) -> tuple[int, str] | None:
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            progress = json.loads(file.metadata()["progress"])
+            progress = json.loads((file.metadata() or {}).get("progress", "{}"))  # a policy alone has none
         return (int(progress["stopped_at"]), str(progress["reason"])) if "stopped_at" in progress else None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: is damaged: {error}") from None

@@ -84,10 +84,12 @@ def _summary_of(run: Run, step: int | None) -> list[str]:
         cells.append(score_text(name, float(np.median(run.at(name, step)))))
     for threshold in THRESHOLDS:
         reached = steps_to_threshold(run.steps, run.scores["success"], threshold)
-        without = [_not_reached(run, seed) for seed in run.seeds[np.isinf(reached)]]
-        ended = without.count(STOPPED_BEFORE)
-        cells.append(steps_text(float(np.median(reached)), STOPPED_BEFORE if ended else NOT_REACHED))
-        before = f", {ended} {STOPPED_BEFORE}" if ended else ""
+        ended = np.isinf(reached) & [_not_reached(run, seed) == STOPPED_BEFORE for seed in run.seeds]
+        open_end = np.isfinite(
+            np.median(np.where(ended, 0.0, reached))
+        )  # those that stopped might have decided it
+        cells.append(steps_text(float(np.median(reached)), STOPPED_BEFORE if open_end else NOT_REACHED))
+        before = f", {ended.sum()} {STOPPED_BEFORE}" if ended.any() else ""
         cells.append(f"{np.isfinite(reached).sum()} of {len(reached)}{before}")
     return cells
 

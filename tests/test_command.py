@@ -170,6 +170,11 @@ def test_a_command_goes_on_when_nobody_reads_stderr_any_more():
     assert (ran.stdout, ran.returncode) == (b"done\n", 0)
 
 
+def test_messages_are_one_line_with_paths_as_they_are(capsys):
+    assert commands._say("test", "no  such\n  directory:\n a   b", 2) == 2
+    assert capsys.readouterr().err == "test: no  such directory: a   b\n"
+
+
 def test_ctrl_c_while_a_command_is_imported_says_nothing(tmp_path):
     (tmp_path / "absl.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}

@@ -271,3 +271,17 @@ def test_heavy_packages_are_imported_late():
         "assert not {'matplotlib', 'tensorboard', 'torchrl', 'wandb'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_tables_are_utf8_in_every_locale(tmp_path):
+    code = (
+        "import sys, rlhive.metrics as metrics\n"
+        "from pathlib import Path\n"
+        "with metrics.Recorder(Path(sys.argv[1]), loggers=()) as recorder:\n"
+        "    recorder.write(1, {1: {'loss/\\xfc': 0.5}})\n"
+        "    recorder.write(2, {1: {'loss/\\xfc': 0.5, 'loss/\\xe4': 1.0}})\n"
+        "print(len(metrics.read_metrics(Path(sys.argv[1]))))"
+    )
+    legacy = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True, env=legacy)
+    assert list(read_metrics(tmp_path))[-2:] == ["loss/\xfc", "loss/\xe4"]

@@ -284,16 +284,19 @@ def test_a_seed_that_broke_before_its_first_row_counts_all_the_same(write_run, n
     assert row[1] == "never" and row[-1] == "not recorded"
 
 
+def stop(folder, **progress):
+    folder.mkdir(parents=True)
+    metadata = {"progress": json.dumps(progress)}
+    save_file({"step": np.zeros(1)}, folder / "train_state.safetensors", metadata=metadata)
+
+
 def test_seeds_that_stopped_say_when_and_why(write_run, no_picture):
     directory = write_run(success={1: SUCCESS[1], 2: (0.0, 0.6), 3: (0.0,)})
     progress = {2: {"stopped_at": 2000, "reason": resume.TARGET_MET}}
     progress |= {3: {"stopped_at": 1200, "reason": resume.NOT_FINITE}, 1: {"metrics": {}}}
     for seed, own in progress.items():
         folder = directory / "checkpoints" / "latest" / f"seed_{seed}"
-        folder.mkdir(parents=True)
-        save_file(
-            {"step": np.zeros(1)}, folder / "train_state.safetensors", metadata={"progress": json.dumps(own)}
-        )
+        stop(folder, **own)
     page = read(report.write_report(directory))
     assert [(row[0], *row[4:7]) for row in page.table("seed", "last step")] == [
         ("1", "2,000", "3,000", "-"),
@@ -307,6 +310,21 @@ def test_seeds_that_stopped_say_when_and_why(write_run, no_picture):
     (folder / "train_state.safetensors").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"train_state.safetensors: is damaged"):
         report_data.read_run(directory)
+
+
+def test_a_seed_alone_that_stopped_says_so_too(write_run):
+    directory = write_run(success={4: (0.0, 0.6)})
+    stop(directory / "checkpoints" / "latest", stopped_at=2000, reason=resume.TARGET_MET)
+    assert report_data.read_run(directory).stopped == {4: (2000, resume.TARGET_MET)}
+
+
+def test_a_median_that_no_stopped_seed_could_decide_was_not_reached(write_run, no_picture):
+    directory = write_run(success={1: (0.0, 0.4)} | dict.fromkeys((2, 3, 4, 5), (0.0, 0.1, 0.2)))
+    latest = directory / "checkpoints" / "latest"
+    stop(latest / "seed_1", stopped_at=2000, reason=resume.TARGET_MET)
+    summary = dict(read(report.write_report(directory)).table("", "run"))
+    assert summary["seeds that reached 50%"] == "0 of 5, 1 stopped before"
+    assert summary["steps to 50% success, median"] == "not reached"
 
 
 def test_seeds_without_a_shared_evaluation_are_named(write_run):

@@ -23,7 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from rlhive.core.capture import capture
 from rlhive.core.convolutions import exact_convolutions, split_convolutions
-from rlhive.core.interrupt import hold_signals
+from rlhive.core.interrupt import shield_children
 from rlhive.core.products import align_products, turn_products
 
 # Three habits of Inductor on a CPU would let a seed's bits depend on how many seeds there are. A vectorised exp differs
@@ -120,7 +120,7 @@ def lift_constants(graph: torch.fx.GraphModule, device: torch.device) -> list[Te
 def prepare_compiler() -> None:
     """Does what is to be done once before compiling: 2 s of imports."""
     _expect_no_gpu()
-    with hold_signals():  # from the process that compiles for a GPU, which it starts
+    with shield_children():  # from the process that compiles for a GPU, which it starts
         import torch._inductor.compile_fx  # noqa: F401
 
     _trust_vector_instructions()
@@ -155,7 +155,7 @@ def _compile(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callabl
     if examples[0].is_cpu:
         num_seeds = examples[0].shape[:1].numel()
         config = CPU_CONFIG | {"score_fusion_memory_threshold": num_seeds * SHARED_BYTES_PER_SEED}
-    with torch.no_grad(), hold_signals(), warnings.catch_warnings():
+    with torch.no_grad(), shield_children(), warnings.catch_warnings():
         # Its matrix products would have 10 bits of mantissa; who wants that sets torch's precision.
         warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
         return torch._inductor.standalone_compile(

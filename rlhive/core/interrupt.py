@@ -58,15 +58,16 @@ def catch_signals(answer: str = "") -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def hold_signals() -> Iterator[None]:
-    """Lets Ctrl-C, SIGTERM and SIGHUP wait for the end of the block.
+def shield_children() -> Iterator[None]:
+    """Keeps Ctrl-C, SIGTERM and SIGHUP from the processes that this thread starts in the block.
 
-    `timeout`, schedulers and terminals send them to all processes of a command; those that this thread starts in the
-    block, and the threads it starts, never get them.
+    `timeout`, schedulers and terminals send them to all processes of a command, of which the first one handles them.
+    This process still gets them where it has other threads.
     """
     resource_tracker.ensure_running()  # Python would start it with the first lock or process, and unblock them for that
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

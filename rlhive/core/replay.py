@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Sequence
 from numbers import Integral
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from rlhive.core.keys import check_draw
 from rlhive.core.priority import PrioritySampler
 from rlhive.core.replay_file import read_replay, seeds_of, write_replay
-from rlhive.core.replay_storage import lock_directory, make_storage, reserve_files
+from rlhive.core.replay_storage import check_room, lock_directory, make_storage, reserve_files
 from rlhive.core.returns import n_step_return
 from rlhive.core.tree import LeafPath, map_tree, send, tree_of_leaves
 from rlhive.core.types import Batch
@@ -78,10 +77,10 @@ class ReplayBuffer:
             )
         if n_step < 1:
             raise ValueError(f"n_step must be at least 1, got n_step={n_step}")
-        if (n_step > 1 and gamma is None) or (gamma is not None and not 0 <= gamma <= 1):
-            raise ValueError(
-                f"n_step > 1 needs the loss's gamma in [0, 1], got n_step={n_step}, gamma={gamma}"
-            )
+        if n_step > 1 and gamma is None:
+            raise ValueError(f"n_step > 1 needs the loss's gamma, got n_step={n_step}, gamma={gamma}")
+        if gamma is not None and not 0 <= gamma <= 1:
+            raise ValueError(f"gamma must be in [0, 1], got {gamma}")
         if not 0 <= alpha <= 1 or not 0 <= beta <= 1:
             raise ValueError(f"alpha and beta must be in [0, 1], got alpha={alpha}, beta={beta}")
         most = capacity if total_steps is None else total_steps
@@ -297,12 +296,9 @@ class ReplayBuffer:
         if missing:
             raise ValueError(f"a transition needs {KEYS}, missing: {missing}")
         needed = self._allocated_rows * sum(leaf.nbytes for leaf in transition.values(True, True))
-        if self.scratch_dir is not None and (free := shutil.disk_usage(self.scratch_dir).free) < needed:
-            raise ValueError(
-                f"{self.scratch_dir} has {free:.2e} bytes free, the replay buffer needs {needed:.2e}"
-            )
         if self.scratch_dir is not None:
             self._lock = lock_directory(self.scratch_dir)
+            check_room(self.scratch_dir, needed)
         self._storage.set(0, map_tree(Tensor.contiguous, transition))  # which the rows then are too
         if self.scratch_dir is not None:
             reserve_files(self.scratch_dir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -47,6 +48,17 @@ def lock_directory(scratch_dir: str | os.PathLike[str]) -> BaseFileLock:
             f"{scratch_dir} holds the replay of another run: give each its own replay.scratch_dir"
         )
     return lock
+
+
+def check_room(scratch_dir: str | os.PathLike[str], needed: int) -> None:
+    """Refuses a directory on a disk without room for so many bytes, those of the files that they replace included.
+
+    Raises:
+        ValueError: saying what is free.
+    """
+    replaced = sum(512 * path.stat().st_blocks for path in Path(scratch_dir).rglob("*.memmap"))
+    if (free := shutil.disk_usage(scratch_dir).free + replaced) < needed:
+        raise ValueError(f"{scratch_dir} has {free:.2e} bytes free, the replay buffer needs {needed:.2e}")
 
 
 def reserve_files(scratch_dir: str | os.PathLike[str]) -> None:

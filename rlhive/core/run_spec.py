@@ -15,11 +15,12 @@ import attrs
 from rlhive.core.converters import strings
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
-from rlhive.core.tree_file import FORMAT_VERSION, check_names, check_version
+from rlhive.core.tree_file import check_names, check_version
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.encoders import Encoder, encoder_from_dict, feature_dim, learned
 
+FORMAT_VERSION = 2
 PACKAGES = ("rlhive-torch", "torch", "tensordict", "torchrl", "robohive", "mujoco", "numpy")
 
 
@@ -120,7 +121,7 @@ class RunSpec:
         Raises:
             LoadError: an unknown format version, missing or unknown fields, or values that do not fit.
         """
-        check_version(where, values.get("format_version"))
+        check_version(where, values.get("format_version"), FORMAT_VERSION)
         algorithm = ALGORITHMS.get(str(values.get("algorithm")))
         kinds = {"env": EnvSpec, "network": ActorCritic if algorithm is None else algorithm.network}
         optional = {"dataset": DataSource, "origin": Origin}

@@ -15,7 +15,7 @@ from tensordict import TensorDict
 from rlhive.core.errors import LoadError
 from rlhive.core.files import naming
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 1
 _HASH = "content_sha256"
 _NAMED = 8  # names in one message
 _JSON_START = b"{"  # byte 8 of every safetensors file, after the length of the header
@@ -54,7 +54,7 @@ def read_tree(path: str | os.PathLike[str]) -> tuple[TensorDict, dict[str, str]]
         raise LoadError(
             f"{path}: damaged or cut short ({error}); copy it again or take an older checkpoint"
         ) from None
-    check_version(path, header.get("format_version"))
+    check_version(path, header.get("format_version"), FORMAT_VERSION)
     keys = header_json(path, header, "keys")
     check_names(path, keys, tensors)
     if header.pop(_HASH, None) != content_hash(tensors, header):
@@ -108,16 +108,14 @@ def header_json(path: object, header: Mapping[str, str], field: str) -> list | d
     return value
 
 
-def check_version(where: object, version: object) -> None:
+def check_version(where: object, version: object, known: int) -> None:
     """Refuses a file of a format that this code does not know.
 
     Raises:
         LoadError: if the version is missing or another one.
     """
-    if str(version) != str(FORMAT_VERSION):
-        raise LoadError(
-            f"{where}: unknown format version {version!r}, this version of rlhive reads {FORMAT_VERSION}"
-        )
+    if str(version) != str(known):
+        raise LoadError(f"{where}: unknown format version {version!r}, this version of rlhive reads {known}")
 
 
 def check_names(where: object, expected: Iterable[str], found: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from rlhive.core.types import Batch
 
 SPEC_FILE, FORMAT_VERSION = "dataset.json", 4
 _NO_RESERVE = 0x4000  # Linux's MAP_NORESERVE, which Python 3.11 has no name for
-_BLOCK = 1 << 17  # numbers that the normaliser sees at a time: 1 MB in double precision
+_BLOCK = 1 << 17  # numbers that are looked at at a time: 1 MB in double precision
 
 
 @attrs.frozen
@@ -155,12 +155,16 @@ class Dataset:
             parts["mask"] = steps < end
         return TensorDict(parts, batch_size=index.shape)
 
+    def blocks(self, key: str) -> Iterator[Tensor]:
+        """The rows of a vector, such as "action", some at a time: fresh float64 tensors `[rows, width]`."""
+        rows = self._columns[key].as_subclass(Tensor)
+        return (block.double() for block in rows.split(max(1, _BLOCK // rows.shape[1])))
+
     def normalizer(self) -> TensorDict:
         """Mean and deviation of all observations, as a run keeps them: `{"loc" [O], "scale" [O], "count" []}`."""
-        rows = self._columns["observation"].as_subclass(Tensor)
         normalizer = init_normalizer(self.spec.observation_dim).double()
-        for block in rows.split(max(1, _BLOCK // self.spec.observation_dim)):
-            normalizer = update_normalizer(normalizer, block.double())
+        for block in self.blocks("observation"):
+            normalizer = update_normalizer(normalizer, block)
         return normalizer.float()
 
 

@@ -51,16 +51,17 @@ class Journal:
     Args:
         path: the file; nothing may be there yet.
         env: what is observed and done.
+        name: of the live environment, which may be another than the one trained on; None where it has none.
 
     Raises:
         FileExistsError: the file is there.
     """
 
-    def __init__(self, path: Path, env: EnvSpec) -> None:
+    def __init__(self, path: Path, env: EnvSpec, name: str | None) -> None:
         pixels = env.pixels
         header = {
             "format": _FORMAT,
-            "environment": env.name,
+            "environment": name,
             "observation_dim": env.observation_dim,
             "action_dim": env.action_dim,
             "images": pixels

@@ -88,7 +88,7 @@ def _run(policy: Policy, env: Any, folder: Path, settings: Settings) -> Report:
     robot = Robot(env, policy.spec.env, dry_run=settings.dry_run)
     check_settings(settings, policy.spec.env, is_hardware=robot.is_hardware)
     folder.mkdir(parents=True, exist_ok=True)
-    journal = Journal(folder / JOURNAL, policy.spec.env)
+    journal = Journal(folder / JOURNAL, policy.spec.env, robot.name)
     loop = _Loop(policy, robot, settings, journal)
     with catch_signals() as received:
         reason, message = _guarded(loop, received)

@@ -50,6 +50,7 @@ class Robot:
 
     def __init__(self, env: Any, spec: EnvSpec, *, dry_run: bool) -> None:
         self.env = env.unwrapped
+        self.name: str | None = getattr(self.env.spec, "id", None)
         self.is_hardware = bool(self.env.robot.is_hardware)
         self._spec, self._dry_run = spec, dry_run
         self._last_control: np.ndarray | None = None

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 from rlhive import WORKER_NAME
 from rlhive.core.env_spec import EnvSpec
-from rlhive.core.interrupt import hold_signals
+from rlhive.core.interrupt import shield_children
 from rlhive.envs.chunk import Arrays, Chunk, Factory, Place, byte_count, map_arrays
 
 # Workers yield to the learner, which needs their steps only after its update: on two cores a training step took 9.7 ms
@@ -84,13 +84,6 @@ class ProcessPool:
     def __init__(
         self, name: str, factory: Factory, places: Sequence[Place], count: int, timeout: float
     ) -> None:
-        try:
-            pickle.dumps(factory)
-        except Exception as error:
-            raise ValueError(
-                f"{name} cannot be sent to worker processes: give a function or class at the top of a module, or "
-                f"num_workers=0 ({error})"
-            ) from None
         bounds = [len(places) * i // count for i in range(count + 1)]
         self.name, self.rows, self.timeout = name, len(places), timeout
         self.workers: list[_Worker] = []
@@ -221,8 +214,14 @@ def _spawn(
         args=(there, cores, name, factory, places, first_row, rows),
         daemon=True,
     )
-    with hold_signals():  # which are the parent's to handle, it ends them when it is done
-        process.start()
+    try:
+        with shield_children():  # which are the parent's to handle, it ends them when it is done
+            process.start()
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{name} cannot be sent to worker processes: give a function or class at the top of a module, or "
+            f"num_workers=0 ({error})"
+        ) from None
     there.close()  # so that the worker's death is an end of file here
     return _Worker(process, here, places, first_row)
 

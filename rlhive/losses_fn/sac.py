@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 import torch
@@ -56,6 +57,8 @@ def make_sac_loss(
     check_network("make_sac_loss", network, ActorCritic, "actor", "critic", "log_alpha")
     check_range("make_sac_loss.gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
     check_range("make_sac_loss.reward_scale", reward_scale, lambda value: value > 0.0, "be positive")
+    if target_entropy is not None:
+        check_range("make_sac_loss.target_entropy", target_entropy, math.isfinite, "be finite")
     if distance_kind not in get_args(Distance):
         raise ValueError(
             f"make_sac_loss.distance_kind must be one of {get_args(Distance)}, got {distance_kind!r}"

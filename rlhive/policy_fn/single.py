@@ -17,6 +17,11 @@ from rlhive.policy_fn.mlp import ACTIVATIONS, linear
 from rlhive.policy_fn.offline import OfflineNetwork
 
 Step = Callable[[Tensor], Tensor]
+_TANH_OF_THE_FIRST = (
+    "deterministic",
+    "gaussian",
+    "tanh_gaussian",
+)  # heads whose mode is that of the first A numbers
 
 
 def make_single_apply(network: ActorCritic, params: Params, env_state: EnvState) -> Step:
@@ -51,8 +56,8 @@ def make_single_apply(network: ActorCritic, params: Params, env_state: EnvState)
 
 def _finish(network: ActorCritic, low: Tensor, high: Tensor) -> Step:
     """From the last layer's numbers to the action."""
-    if isinstance(network, OfflineNetwork) and network.head == "mixture":
-        return lambda x: HEADS["mixture"].mode(x, low, high)
+    if isinstance(network, OfflineNetwork) and network.head not in _TANH_OF_THE_FIRST:
+        return lambda x: HEADS[network.head].mode(x, low, high)
     center, half_range, size = 0.5 * (high + low), 0.5 * (high - low), network.action_dim
     return lambda x: _clip(center + half_range * torch.tanh(x.narrow(1, 0, size)), low, high)
 

@@ -44,7 +44,9 @@ def recover(run_dir: Path) -> None:
     for directory in (run_dir, run_dir / ADDED):
         recover_checkpoints(directory)
         for left_over in directory.glob(".*.tmp*"):
-            left_over.unlink()
+            pid = left_over.name.partition(".tmp")[0].rpartition(".")[2]
+            if left_over.is_file() and not Path(f"/proc/{pid}").exists():
+                left_over.unlink()
     shutil.rmtree(run_dir / MERGED, ignore_errors=True)
 
 
@@ -131,10 +133,12 @@ def keep_settings(run_dir: Path, step: int, text: str) -> str:
     if not differing:
         return ""
     kept = run_dir / f"config-{step}.gin"
+    where = ""
     if not kept.exists():  # else nothing was learned since with those in config.gin
         write_text(kept, (run_dir / "config.gin").read_text(encoding="utf-8"))
+        where = f", those it had are in {kept.name}"
     changes = ", ".join(f"{name} {there} -> {now}" for name, (there, now) in differing.items())
-    return f"goes on from step {step} with other settings, those it had are in {kept.name}: {changes}"
+    return f"goes on from step {step} with other settings{where}: {changes}"
 
 
 def merge_run(run_dir: Path, seeds: Sequence[int], before: Sequence[int]) -> None:

@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 EVALUATION_ENVS = 4
 _MARGIN = 1e-3  # of the range of an action: what rounding may put beyond its limits
-_BLOCK = 1 << 14  # steps that are looked at at a time
 
 
 def seeds_to_train(
@@ -148,9 +147,9 @@ def open_dataset(config: TrainConfig, env: EnvSpec, encoder: Encoder | None) -> 
 
 def _warn_beyond_limits(dataset: Dataset, env: EnvSpec) -> None:
     """Logs a warning where actions are beyond the limits, which no policy can carry out."""
-    low, high = (torch.tensor(of, dtype=torch.float32) for of in (env.action_low, env.action_high))
+    low, high = (torch.tensor(of, dtype=torch.float64) for of in (env.action_low, env.action_high))
     steps, most, furthest, column = 0, _MARGIN, 0.0, 0
-    for actions in dataset.transitions["action"].split(_BLOCK):
+    for actions in dataset.blocks("action"):
         beyond = torch.maximum(low - actions, actions - high) / (high - low)
         steps += int((beyond > _MARGIN).any(1).sum())
         if beyond.max() > most:

@@ -102,7 +102,7 @@ def test_params_alone_name_algorithm_networks_and_versions(make_run):
         header = file.metadata()
     spec = json.loads(header["spec"])
     assert (header["format_version"], header["kind"], header["seed"], header["step"]) == (
-        "2",
+        "1",
         "params",
         "1",
         "100",

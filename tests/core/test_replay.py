@@ -1,7 +1,9 @@
 import errno
+import gc
 import itertools
 import os
 import resource
+import shutil
 import time
 
 import pytest
@@ -442,3 +444,14 @@ def test_a_disk_without_room_for_all_transitions_is_refused(tmp_path, monkeypatc
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(ValueError, match=r"has no room for the replay buffer, .* needs \d"):
         filled(1, scratch_dir=tmp_path)
+
+
+def test_a_replay_takes_the_place_of_the_one_before_on_a_full_disk(tmp_path, monkeypatch):
+    """A resumed run's replay writes over its own files, whose disk nobody else has."""
+    row = transition(0)
+    ReplayBuffer(64, scratch_dir=tmp_path).extend(row)
+    used = sum(512 * path.stat().st_blocks for path in tmp_path.rglob("*.memmap"))
+    assert used > 0
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(used, used, 0))
+    gc.collect()
+    ReplayBuffer(64, scratch_dir=tmp_path).extend(row)

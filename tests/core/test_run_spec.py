@@ -9,8 +9,7 @@ from tensordict import TensorDict
 
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.core.run_spec import DataSource, Origin, RunSpec, new_run_spec
-from rlhive.core.tree_file import FORMAT_VERSION
+from rlhive.core.run_spec import FORMAT_VERSION, DataSource, Origin, RunSpec, new_run_spec
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn.cnn import CNN
 from rlhive.policy_fn.encoders import Flat, feature_dim

@@ -1,5 +1,7 @@
 """What a caller of the library gives by mistake is refused in one line that says what was expected."""
 
+import functools
+import multiprocessing
 from pathlib import Path
 
 import attrs
@@ -117,7 +119,7 @@ def make_toy_cnn():
         (lambda: ReplayBuffer(9, n_step=2.5), "n_step must be a whole number, got 2.5"),
         (
             lambda: ReplayBuffer(9, gamma=2.0),
-            "n_step > 1 needs the loss's gamma in [0, 1], got n_step=1, gamma=2.0",
+            "gamma must be in [0, 1], got 2.0",
         ),
         (lambda: ReplayBuffer(9, alpha=2.0), "alpha and beta must be in [0, 1], got alpha=2.0, beta=0.5"),
         (
@@ -160,6 +162,14 @@ def test_what_no_factory_may_be():
         ValueError, match="cannot be sent to worker processes: give a function or class at the top"
     ):
         VectorEnv(lambda: ReachPoint(), seeds=[1], num_workers=1)
+    counted = functools.partial(_count, multiprocessing.get_context("spawn").Value("i"))
+    with VectorEnv(counted, seeds=[1], num_workers=1):
+        assert counted.args[0].value >= 1  # what is sent while a process starts, and only then, arrives
+
+
+def _count(counter):
+    counter.value += 1
+    return ReachPoint()
 
 
 def test_another_module_than_a_resnet_is_refused_in_few_words():

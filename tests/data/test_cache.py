@@ -22,6 +22,7 @@ from rlhive.core.normalizer import init_normalizer, update_normalizer
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.replay import KEYS
 from rlhive.data import cache as cache_module
+from rlhive.data import dataset as dataset_module
 from rlhive.data import load_dataset
 from rlhive.data.convert import convert
 from rlhive.data.dataset import SPEC_FILE
@@ -96,6 +97,17 @@ def test_what_is_written_to_the_transitions_is_the_writers_own(tmp_path):
         for seen in (found.take(torch.arange(len(found))), found.transitions):
             for key in KEYS:
                 assert torch.equal(seen[key], before[key]), key
+
+
+def test_blocks_of_a_vector_are_copies_and_map_no_other_column(tmp_path, monkeypatch):
+    dataset = load_dataset(write_demo(tmp_path / "demo.h5"))
+    monkeypatch.setattr(dataset_module, "_BLOCK", 4 * ACTION_DIM)
+    expected = dataset.transitions["action"].double()
+    (dataset.folder / "action.bin").unlink()
+    blocks = list(dataset.blocks("action"))
+    assert len(blocks) == 8 and torch.equal(torch.cat(blocks), expected)
+    blocks[0].zero_()
+    assert torch.equal(torch.cat(list(dataset.blocks("action"))), expected)
 
 
 def test_the_normaliser_is_that_of_all_observations(tmp_path):

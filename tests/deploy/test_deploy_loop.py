@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from rlhive.core import interrupt
-from rlhive.data.trace import episodes
+from rlhive.data.trace import environment, episodes
 from rlhive.deploy import Settings, latency, loop, run
 from rlhive.deploy.connecting import simulate
 from rlhive.deploy.journal import read_journal, write_trace
@@ -70,6 +70,11 @@ def test_simulation_keeps_time_and_records_what_it_did(policy, tmp_path):
     assert np.array_equal(records["actions"], records["policy_actions"])
     assert (tmp_path / "latency.png").stat().st_size > 1000
     assert json.loads((tmp_path / "report.json").read_text())["exit_code"] == 0
+
+
+def test_a_trace_is_of_the_environment_that_was_run(policy, tmp_path):
+    run(policy, simulate("FrankaReachFixed-v0", 0), tmp_path, Settings(max_steps=2))
+    assert environment(tmp_path / "trace.h5") == "FrankaReachFixed-v0"
 
 
 def test_trace_is_robohives(policy, tmp_path):

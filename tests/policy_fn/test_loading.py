@@ -397,8 +397,8 @@ def test_files_in_the_wrong_place(make_run):
 def test_unknown_format_version_and_foreign_files(make_run, part):
     path = files(make_run())[part]
     run = path.parents[2]
-    rewrite(path, lambda tensors, header: header.update(format_version="1"))
-    refuse("unknown format version '1', this version of rlhive reads 2", run)
+    rewrite(path, lambda tensors, header: header.update(format_version="2"))
+    refuse("unknown format version '2', this version of rlhive reads 1", run)
     rewrite(path, lambda tensors, header: header.clear())
     refuse("unknown format version None", run)
 

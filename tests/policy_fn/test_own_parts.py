@@ -9,6 +9,8 @@ from rlhive.core.run_spec import RunSpec, new_run_spec
 from rlhive.losses_fn import ALGORITHMS, POLICY_KEYS
 from rlhive.policy_fn import load
 from rlhive.policy_fn.actor import ActorCritic
+from rlhive.policy_fn.heads import HEADS
+from rlhive.policy_fn.offline import bc_network
 from tests.helpers import make_spec
 
 
@@ -25,12 +27,24 @@ def own_algorithm(monkeypatch):
     monkeypatch.setitem(ALGORITHMS, "own", ALGORITHMS["sac"]._replace(network=Halved, policy_keys=("actor",)))
 
 
+def make_policy(algorithm, env, network):
+    spec = RunSpec.from_json(new_run_spec(algorithm, env, network, (1,)).to_json(), "spec.json")
+    constants = {"loc": torch.zeros(5), "scale": torch.ones(5), "count": torch.tensor(10.0)}
+    return load(network.init(1), TensorDict({"observation": constants}), spec=spec)
+
+
+def test_a_head_of_ones_own_acts_alone_as_it_does_among_others(monkeypatch):
+    head = HEADS["deterministic"]._replace(mode=lambda out, low, high: 0.25 * torch.tanh(out))
+    monkeypatch.setitem(HEADS, "own", head)
+    policy = make_policy("bc", make_spec(), bc_network(make_spec(), head="own", hidden_sizes=(16,)))
+    observation = torch.linspace(-1.0, 1.0, 5)
+    assert torch.equal(policy(observation), policy(observation[None])[0])
+
+
 def test_a_network_of_ones_own_acts_alone_as_it_does_among_others(own_algorithm):
     env = make_spec()
     network = Halved(env.observation_dim, env.action_low, env.action_high, hidden_sizes=(16,))
-    spec = RunSpec.from_json(new_run_spec("own", env, network, (1,)).to_json(), "spec.json")
-    constants = {"loc": torch.zeros(5), "scale": torch.ones(5), "count": torch.tensor(10.0)}
-    policy = load(network.init(1), TensorDict({"observation": constants}), spec=spec)
+    policy = make_policy("own", env, network)
     assert set(policy.params.keys()) == {"actor"} and POLICY_KEYS["own"] == ("actor",)
     observation = torch.linspace(-1.0, 1.0, 5)
     expected = policy.apply(policy.params, policy.env_state, observation[None])[0]
