@@ -13,6 +13,7 @@ from rlhive.core.tree import leaves, stack_seeds
 from rlhive.data import load_dataset
 from rlhive.data.record import record
 from rlhive.data.trace import episodes, trace_file, write_trial
+from rlhive.deploy import Settings
 from rlhive.deploy import run as deploy
 from rlhive.deploy.connecting import simulate
 from rlhive.deploy.journal import read_journal
@@ -61,7 +62,7 @@ def train(demo, run_dir, *more, resume=False):
             f"DATASET='{demo}'",
             "TOTAL_STEPS=6",
             f"bc_network.chunk_size={K}",
-            "bc_network.hidden_sizes=(16,)",
+            "bc_network.hidden_sizes=(16, 16)",
         ),
         *("train.num_workers=0", "train.loggers=()", "train.batch_size=32", "train.evaluation_episodes=1"),
         *("adam.learning_rate=0.03", *more),
@@ -309,7 +310,7 @@ def test_recording_and_deploying_carry_plans_out(trained, tmp_path):
     policy = load(trained.run_dir)
     record(ENVIRONMENT, str(trained.run_dir), 1, tmp_path / "played.h5")
     [played] = episodes(tmp_path / "played.h5")
-    deploy(policy, simulate(ENVIRONMENT, 0), tmp_path / "deployed", max_steps=6)
+    deploy(policy, simulate(ENVIRONMENT, 0), tmp_path / "deployed", Settings(max_steps=6))
     journal = read_journal(tmp_path / "deployed" / "journal.bin")
     for observations, actions in (
         (played.observations, played.actions),

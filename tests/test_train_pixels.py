@@ -20,7 +20,7 @@ from rlhive.core.normalizer import normalize
 from rlhive.core.run_spec import RunSpec
 from rlhive.data import load_dataset
 from rlhive.data.record import record
-from rlhive.deploy import run, simulate
+from rlhive.deploy import Settings, run, simulate
 from rlhive.envs.robohive import RoboHive
 from rlhive.evaluate import evaluate
 from rlhive.export import export
@@ -167,7 +167,9 @@ def test_a_bundle_brings_its_encoder(r3m_run, tmp_path):
     assert np.array_equal(ours(seen), theirs(seen))
     weights = load_file(tmp_path / "bundle/params.safetensors")
     assert any(name.startswith("encoder/") for name in weights)
-    report = run(theirs, simulate(ours.spec.env.name, 0, ours.spec.env.pixels), tmp_path / "out", max_steps=3)
+    report = run(
+        theirs, simulate(ours.spec.env.name, 0, ours.spec.env.pixels), tmp_path / "out", Settings(max_steps=3)
+    )
     assert (report.reason, report.steps) == ("finished", 3)
 
 

@@ -6,7 +6,6 @@ import itertools
 import mmap
 import multiprocessing
 import os
-import pickle
 import signal
 from collections.abc import Sequence
 from multiprocessing import reduction
@@ -217,7 +216,9 @@ def _spawn(
     try:
         with shield_children():  # which are the parent's to handle, it ends them when it is done
             process.start()
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+    except (OSError, RuntimeError):  # of processes, not of what is sent
+        raise
+    except Exception as error:  # of whatever kind, while the factory is written down
         raise ValueError(
             f"{name} cannot be sent to worker processes: give a function or class at the top of a module, or "
             f"num_workers=0 ({error})"
