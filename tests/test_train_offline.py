@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlhive.config import ConfigError, load_config
+from rlhive.config import ConfigError, config_text, load_config
 from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.errors import LoadError
 from rlhive.core.run_spec import Origin
@@ -168,6 +168,7 @@ def test_seeds_can_be_added(demo, tmp_path):
     train(demo, tmp_path, "bc_gaussian", "SEED=1")
     config = configure(demo, "bc_gaussian", "SEEDS=(1, 2)")
     assert seeds_to_add(tmp_path, config) == (2,)
+    (tmp_path / "config.gin").write_text(config_text())
     (tmp_path / "usage.json").write_text('{"seconds": 1.0}')
     assert add_seeds(config, tmp_path, (1,))
     together = train(demo, tmp_path.parent / "together", "bc_gaussian", "SEEDS=(1, 2)")
