@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torchrl.record.loggers import Logger
 
 LOG = logging.getLogger(__name__)
+TARGET_MET = "target met"  # why a seed stopped: its success was train.target_success
 EVALUATION_SEED = 0  # of the episodes that every evaluation in metrics.csv plays
 METRICS_FILE, AGGREGATE_FILE = "metrics.csv", "metrics_over_seeds.csv"
 SEEN_FILE = "seen.png"  # the images that the policy saw in the last evaluation

@@ -18,7 +18,6 @@ from rlhive.metrics import METRICS_FILE, SEEN_FILE, read_metrics, step_name
 
 SCORES = {"success": "eval/success", "return": "eval/return"}
 RNG_SEED = 0  # the same runs give the same intervals
-TARGET_MET = "target met"  # why a checkpoint says that a seed stopped: its success was train.target_success
 
 
 @attrs.frozen
@@ -203,9 +202,8 @@ def _read_member(directory: Path) -> Run:
     folders = {int(path.name.removeprefix("seed_")): path for path in found if path.name[5:].isdecimal()}
     of_row = metrics["seed"].astype(np.int64)
     seeds = np.union1d(of_row, np.array(list(folders), np.int64))
-    folders = folders or {
-        int(seeds[0]): directory / "checkpoints" / "latest"
-    }  # of one seed, in no folder of its own
+    if not folders:  # one seed alone has no folder of its own
+        folders = {int(seeds[0]): directory / "checkpoints" / "latest"}
     stopped = {seed: how for seed, folder in folders.items() if (how := _read_stopped(folder))}
     row = np.searchsorted(seeds, of_row)
     steps, column = np.unique(metrics["step"][evaluated].astype(np.int64), return_inverse=True)

@@ -8,8 +8,8 @@ import numpy as np
 
 from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.seed_stats import RESAMPLES, steps_to_threshold
-from rlhive.metrics import EVALUATION_SEED
-from rlhive.report_data import TARGET_MET, Process, Run, shared_step
+from rlhive.metrics import EVALUATION_SEED, TARGET_MET
+from rlhive.report_data import Process, Run, shared_step
 from rlhive.report_figures import (
     LABELS,
     improvement_figure,
@@ -85,9 +85,8 @@ def _summary_of(run: Run, step: int | None) -> list[str]:
     for threshold in THRESHOLDS:
         reached = steps_to_threshold(run.steps, run.scores["success"], threshold)
         ended = np.isinf(reached) & [_not_reached(run, seed) == STOPPED_BEFORE for seed in run.seeds]
-        open_end = np.isfinite(
-            np.median(np.where(ended, 0.0, reached))
-        )  # those that stopped might have decided it
+        # Those that stopped might have decided it.
+        open_end = np.isfinite(np.median(np.where(ended, 0.0, reached)))
         cells.append(steps_text(float(np.median(reached)), STOPPED_BEFORE if open_end else NOT_REACHED))
         before = f", {ended.sum()} {STOPPED_BEFORE}" if ended.any() else ""
         cells.append(f"{np.isfinite(reached).sum()} of {len(reached)}{before}")

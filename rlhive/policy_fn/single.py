@@ -17,11 +17,8 @@ from rlhive.policy_fn.mlp import ACTIVATIONS, linear
 from rlhive.policy_fn.offline import OfflineNetwork
 
 Step = Callable[[Tensor], Tensor]
-_TANH_OF_THE_FIRST = (
-    "deterministic",
-    "gaussian",
-    "tanh_gaussian",
-)  # heads whose mode is that of the first A numbers
+# Heads whose mode is that of the first A numbers.
+_TANH_OF_THE_FIRST = ("deterministic", "gaussian", "tanh_gaussian")
 
 
 def make_single_apply(network: ActorCritic, params: Params, env_state: EnvState) -> Step:

@@ -19,7 +19,7 @@ from rlhive.core.replay import ReplayBuffer
 from rlhive.core.replay_file import read_header
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.types import TrainState
-from rlhive.metrics import METRICS_FILE, read_metrics
+from rlhive.metrics import METRICS_FILE, TARGET_MET, read_metrics
 from rlhive.training.usage import read_usage
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-NOT_FINITE, TARGET_MET = "not finite", "target met"  # why a seed stopped before the others
+NOT_FINITE = "not finite"  # why a seed stopped before the others, or TARGET_MET
 
 
 class Stopped(NamedTuple):
