@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from rlhive import doctor
 from rlhive.doctor import (
     Finding,
     check_compiler,
@@ -17,7 +18,6 @@ from rlhive.doctor import (
     check_machine,
     check_python,
     check_simhive,
-    check_torch,
     examine,
 )
 from rlhive.envs import simhive
@@ -71,12 +71,16 @@ def test_without_simhive_it_says_how_to_install_and_installs_nothing(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_package_that_does_not_load_is_named(tmp_path, monkeypatch):
+def test_package_that_does_not_load_is_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "torch.py").write_text("raise ImportError('undefined symbol: whatever')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (found,) = check_torch()
-    assert found.state == "FAIL"
-    assert "do not load: ImportError: undefined symbol: whatever" in found.text
+    monkeypatch.setattr(sys, "argv", ["doctor"])
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.check_torch,))
+    assert doctor.main() == 1
+    report = capsys.readouterr().out
+    assert report.startswith("FAIL")
+    assert "do not load: ImportError: undefined symbol: whatever" in report
+    assert "training cannot run" in report
 
 
 def test_ctrl_c_ends_it_in_one_line():

@@ -104,6 +104,32 @@ def test_the_target_moves_by_tau():
         torch.testing.assert_close(target, 0.75 * old + 0.25 * new)
 
 
+def test_seeds_side_by_side_equal_each_alone():
+    seeds = (4, 7)
+    _, learner, generators, state = learn(seeds=seeds)
+    observation = torch.randn(2, 2, 5, generator=torch.Generator().manual_seed(0))
+    noise = learner.draw_loss_noise(generators)
+    after, metrics = learner.train_step(state, batches(seeds), noise)
+    for index, seed in enumerate(seeds):
+        _, alone, own, own_state = learn(seeds=(seed,))
+        assert bool((own_state[0] == state[index]).all())  # drawn the same, bit for bit
+        own_noise = alone.draw_loss_noise(own)
+        assert bool((own_noise[0] == noise[index]).all())
+        own_after, own_metrics = alone.train_step(own_state, batches((seed,)), own_noise)
+        compare(own_after[0], after[index])
+        compare(own_metrics[0], metrics[index])
+        torch.testing.assert_close(
+            alone.plan(own_state, seen(observation[index : index + 1]))[0],
+            learner.plan(state, seen(observation))[index],
+        )
+
+
+def compare(one: TensorDict, other: TensorDict) -> None:
+    assert set(one.keys(True, True)) == set(other.keys(True, True))
+    for key in one.keys(True, True):
+        torch.testing.assert_close(one[key], other[key], rtol=1e-4, atol=1e-5)
+
+
 def test_metrics_are_named_for_the_log():
     _, learner, generators, state = learn(seeds=(1, 2))
     _, metrics = learner.train_step(state, batches((1, 2)), learner.draw_loss_noise(generators))
