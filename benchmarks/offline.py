@@ -28,6 +28,7 @@ from rlhive.core.files import replacing, write_text
 from rlhive.core.stats import hierarchical_interval
 from rlhive.data import trace
 from rlhive.data.episode import Episode
+from rlhive.data.formats import episodes
 
 FLAGS = flags.FLAGS
 EVALUATION_SEED = 1  # others than those by which runs evaluate themselves
@@ -150,7 +151,7 @@ def run(module: str, *arguments: object) -> str:
 
 def data_row(data: Path) -> list[str]:
     """The recorded episodes themselves."""
-    played = [episode for episode in trace.episodes(data) if isinstance(episode, Episode)]
+    played = [episode for episode in episodes(data, "trace") if isinstance(episode, Episode)]
     success = np.mean([episode.success for episode in played])
     returns = np.mean([episode.total_reward for episode in played])
     return [f"the data, {len(played)} episodes", "-", f"{success:.1%}", f"{returns:.1f}"]

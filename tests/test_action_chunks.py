@@ -11,8 +11,9 @@ from rlhive.core.errors import LoadError
 from rlhive.core.run_spec import RunSpec, new_run_spec
 from rlhive.core.tree import leaves, stack_seeds
 from rlhive.data import load_dataset
+from rlhive.data.formats import episodes
 from rlhive.data.record import record
-from rlhive.data.trace import episodes, trace_file, write_trial
+from rlhive.data.trace import trace_file, write_trial
 from rlhive.deploy import Settings
 from rlhive.deploy import run as deploy
 from rlhive.deploy.connecting import simulate
@@ -309,7 +310,7 @@ def test_a_seed_is_the_same_alone_and_among_others_and_resumed(trained, demo, tm
 def test_recording_and_deploying_carry_plans_out(trained, tmp_path):
     policy = load(trained.run_dir)
     record(ENVIRONMENT, str(trained.run_dir), 1, tmp_path / "played.h5")
-    [played] = episodes(tmp_path / "played.h5")
+    [played] = episodes(tmp_path / "played.h5", "trace")
     deploy(policy, simulate(ENVIRONMENT, 0), tmp_path / "deployed", Settings(max_steps=6))
     journal = read_journal(tmp_path / "deployed" / "journal.bin")
     for observations, actions in (

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhive.core.errors import LoadError
 from rlhive.data import minari, roboset
-from rlhive.data.episode import Episode
+from rlhive.data.episode import STATE_ONLY, Episode
 from rlhive.data.formats import FORMATS, detect, intact, whole_trials
 from rlhive.data.h5 import datasets, read, read_trials
 from rlhive.data.trace import trace_file, write_episode, write_trial
@@ -93,7 +93,7 @@ def _to_roboset(
 def _as_roboset(source: Path) -> Iterator[tuple[str, dict[str, np.ndarray]] | LoadError]:
     """Each trial in RoboSet's form, read as a whole: it must be one that training would read."""
 
-    read_episode = FORMATS["trace"].reader(source)
+    read_episode = FORMATS["trace"].reader(source, STATE_ONLY)
 
     def read_one(trial: h5py.Group, name: str, where: str) -> tuple[str, dict[str, np.ndarray]]:
         read_episode(trial, name, where)

@@ -14,7 +14,7 @@ from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data import minari, roboset, trace
 from rlhive.data.episode import STATE_ONLY, Episode, Selection, of_one_width
-from rlhive.data.h5 import h5_errors, open_h5, open_trial, trial_names
+from rlhive.data.h5 import h5_errors, open_h5, open_trial, read_trials, trial_names
 
 T = TypeVar("T")
 
@@ -27,8 +27,7 @@ class Format(NamedTuple):
     """How a format is read.
 
     Attributes:
-        episodes: `episodes(path, selection)` yields each episode, or the error that says why it cannot be read.
-        reader: `reader(path)` is the `read_episode(group, name, where)` that reads one of its h5 groups.
+        reader: `reader(path, selection)` is the `read_one(group, name, where)` that reads one of its h5 groups.
         environment: `environment(path)` is the id of where it is from, None where it is not told.
         pixels: `pixels(path)` is what its images are, None where it is not told.
         columns: `columns(path, trial)` are the parts of a whole trial's observation with their widths, None where it
@@ -36,8 +35,7 @@ class Format(NamedTuple):
         file: the h5 file that holds the trials, in the directory of a format that is one.
     """
 
-    episodes: Callable[..., Iterator[Episode | LoadError]]
-    reader: Callable[[str | os.PathLike[str]], Callable[[h5py.Group, str, str], Episode]]
+    reader: Callable[[str | os.PathLike[str], Selection], Callable[[h5py.Group, str, str], Episode]]
     environment: Callable[[str | os.PathLike[str]], str | None]
     pixels: Callable[[str | os.PathLike[str]], PixelSpec | None] = _not_told
     columns: Callable[[str | os.PathLike[str], str], dict[str, int] | None] = _not_told
@@ -45,15 +43,9 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "trace": Format(trace.episodes, trace.reader, trace.environment, trace.pixels),
-    "roboset": Format(
-        roboset.episodes,
-        lambda path: roboset.read_episode,
-        trace.environment,
-        trace.pixels,
-        roboset.columns,
-    ),
-    "minari": Format(minari.episodes, lambda path: minari.read_episode, minari.environment, file=minari.FILE),
+    "trace": Format(trace.reader, trace.environment, trace.pixels),
+    "roboset": Format(roboset.reader, trace.environment, trace.pixels, roboset.columns),
+    "minari": Format(minari.reader, minari.environment, file=minari.FILE),
 }
 
 
@@ -92,6 +84,17 @@ def source_files(path: str | os.PathLike[str]) -> list[Path]:
     return sorted({*read, *(one for one in Path(path).rglob("*") if one.is_file())})
 
 
+def episodes(
+    path: str | os.PathLike[str], format_name: str, selection: Selection = STATE_ONLY
+) -> Iterator[Episode | LoadError]:
+    """The episodes of a source in their order; a damaged one as the error that says why.
+
+    Raises:
+        LoadError: the source as a whole cannot be read, or its format has not what is selected.
+    """
+    return read_trials(h5_file(path, format_name), FORMATS[format_name].reader(path, selection))
+
+
 def intact(
     path: str | os.PathLike[str],
     format_name: str,
@@ -100,7 +103,7 @@ def intact(
     selection: Selection = STATE_ONLY,
 ) -> Iterator[Episode]:
     """The episodes of a source, all of one width, as `whole_trials` gives them."""
-    items = of_one_width(FORMATS[format_name].episodes(path, selection), h5_file(path, format_name))
+    items = of_one_width(episodes(path, format_name, selection), h5_file(path, format_name))
     return whole_trials(items, h5_file(path, format_name), skip_damaged, damaged)
 
 

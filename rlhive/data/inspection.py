@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhive.core.errors import LoadError
 from rlhive.core.files import replacing
-from rlhive.data.episode import Episode, of_one_width
+from rlhive.data.episode import STATE_ONLY, Episode, of_one_width
 from rlhive.data.formats import FORMATS, detect, h5_file
 from rlhive.data.h5 import (
     check_whole,
@@ -76,7 +76,7 @@ def inspect(path: str | os.PathLike[str]) -> tuple[str, list[Trial]]:
         LoadError: the file as a whole cannot be read.
     """
     format_name = detect(path)
-    read_episode = FORMATS[format_name].reader(path)
+    read_episode = FORMATS[format_name].reader(path, STATE_ONLY)
 
     def read_one(group: h5py.Group, name: str, where: str) -> Trial:
         keys = {key: _summarize(item, key, f"{where}/{key}") for key, item in datasets(group, where).items()}

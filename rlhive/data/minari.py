@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from rlhive.core.errors import LoadError
 from rlhive.data.episode import STATE_ONLY, Episode, Selection, as_column, as_flags, as_rows
-from rlhive.data.h5 import datasets, read, read_trials
+from rlhive.data.h5 import datasets, read
 from rlhive.data.trace import check_keys, read_times
 
 KEYS = ("observations", "actions", "rewards", "terminations", "truncations")
@@ -26,21 +26,19 @@ SOLVED, TIME = "infos/solved", "infos/time"
 METADATA, FILE = "data/metadata.json", "data/main_data.hdf5"
 
 
-def episodes(
-    path: str | os.PathLike[str], selection: Selection = STATE_ONLY
-) -> Iterator[Episode | LoadError]:
-    """The episodes of a data set in their order; a damaged one as the error that says why.
+def reader(path: str | os.PathLike[str], selection: Selection) -> Callable[[h5py.Group, str, str], Episode]:
+    """`read_episode`, for a data set that it can read.
 
     Raises:
-        LoadError: the data set as a whole cannot be read, its observations or actions are no vectors, or images or
-            parts are selected, which are read of RoboHive's formats only.
+        LoadError: its metadata cannot be read, its observations or actions are no vectors, or images or parts are
+            selected, which are read of RoboHive's formats only.
     """
     if selection != STATE_ONLY:
         raise LoadError(
             f"{path}: is a Minari data set, of which neither images nor parts of an obs_dict are read"
         )
     _check_vectors(path, _metadata(path))
-    return read_trials(Path(path) / FILE, read_episode)
+    return read_episode
 
 
 def read_episode(group: h5py.Group, name: str, where: str) -> Episode:

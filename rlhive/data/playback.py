@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from rlhive import load_torch
 from rlhive.core.errors import LoadError
-from rlhive.data.episode import Episode
+from rlhive.data.episode import STATE_ONLY, Episode
 from rlhive.data.formats import detect
 from rlhive.data.h5 import datasets, read, read_trials
 from rlhive.data.record import play, single_frames
@@ -126,7 +126,7 @@ def format_drifts(drifts: Sequence[Drift]) -> str:
 def _starts(path: str | os.PathLike[str]) -> Iterator[tuple[Episode, dict[str, np.ndarray]]]:
     """Each trial with the first row of its states."""
 
-    read_episode = reader(path)
+    read_episode = reader(path, STATE_ONLY)
 
     def read_one(trial: h5py.Group, name: str, where: str) -> tuple[Episode, dict[str, np.ndarray]]:
         found = {key: item for key, item in datasets(trial, where).items() if key.startswith(STATE)}

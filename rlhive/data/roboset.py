@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import h5py
 import numpy as np
 
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.data.episode import STATE_ONLY, Episode, Selection, as_rows
-from rlhive.data.h5 import datasets, open_h5, open_trial, read, read_trials
+from rlhive.data.episode import Episode, Selection, as_rows
+from rlhive.data.h5 import datasets, open_h5, open_trial, read
 from rlhive.data.images import read_images
 from rlhive.data.trace import check_keys, read_times
 
@@ -31,21 +31,15 @@ class NoRoboSetError(LoadError):
         super().__init__(f"{message}; --to=minari takes any robot")
 
 
-def episodes(
-    path: str | os.PathLike[str], selection: Selection = STATE_ONLY
-) -> Iterator[Episode | LoadError]:
-    """The trials of a file in their order; a damaged one as the error that says why.
-
-    The observation is those of `STATES` that a trial has, the action those of `CONTROLS`, each in this order.
-
-    Raises:
-        LoadError: as they are asked for: the file as a whole cannot be read.
-    """
-    return read_trials(path, functools.partial(read_episode, selection=selection))
+def reader(path: str | os.PathLike[str], selection: Selection) -> Callable[[h5py.Group, str, str], Episode]:
+    """`read_episode` for the trials of a file, of which it needs to know nothing else."""
+    return functools.partial(read_episode, selection=selection)
 
 
-def read_episode(trial: h5py.Group, name: str, where: str, selection: Selection = STATE_ONLY) -> Episode:
+def read_episode(trial: h5py.Group, name: str, where: str, selection: Selection) -> Episode:
     """One trial; its last action led nowhere that was logged, and is left out.
+
+    The observation is those of `STATES` that it has, the action those of `CONTROLS`, each in this order.
 
     Raises:
         LoadError: it is damaged, no trial of RoboSet's, or has not what is selected.

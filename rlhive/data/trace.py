@@ -17,8 +17,8 @@ import numpy as np
 from rlhive.core.errors import LoadError
 from rlhive.core.files import replacing
 from rlhive.core.pixel_spec import PixelSpec, camera_key
-from rlhive.data.episode import STATE_ONLY, Episode, Selection, as_column, as_flags, as_rows
-from rlhive.data.h5 import datasets, h5_errors, open_h5, open_trial, read, read_trials, trial_names
+from rlhive.data.episode import Episode, Selection, as_column, as_flags, as_rows
+from rlhive.data.h5 import datasets, h5_errors, open_h5, open_trial, read, trial_names
 from rlhive.data.images import read_images
 
 REWARDS = "rewards"
@@ -29,20 +29,7 @@ ENVIRONMENT = "environment"  # an attribute of the file, ours: RoboHive does not
 PIXELS = "pixels"  # another one: how its images were drawn, as JSON
 
 
-def episodes(
-    path: str | os.PathLike[str], selection: Selection = STATE_ONLY
-) -> Iterator[Episode | LoadError]:
-    """The trials of a file in their order; a damaged one as the error that says why.
-
-    Raises:
-        LoadError: the file as a whole cannot be read.
-    """
-    return read_trials(path, reader(path, selection))
-
-
-def reader(
-    path: str | os.PathLike[str], selection: Selection = STATE_ONLY
-) -> Callable[[h5py.Group, str, str], Episode]:
+def reader(path: str | os.PathLike[str], selection: Selection) -> Callable[[h5py.Group, str, str], Episode]:
     """`read_episode` for the trials of a file: rewards are needed in each if any has some.
 
     Raises:
@@ -56,8 +43,8 @@ def read_episode(
     trial: h5py.Group,
     name: str,
     where: str,
-    selection: Selection = STATE_ONLY,
-    needed: tuple[str, ...] = KEYS,
+    selection: Selection,
+    needed: tuple[str, ...],
 ) -> Episode:
     """One trial.
 

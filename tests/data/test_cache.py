@@ -27,7 +27,7 @@ from rlhive.data import load_dataset
 from rlhive.data.convert import convert
 from rlhive.data.dataset import SPEC_FILE
 from rlhive.data.episode import Selection
-from rlhive.data.formats import FORMATS
+from rlhive.data.formats import episodes
 from rlhive.data.trace import trace_file, write_trial
 from tests.data.demo_files import ACTION_DIM, OBSERVATION_DIM, demo_rows, write_demo, write_roboset
 
@@ -352,7 +352,7 @@ def build_and_draw(path, **images):
 
 
 def keep_everything(path, *selection):
-    for item in list(FORMATS["trace"].episodes(path, *selection)):
+    for item in list(episodes(path, "trace", *selection)):
         if isinstance(item, LoadError):
             raise item
 

@@ -11,15 +11,14 @@ import pytest
 
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.data import Episode, minari, roboset, trace
+from rlhive.data import Episode, formats, minari, trace
 from rlhive.data.convert import convert
-from rlhive.data.formats import FORMATS, detect
 from rlhive.envs.importing import quiet
 from tests.data.demo_files import ACTION_DIM, OBSERVATION_DIM, demo_rows, write_demo, write_roboset
 
 
 def read_all(path):
-    return list(FORMATS[detect(path)].episodes(path))
+    return list(formats.episodes(path, formats.detect(path)))
 
 
 def assert_equal(one, other):
@@ -93,7 +92,7 @@ def test_a_writer_that_fails_leaves_the_old_file(tmp_path):
 
 def test_a_roboset_of_robohives_writer(tmp_path):
     path = write_roboset(tmp_path / "demo.h5")
-    assert detect(path) == "roboset"
+    assert formats.detect(path) == "roboset"
     episode = read_all(path)[1]
     with h5py.File(path) as file:
         data = file["Trial1/data"]
@@ -128,10 +127,7 @@ def test_from_trace_to_roboset(tmp_path):
     with h5py.File(tmp_path / "set.h5") as file:
         assert np.array_equal(file["Trial0/data/qp_arm"], values["env_infos/obs_dict/qp_arm"])
         assert np.array_equal(file["Trial0/data/rgb_top"], values["env_infos/visual_dict/rgb:top_cam:4x4:2d"])
-    assert roboset.read_episode(h5py.File(tmp_path / "set.h5")["Trial0"], "Trial0", "here").actions.shape == (
-        4,
-        8,
-    )
+    assert read_all(tmp_path / "set.h5")[0].actions.shape == (4, 8)
     assert trace.environment(tmp_path / "set.h5") == "somewhere-v0"
     assert trace.pixels(tmp_path / "set.h5") == ARM_IMAGES
 

@@ -8,7 +8,7 @@ from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data import Episode
 from rlhive.data.episode import Selection
-from rlhive.data.formats import FORMATS, detect
+from rlhive.data.formats import detect, episodes
 from rlhive.data.h5 import datasets
 from tests.data.demo_files import write_demo, write_roboset
 
@@ -137,7 +137,7 @@ def test_a_damaged_trial_is_named_and_the_others_are_intact(demo, tmp_path, dama
     change, message = DAMAGES[damage]
     with h5py.File(path, "r+") as file:
         change(file["Trial1"])
-    items = list(FORMATS[detect(path)].episodes(path))
+    items = list(episodes(path, detect(path)))
     with pytest.raises(LoadError, match=message) as raised:
         raise items[1]
     assert str(raised.value).startswith(f"{path}: Trial1") and "\n" not in str(raised.value)
@@ -146,7 +146,7 @@ def test_a_damaged_trial_is_named_and_the_others_are_intact(demo, tmp_path, dama
 
 
 def intact(path):
-    return list(FORMATS["trace"].episodes(path))
+    return list(episodes(path, "trace"))
 
 
 def assert_same(one, other):
@@ -201,12 +201,12 @@ def test_files_without_trials(tmp_path):
 def test_five_hundred_mutated_files(tmp_path, write, selection):
     original = write(tmp_path / "original.h5", trials=2, steps=5)
     content = original.read_bytes()
-    expected = {episode.name: episode for episode in FORMATS[detect(original)].episodes(original, selection)}
+    expected = {episode.name: episode for episode in episodes(original, detect(original), selection)}
     path, outcomes = tmp_path / "mutated.h5", {"refused": 0, "read": 0}
     for seed in range(250):
         mutate(path, content, np.random.default_rng(seed))
         try:
-            items = list(FORMATS[detect(path)].episodes(path, selection))
+            items = list(episodes(path, detect(path), selection))
         except LoadError as error:
             items = [error]
         assert items

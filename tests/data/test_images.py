@@ -11,7 +11,7 @@ from rlhive.core.pixel_spec import PixelSpec, camera_key
 from rlhive.data import features, load_dataset
 from rlhive.data.convert import convert
 from rlhive.data.episode import Selection
-from rlhive.data.formats import FORMATS
+from rlhive.data.formats import episodes
 from rlhive.data.playback import replay
 from rlhive.data.record import play
 from rlhive.data.trace import SEEN, pixels, trace_file, write_trial
@@ -294,4 +294,4 @@ def file_rows(path, number):
 def test_images_stay_behind_on_the_way_to_minari(drawn, tmp_path):
     convert(drawn, tmp_path / "reach-v0", "minari")
     with pytest.raises(LoadError, match="is a Minari data set, of which neither images nor"):
-        list(FORMATS["minari"].episodes(tmp_path / "reach-v0", Selection(IMAGES)))
+        list(episodes(tmp_path / "reach-v0", "minari", Selection(IMAGES)))

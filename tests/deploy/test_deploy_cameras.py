@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.data.trace import environment, episodes
+from rlhive.data.formats import episodes
+from rlhive.data.trace import environment
 from rlhive.data.trace import pixels as recorded_pixels
 from rlhive.deploy import Settings, connect, run, simulate
 from rlhive.deploy.cameras import Frames
@@ -63,7 +64,7 @@ def test_trace_has_the_images_by_robohives_names(simulated):
         for index, name in enumerate(PIXELS.cameras):
             assert np.array_equal(images[f"rgb:{name}:32x40:2d"], records["pixels"][:, index])
         assert np.array_equal(images["time"], records["time"][:, None])
-    [episode] = episodes(simulated[1] / "trace.h5")
+    [episode] = episodes(simulated[1] / "trace.h5", "trace")
     assert len(episode.actions) == 4
     assert environment(simulated[1] / "trace.h5") == NAME
     assert recorded_pixels(simulated[1] / "trace.h5") == attrs.evolve(PIXELS, frames=1)

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from rlhive.core import interrupt
-from rlhive.data.trace import environment, episodes
+from rlhive.data.formats import episodes
+from rlhive.data.trace import environment
 from rlhive.deploy import Settings, latency, loop, run
 from rlhive.deploy.connecting import simulate
 from rlhive.deploy.journal import read_journal, write_trace
@@ -96,7 +97,7 @@ def test_trace_is_robohives(policy, tmp_path):
     for name in ("actions", "latency"):
         assert np.array_equal(trial["deploy"][name][:], records[name]), name
     trace.trace.close()
-    [episode] = episodes(tmp_path / "trace.h5")
+    [episode] = episodes(tmp_path / "trace.h5", "trace")
     assert np.array_equal(episode.actions, records["actions"][:-1])
     np.testing.assert_allclose(episode.rewards, records["rewards"][:-1], rtol=1e-6)
 
