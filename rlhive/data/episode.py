@@ -108,9 +108,18 @@ def as_rows(values: np.ndarray, where: str) -> np.ndarray:
     Raises:
         LoadError: another number of dimensions, no column, or a number that is not finite.
     """
+    check_rows(values, where)
+    return _finite(values, where)
+
+
+def check_rows(values: np.ndarray, where: str) -> None:
+    """Refuses what is not `[rows, width]`.
+
+    Raises:
+        LoadError: another number of dimensions, or no column.
+    """
     if values.ndim != 2 or values.shape[1] == 0:
         raise LoadError(f"{where}: must have a row per step and at least one column, is {list(values.shape)}")
-    return _finite(values, where)
 
 
 def as_column(values: np.ndarray, rows: int, where: str) -> np.ndarray:

@@ -160,7 +160,7 @@ def _summarize(dataset: h5py.Dataset, key: str, where: str) -> Key:
     except LoadError:
         return Key(shape, dtype, 0, None)
     if key == "actions" or key.startswith("data/ctrl_"):
-        values = values[:-1]
+        values = values[:-1] if values.ndim else values
     nans = int((~np.isfinite(values)).sum())
     if key.startswith(STATE) and nans == values.size:
         nans = 0  # what a model lacks, such as mocap bodies, RoboHive writes as NaN throughout

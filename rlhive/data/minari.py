@@ -80,7 +80,7 @@ def environment(path: str | os.PathLike[str]) -> str | None:
     metadata = _metadata(path)
     try:
         name = json.loads(metadata["env_spec"])["id"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return name if isinstance(name, str) else None
 
@@ -185,7 +185,7 @@ def _check_vectors(path: str | os.PathLike[str], metadata: dict[str, Any]) -> No
     for key in ("observation_space", "action_space"):
         try:
             kind = json.loads(metadata[key])["type"]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             raise LoadError(f"{path}: its metadata has no {key}") from None
         if kind != "Box":
             raise LoadError(f"{path}: its {key} is a {kind}; only vectors (Box) are read")

@@ -132,13 +132,25 @@ def _starts(path: str | os.PathLike[str]) -> Iterator[tuple[Episode, dict[str, n
         found = {key: item for key, item in datasets(trial, where).items() if key.startswith(STATE)}
         if not found:
             raise LoadError(f"{where}: has no {STATE}: without the state it cannot be played again")
-        state = {key.removeprefix(STATE): read(item, f"{where}/{key}") for key, item in found.items()}
-        return read_episode(trial, name, where), {key: value[0] for key, value in state.items()}
+        episode = read_episode(trial, name, where)
+        rows = len(episode.observations)
+        return episode, {
+            key.removeprefix(STATE): _first_row(item, rows, f"{where}/{key}") for key, item in found.items()
+        }
 
     for item in read_trials(path, read_one):
         if isinstance(item, LoadError):
             raise item
         yield item
+
+
+def _first_row(dataset: h5py.Dataset, rows: int, where: str) -> np.ndarray:
+    """The first of that many rows."""
+    values = read(dataset, where)
+    if values.shape[:1] != (rows,):
+        raise LoadError(f"{where}: must have {rows} rows, one for each observation; is {list(values.shape)}")
+    first: np.ndarray = values[0]
+    return first
 
 
 def _play(env: RoboHive, episode: Episode, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.data.episode import Episode, Selection, as_rows
+from rlhive.data.episode import Episode, Selection, as_rows, check_rows
 from rlhive.data.h5 import datasets, open_h5, open_trial, read
 from rlhive.data.images import read_images
 from rlhive.data.trace import check_keys, read_times
@@ -121,7 +121,9 @@ def _columns(found: Mapping[str, h5py.Dataset], keys: tuple[str, ...], where: st
     if not present:
         raise LoadError(f"{where}: has none of {', '.join(keys)}, which RoboSet is made of")
     parts = [read(found[key], f"{where}/{key}") for key in present]
-    lengths = {len(part) for part in parts if part.ndim}
+    for key, part in zip(present, parts, strict=True):
+        check_rows(part, f"{where}/{key}")
+    lengths = {len(part) for part in parts}
     if len(lengths) != 1:
         raise LoadError(f"{where}: {', '.join(present)} differ in length: {sorted(lengths)}")
     rows = [
@@ -131,4 +133,4 @@ def _columns(found: Mapping[str, h5py.Dataset], keys: tuple[str, ...], where: st
 
 
 def _present(found: Mapping[str, h5py.Dataset], keys: tuple[str, ...]) -> list[str]:
-    return [key for key in keys if key in found and 0 not in found[key].shape[1:]]
+    return [key for key in keys if key in found and 0 not in (found[key].shape or ())[1:]]

@@ -1,7 +1,9 @@
 """`python -m rlhive.data` with real environments, in real processes where that is what is tested."""
 
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -193,6 +195,19 @@ def test_what_cannot_be_played_again(recorded, tmp_path):
     ):
         replay(recorded, "FrankaPushRandom-v0", tmp_path / "out.h5")
     assert not (tmp_path / "out.h5").exists()
+
+
+@pytest.mark.parametrize("value", [np.float64(0.5), np.zeros((0, 6)), np.zeros((7, 6))])
+def test_states_must_have_a_row_for_each_observation(franka_spec, tmp_path, monkeypatch, value):
+    path = write_demo(tmp_path / "demo.h5", trials=1)
+    with h5py.File(path, "r+") as file:
+        del file["Trial0/env_infos/state/qpos"]
+        file["Trial0/env_infos/state/qpos"] = value
+    robot = SimpleNamespace(spec=franka_spec, close=lambda: None)
+    monkeypatch.setattr("rlhive.envs.robohive.RoboHive", lambda name, pixels: robot)
+    shape = re.escape(str(list(np.shape(value))))
+    with pytest.raises(LoadError, match=rf"Trial0/env_infos/state/qpos: must have 11 rows, .* is {shape}"):
+        replay(path, FRANKA)
 
 
 def test_the_tables_of_a_trace_with_a_damaged_trial(tmp_path):

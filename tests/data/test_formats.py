@@ -227,6 +227,11 @@ def test_the_environment_goes_to_minari_and_back(tmp_path):
     episode = read_all(write_demo(tmp_path / "demo.h5", trials=1))[0]
     assert minari.write(tmp_path / "reach-v1", [episode], "FrankaReachRandom-v0") == 1
     assert minari.environment(tmp_path / "reach-v1") == "FrankaReachRandom-v0"
+    metadata = {"data_format": "hdf5", "env_spec": "[" * 100_000, "observation_space": "[" * 100_000}
+    (tmp_path / "reach-v1" / minari.METADATA).write_text(json.dumps(metadata))
+    assert minari.environment(tmp_path / "reach-v1") is None
+    with pytest.raises(LoadError, match="its metadata has no observation_space"):
+        read_all(tmp_path / "reach-v1")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:minari")

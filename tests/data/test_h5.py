@@ -1,5 +1,7 @@
 """Damaged and malicious files: one clear line that names file, trial and key, and never other numbers."""
 
+import itertools
+
 import h5py
 import numpy as np
 import pytest
@@ -7,9 +9,11 @@ import pytest
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data import Episode
+from rlhive.data.convert import convert
 from rlhive.data.episode import Selection
-from rlhive.data.formats import detect, episodes
+from rlhive.data.formats import detect, episodes, h5_file
 from rlhive.data.h5 import datasets
+from rlhive.data.inspection import inspect
 from tests.data.demo_files import write_demo, write_roboset
 
 
@@ -192,6 +196,44 @@ def test_files_without_trials(tmp_path):
         file["actions"] = np.zeros((3, 2))
     with pytest.raises(LoadError, match="actions: is a data set where a trial"):
         raise intact(tmp_path / "flat.h5")[0]
+
+
+def write_minari(path, **sizes):
+    convert(write_demo(path, **sizes), path.with_name("demo-v0"), "minari")
+    return path.with_name("demo-v0")
+
+
+WITHOUT_ROWS = {
+    "a number": lambda values: np.float64(0.5),
+    "nothing": lambda values: h5py.Empty("f8"),
+    "no row": lambda values: values[:0],
+}
+
+
+@pytest.mark.parametrize(
+    ("write", "not_read"),
+    [
+        (write_demo, ("env_infos/state/",)),
+        (write_roboset, ("derived/", "data/rgb_")),
+        (write_minari, ("truncations",)),
+    ],
+)
+def test_data_sets_without_rows_are_damage_to_all_that_reads_them(tmp_path, write, not_read):
+    path = write(tmp_path / "demo.h5", trials=2, steps=4)
+    source = h5_file(path, detect(path))
+    content = source.read_bytes()
+    with h5py.File(source) as file:
+        name, keys = min(file), list(datasets(file[min(file)], "here"))
+    for key, without_rows in itertools.product(keys, WITHOUT_ROWS.values()):
+        source.write_bytes(content)
+        with h5py.File(source, "r+") as file:
+            replace(file[name], key, without_rows(file[name][key][()]))
+        first, second = episodes(path, detect(path))
+        assert isinstance(second, Episode)
+        assert isinstance(first, Episode if key.startswith(not_read) else LoadError), key
+        _, [of_first, of_second] = inspect(path)
+        assert str(of_first.episode) == str(first) or isinstance(first, Episode)
+        assert isinstance(of_second.episode, Episode) and of_first.keys[key].nans == 0
 
 
 @pytest.mark.parametrize(
