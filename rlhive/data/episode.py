@@ -122,6 +122,16 @@ def check_rows(values: np.ndarray, where: str) -> None:
         raise LoadError(f"{where}: must have a row per step and at least one column, is {list(values.shape)}")
 
 
+def check_length(values: np.ndarray, rows: int, where: str) -> None:
+    """Refuses what has not that many rows.
+
+    Raises:
+        LoadError: it has others, or none at all.
+    """
+    if values.shape[:1] != (rows,):
+        raise LoadError(f"{where}: must have {rows} rows, one for each state; is {list(values.shape)}")
+
+
 def as_column(values: np.ndarray, rows: int, where: str) -> np.ndarray:
     """Finite numbers, one per row, as float32 `[rows]`.
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from rlhive import load_torch
 from rlhive.core.errors import LoadError
-from rlhive.data.episode import STATE_ONLY, Episode
+from rlhive.data.episode import STATE_ONLY, Episode, check_length
 from rlhive.data.formats import detect
 from rlhive.data.h5 import datasets, read, read_trials
 from rlhive.data.record import play, single_frames
@@ -147,8 +147,7 @@ def _starts(path: str | os.PathLike[str]) -> Iterator[tuple[Episode, dict[str, n
 def _first_row(dataset: h5py.Dataset, rows: int, where: str) -> np.ndarray:
     """The first of that many rows."""
     values = read(dataset, where)
-    if values.shape[:1] != (rows,):
-        raise LoadError(f"{where}: must have {rows} rows, one for each observation; is {list(values.shape)}")
+    check_length(values, rows, where)
     first: np.ndarray = values[0]
     return first
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.data.episode import Episode, Selection, as_rows, check_rows
+from rlhive.data.episode import Episode, Selection, as_rows, check_length, check_rows
 from rlhive.data.h5 import datasets, open_h5, open_trial, read
 from rlhive.data.images import read_images
-from rlhive.data.trace import check_keys, read_times
+from rlhive.data.trace import OBSERVED, SEEN, check_keys, read_times
 
 # As environments observe a robot: where all of it is, then how fast that moves.
 STATES = tuple(f"data/{name}_{part}" for name in ("qp", "qv", "tau") for part in ("arm", "ee"))
@@ -98,7 +98,11 @@ def from_trial(values: Mapping[str, np.ndarray], where: str) -> dict[str, np.nda
 
     Raises:
         NoRoboSetError: the environment is none of the arms and grippers that RoboSet describes.
+        LoadError: a part of the observation, or images, have not a row per state.
     """
+    for key, value in values.items():
+        if key.startswith((OBSERVED, SEEN)):
+            check_length(value, len(values["actions"]), f"{where}/{key}")
     from rlhive.envs.importing import quiet
 
     with quiet():

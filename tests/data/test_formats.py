@@ -132,6 +132,17 @@ def test_from_trace_to_roboset(tmp_path):
     assert trace.pixels(tmp_path / "set.h5") == ARM_IMAGES
 
 
+@pytest.mark.parametrize("values", [np.float64(0.5), np.zeros((3, 7))])
+def test_a_roboset_is_made_of_data_sets_with_a_row_for_each_state(tmp_path, values):
+    write_arm_trace(tmp_path / "arm.h5")
+    with h5py.File(tmp_path / "arm.h5", "r+") as file:
+        del file["Trial0/env_infos/obs_dict/qp_arm"]
+        file["Trial0/env_infos/obs_dict/qp_arm"] = values
+    with pytest.raises(LoadError, match=r"Trial0/env_infos/obs_dict/qp_arm: must have 5 rows, "):
+        convert(tmp_path / "arm.h5", tmp_path / "set.h5", "roboset")
+    assert not (tmp_path / "set.h5").exists()
+
+
 def test_conversions_that_cannot_be(tmp_path):
     write_roboset(tmp_path / "set.h5")
     write_demo(tmp_path / "demo.h5")
