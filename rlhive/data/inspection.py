@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import h5py
@@ -12,14 +13,13 @@ import numpy as np
 from rlhive.core.errors import LoadError
 from rlhive.core.files import replacing
 from rlhive.data.episode import STATE_ONLY, Episode, of_one_width
-from rlhive.data.formats import FORMATS, detect, h5_file
+from rlhive.data.formats import FORMATS, detect, h5_file, whole_trials
 from rlhive.data.h5 import (
     check_whole,
     datasets,
     h5_errors,
     holes,
     open_h5,
-    open_trial,
     read,
     read_trials,
     trial_names,
@@ -116,7 +116,7 @@ def format_trials(path: str | os.PathLike[str], format_name: str, trials: Sequen
 
 
 def draw_frames(path: str | os.PathLike[str], picture: str | os.PathLike[str]) -> list[str]:
-    """Draws frames of all cameras, evenly spaced in time, a row for each camera of the first trials.
+    """Draws frames of all cameras, evenly spaced in time, a row for each camera of the first trials that can be read.
 
     Args:
         path: the file of episodes.
@@ -127,28 +127,42 @@ def draw_frames(path: str | os.PathLike[str], picture: str | os.PathLike[str]) -
 
     Raises:
         ValueError: there are no frames.
+        LoadError: no trial can be read.
     """
-    labels: list[str] = []
-    rows: list[np.ndarray] = []
-    with open_h5(h5_file(path, detect(path))) as file:
-        for name in trial_names(file):
-            where = f"{path}: {name}"
-            for key, item in datasets(open_trial(file, name, where), where).items():
-                if len(rows) < _ROWS and is_camera(item) and len(item):
-                    with h5_errors(f"{where}/{key}"):
-                        check_whole(item, f"{where}/{key}")
-                        times = np.linspace(0, len(item) - 1, min(_COLUMNS, len(item)), dtype=int)
-                        rows.append(np.concatenate([item[int(time)] for time in times], axis=1))
-                    labels.append(f"{name} {key}")
-    if not rows:
+    found = list(itertools.islice(_frame_rows(path), _ROWS))
+    if not found:
         raise ValueError(f"{path}: has no frames to draw")
+    labels, rows = zip(*found, strict=True)
     height, width = (max(row.shape[axis] for row in rows) for axis in (0, 1))
     padded = [np.pad(row, ((0, height - row.shape[0]), (0, width - row.shape[1]), (0, 0))) for row in rows]
     from matplotlib.image import imsave
 
     with replacing(picture) as beside:
         imsave(beside, np.concatenate(padded), format="png")
-    return labels
+    return list(labels)
+
+
+def _frame_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Each camera of each trial that can be read: its name, and frames of it side by side."""
+
+    def read_one(trial: h5py.Group, name: str, where: str) -> list[tuple[str, np.ndarray]]:
+        return [
+            (f"{name} {key}", _frames(item, f"{where}/{key}"))
+            for key, item in datasets(trial, where).items()
+            if is_camera(item) and len(item)
+        ]
+
+    source = h5_file(path, detect(path))
+    for rows in whole_trials(read_trials(source, read_one), source, skip_damaged=True, damaged=[]):
+        yield from rows
+
+
+def _frames(camera: h5py.Dataset, where: str) -> np.ndarray:
+    """Frames evenly spaced in time, side by side `[H, W, 3]`."""
+    times = np.linspace(0, len(camera) - 1, min(_COLUMNS, len(camera)), dtype=int)
+    with h5_errors(where):
+        check_whole(camera, where)
+        return np.concatenate([camera[int(time)] for time in times], axis=1)
 
 
 def _summarize(dataset: h5py.Dataset, key: str, where: str) -> Key:

@@ -276,8 +276,23 @@ def test_inspect_reads_no_other_file(tmp_path):
     text = format_trials(path, *inspect(path))
     assert "Trial0        damaged: " in text and "qp_arm: keeps its data in other files" in text
     assert "unreadable in 1" in next(line for line in text.splitlines() if line.startswith("data/qp_arm"))
+    assert draw_frames(path, tmp_path / "frames.png") == ["Trial1 data/rgb_left"]
+    with h5py.File(path, "r+") as file:
+        del file["Trial1"]
     with pytest.raises(LoadError, match="Trial0/data/rgb_left: keeps its data in other files"):
-        draw_frames(path, tmp_path / "frames.png")
+        draw_frames(path, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_the_picture_is_of_the_first_intact_trials(tmp_path):
+    path = write_roboset(tmp_path / "set.h5", trials=10, steps=2)
+    with h5py.File(path, "r+") as file:
+        for name in ("Trial0", "Trial9"):
+            del file[name]
+            file[name] = np.zeros(3)
+    labels = draw_frames(path, tmp_path / "frames.png")
+    assert labels == [f"Trial{number} data/rgb_left" for number in range(1, 9)]
+    assert imread(tmp_path / "frames.png").shape[:2] == (8 * 6, 3 * 6)
 
 
 def test_the_command_from_record_to_minari(tmp_path):
