@@ -43,6 +43,23 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def check_new(path: str | os.PathLike[str], ending: str = "") -> None:
+    """Refuses a place for a new file or directory that it cannot have.
+
+    Args:
+        path: where it is to be.
+        ending: that its name must have.
+
+    Raises:
+        ValueError: something is there already, the name ends otherwise, or its directory does not exist.
+    """
+    if os.path.lexists(path):
+        raise ValueError(f"{path}: is there already; choose another name")
+    if not os.fspath(path).endswith(ending) or not Path(path).parent.is_dir():
+        suffix = f" ending in {ending}" if ending else ""
+        raise ValueError(f"{path}: must be a new name{suffix} in a directory that exists")
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a text file in one step."""
     with replacing(path) as beside:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from absl import flags
 
 from rlhive.command import load_torch_on_one_thread, start
+from rlhive.core.files import check_new
 from rlhive.suggest import suggest
 
 if TYPE_CHECKING:
@@ -48,13 +49,13 @@ def _image_flags() -> None:
 
 
 def _chosen_images(env_name: str) -> PixelSpec | None:
-    """The images of the flags; None where none says anything."""
-    if not FLAGS.cameras and FLAGS.image_size is None and FLAGS.quality is None:
-        return None
+    """The images of the flags, None where none says anything; refuses names of no environment."""
     from rlhive.envs.names import check_name
     from rlhive.envs.pixels import choose_pixels, own_pixels
 
     check_name(env_name)
+    if not FLAGS.cameras and FLAGS.image_size is None and FLAGS.quality is None:
+        return None
     if own_pixels(env_name) is None and not (FLAGS.cameras and FLAGS.image_size):
         raise ValueError(f"{env_name} has no images of its own: give both --cameras and --image_size")
     return choose_pixels(
@@ -76,11 +77,8 @@ def _record_flags() -> None:
 
 
 def _record(out: str) -> str:
-    from rlhive.envs.names import check_name
-
-    check_name(FLAGS.env)
     pixels = _chosen_images(FLAGS.env)
-    _check_new(out)
+    check_new(out, ".h5")
     if FLAGS.policy not in ("random", "zero") and not Path(FLAGS.policy).is_dir():
         raise ValueError(f"--policy={FLAGS.policy}: must be random, zero, or a directory that exists")
     load_torch_on_one_thread()
@@ -105,7 +103,7 @@ def _inspect_flags() -> None:
 
 def _inspect(path: str) -> str:
     if FLAGS.picture is not None:
-        _check_new(FLAGS.picture, ".png")
+        check_new(FLAGS.picture, ".png")
     from rlhive.data.inspection import draw_frames, format_trials, inspect
 
     text = format_trials(path, *inspect(path))
@@ -121,7 +119,7 @@ def _convert_flags() -> None:
 
 
 def _convert(source: str, out: str) -> str:
-    _check_new(out, "" if FLAGS.to == "minari" else ".h5")
+    check_new(out, "" if FLAGS.to == "minari" else ".h5")
     load_torch_on_one_thread()
     from rlhive.data.convert import convert
 
@@ -138,16 +136,12 @@ def _replay_flags() -> None:
 
 
 def _replay(path: str) -> str:
-    if FLAGS.env is not None:
-        from rlhive.envs.names import check_name
-
-        check_name(FLAGS.env)
     if FLAGS.out is not None:
-        _check_new(FLAGS.out)
-    load_torch_on_one_thread()
+        check_new(FLAGS.out, ".h5")
     from rlhive.data.playback import format_drifts, played_in, replay
 
     pixels = _chosen_images(played_in(path, FLAGS.env))
+    load_torch_on_one_thread()
     with contextlib.redirect_stdout(sys.stderr):
         return format_drifts(replay(path, FLAGS.env, FLAGS.out, pixels=pixels))
 
@@ -178,12 +172,6 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"{name} takes {task.arguments}, got {' '.join(arguments) or 'nothing'}; see --help")
     sys.stdout.write(task.run(*arguments) + "\n")
     return 0
-
-
-def _check_new(path: str, suffix: str = ".h5") -> None:
-    if not path.endswith(suffix) or not Path(path).resolve().parent.is_dir() or Path(path).exists():
-        ending = f" ending in {suffix}" if suffix else ""
-        raise ValueError(f"{path}: must be a new name{ending} in a directory that exists")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from rlhive.core.errors import LoadError
+from rlhive.core.files import check_new
 from rlhive.data import minari, roboset
 from rlhive.data.episode import STATE_ONLY, Episode
 from rlhive.data.formats import FORMATS, detect, intact, whole_trials
@@ -42,6 +43,9 @@ def convert(
         LoadError: a damaged trial, or one without what the other format needs.
         ValueError: there is no such conversion, or `out` will not do.
     """
+    if to not in FORMATS:
+        raise ValueError(f"there is no format {to!r}: expected one of {', '.join(FORMATS)}")
+    check_new(out)
     format_name = detect(source)
     source = Path(source)
     if format_name == to:
@@ -69,8 +73,8 @@ def _with_rewards(episodes: Iterator[Episode], source: Path, to: str) -> Iterato
     for episode in episodes:
         if episode.rewards is None:
             raise LoadError(
-                f"{source}: {episode.name}: has no rewards, which --to={to} needs; behaviour cloning learns from the "
-                "file as it is"
+                f"{source}: {episode.name}: has no rewards, without which nothing becomes a {to}; behaviour cloning "
+                "learns from the file as it is"
             )
         yield episode
 

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from rlhive.core.errors import LoadError
+from rlhive.core.files import check_new
 from rlhive.data.episode import STATE_ONLY, Episode, Selection, as_column, as_flags, as_rows
 from rlhive.data.h5 import datasets, read
 from rlhive.data.trace import check_keys, read_times
@@ -100,8 +101,7 @@ def write(path: str | os.PathLike[str], episodes: Iterable[Episode], environment
     path = Path(path)
     if not re.fullmatch(r"[\w-]+-v\d+", path.name):
         raise ValueError(f"{path}: the name of a Minari data set ends in its version, such as reach-v0")
-    if path.exists():
-        raise ValueError(f"{path}: is there already; choose another name")
+    check_new(path)
     from rlhive.core.tree_file import flush  # imports torch, which reading does without
 
     path = path.absolute()  # minari joins the directory of a relative path to itself

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from rlhive import load_torch
 from rlhive.core.errors import LoadError
+from rlhive.core.files import check_new
 from rlhive.data.episode import STATE_ONLY, Episode, check_length
 from rlhive.data.formats import detect
 from rlhive.data.h5 import datasets, read, read_trials
@@ -64,8 +65,10 @@ def replay(
 
     Raises:
         LoadError: a trial is damaged or has no state.
-        ValueError: no environment is named, or the states are not of it.
+        ValueError: no environment is named, the states are not of it, or `out` will not do.
     """
+    if out is not None:
+        check_new(out)
     env_name = played_in(path, env_name)
     if pixels is None and env_name == environment(path):
         pixels = recorded_pixels(path)

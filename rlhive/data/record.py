@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rlhive import load_torch
+from rlhive.core.files import check_new
 from rlhive.core.pixel_spec import camera_key
 from rlhive.data.trace import trace_file, write_trial
 
@@ -47,9 +48,11 @@ def record(
         pixels: the images to record; None for those that the policy sees, or that the id itself has.
 
     Raises:
-        ValueError: no such environment or policy, the policy is of another one, or the environment has no time limit.
+        ValueError: `out` will not do, there is no such environment or policy, the policy is of another environment or
+            sees other images, or the environment has no time limit.
         RuntimeError: the environment fails.
     """
+    check_new(out)
     load_torch()  # before anything that loads mujoco
     from rlhive.envs.robohive import RoboHive
 

@@ -185,7 +185,7 @@ def _attribute(path: str | os.PathLike[str], name: str) -> str | None:
 def trace_file(
     path: str | os.PathLike[str], environment: str | None, pixels: PixelSpec | None = None
 ) -> Iterator[h5py.File]:
-    """A new file for `write_trial`, at `path` in one step when the block ends well.
+    """A file for `write_trial`, at `path` in one step when the block ends well, in place of what is there.
 
     HDF5 guards its bookkeeping by checksums in the format chosen here, and the data by gzip's.
 

@@ -13,6 +13,8 @@ from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data import Episode, formats, minari, trace
 from rlhive.data.convert import convert
+from rlhive.data.playback import replay
+from rlhive.data.record import record
 from rlhive.envs.importing import quiet
 from tests.data.demo_files import ACTION_DIM, OBSERVATION_DIM, demo_rows, write_demo, write_roboset
 
@@ -146,9 +148,9 @@ def test_a_roboset_is_made_of_data_sets_with_a_row_for_each_state(tmp_path, valu
 def test_conversions_that_cannot_be(tmp_path):
     write_roboset(tmp_path / "set.h5")
     write_demo(tmp_path / "demo.h5")
-    with pytest.raises(LoadError, match=r"set\.h5: Trial0: has no rewards, which --to=trace needs; behav"):
+    with pytest.raises(LoadError, match=r"set\.h5: Trial0: has no rewards, without which .* a trace; behav"):
         convert(tmp_path / "set.h5", tmp_path / "out.h5", "trace")
-    with pytest.raises(LoadError, match=r"set\.h5: Trial0: has no rewards, which --to=minari needs; behav"):
+    with pytest.raises(LoadError, match=r"set\.h5: Trial0: has no rewards, without which .* a minari; behav"):
         convert(tmp_path / "set.h5", tmp_path / "out-v0", "minari")
     with pytest.raises(
         LoadError, match="Trial0: has no 'env_infos/obs_dict/time', which RoboSet is made of"
@@ -157,7 +159,28 @@ def test_conversions_that_cannot_be(tmp_path):
     assert "skip_damaged" not in str(no.value)
     with pytest.raises(ValueError, match="is a trace already"):
         convert(tmp_path / "demo.h5", tmp_path / "out.h5", "trace")
+    with pytest.raises(ValueError, match="no format 'trase': expected one of trace, roboset, minari"):
+        convert(tmp_path / "set.h5", tmp_path / "out.h5", "trase")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.h5", "set.h5"]
+
+
+def test_what_is_there_already_is_not_written_over(tmp_path, monkeypatch):
+    demo, other = write_demo(tmp_path / "demo.h5", trials=1), tmp_path / "other-v0"
+    convert(demo, minaris := tmp_path / "demo-v0", "minari")
+    other.write_text("precious")
+    monkeypatch.setattr("rlhive.envs.robohive.RoboHive", None)  # nothing is built before that
+    for call in (
+        lambda: record("FrankaReachRandom-v0", "random", 1, other),
+        lambda: replay(demo, "FrankaReachRandom-v0", other),
+        lambda: convert(demo, other, "minari"),
+        lambda: convert(demo, other, "roboset"),
+        lambda: convert(minaris, other, "trace"),
+    ):
+        with pytest.raises(ValueError, match="other-v0: is there already; choose another name"):
+            call()
+    assert other.read_text() == "precious"
+    with pytest.raises(ValueError, match=r"out\.h5: must be a new name in a directory that exists"):
+        record("FrankaReachRandom-v0", "random", 1, tmp_path / "nowhere" / "out.h5")
 
 
 def test_an_attribute_that_is_no_text_is_damage(tmp_path):
