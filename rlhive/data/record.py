@@ -45,7 +45,8 @@ def record(
         out: the new h5 file.
         seed: of the episodes, which are others than those of training and evaluation, and of what is drawn.
         stochastic: act with samples from the policy instead of its mode.
-        pixels: the images to record; None for those that the policy sees, or that the id itself has.
+        pixels: the images to record; None for those that the policy sees, or that the id itself has. With a policy
+            that sees it can be no others.
 
     Raises:
         ValueError: `out` will not do, there is no such environment or policy, the policy is of another environment or
@@ -57,8 +58,8 @@ def record(
     from rlhive.envs.robohive import RoboHive
 
     trained = _load_policy(policy)
-    if pixels is None and trained is not None:
-        pixels = trained.spec.env.pixels
+    if trained is not None:
+        pixels = _images_with(trained.spec.env, env_name, pixels)
     env = RoboHive(env_name, pixels=pixels)
     try:
         act = _make_act(trained or policy, env.spec, seed, stochastic)
@@ -152,6 +153,23 @@ def _load_policy(policy: str) -> Policy | None:
     return load(policy)
 
 
+def _images_with(trained_on: EnvSpec, env_name: str, pixels: PixelSpec | None) -> PixelSpec | None:
+    """The images to record with a policy: those that it sees; if it sees none, those asked for.
+
+    Raises:
+        ValueError: it was trained on another environment, or sees others than those asked for.
+    """
+    if env_name != trained_on.name:
+        raise ValueError(f"the environment is {env_name}, but the policy is of {trained_on.name}")
+    if trained_on.pixels is None:
+        return pixels
+    if pixels is not None and single_frames(pixels) != single_frames(trained_on.pixels):
+        raise ValueError(
+            f"the policy sees {trained_on.pixels}, which are recorded with it; asked for are {pixels}"
+        )
+    return trained_on.pixels
+
+
 def _make_act(policy: Policy | str, spec: EnvSpec, seed: int, stochastic: bool) -> Act:
     """The trained policy, or "zero" or "random", as a function.
 
@@ -166,12 +184,13 @@ def _make_act(policy: Policy | str, spec: EnvSpec, seed: int, stochastic: bool) 
         return lambda seen, rest: (rng.uniform(low, high), None)
     from rlhive.policy_fn.compare import check_same_environment
 
-    check_same_environment(spec, policy.spec.env)
-
+    trained_on = policy.spec.env
+    sees = trained_on.pixels is not None
+    check_same_environment(spec if sees else attrs.evolve(spec, pixels=None), trained_on)
     shape = (policy.spec.network.chunk_size, spec.action_dim)
 
     def act(seen: dict[str, np.ndarray], rest: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         noise = rng.standard_normal(shape).astype(np.float32) if stochastic and rest is None else None
-        return policy.act(seen, rest, noise)
+        return policy.act(seen if sees else {"observation": seen["observation"]}, rest, noise)
 
     return act

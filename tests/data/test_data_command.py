@@ -5,18 +5,22 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import attrs
 import h5py
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from rlhive.core.errors import LoadError
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data import load_dataset
 from rlhive.data.convert import convert
 from rlhive.data.inspection import draw_frames, format_trials, inspect
 from rlhive.data.playback import format_drifts, replay
 from rlhive.data.record import record
+from rlhive.data.trace import pixels as recorded_pixels
 from rlhive.envs.robohive import RoboHive
+from rlhive.policy_fn import load
 from rlhive.training.evaluation import evaluation_seeds
 from tests.data.demo_files import write_demo, write_roboset
 
@@ -195,6 +199,45 @@ def test_what_cannot_be_played_again(recorded, tmp_path):
     ):
         replay(recorded, "FrankaPushRandom-v0", tmp_path / "out.h5")
     assert not (tmp_path / "out.h5").exists()
+
+
+def test_a_policy_without_images_acts_on_its_observation_while_images_are_recorded(
+    make_run, franka_spec, tmp_path, monkeypatch
+):
+    run_dir, images = make_run().run_dir, PixelSpec(("top_cam",), 16, 16)
+    observation = np.linspace(-1, 1, 21, dtype=np.float32)
+    env = SimpleNamespace(
+        spec=attrs.evolve(franka_spec, pixels=images), reset=lambda seed: observation, close=lambda: None
+    )
+
+    def play(env, first, act, limit):
+        action, _ = act({"observation": first, "pixels": np.zeros(images.shape, np.uint8)}, None)
+        return {"actions": action}
+
+    monkeypatch.setattr("rlhive.envs.robohive.RoboHive", lambda name, pixels: env)
+    monkeypatch.setattr("rlhive.data.record.play", play)
+    record(FRANKA, str(run_dir), 1, tmp_path / "seen.h5", pixels=images)
+    assert recorded_pixels(tmp_path / "seen.h5") == images
+    with h5py.File(tmp_path / "seen.h5") as file:
+        assert np.array_equal(file["Trial0/actions"], load(run_dir)(observation))
+
+
+def test_policies_of_other_environments_and_images_are_refused_before_anything_is_built(
+    franka_spec, tmp_path, monkeypatch
+):
+    images = PixelSpec(("top_cam",), 64, 64, frames=3)
+    policy = SimpleNamespace(spec=SimpleNamespace(env=attrs.evolve(franka_spec, pixels=images)))
+    monkeypatch.setattr("rlhive.policy_fn.load", lambda path: policy)
+    monkeypatch.setattr("rlhive.envs.robohive.RoboHive", None)
+    with pytest.raises(
+        ValueError, match=r"is FrankaPushRandom-v0, but the policy is of FrankaReachRandom-v0"
+    ):
+        record("FrankaPushRandom-v0", "run", 1, tmp_path / "out.h5")
+    other = attrs.evolve(images, cameras=("left_cam",))
+    with pytest.raises(
+        ValueError, match=r"the policy sees .*top_cam.* recorded with it; asked for are .*left_cam"
+    ):
+        record(FRANKA, "run", 1, tmp_path / "out.h5", pixels=other)
 
 
 @pytest.mark.parametrize("value", [np.float64(0.5), np.zeros((0, 6)), np.zeros((7, 6))])
