@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import attrs
 import numpy as np
 import torch
 
@@ -25,7 +26,7 @@ _BATCH = 64  # steps that are encoded at once
 def check_images(
     source: object, recorded: PixelSpec | None, pixels: PixelSpec | None, encoder: Encoder | None
 ) -> PixelSpec | None:
-    """Which images a data set is made of: those asked for if the source can have them, else those it names itself.
+    """Which images a data set is made of: those asked for if the source can have them, else its own without depth.
 
     Args:
         source: for messages.
@@ -37,9 +38,11 @@ def check_images(
         LoadError: the source has other images than those asked for, or an encoder has none to encode.
     """
     if pixels is None:
-        if encoder is not None and recorded is None:
+        if encoder is None:
+            return None
+        if recorded is None:
             raise LoadError(f"{source}: does not say which images it has; name them with pixels=PixelSpec(…)")
-        return None if encoder is None else recorded
+        return attrs.evolve(recorded, depth=False)
     if pixels.depth:
         raise LoadError(f"{source}: depth images are not read into a data set; leave out depth=True")
     if recorded is None and pixels.quality != "full":
@@ -74,7 +77,7 @@ def make_encode(encoder: Encoder, device: str | torch.device = "cpu") -> Encode:
             rows = slice(start, start + _BATCH)
             features = encoder.apply(params, torch.from_numpy(images[rows]).to(device)).cpu().numpy()
             blocks.append(np.concatenate([observations[rows], features], axis=1))
-        return np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+        return np.concatenate(blocks)
 
     return encode
 

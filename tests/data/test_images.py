@@ -1,5 +1,7 @@
 """Episodes with images: drawn for real, encoded once, and then the same vector as online."""
 
+import json
+
 import attrs
 import h5py
 import numpy as np
@@ -216,6 +218,16 @@ def test_other_images_than_were_recorded_are_refused(drawn, cache, wanted, messa
     with pytest.raises(LoadError, match=message):
         load_dataset(drawn, pixels=attrs.evolve(IMAGES, **wanted), encoder=Flat())
     assert not cache.exists()
+
+
+def test_images_recorded_with_depth_are_read_without_it(drawn, tmp_path):
+    path = tmp_path / "deep.h5"
+    path.write_bytes(drawn.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file.attrs["pixels"] = json.dumps(attrs.evolve(IMAGES, depth=True).to_dict())
+    dataset = load_dataset(path, encoder=Flat())
+    assert dataset.spec.pixels == IMAGES
+    assert load_dataset(path, encoder=Flat(), pixels=dataset.spec.pixels).spec == dataset.spec
 
 
 SMALL = PixelSpec(("top_cam",), 4, 4)
