@@ -80,6 +80,7 @@ def load_dataset(
 
     Raises:
         LoadError: it is not there, of no such format, has a damaged trial, or other images; one line that says which.
+        ValueError: `observation_keys` are one text.
         OSError: the cache cannot be written, such as on a full disk.
     """
     format_name = detect(source)
@@ -175,7 +176,7 @@ def _write_columns(build: _Build, folder: Path) -> DatasetSpec:
     damaged: list[str] = []
     names: list[str] = []
     lengths: list[int] = []
-    dims = (0, 0, False)
+    observation_dim, action_dim, has_rewards = 0, 0, False
     encode = None if encoder is None else make_encode(encoder, build.device)
     doing = f"building {source.name}" + ("" if encoder is None else f", {describe(encoder)}")
     total = count_trials(source, build.format_name)
@@ -189,21 +190,22 @@ def _write_columns(build: _Build, folder: Path) -> DatasetSpec:
                 files[key].write(np.ascontiguousarray(rows).data)
             names.append(episode.name)
             lengths.append(len(episode))
-            dims = (columns["observation",].shape[1], episode.actions.shape[1], episode.rewards is not None)
+            observation_dim, action_dim = columns["observation",].shape[1], episode.actions.shape[1]
+            has_rewards = episode.rewards is not None
             bar.update()
-    environment = FORMATS[build.format_name].environment(source)
-    described = None if encoder is None else encoder.to_dict()
     return DatasetSpec(
-        str(source),
-        build.sha256,
-        build.format_name,
-        environment,
-        *dims,
-        names,
-        lengths,
-        damaged,
-        pixels,
-        described,
+        source=str(source),
+        sha256=build.sha256,
+        format=build.format_name,
+        environment=FORMATS[build.format_name].environment(source),
+        observation_dim=observation_dim,
+        action_dim=action_dim,
+        has_rewards=has_rewards,
+        trials=names,
+        lengths=lengths,
+        damaged=damaged,
+        pixels=pixels,
+        encoder=None if encoder is None else encoder.to_dict(),
     )
 
 

@@ -266,6 +266,6 @@ def _links(group: h5py.Group, where: str) -> dict[str, int]:
     return dict(sorted(found))
 
 
-def _by_number(name: str) -> tuple[str, int, str]:
+def _by_number(name: str) -> tuple[str, int]:
     number = re.search(r"\d+$", name)
-    return (name[: number.start()], int(number[0]), "") if number else (name, -1, "")
+    return (name[: number.start()], int(number[0])) if number else (name, -1)

@@ -88,7 +88,10 @@ def _check_columns(path: str | os.PathLike[str], source: Source, env: EnvSpec) -
     if source.columns is None and source.environment is None:
         LOG.warning(
             "%s: does not say what its %d numbers are; taken as %s of %s",
-            *(path, source.observation_dim, _text(parts), env.name),
+            path,
+            source.observation_dim,
+            _text(parts),
+            env.name,
         )
     elif source.columns is not None and not _are_parts(source.columns, parts):
         raise LoadError(

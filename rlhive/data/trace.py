@@ -119,7 +119,7 @@ def _side_by_side(found: Mapping[str, h5py.Dataset], keys: list[str], rows: int,
         parts.append(as_rows(values, f"{where}/{key}"))
         if len(values) != rows:
             raise LoadError(f"{where}/{key}: has {len(values)} rows, actions has {rows}")
-    return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+    return np.concatenate(parts, axis=1)
 
 
 def check_keys(found: Mapping[str, h5py.Dataset], needed: tuple[str, ...], where: str) -> None:
