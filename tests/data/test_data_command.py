@@ -15,7 +15,6 @@ from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data import load_dataset
 from rlhive.data.convert import convert
-from rlhive.data.inspection import draw_frames, format_trials, inspect
 from rlhive.data.playback import format_drifts, replay
 from rlhive.data.record import record
 from rlhive.data.trace import pixels as recorded_pixels
@@ -31,15 +30,6 @@ def command(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "rlhive.data", *map(str, arguments)], capture_output=True, text=True
     )
-
-
-def test_long_keys_leave_the_columns_in_line(tmp_path):
-    path, key = write_demo(tmp_path / "demo.h5", trials=1), "env_infos/visual_dict/rgb:left_cam:240x424:2d"
-    with h5py.File(path, "r+") as file:
-        file["Trial0"].copy("rewards", key)
-    lines = format_trials(path, *inspect(path)).splitlines()
-    [head], [row] = ([line for line in lines if line.split()[:1] == [name]] for name in ("key", key))
-    assert len(head) == len(row) and row.index("1 ", len(key)) == head.index("row")
 
 
 @pytest.fixture(scope="module")
@@ -253,37 +243,6 @@ def test_states_must_have_a_row_for_each_observation(franka_spec, tmp_path, monk
         replay(path, FRANKA)
 
 
-def test_the_tables_of_a_trace_with_a_damaged_trial(tmp_path):
-    path = write_demo(tmp_path / "demo.h5", trials=8)
-    with h5py.File(path, "r+") as file:
-        del file["Trial2/rewards"]
-        file["Trial3/env_infos/state/qpos"][4, :2] = np.nan
-        file["Trial4/time"][5:] += 1.0
-    text = format_trials(path, *inspect(path))
-    lines = text.splitlines()
-    assert lines[0].endswith("trace, 7 trials of 70 steps, success 28.6%; 1 damaged")
-    assert lines[3].split() == ["Trial0", "10", lines[3].split()[2], "no", "0", "0", "0"]
-    assert "Trial2        damaged: " in text and "Trial2: has no rewards" in text
-    assert lines[6].split()[3:] == ["no", "2", "0", "0"] and lines[7].split()[3:] == ["no", "0", "0", "1"]
-    keys = {line.split()[0]: line.split()[1:] for line in lines[13:]}
-    assert keys["observations"] == ["6", "float64", "8", "0", "0"] and keys["rewards"][2] == "7"
-    assert keys["actions"][3] == "0" and keys["env_infos/state/qpos"][3] == "2"
-
-
-def test_inspect_calls_a_trial_of_other_widths_damaged_as_training_does(tmp_path):
-    path = write_demo(tmp_path / "demo.h5")
-    with h5py.File(path, "r+") as file:
-        values = file["Trial1/observations"][:, :4]
-        del file["Trial1/observations"]
-        file["Trial1/observations"] = values
-    text = format_trials(path, *inspect(path))
-    assert text.splitlines()[0].endswith("trace, 2 trials of 20 steps, success 0.0%; 1 damaged")
-    with pytest.raises(LoadError) as refused:
-        load_dataset(path)
-    reason = f"{path}: Trial1: has 4 observations and 3 actions per step, Trial0 has 6 and 3"
-    assert f"Trial1        damaged: {reason}\n" in text and str(refused.value).startswith(reason)
-
-
 def test_convert_says_what_it_left_out_of_which_file(tmp_path):
     path, out = write_demo(tmp_path / "demo.h5"), tmp_path / "demo-v0"
     with h5py.File(path, "r+") as file:
@@ -293,49 +252,6 @@ def test_convert_says_what_it_left_out_of_which_file(tmp_path):
     first, second = result.stdout.splitlines()
     assert first == f"{out}: 2 trials of 3, 1 damaged ones left out"
     assert second.startswith(f"  left out: {path}: Trial1: has no actions")
-
-
-def test_the_picture_of_a_roboset(tmp_path):
-    path = write_roboset(tmp_path / "set.h5", trials=2, steps=8, size=6)
-    assert "roboset, 2 trials of 16 steps" in format_trials(path, *inspect(path))
-    labels = draw_frames(path, tmp_path / "frames.png")
-    assert labels == ["Trial0 data/rgb_left", "Trial1 data/rgb_left"]
-    picture = (imread(tmp_path / "frames.png")[..., :3] * 255).round().astype(np.uint8)
-    assert picture.shape == (12, 48, 3)
-    with h5py.File(path) as file:
-        assert np.array_equal(picture[:6, :6], file["Trial0/data/rgb_left"][0])
-        assert np.array_equal(picture[6:, -6:], file["Trial1/data/rgb_left"][-1])
-    with pytest.raises(ValueError, match="has no frames to draw"):
-        draw_frames(write_demo(tmp_path / "demo.h5"), tmp_path / "none.png")
-
-
-def test_inspect_reads_no_other_file(tmp_path):
-    path, other = write_roboset(tmp_path / "set.h5", trials=2), tmp_path / "other.bin"
-    other.write_bytes(np.zeros(9 * 7 * 7 * 3).tobytes())
-    with h5py.File(path, "r+") as file:
-        for key, shape, dtype in (("qp_arm", (9, 7), "f8"), ("rgb_left", (9, 6, 6, 3), "u1")):
-            del file[f"Trial0/data/{key}"]
-            file["Trial0/data"].create_dataset(key, shape, dtype, external=[(str(other), 0, 1 << 12)])
-    text = format_trials(path, *inspect(path))
-    assert "Trial0        damaged: " in text and "qp_arm: keeps its data in other files" in text
-    assert "unreadable in 1" in next(line for line in text.splitlines() if line.startswith("data/qp_arm"))
-    assert draw_frames(path, tmp_path / "frames.png") == ["Trial1 data/rgb_left"]
-    with h5py.File(path, "r+") as file:
-        del file["Trial1"]
-    with pytest.raises(LoadError, match="Trial0/data/rgb_left: keeps its data in other files"):
-        draw_frames(path, tmp_path / "none.png")
-    assert not (tmp_path / "none.png").exists()
-
-
-def test_the_picture_is_of_the_first_intact_trials(tmp_path):
-    path = write_roboset(tmp_path / "set.h5", trials=10, steps=2)
-    with h5py.File(path, "r+") as file:
-        for name in ("Trial0", "Trial9"):
-            del file[name]
-            file[name] = np.zeros(3)
-    labels = draw_frames(path, tmp_path / "frames.png")
-    assert labels == [f"Trial{number} data/rgb_left" for number in range(1, 9)]
-    assert imread(tmp_path / "frames.png").shape[:2] == (8 * 6, 3 * 6)
 
 
 def test_the_command_from_record_to_minari(tmp_path):
