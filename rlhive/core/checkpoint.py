@@ -149,6 +149,7 @@ def replace_checkpoint(run_dir: PathLike, step: int, folders: Mapping[int, Path]
         own.mkdir(parents=True)
         for part in PARTS:
             shutil.copyfile(folder / f"{part}.safetensors", own / f"{part}.safetensors")
+            flush(own / f"{part}.safetensors")
         flush(own)
     flush(beside)
     _replace_directory(beside, root / str(step))

@@ -11,6 +11,7 @@ from rlhive.core.checkpoint import (
     checkpoint_dir,
     load_checkpoint,
     recover_checkpoints,
+    replace_checkpoint,
     save_checkpoint,
     seed_dirs,
 )
@@ -188,6 +189,22 @@ def test_a_process_killed_while_it_replaced_a_checkpoint_leaves_one(make_run, re
     recover_checkpoints(run.run_dir)
     assert_equal_trees(load_checkpoint(run.run_dir, run.seeds).state, run.state)
     assert not (root / ".tmp-before-100").exists()
+
+
+def test_copies_are_on_disk_before_they_take_the_place_of_a_checkpoint(make_run, monkeypatch):
+    run = make_run(seeds=(1, 2))
+    flushed, fsync = set(), os.fsync
+
+    def follow(descriptor):
+        flushed.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", follow)
+    folders = seed_dirs(run.run_dir / "checkpoints/100")
+    replace_checkpoint(run.run_dir, 100, folders)
+    beside = run.run_dir.resolve() / "checkpoints/.tmp-100"
+    assert flushed >= {f"{beside}/seed_{seed}/{part}.safetensors" for seed in folders for part in PARTS}
+    assert load_checkpoint(run.run_dir, (1, 2)).step == 100
 
 
 def test_seeds_in_directories_of_others_are_refused(make_run):
