@@ -129,7 +129,8 @@ class _Table:
             | {name: repr(float(value)) for name, value in metrics.items()}
             for index, metrics in rows
         ]
-        if new := [name for name in dict.fromkeys(itertools.chain(*written)) if name not in self._columns]:
+        new = [name for name in dict.fromkeys(itertools.chain(*written)) if name not in self._columns]
+        if new or not self._path.exists():
             self._columns += new
             before = _read(self._path)[1] if self._path.exists() else []
             _write_table(self._path, self._columns, [*before, *written])
