@@ -79,6 +79,13 @@ def _at_least(minimum: float, kind: type | tuple[type, ...] = int) -> Any:
     return v.and_(v.instance_of(kind), v.not_(v.instance_of(bool)), v.ge(minimum))
 
 
+def _part(algorithm: str, part: str) -> Any:
+    """An algorithm's "network" or "loss": as gin configures it, or that of the table where gin does not know it."""
+    # A wrong name has neither; its validator, which runs after this, says so.
+    of_table = getattr(ALGORITHMS.get(str(algorithm)), f"make_{part}", None)
+    return _CONFIGURED.get(f"{algorithm}_{part}", of_table)
+
+
 def _id(config: Any, attribute: Any, value: Any) -> None:
     if not isinstance(value, str):
         raise ValueError(
@@ -174,10 +181,10 @@ class TrainConfig:
     )
     encoder: EncoderFactory | None = attrs.field(default=None, validator=v.optional(v.is_callable()))
     make_network: Callable[..., ActorCritic] = attrs.field(
-        default=attrs.Factory(lambda self: _CONFIGURED.get(f"{self.algorithm}_network"), takes_self=True)
+        default=attrs.Factory(lambda self: _part(self.algorithm, "network"), takes_self=True)
     )
     make_loss: Callable[..., LossFn] = attrs.field(
-        default=attrs.Factory(lambda self: _CONFIGURED.get(f"{self.algorithm}_loss"), takes_self=True)
+        default=attrs.Factory(lambda self: _part(self.algorithm, "loss"), takes_self=True)
     )
     make_replay: Callable[..., ReplayBuffer] = attrs.field(default=_CONFIGURED["replay"])
     choose_images: Callable[..., PixelSpec | None] = attrs.field(default=_CONFIGURED["images"])
@@ -202,7 +209,7 @@ class TrainConfig:
     @property
     def pixels(self) -> PixelSpec | None:
         """The images of the environment, None without any."""
-        return self.choose_images(self.env_name) if isinstance(self.env_name, str) else None
+        return self.choose_images(self.env_name)
 
     def make_encoder(self) -> Encoder | None:
         """The encoder of the images, None without any; its weights are looked for here.

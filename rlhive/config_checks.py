@@ -232,9 +232,9 @@ def check_discount(
     Raises:
         ConfigError: naming both.
     """
-    if ALGORITHMS[algorithm].offline:  # which has no replay
-        return
     loss = f"{algorithm}_loss"
+    if ALGORITHMS[algorithm].offline or loss not in factories:  # no replay, or a loss that gin does not know
+        return
     default = getattr(inspect.signature(factories[loss]).parameters.get("gamma"), "default", None)
     own, summed = get_bindings(loss).get("gamma", default), get_bindings("replay").get("gamma")
     if get_bindings("replay").get("n_step", 1) > 1 and summed != own:

@@ -99,17 +99,22 @@ def check_parts(
     """
     given = re.findall(rf"^\s*({MACRO}[\w./]*)\.(\w+)\s*=", "\n".join(bindings), flags=re.MULTILINE)
     built = set(re.findall(r"^# Parameters for (?:[\w.]+/)*([\w.]+):$", operative, flags=re.MULTILINE))
-    offline = ALGORITHMS[config.algorithm].offline
+    algorithm = ALGORITHMS[config.algorithm]
+    acts = (not algorithm.offline, "an algorithm that steps environments to learn")
     needs = {
+        "train.init_random_steps": acts,
+        "train.exploration": acts,
+        "train.tau": (bool(algorithm.target_keys), "an algorithm that has a target network"),
         "train.skip_damaged": (config.dataset is not None or not config.skip_damaged, "train.dataset"),
         "train.video_cameras": (bool(config.video_every or not config.video_cameras), "train.video_every"),
         "train.wandb": ("wandb" in config.loggers or not config.wandb, "'wandb' in train.loggers"),
+        "replay.gamma": (replay.get("n_step", 1) > 1, "replay.n_step above 1"),
         "replay.alpha": (bool(replay.get("prioritized")), "replay.prioritized=True"),
         "replay.beta": (bool(replay.get("prioritized")), "replay.prioritized=True"),
     }
     for part, parameter in given:
         name = part.split("/")[-1].split(".")[-1]
-        if name in factories and (name not in built or (name == "replay" and offline)):
+        if name in factories and (name not in built or (name == "replay" and algorithm.offline)):
             raise ConfigError(
                 f"nothing reads {part}.{parameter}: no part of this run is {name}; leave it out"
             )

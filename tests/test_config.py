@@ -19,6 +19,7 @@ from rlhive.config import (
 )
 from rlhive.config_errors import finite
 from rlhive.core.env_spec import EnvSpec
+from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn import exploration
 from rlhive.train import share_cores
 
@@ -314,6 +315,7 @@ def test_a_macro_may_read_another_and_a_text_may_look_like_one(tmp_path):
         (("rlhive.policy_fn.encoders.r3m.weights='x'",), "no part of this run is r3m"),
         (("replay.alpha=0.3",), "replay.alpha without replay.prioritized=True: add that"),
         (("replay.beta=0.3",), "replay.beta without replay.prioritized=True: add that"),
+        (("replay.gamma=0.5",), "replay.gamma without replay.n_step above 1: add that"),
         (("train.video_cameras=('top_cam',)",), "train.video_cameras without train.video_every"),
         (("train.wandb={'project': 'x'}",), "train.wandb without 'wandb' in train.loggers"),
         (("train.skip_damaged=True",), "train.skip_damaged without train.dataset"),
@@ -364,6 +366,7 @@ def test_parts_of_the_users_own_are_taken_whatever_they_are_called():
 
 def test_a_binding_of_what_the_run_uses_is_taken_in_a_scope_too():
     load("replay.alpha=0.3", "replay.prioritized=True")
+    load("replay.gamma=0.95", "replay.n_step=2")
     load(
         "cosine_schedule.final_fraction=0.5",
         "adam.learning_rate=@cosine_schedule()",
@@ -458,6 +461,13 @@ def test_discounts_of_loss_and_replay_are_one():
     assert "sac_loss.gamma is 0.5 but replay.gamma" in words and "set GAMMA alone" in words
     load("replay.n_step=3", "GAMMA=0.5")
     load("sac_loss.gamma=0.5")  # one step has no sum
+
+
+def test_an_algorithm_of_ones_own_is_taken_though_gin_knows_none_of_its_parts(monkeypatch):
+    mine = ALGORITHMS["sac"]._replace()
+    monkeypatch.setitem(ALGORITHMS, "mine", mine)
+    config = load("ALGORITHM='mine'", "replay.n_step=3")
+    assert (config.make_network, config.make_loss) == (mine.make_network, mine.make_loss)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from rlhive.train import add_seeds, go_on
 from rlhive.training import loop
 from rlhive.training.merge import ADDED, MERGED, recover, seeds_to_add
 from rlhive.training.run import open_run
+from tests.training.loop_runs import no_images
 
 SMALL = [
     *("train.num_workers=0", "train.loggers=()", "sac_network.hidden_sizes=(16,)", "train.batch_size=8"),
@@ -36,7 +37,7 @@ SMALL = [
 def configure(seeds, *bindings, env=ReachPoint):
     config = load_config(["sac_gaussian.gin"], [*SMALL, f"SEEDS={seeds}", *bindings])
     with attrs.validators.disabled():
-        return attrs.evolve(config, env_name=env)
+        return attrs.evolve(config, env_name=env, choose_images=no_images)
 
 
 def train(run_dir, seeds, *bindings, resume=False, env=ReachPoint):
