@@ -81,6 +81,16 @@ def check_shapes(batch: Batch, noise: Noise) -> None:
             raise ValueError(f"{key!r} must have shape {list(shape)}, got {list(value.shape)}")
 
 
+def check_distance(name: str, kind: str) -> None:
+    """Refuses what is no `Distance`.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    if kind not in get_args(Distance):
+        raise ValueError(f"{name} must be one of {get_args(Distance)}, got {kind!r}")
+
+
 def distance(prediction: Tensor, target: Tensor, kind: Distance) -> Tensor:
     """Elementwise distance: the squared error, or the Huber loss with threshold 1.
 
@@ -91,8 +101,7 @@ def distance(prediction: Tensor, target: Tensor, kind: Distance) -> Tensor:
         raise ValueError(
             f"prediction and target must be of one shape, got {list(prediction.shape)} and {list(target.shape)}"
         )
-    if kind not in get_args(Distance):
-        raise ValueError(f"the kind of a distance must be one of {get_args(Distance)}, got {kind!r}")
+    check_distance("the kind of a distance", kind)
     if kind == "l2":
         return (prediction - target).square()
     return F.smooth_l1_loss(prediction, target, reduction="none")

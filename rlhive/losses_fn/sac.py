@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from rlhive.core.tree import detach, tree_of_leaves
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
 from rlhive.losses_fn.common import (
     Distance,
+    check_distance,
     check_network,
     check_shapes,
     detached,
@@ -59,10 +59,7 @@ def make_sac_loss(
     check_range("make_sac_loss.reward_scale", reward_scale, lambda value: value > 0.0, "be positive")
     if target_entropy is not None:
         check_range("make_sac_loss.target_entropy", target_entropy, math.isfinite, "be finite")
-    if distance_kind not in get_args(Distance):
-        raise ValueError(
-            f"make_sac_loss.distance_kind must be one of {get_args(Distance)}, got {distance_kind!r}"
-        )
+    check_distance("make_sac_loss.distance_kind", distance_kind)
     entropy_target = -float(network.action_dim) if target_entropy is None else target_entropy
 
     def critic_target(params: Params, target_params: Params, batch: Batch, noise: Noise) -> Tensor:

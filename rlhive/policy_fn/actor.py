@@ -39,7 +39,7 @@ def tanh_normal_sample(
         The action `[..., A]` and its log-probability `[...]`, finite also where the action rounds to its limit.
     """
     latent = loc + scale * noise
-    log_prob = _normal_log_prob(noise, scale) - _log_squash_slope(latent, low, high)
+    log_prob = log_density(noise, scale.log()) - _log_squash_slope(latent, low, high)
     return tanh_normal_mode(latent, low, high), log_prob.sum(-1)
 
 
@@ -48,7 +48,7 @@ def tanh_normal_log_prob(action: Tensor, loc: Tensor, scale: Tensor, low: Tensor
     unit = (2.0 * action - (high + low)) / (high - low)
     edge = 1.0 - torch.finfo(action.dtype).eps
     latent = torch.atanh(unit.clamp(-edge, edge))
-    return (_normal_log_prob((latent - loc) / scale, scale) - _log_squash_slope(latent, low, high)).sum(-1)
+    return (log_density((latent - loc) / scale, scale.log()) - _log_squash_slope(latent, low, high)).sum(-1)
 
 
 def tanh_normal_mode(loc: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -57,8 +57,14 @@ def tanh_normal_mode(loc: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return torch.clamp(0.5 * (high + low) + 0.5 * (high - low) * torch.tanh(loc), low, high)
 
 
-def _normal_log_prob(noise: Tensor, scale: Tensor) -> Tensor:
-    return -0.5 * noise.square() - scale.log() - 0.5 * math.log(2.0 * math.pi)
+def log_density(noise: Tensor, log_scale: Tensor) -> Tensor:
+    """Elementwise log-density of a normal, `noise` of its deviations from the mean."""
+    return -0.5 * noise.square() - log_scale - 0.5 * math.log(2.0 * math.pi)
+
+
+def scale_of(log_scale: Tensor) -> Tensor:
+    """The standard deviation before the tanh, of its logarithm in the last layer's numbers."""
+    return log_scale.clamp(LOG_SCALE_MIN, LOG_SCALE_MAX).exp()
 
 
 def _log_squash_slope(latent: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -70,7 +76,7 @@ def _log_squash_slope(latent: Tensor, low: Tensor, high: Tensor) -> Tensor:
 def _dist(columns: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation `[B, A]` of the last layer's `[2 A, B]`."""
     loc, log_scale = columns.chunk(2, dim=-2)
-    return loc.mT, log_scale.clamp(LOG_SCALE_MIN, LOG_SCALE_MAX).exp().mT
+    return loc.mT, scale_of(log_scale).mT
 
 
 @attrs.frozen

@@ -1,6 +1,6 @@
 """From the last layer's numbers to actions: what a cloned or offline policy's distribution is, as pure functions.
 
-Each but the mixture begins with the mean before the tanh, `[..., A]`: its mode is `tanh_normal_mode` of that.
+Each but the mixture begins with the mean before the tanh, `[..., A]`: its mode is `mode_of_first` of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rlhive.policy_fn.actor import (
     LOG_SCALE_MAX,
-    LOG_SCALE_MIN,
+    log_density,
+    scale_of,
     tanh_normal_log_prob,
     tanh_normal_mode,
     tanh_normal_sample,
@@ -44,8 +45,7 @@ class Head(NamedTuple):
 
 def normal_log_prob(action: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
     """Log-density `[...]` of independent normals at `action` `[..., A]`."""
-    noise = (action - loc) * torch.exp(-log_scale)
-    return (-0.5 * noise.square() - log_scale - 0.5 * math.log(2.0 * math.pi)).sum(-1)
+    return log_density((action - loc) * torch.exp(-log_scale), log_scale).sum(-1)
 
 
 def _deterministic_sample(out: Tensor, noise: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,13 +64,14 @@ def _normal_sample(out: Tensor, noise: Tensor, low: Tensor, high: Tensor) -> tup
     return torch.clamp(action, low, high), normal_log_prob(action, loc, log_scale)
 
 
-def _first_mode(out: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    return tanh_normal_mode(out.chunk(2, dim=-1)[0], low, high)
+def mode_of_first(out: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The deterministic action `[..., A]` of a head whose first A numbers are the mean before the tanh."""
+    return tanh_normal_mode(out[..., : low.shape[-1]], low, high)
 
 
 def _tanh_normal(out: Tensor) -> tuple[Tensor, Tensor]:
     loc, log_scale = out.chunk(2, dim=-1)
-    return loc, log_scale.clamp(LOG_SCALE_MIN, LOG_SCALE_MAX).exp()
+    return loc, scale_of(log_scale)
 
 
 def _mixture(out: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,17 +114,17 @@ def _choose(values: Tensor, mode: Tensor) -> Tensor:
 
 
 HEADS: dict[str, Head] = {
-    "deterministic": Head(lambda size: size, _deterministic_sample, tanh_normal_mode, None),
+    "deterministic": Head(lambda size: size, _deterministic_sample, mode_of_first, None),
     "gaussian": Head(
         lambda size: 2 * size,
         _normal_sample,
-        _first_mode,
+        mode_of_first,
         lambda out, action, low, high: normal_log_prob(action, *_normal(out, low, high)),
     ),
     "tanh_gaussian": Head(
         lambda size: 2 * size,
         lambda out, noise, low, high: tanh_normal_sample(*_tanh_normal(out), noise, low, high),
-        _first_mode,
+        mode_of_first,
         lambda out, action, low, high: tanh_normal_log_prob(action, *_tanh_normal(out), low, high),
     ),
     "mixture": Head(lambda size: MODES * (1 + 2 * size), _mixture_sample, _mixture_mode, _mixture_log_prob),

@@ -111,9 +111,8 @@ class OfflineNetwork(ActorCritic):
     def _density(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
         log_prob = HEADS[self.head].log_prob
         if log_prob is None:
-            raise ValueError(
-                f"the head {self.head!r} has no density; take one of gaussian, tanh_gaussian, mixture"
-            )
+            others = ", ".join(name for name, head in HEADS.items() if head.log_prob)
+            raise ValueError(f"the head {self.head!r} has no density; take one of {others}")
         return log_prob
 
 
@@ -155,13 +154,7 @@ def iql_network(
     num_critics: int = 2,
     feature_dim: int = 0,
 ) -> OfflineNetwork:
-    """The networks of IQL for an environment; arguments as in `OfflineNetwork` and `actor_critic`.
-
-    Raises:
-        ValueError: the head has no density.
-    """
-    if head in HEADS and HEADS[head].log_prob is None:
-        raise ValueError(f"IQL weighs log-probabilities, which the head {head!r} has none of")
+    """The networks of IQL for an environment; arguments as in `OfflineNetwork` and `actor_critic`."""
     return _fitting(
         spec,
         feature_dim,

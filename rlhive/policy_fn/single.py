@@ -12,13 +12,11 @@ from torch import Tensor
 from rlhive.core.normalizer import CLIP, SCALE_MIN, normalize
 from rlhive.core.types import EnvState, Params
 from rlhive.policy_fn.actor import ActorCritic
-from rlhive.policy_fn.heads import HEADS
+from rlhive.policy_fn.heads import HEADS, mode_of_first
 from rlhive.policy_fn.mlp import ACTIVATIONS, linear
 from rlhive.policy_fn.offline import OfflineNetwork
 
 Step = Callable[[Tensor], Tensor]
-# Heads whose mode is that of the first A numbers.
-_TANH_OF_THE_FIRST = ("deterministic", "gaussian", "tanh_gaussian")
 
 
 def make_single_apply(network: ActorCritic, params: Params, env_state: EnvState) -> Step:
@@ -53,8 +51,8 @@ def make_single_apply(network: ActorCritic, params: Params, env_state: EnvState)
 
 def _finish(network: ActorCritic, low: Tensor, high: Tensor) -> Step:
     """From the last layer's numbers to the action."""
-    if isinstance(network, OfflineNetwork) and network.head not in _TANH_OF_THE_FIRST:
-        return lambda x: HEADS[network.head].mode(x, low, high)
+    if isinstance(network, OfflineNetwork) and (mode := HEADS[network.head].mode) is not mode_of_first:
+        return lambda x: mode(x, low, high)
     center, half_range, size = 0.5 * (high + low), 0.5 * (high - low), network.action_dim
     return lambda x: _clip(center + half_range * torch.tanh(x.narrow(1, 0, size)), low, high)
 

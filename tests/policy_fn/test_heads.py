@@ -8,6 +8,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from torch.func import vmap
 
 from rlhive.core.tree import leaves
+from rlhive.losses_fn.iql import make_iql_loss
 from rlhive.policy_fn.actor import actor_critic
 from rlhive.policy_fn.heads import HEADS, MODES, normal_log_prob
 from rlhive.policy_fn.offline import bc_network, iql_network, td3_bc_network
@@ -112,8 +113,10 @@ def test_the_trees_of_the_algorithms():
     started = sac.copy().update(iql.select("actor", "critic"))  # online from what was learned offline
     assert [leaf.shape for leaf in leaves(started)] == [leaf.shape for leaf in leaves(sac)]
     with pytest.raises(
-        ValueError, match="IQL weighs log-probabilities, which the head 'deterministic' has none of"
+        ValueError, match="make_iql_loss weighs log-probabilities, which the head 'deterministic' has none of"
     ):
-        iql_network(spec, head="deterministic")
-    with pytest.raises(ValueError, match="'deterministic' has no density; take one of"):
+        make_iql_loss(iql_network(spec, head="deterministic"))
+    with pytest.raises(
+        ValueError, match=r"'deterministic' has no density; take one of gaussian, tanh_gaussian, mixture$"
+    ):
         td3_bc_network(spec).log_prob(None, None, None)

@@ -41,6 +41,14 @@ def test_a_head_of_ones_own_acts_alone_as_it_does_among_others(monkeypatch):
     assert torch.equal(policy(observation), policy(observation[None])[0])
 
 
+def test_a_head_with_another_mode_acts_alone_as_it_does_among_others(monkeypatch):
+    head = HEADS["deterministic"]._replace(mode=lambda out, low, high: 0.25 * torch.tanh(out))
+    monkeypatch.setitem(HEADS, "deterministic", head)
+    policy = make_policy("bc", make_spec(), bc_network(make_spec(), head="deterministic", hidden_sizes=(16,)))
+    observation = torch.linspace(-1.0, 1.0, 5)
+    assert torch.equal(policy(observation), policy(observation[None])[0])
+
+
 def test_a_network_of_ones_own_acts_alone_as_it_does_among_others(own_algorithm):
     env = make_spec()
     network = Halved(env.observation_dim, env.action_low, env.action_high, hidden_sizes=(16,))
