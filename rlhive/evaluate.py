@@ -25,6 +25,8 @@ from rlhive.command import load_torch_on_one_thread, refuse_arguments, start
 if TYPE_CHECKING:
     import numpy as np
 
+    from rlhive.policy_fn.policy import Policy
+
 FLAGS = flags.FLAGS
 
 
@@ -131,9 +133,8 @@ def evaluate(
     """
     load_torch()  # before anything that loads mujoco
 
-    from rlhive.core.errors import NotFiniteActionError
     from rlhive.metrics import METRICS_FILE, read_metrics
-    from rlhive.play import all_broken, load_policies, make_actor, play
+    from rlhive.play import all_broken, load_policies, play
     from rlhive.training.evaluation import evaluation_seeds
 
     policies, step, not_finite = load_policies(run_dir)
@@ -142,14 +143,7 @@ def evaluate(
     first = next(iter(policies.values()))
     episode_seeds = evaluation_seeds(seed, episodes)
     if video is not None:
-        from rlhive.video import film
-
-        act = make_actor(first, seed, stochastic=stochastic)
-        try:
-            film(act, first.spec.env, episode_seeds[0], video, cameras)
-        except NotFiniteActionError as error:
-            sys.stderr.write(f"rlhive.evaluate: no video: seed {next(iter(policies))}: {error}\n")
-            video = None
+        video = _film(policies, seed, episode_seeds[0], video, cameras, stochastic=stochastic)
     outcome, broken = play(policies, seed, episode_seeds, stochastic=stochastic)
     not_finite |= broken
     finite = {trained: index for index, trained in enumerate(policies) if trained not in broken}
@@ -176,18 +170,45 @@ def evaluate(
     }
 
 
-def summarize_seed(returns: Any, success: Any, seed: int) -> dict[str, Any]:
-    """Success rate, and mean, median and 95 % bootstrap interval of the mean of returns `[n]`; one has none."""
+def _film(
+    policies: Mapping[int, Policy],
+    seed: int,
+    episode_seed: int,
+    video: Path,
+    cameras: Sequence[str],
+    *,
+    stochastic: bool,
+) -> Path | None:
+    """Films the first policy; None, and a line on stderr, where its actions are not finite."""
+    from rlhive.core.errors import NotFiniteActionError
+    from rlhive.play import make_actor
+    from rlhive.video import film
+
+    trained, policy = next(iter(policies.items()))
+    try:
+        film(make_actor(policy, seed, stochastic=stochastic), policy.spec.env, episode_seed, video, cameras)
+    except NotFiniteActionError as error:
+        sys.stderr.write(f"rlhive.evaluate: no video: seed {trained}: {error}\n")
+        return None
+    return video
+
+
+def summarize_seed(returns: np.ndarray, success: np.ndarray, seed: int) -> dict[str, Any]:
+    """Success rate, and mean, median and 95 % bootstrap interval of the mean of returns `[n]`; one has none.
+
+    Raises:
+        ValueError: a return is not finite.
+    """
     import numpy as np
 
-    from rlhive.core.stats import summarize
+    from rlhive.core.stats import bootstrap_interval
 
-    summary = summarize(returns, np.random.default_rng(seed))
+    interval = bootstrap_interval(returns, np.random.default_rng(seed))
     return {
         "success": float(success.mean()),
-        "return_mean": summary.mean,
-        "return_median": summary.median,
-        "return_interval_95": [summary.low, summary.high] if len(returns) > 1 else None,
+        "return_mean": float(returns.mean()),
+        "return_median": float(np.median(returns)),
+        "return_interval_95": list(interval) if len(returns) > 1 else None,
     }
 
 

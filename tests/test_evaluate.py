@@ -10,11 +10,11 @@ import torch
 
 import gin
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.core.stats import summarize
+from rlhive.core.stats import bootstrap_interval
 from rlhive.core.tree_file import read_tree, write_tree
 from rlhive.envs.robohive import RoboHive, env_spec
 from rlhive.envs.vector import VectorEnv
-from rlhive.evaluate import _describe_best, best_seed, check_input, evaluate, format_report
+from rlhive.evaluate import _describe_best, best_seed, check_input, evaluate, format_report, summarize_seed
 from rlhive.metrics import EVALUATION_SEED, Recorder, read_metrics
 from rlhive.policy_fn import load
 from rlhive.training.evaluation import evaluation_seeds, run_episodes
@@ -180,13 +180,13 @@ def test_every_seed_plays_its_own_policy_on_the_same_episodes(make_run, installe
         policy = load(run.run_dir, seed=seed)
         with VectorEnv(installed.name, seeds=[77], num_workers=0) as envs:
             episodes = run_episodes(envs, policy.act, evaluation_seeds(5, 3))
-        summary = summarize(episodes.returns[0], np.random.default_rng(5))
+        returns = episodes.returns[0]
         assert entry == {
             "seed": seed,
             "success": episodes.success.mean(),
-            "return_mean": summary.mean,
-            "return_median": summary.median,
-            "return_interval_95": [summary.low, summary.high],
+            "return_mean": returns.mean(),
+            "return_median": np.median(returns),
+            "return_interval_95": list(bootstrap_interval(returns, np.random.default_rng(5))),
         }
     assert report["seeds"][0]["return_mean"] != report["seeds"][1]["return_mean"]
     assert report["return_mean"] == pytest.approx(
@@ -199,6 +199,20 @@ def test_every_seed_plays_its_own_policy_on_the_same_episodes(make_run, installe
         "all seeds",
         "best seed",
     ]
+
+
+def test_a_seed_is_summed_up_by_its_mean_median_and_interval():
+    returns, success = np.array([1.0, 2.0, 3.0, 10.0]), np.array([True, False, False, False])
+    assert summarize_seed(returns, success, 0) == {
+        "success": 0.25,
+        "return_mean": 4.0,
+        "return_median": 2.5,
+        "return_interval_95": list(bootstrap_interval(returns, np.random.default_rng(0))),
+    }
+    alone = {"success": 1.0, "return_mean": 5.0, "return_median": 5.0, "return_interval_95": None}
+    assert summarize_seed(np.array([5.0]), np.array([True]), 0) == alone
+    with pytest.raises(ValueError, match="finite numbers"):
+        summarize_seed(np.array([1.0, np.nan]), success[:2], 0)
 
 
 def test_best_seed_is_chosen_by_the_runs_own_evaluations(make_run, installed):

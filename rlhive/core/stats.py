@@ -2,31 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import ArrayLike
-
-
-class Summary(NamedTuple):
-    """Mean with its bootstrap interval `[low, high]`, median and interquartile mean, in the values' unit."""
-
-    mean: float
-    low: float
-    high: float
-    median: float
-    iqm: float
-
-
-def summarize(values: ArrayLike, rng: np.random.Generator) -> Summary:
-    """Everything of `Summary` for `values`, float `[n]`; the interval is the 95 % one.
-
-    Raises:
-        ValueError: no values, or not finite ones.
-    """
-    values = checked(values)
-    low, high = bootstrap_interval(values, rng)
-    return Summary(float(values.mean()), low, high, float(np.median(values)), iqm(values))
 
 
 def bootstrap_interval(
