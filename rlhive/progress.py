@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -50,6 +51,8 @@ class Progress:
 
     def update(self, step: int, returns: Sequence[float] = (), success_rate: float | None = None) -> None:
         """Shows that `step` is reached; the returns of the seeds and the success rate (0 to 1) last given stay."""
+        # One that is not finite is of a broken episode, and must not end a run by being shown.
+        returns = [value for value in returns if math.isfinite(value)]
         if returns:
             spread = f" ({min(returns):.1f} to {max(returns):.1f})" if len(returns) > 1 else ""
             self._return = {"return IQM" if spread else "return": f"{iqm(returns):.1f}{spread}"}

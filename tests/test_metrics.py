@@ -38,6 +38,15 @@ def test_rows_and_growing_columns(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "metrics.csv"]
 
 
+def test_rows_over_seeds_without_a_common_metric_have_a_header_too(tmp_path):
+    with Recorder(tmp_path, loggers=()) as recorder:
+        recorder.write(1, {1: {"loss/actor": math.nan}, 2: {"loss/actor": 1.0}})
+        recorder.write(2, {1: {"loss/actor": 3.0}, 2: {"loss/actor": 1.0}})
+    first, second = csv.DictReader((tmp_path / "metrics_over_seeds.csv").open())
+    assert (first["step"], first["num_seeds"], first["loss/actor/iqm"]) == ("1", "2", "")
+    assert (second["step"], second["num_seeds"], second["loss/actor/iqm"]) == ("2", "2", "2.0")
+
+
 def test_values_read_back_bit_for_bit(tmp_path):
     values = np.random.default_rng(0).normal(size=60) * 10.0 ** np.arange(-30, 30)
     with Recorder(tmp_path, loggers=()) as recorder:
@@ -213,6 +222,15 @@ def test_progress_shows_one_return_when_a_single_seed_is_left():
     several, alone = stream.getvalue().splitlines()
     assert "return IQM 6.0 (4.0 to 8.0), success 25%" in several
     assert "return 5.0, success 25%" in alone and "IQM" not in alone
+
+
+def test_progress_leaves_out_returns_that_are_not_finite():
+    stream = io.StringIO()
+    progress = Progress(100, interval=0.0, stream=stream)
+    progress.update(1, [math.nan, 4.0, math.inf])
+    progress.update(2, [math.nan])
+    first, second = stream.getvalue().splitlines()
+    assert "return 4.0, " in first and "return 4.0, " in second
 
 
 def _read_terminal(terminal: int) -> str:

@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from tensordict import TensorDict
 
 from rlhive.config import ConfigError, config_text, load_config
 from rlhive.core.checkpoint import load_checkpoint
@@ -183,7 +184,7 @@ def test_the_normaliser_is_that_of_the_data(demo, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_seed_that_is_not_finite_is_frozen_and_the_others_go_on(demo, tmp_path):
+def test_a_seed_that_is_not_finite_stops_and_the_others_go_on(demo, tmp_path):
     tmp_path.joinpath("run").mkdir()
     config = configure(demo, "iql", "SEEDS=(4, 5, 6)")
     with open_run(config, tmp_path / "run") as run:
@@ -207,6 +208,42 @@ def test_a_seed_that_is_not_finite_is_frozen_and_the_others_go_on(demo, tmp_path
     assert saved.state["step"].tolist() == [12, 2, 12]
     whole = train(demo, tmp_path / "whole", "iql", "SEEDS=(4, 6)")
     assert bool((saved.state[[0, 2]] == whole.state).all())
+
+
+@pytest.mark.parametrize(
+    ("name", "binding"),
+    [
+        ("bc_gaussian", "train.init_random_steps=5"),
+        ("iql", "train.exploration=@gaussian"),
+        ("bc_gaussian", "train.tau=0.1"),
+    ],
+)
+def test_a_binding_that_changes_nothing_offline_is_refused(demo, name, binding):
+    setting = binding.split("=")[0]
+    with pytest.raises(
+        ConfigError, match=f"nothing reads {setting} without an algorithm .*: add that, or leave"
+    ):
+        configure(demo, name, binding)
+    assert configure(demo, "iql", "train.tau=0.1").tau == 0.1
+
+
+def test_a_seed_whose_evaluation_is_not_finite_leaves_the_others(demo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loop, "plot_curves", lambda *_: None)
+    still = TensorDict({"finite": torch.ones(2, dtype=torch.bool)}, [2])
+    with open_run(configure(demo, "bc_gaussian", "SEEDS=(1, 2)"), tmp_path) as run:
+        run.learner = run.learner._replace(train_step=lambda state, batch, noise: (state, still))
+        recv = run.evaluation_envs.recv
+
+        def broken():
+            step = recv()
+            for part in (step["observation"], step["next", "observation"], step["next", "reward"]):
+                part[0] = math.nan
+            return step
+
+        run.evaluation_envs.recv = broken
+        assert loop.train(run)
+    assert "seed 1: the observation is not finite at step 12" in capsys.readouterr().err
+    assert run.seeds == (2,) and load_checkpoint(tmp_path, [1, 2]).step == 12
 
 
 def test_damaged_trials_are_named(demo, tmp_path):

@@ -150,7 +150,7 @@ def observe(state: TrainState, observation: Tensor) -> TrainState:
     return replace(state, {"env_state": replace(env_state, {"observation": seen})})
 
 
-def last_metrics(metrics: Metrics) -> dict[str, Tensor]:
+def logged_metrics(metrics: Metrics) -> dict[str, Tensor]:
     """The scalar metrics `[S]` of an update by their names in the logs: losses under `loss/`, the rest `train/`."""
     return {
         f"loss/{name.removeprefix('loss_')}" if name.startswith("loss") else f"train/{name}": value

@@ -12,7 +12,8 @@ from typing import Protocol, TypeAlias
 from tensordict import TensorDict
 from torch import Tensor
 
-Params: TypeAlias = TensorDict  # what learns: {"actor", "critic" [N, ...], "log_alpha"}
+# What learns: "actor" and, by algorithm, "critic" [N, ...], "value", "log_alpha", "encoder".
+Params: TypeAlias = TensorDict
 EnvState: TypeAlias = TensorDict  # normalising constants: {"observation": {"loc", "scale", "count"}}
 TrainState: TypeAlias = TensorDict  # {"params", "target_params", "opt_state", "env_state", "step"}
 Batch: TypeAlias = TensorDict

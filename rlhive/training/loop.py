@@ -18,7 +18,7 @@ from rlhive.training.pictures import Strip, film_run, write_strip
 from rlhive.training.resume import NOT_FINITE, stopped_text
 from rlhive.training.rollout import episode_summary
 from rlhive.training.run import OnlineRun, Run, save_run
-from rlhive.training.stop import freeze, not_finite, states_acted_with, stop_seeds
+from rlhive.training.stop import not_finite, states_acted_with, stop_broken, stop_seeds
 
 STOPPING = "rlhive.train: stopping: saves after this step; Ctrl-C again ends at once"
 SECONDS_BETWEEN_PICTURES = 60.0  # drawing the curves takes one or two, in which nothing is learned
@@ -116,7 +116,7 @@ def _evaluate(run: Run, progress: Progress) -> None:
         if seed not in broken
     }
     states = states_acted_with(run, [seed for seed, what in broken.items() if what == "action"])
-    if broken and not freeze(run, dict(sorted(broken.items())), states, progress):
+    if broken and not stop_broken(run, dict(sorted(broken.items())), states, progress):
         return
     run.recorder.write(run.step, rows)
     if strip:
@@ -124,7 +124,9 @@ def _evaluate(run: Run, progress: Progress) -> None:
     if (every := run.config.video_every) and _due(run, every * run.config.evaluate_every):
         progress.note(film_run(run))
     if not isinstance(run, OnlineRun):  # which shows its training episodes
-        progress.update(run.step, outcome.returns.mean(1).tolist(), float(outcome.success.mean()))
+        success = [row["eval/success"] for row in rows.values()]
+        returns = [row["eval/return"] for row in rows.values()]
+        progress.update(run.step, returns, sum(success) / len(success))
     met = {s: TARGET_MET for s, row in rows.items() if target is not None and row["eval/success"] >= target}
     for seed in met:
         progress.note(f"seed {seed}: success {rows[seed]['eval/success']:.0%} at step {run.step}; it stops")

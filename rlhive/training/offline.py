@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rlhive.core.learner import last_metrics
+from rlhive.core.learner import logged_metrics
 from rlhive.core.tree import to_device
 from rlhive.progress import Progress
 from rlhive.training.run import Run
-from rlhive.training.stop import freeze
+from rlhive.training.stop import stop_broken
 
 
 def step(run: Run, progress: Progress) -> None:
@@ -21,11 +21,11 @@ def step(run: Run, progress: Progress) -> None:
     streams, chunk_size = [own["replay"] for own in run.generators], run.learner.network.chunk_size
     batch = to_device(run.dataset.sample(streams, config.batch_size, chunk_size), config.device)
     run.state, metrics = run.learner.train_step(before, batch, run.learner.draw_loss_noise(run.generators))
-    run.metrics = last_metrics(metrics)
+    run.metrics = logged_metrics(metrics)
     broken = (~metrics["finite"]).nonzero().flatten().tolist()
     if broken:
         good_states = {run.seeds[index]: before[index] for index in broken}
-        if not freeze(run, dict.fromkeys(good_states, "loss or a parameter"), good_states, progress):
+        if not stop_broken(run, dict.fromkeys(good_states, "loss or a parameter"), good_states, progress):
             return
     run.step += 1
     progress.update(run.step)

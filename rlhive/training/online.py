@@ -9,21 +9,21 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from rlhive.core.learner import last_metrics, observe
+from rlhive.core.learner import logged_metrics, observe
 from rlhive.core.random import normal, uniform
 from rlhive.core.tree import send, to_device, tree_of_leaves
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress
 from rlhive.training.rollout import SEEN, latest_episodes
 from rlhive.training.run import OnlineRun
-from rlhive.training.stop import freeze, not_finite, states_acted_with
+from rlhive.training.stop import not_finite, states_acted_with, stop_broken
 
 
 def step(run: OnlineRun, progress: Progress) -> None:
     """One step of all environments and the updates due."""
     action = _choose_action(run)
     if broken := dict.fromkeys(not_finite(run, action), "action"):
-        kept = freeze(run, broken, states_acted_with(run, broken), progress)
+        kept = stop_broken(run, broken, states_acted_with(run, broken), progress)
         if not kept:
             return
         action = action[kept]
@@ -43,7 +43,7 @@ def step(run: OnlineRun, progress: Progress) -> None:
     broken |= dict.fromkeys(good_states, "loss or a parameter") | dict.fromkeys(overflown, "normaliser")
     if broken:
         good_states |= {seed: before[run.seeds.index(seed)] for seed in overflown}
-        kept = freeze(run, broken, good_states, progress)
+        kept = stop_broken(run, broken, good_states, progress)
         if not kept:
             return
         action, transition = action[kept], transition[kept]
@@ -113,7 +113,7 @@ def _update(run: OnlineRun) -> _Updates:
         updates.add(before, metrics["finite"])
         if "index" in batch.keys():  # noqa: SIM118
             run.replay.update_priority(batch["index"], _td_error(metrics).nan_to_num(posinf=0.0))
-        run.metrics = last_metrics(metrics)
+        run.metrics = logged_metrics(metrics)
     return updates
 
 

@@ -33,13 +33,13 @@ def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainS
     return kept
 
 
-def freeze(
+def stop_broken(
     run: Run, broken: Mapping[int, str], good_states: Mapping[int, TrainState], progress: Progress
 ) -> list[int]:
     """Stops seeds at their last good state and says what of them is not finite; the indices of those that go on."""
     for seed, what in broken.items():
         progress.note(
-            f"seed {seed}: the {what} is not finite at step {run.step}; it is frozen at its last good state"
+            f"seed {seed}: the {what} is not finite at step {run.step}; it stops at its last good state"
         )
     return stop_seeds(run, dict.fromkeys(broken, NOT_FINITE), good_states)
 

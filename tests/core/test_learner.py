@@ -6,7 +6,7 @@ from tensordict import TensorDict
 
 from rlhive.config import load_config
 from rlhive.core.keys import make_generators
-from rlhive.core.learner import draw_by_key, keys_of, last_metrics, make_learner, observe
+from rlhive.core.learner import draw_by_key, keys_of, logged_metrics, make_learner, observe
 from rlhive.core.random import Key
 from rlhive.core.tree import stack_seeds
 from rlhive.losses_fn import draw_sac_noise
@@ -133,7 +133,7 @@ def compare(one: TensorDict, other: TensorDict) -> None:
 def test_metrics_are_named_for_the_log():
     _, learner, generators, state = learn(seeds=(1, 2))
     _, metrics = learner.train_step(state, batches((1, 2)), learner.draw_loss_noise(generators))
-    named = last_metrics(metrics)
+    named = logged_metrics(metrics)
     assert {"loss/actor", "loss/qvalue", "loss/alpha", "train/alpha", "train/entropy"} <= set(named)
     assert all(value.shape == (2,) for value in named.values())  # the TD errors [S, B] are left out
 

@@ -63,12 +63,10 @@ def break_normaliser(run) -> None:
         (break_normaliser, "normaliser", 30),
     ],
 )
-def test_a_broken_seed_is_frozen_and_leaves_the_others_as_they_were(
-    three, tmp_path, capsys, break_it, what, at
-):
+def test_a_broken_seed_stops_and_leaves_the_others_as_they_were(three, tmp_path, capsys, break_it, what, at):
     run = resume_and_break(tmp_path, break_it)
     assert (
-        f"seed 5: the {what} is not finite at step {at}; it is frozen at its last good state"
+        f"seed 5: the {what} is not finite at step {at}; it stops at its last good state"
         in capsys.readouterr().err
     )
     assert run.seeds == (9, 6) and run.step == 60
@@ -101,7 +99,7 @@ def test_a_seed_that_one_of_several_updates_breaks_keeps_the_state_before_it(tmp
     assert all(bool(leaf.isfinite().all()) for leaf in saved.state["params"].values(True, True))
 
 
-def test_a_seed_whose_evaluation_breaks_is_frozen_and_leaves_the_others_as_they_were(three, tmp_path, capsys):
+def test_a_seed_whose_evaluation_breaks_stops_and_leaves_the_others_as_they_were(three, tmp_path, capsys):
     bindings = (*THREE, "train.evaluate_every=15", "train.evaluation_episodes=3")
     train(ReachPoint, tmp_path, *bindings, "TOTAL_STEPS=30")
     with open_run(configure(ReachPoint, *bindings), tmp_path, resume=True) as run:
@@ -114,7 +112,7 @@ def test_a_seed_whose_evaluation_breaks_is_frozen_and_leaves_the_others_as_they_
 
         run.learner = run.learner._replace(plan=plan)
         assert loop.train(run)
-    assert "seed 5: the action is not finite at step 45; it is frozen" in capsys.readouterr().err
+    assert "seed 5: the action is not finite at step 45; it stops" in capsys.readouterr().err
     assert run.seeds == (9, 6) and run.step == 60
     assert bool((run.state == three.state[[0, 2]]).all())
     evaluated = [(row["seed"], row["step"]) for row in rows(tmp_path) if row["eval/return"]]
@@ -139,7 +137,7 @@ def test_an_evaluation_that_shows_what_is_not_finite_says_so(tmp_path, capsys):
 def test_a_seed_whose_updates_break_its_actions_keeps_the_state_it_acted_with(tmp_path, capsys):
     with pytest.raises(FloatingPointError, match="no seed is left: seed 1 at step 21"):
         train(ReachPoint, tmp_path, "adam.learning_rate=1e25")
-    said = "seed 1: the action is not finite at step 21; it is frozen at its last good state"
+    said = "seed 1: the action is not finite at step 21; it stops at its last good state"
     assert said in capsys.readouterr().err
     assert load_checkpoint(tmp_path, [1]).state["step"].tolist() == [0]
     assert load(tmp_path)(np.zeros(2, np.float32)).shape == (1,)
@@ -174,7 +172,7 @@ def test_metrics_come_back_of_the_seeds_that_train(plain):
     assert restored(none, stopped, none) == restored(stopped) == {}
 
 
-def test_a_frozen_seed_stays_frozen_when_the_run_is_resumed(tmp_path):
+def test_a_stopped_seed_stays_stopped_when_the_run_is_resumed(tmp_path):
     resume_and_break(tmp_path, break_reward)
     longer = train(ReachPoint, tmp_path, *THREE, "TOTAL_STEPS=80", resume=True)
     assert longer.seeds == (9, 6) and longer.step == 80
