@@ -51,7 +51,7 @@ def make_iql_loss(
         critics' errors; no noise. Metrics are `[]`, "td_error" is `[B]`.
 
     Raises:
-        ValueError: a number out of its range, or another algorithm's network.
+        ValueError: a number out of its range, another algorithm's network, or a head without a density.
     """
     check_range("make_iql_loss.gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
     check_range("make_iql_loss.expectile", expectile, lambda value: 0.0 < value < 1.0, "be in (0, 1)")
