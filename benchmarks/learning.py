@@ -24,6 +24,7 @@ from absl import flags
 from rlhive.command import start
 from rlhive.core.files import replacing, write_text
 from rlhive.metrics import read_metrics
+from rlhive.runs.run_files import METRICS_FILE, checkpoint_dir, has_checkpoint
 
 FLAGS = flags.FLAGS
 THRESHOLD = 0.9
@@ -104,13 +105,12 @@ def environment(jobs: int) -> dict[str, str]:
 
 def steps_done(directory: Path) -> int:
     """Environment steps of the run's latest checkpoint; 0 without one."""
-    latest = directory / "checkpoints" / "latest"
-    return int(latest.resolve().name) if latest.exists() else 0
+    return int(checkpoint_dir(directory).name) if has_checkpoint(directory) else 0
 
 
 def read_curves(directory: Path, seeds: Sequence[int]) -> dict[int, Curve]:
     """The evaluations of each of the seeds in a run's metrics.csv, empty where a seed has none."""
-    metrics = read_metrics(directory) if (directory / "metrics.csv").exists() else {}
+    metrics = read_metrics(directory) if (directory / METRICS_FILE).exists() else {}
     if "eval/success" not in metrics:
         return {seed: Curve(*np.empty((3, 0))) for seed in seeds}
     evaluated = ~np.isnan(metrics["eval/success"])

@@ -16,7 +16,6 @@ import torch
 from tensordict import TensorDict
 
 from rlhive.config_errors import ConfigError, finite, fits, within_64_bits
-from rlhive.core.checkpoint import checkpoint_dir
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import check_each_once
@@ -30,6 +29,7 @@ from rlhive.losses_fn import ALGORITHMS
 from rlhive.metrics import check_loggers
 from rlhive.paths import has_compiler
 from rlhive.policy_fn.encoders import learned
+from rlhive.runs.run_files import CHECKPOINTS, checkpoint_dir
 from rlhive.training.replay_size import check_capacity
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def check_origin(config: TrainConfig, files: Iterable[str]) -> None:
     Raises:
         ConfigError: naming the run.
     """
-    if config.init_from is None or any((Path(file).parent / "checkpoints").is_dir() for file in files):
+    if config.init_from is None or any((Path(file).parent / CHECKPOINTS).is_dir() for file in files):
         return
     try:
         checkpoint_dir(config.init_from)

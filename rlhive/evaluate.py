@@ -21,6 +21,7 @@ from absl import flags
 
 from rlhive import load_torch
 from rlhive.command import load_torch_on_one_thread, refuse_arguments, start
+from rlhive.runs.run_files import EVALUATION_SEED, METRICS_FILE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,7 +134,7 @@ def evaluate(
     """
     load_torch()  # before anything that loads mujoco
 
-    from rlhive.metrics import METRICS_FILE, read_metrics
+    from rlhive.metrics import read_metrics
     from rlhive.play import all_broken, load_policies, play
     from rlhive.training.evaluation import evaluation_seeds
 
@@ -224,8 +225,6 @@ def best_seed(metrics: Mapping[str, np.ndarray], seeds: Sequence[int], evaluatio
         None for one seed, without evaluations to choose by, and on the very episodes of those evaluations: the best
         of several on the episodes it was chosen by looks better than it is.
     """
-    from rlhive.metrics import EVALUATION_SEED
-
     names = ("seed", "eval/success", "eval/return")
     if len(seeds) < 2 or evaluation_seed == EVALUATION_SEED or any(name not in metrics for name in names):
         return None
@@ -260,8 +259,6 @@ def format_report(report: dict[str, Any]) -> str:
 
 def _describe_best(report: dict[str, Any]) -> str:
     """The best of several seeds with its figures, or why there is none."""
-    from rlhive.metrics import EVALUATION_SEED
-
     best = [of for of in report["seeds"] if of["seed"] == report["best_seed"]]
     if best:
         figures = f"success {best[0]['success']:.1%}, return mean {best[0]['return_mean']:.1f}"

@@ -18,16 +18,13 @@ import numpy as np
 
 from rlhive.core.files import naming, replacing
 from rlhive.core.stats import iqm
+from rlhive.runs.run_files import AGGREGATE_FILE, METRICS_FILE
 from rlhive.suggest import suggest
 
 if TYPE_CHECKING:
     from torchrl.record.loggers import Logger
 
 LOG = logging.getLogger(__name__)
-TARGET_MET = "target met"  # why a seed stopped: its success was train.target_success
-EVALUATION_SEED = 0  # of the episodes that every evaluation in metrics.csv plays
-METRICS_FILE, AGGREGATE_FILE = "metrics.csv", "metrics_over_seeds.csv"
-SEEN_FILE = "seen.png"  # the images that the policy saw in the last evaluation
 COLUMNS, AGGREGATE_COLUMNS = ("step", "seed", "wall_time"), ("step", "wall_time", "num_seeds")
 LOGGERS = ("csv", "tensorboard", "wandb")
 OFFLINE = ("bc", "iql", "td3_bc")  # of `rlhive.losses_fn.ALGORITHMS`, which needs torch

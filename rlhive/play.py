@@ -10,7 +10,6 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
 from rlhive.core.checkpoint_files import read_part
 from rlhive.core.errors import NotFiniteActionError
 from rlhive.envs.vector import VectorEnv
@@ -19,6 +18,7 @@ from rlhive.policy_fn.compare import check_same_environment
 from rlhive.policy_fn.loading import load
 from rlhive.policy_fn.plan import follow
 from rlhive.policy_fn.policy import Policy
+from rlhive.runs.run_files import checkpoint_dir, part_path, seed_dirs
 from rlhive.training.evaluation import Act, Episodes, run_episodes
 
 
@@ -35,7 +35,7 @@ def load_policies(run_dir: str | os.PathLike[str]) -> tuple[dict[int, Policy], i
         return {bundle.seed: load(run_dir)}, bundle.step, set()
     folders = seed_dirs(checkpoint_dir(run_dir))
     # By the header: in a copy without links the directory's name is "latest".
-    header = read_part(next(iter(folders.values())) / "params.safetensors", "params")[1]
+    header = read_part(part_path(next(iter(folders.values())), "params"), "params")[1]
     policies = {}
     for trained, path in folders.items():
         with contextlib.suppress(NotFiniteActionError):

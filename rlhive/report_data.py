@@ -10,11 +10,22 @@ from typing import Any
 
 import attrs
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.seed_stats import Estimate, iqm_curve
-from rlhive.metrics import METRICS_FILE, SEEN_FILE, read_metrics, step_name
+from rlhive.metrics import read_metrics, step_name
+from rlhive.runs.run_files import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    SEEN_FILE,
+    SPEC_FILE,
+    checkpoint_dir,
+    has_checkpoint,
+    part_path,
+    read_progress,
+    read_usage,
+    seed_dirs,
+)
 
 SCORES = {"success": "eval/success", "return": "eval/return"}
 RNG_SEED = 0  # the same runs give the same intervals
@@ -187,7 +198,7 @@ def _lacking(runs: Sequence[Run]) -> str:
 
 
 def _read_member(directory: Path) -> Run:
-    for name in ("spec.json", "config.gin"):
+    for name in (SPEC_FILE, CONFIG_FILE):
         if not (directory / name).is_file():
             raise ValueError(f"{directory}: has no {name}; give a run directory of rlhive.train")
     metrics, spec = _read_files(directory)
@@ -198,12 +209,9 @@ def _read_member(directory: Path) -> Run:
             f"{directory}: has no evaluation yet: train on to train.evaluate_every steps, or anew where no seed is left"
         )
     # A seed that broke before its first row is in the checkpoints alone, and counts all the same.
-    found = (directory / "checkpoints" / "latest").glob("seed_*")
-    folders = {int(path.name.removeprefix("seed_")): path for path in found if path.name[5:].isdecimal()}
+    folders = seed_dirs(checkpoint_dir(directory)) if has_checkpoint(directory) else {}
     of_row = metrics["seed"].astype(np.int64)
     seeds = np.union1d(of_row, np.array(list(folders), np.int64))
-    if not folders:  # one seed alone has no folder of its own
-        folders = {int(seeds[0]): directory / "checkpoints" / "latest"}
     stopped = {seed: how for seed, folder in folders.items() if (how := _read_stopped(folder))}
     row = np.searchsorted(seeds, of_row)
     steps, column = np.unique(metrics["step"][evaluated].astype(np.int64), return_inverse=True)
@@ -214,7 +222,7 @@ def _read_member(directory: Path) -> Run:
         [metrics["wall_time"][row == index].max(initial=-np.inf) for index in range(len(seeds))]
     )
     process = _read_process(directory, tuple(seeds.tolist()), step_name(str(spec["algorithm"])))
-    config = (directory / "config.gin").read_text(encoding="utf-8")
+    config = (directory / CONFIG_FILE).read_text(encoding="utf-8")
     strip = directory / SEEN_FILE
     seen = strip.read_bytes() if strip.exists() else None
     return Run(
@@ -224,21 +232,16 @@ def _read_member(directory: Path) -> Run:
 
 def _read_stopped(folder: Path) -> tuple[int, str] | None:
     """When and why a seed stopped, by its folder in a checkpoint; None where it did not."""
-    path = folder / "train_state.safetensors"
-    if not path.exists():
+    if not part_path(folder, "train_state").exists():  # a policy alone needs none
         return None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            progress = json.loads((file.metadata() or {}).get("progress", "{}"))  # a policy alone has none
-        return (int(progress["stopped_at"]), str(progress["reason"])) if "stopped_at" in progress else None
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: is damaged: {error}") from None
+    progress = read_progress(folder)
+    return (int(progress["stopped_at"]), str(progress["reason"])) if "stopped_at" in progress else None
 
 
 def _read_files(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """metrics.csv by column, and spec.json, with at least what a report needs of them."""
     try:
-        metrics, spec = read_metrics(directory), json.loads((directory / "spec.json").read_text())
+        metrics, spec = read_metrics(directory), json.loads((directory / SPEC_FILE).read_text())
         missing = [name for name in ("step", "seed", "wall_time") if name not in metrics]
         missing += [
             name for name in ("name", "observation_dim", "action_dim", "dt") if name not in spec["env"]
@@ -246,21 +249,15 @@ def _read_files(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
         if missing or "algorithm" not in spec:
             raise ValueError(f"without {', '.join(missing) or 'algorithm'}")
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{directory}: its {METRICS_FILE} or spec.json is damaged: {error}") from None
+        raise ValueError(f"{directory}: its {METRICS_FILE} or {SPEC_FILE} is damaged: {error}") from None
     return metrics, spec
 
 
 def _read_process(directory: Path, seeds: tuple[int, ...], steps: str) -> Process:
-    path = directory / "usage.json"
-    try:
-        usage = json.loads(path.read_text()) if path.exists() else {}
-        keys = ("seconds", steps.replace(" ", "_"), "peak_memory_bytes", "gpu_peak_memory_bytes")
-        found = [usage.get(key) for key in keys]
-        if not all(value is None or isinstance(value, int | float) for value in found):
-            raise ValueError(f"got {found}")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: has no numbers by name ({error}); remove it to report without") from None
-    return Process(directory.resolve().name, seeds, *found)
+    usage = read_usage(directory)
+    keys = ("seconds", steps.replace(" ", "_"), "peak_memory_bytes", "gpu_peak_memory_bytes")
+    figures: list[Any] = [usage.get(key) for key in keys]
+    return Process(directory.resolve().name, seeds, *figures)
 
 
 def _spread(run: Run, name: str, steps: np.ndarray) -> np.ndarray:

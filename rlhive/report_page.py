@@ -8,7 +8,6 @@ import numpy as np
 
 from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.seed_stats import RESAMPLES, steps_to_threshold
-from rlhive.metrics import EVALUATION_SEED, TARGET_MET
 from rlhive.report_data import Process, Run, shared_step
 from rlhive.report_figures import (
     LABELS,
@@ -30,6 +29,7 @@ from rlhive.report_text import (
     seconds_text,
     steps_text,
 )
+from rlhive.runs.run_files import EVALUATION_SEED, TARGET_MET
 
 THRESHOLDS = (0.5, 0.9)
 INTERVAL = f"95 % stratified bootstrap interval ({RESAMPLES:,} resamples)"

@@ -18,6 +18,15 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from rlhive.command import INTERRUPTED, refuse_arguments, start
+from rlhive.runs.run_files import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    OPERATIVE_CONFIG_FILE,
+    SPEC_FILE,
+    checkpoint_dir,
+    latest_link,
+    read_usage,
+)
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
@@ -79,9 +88,9 @@ def check_flags(gin_files: Sequence[str], run_dir: str | None, resume: bool) -> 
 
 
 def _check_run(run_dir: Path, resume: bool) -> None:
-    latest, has_config = run_dir / "checkpoints" / "latest", (run_dir / "config.gin").exists()
+    latest, has_config = latest_link(run_dir), (run_dir / CONFIG_FILE).exists()
     # metrics.csv comes first: a process that was killed soon leaves it alone.
-    has_begun = has_config or (run_dir / "metrics.csv").exists()
+    has_begun = has_config or (run_dir / METRICS_FILE).exists()
     has_checkpoint = os.path.lexists(latest)  # which a killed process may have left dangling
     if resume and not has_checkpoint:
         raise ValueError(
@@ -105,7 +114,7 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
     from rlhive.config import configured_seeds, load_config
     from rlhive.report import write_arrays, write_report
 
-    own = [] if run_dir is None else [Path(run_dir) / "config.gin"]
+    own = [] if run_dir is None else [Path(run_dir) / CONFIG_FILE]
     before = configured_seeds(own[0]) if resume else ()
     config = load_config(list(gin_files) or own, bindings)
     directory = Path(run_dir) if run_dir else default_run_dir(config)
@@ -151,7 +160,6 @@ def go_on(config: TrainConfig, directory: Path, before: Sequence[int]) -> bool:
     Raises:
         ValueError: it is beyond that already, or its files are damaged.
     """
-    from rlhive.core.checkpoint import checkpoint_dir
     from rlhive.training.merge import recover
     from rlhive.training.resume import check_replay_settings, check_run_files, has_met_its_targets
 
@@ -183,7 +191,7 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     from rlhive.metrics import step_name
     from rlhive.training.merge import ADDED, check_settings, is_under_way, merge_run, seeds_to_add
     from rlhive.training.resume import progress_of
-    from rlhive.training.usage import read_usage, write_usage
+    from rlhive.training.usage import write_usage
 
     added = seeds_to_add(directory, config)
     if not added:
@@ -194,14 +202,15 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
     if not (under_way and all("stopped_at" in of_seed for of_seed in progress_of(folder).values())):
-        spec = RunSpec.from_json((directory / "spec.json").read_text(), directory / "spec.json")
+        spec = RunSpec.from_json((directory / SPEC_FILE).read_text(), directory / SPEC_FILE)
         if not train(attrs.evolve(config, seeds=added), folder, resume=under_way, joins=spec):
             return False
-    usage, operative = read_usage(folder), (folder / "operative_config.gin").read_text(encoding="utf-8")
+    usage, operative = read_usage(folder), (folder / OPERATIVE_CONFIG_FILE).read_text(encoding="utf-8")
     merge_run(directory, config.seeds, before)
-    write_usage(directory, {**usage, "seconds": usage["seconds"] + read_usage(directory)["seconds"]})
-    write_text(directory / "config.gin", config_text())
-    write_text(directory / "operative_config.gin", operative)
+    seconds = sum(of.get("seconds", 0.0) for of in (usage, read_usage(directory)))
+    write_usage(directory, {**usage, "seconds": seconds})
+    write_text(directory / CONFIG_FILE, config_text())
+    write_text(directory / OPERATIVE_CONFIG_FILE, operative)
     plot_curves(directory, step_name(config.algorithm))
     return True
 
@@ -234,8 +243,8 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     ):
         if resume and (changes := keep_settings(directory, session.step, config_text())):
             sys.stderr.write(f"rlhive.train: {changes}\n")
-        write_text(directory / "config.gin", config_text())
-        write_text(directory / "operative_config.gin", operative_config_text())
+        write_text(directory / CONFIG_FILE, config_text())
+        write_text(directory / OPERATIVE_CONFIG_FILE, operative_config_text())
         if (pixels := session.spec.env.pixels) is not None:
             size = f"{pixels.height}x{pixels.width}, {pixels.quality} quality"
             images = (
@@ -260,7 +269,7 @@ def advising_to_resume(directory: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if not os.path.lexists(directory / "checkpoints" / "latest"):
+        if not os.path.lexists(latest_link(directory)):
             raise
         raise RuntimeError(
             f"{error}; its latest checkpoint is kept: once that is mended, --resume goes on from there"

@@ -23,11 +23,12 @@ from rlhive.envs.vector import VectorEnv
 from rlhive.evaluate import evaluate
 from rlhive.export import export
 from rlhive.losses_fn.bc import make_bc_loss
-from rlhive.metrics import EVALUATION_SEED, read_metrics
+from rlhive.metrics import read_metrics
 from rlhive.policy_fn import load
 from rlhive.policy_fn.actor import actor_critic
 from rlhive.policy_fn.offline import OfflineNetwork, bc_network
 from rlhive.policy_fn.plan import follow
+from rlhive.runs.run_files import EVALUATION_SEED
 from rlhive.training import loop
 from rlhive.training.evaluation import evaluation_seeds, run_episodes
 from rlhive.training.init_from import latest_of, start_from

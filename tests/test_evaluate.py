@@ -15,8 +15,9 @@ from rlhive.core.tree_file import read_tree, write_tree
 from rlhive.envs.robohive import RoboHive, env_spec
 from rlhive.envs.vector import VectorEnv
 from rlhive.evaluate import _describe_best, best_seed, check_input, evaluate, format_report, summarize_seed
-from rlhive.metrics import EVALUATION_SEED, Recorder, read_metrics
+from rlhive.metrics import Recorder, read_metrics
 from rlhive.policy_fn import load
+from rlhive.runs.run_files import EVALUATION_SEED
 from rlhive.training.evaluation import evaluation_seeds, run_episodes
 from rlhive.video import HEIGHT, WIDTH, Studio, check_cameras, film
 from tests.training.loop_runs import rows, train

@@ -21,7 +21,8 @@ from rlhive.core.run_spec import new_run_spec
 from rlhive.metrics import Recorder
 from rlhive.policy_fn.actor import actor_critic
 from rlhive.report_text import seconds_text
-from rlhive.training import loop, resume
+from rlhive.runs.run_files import NOT_FINITE, TARGET_MET
+from rlhive.training import loop
 
 STEPS = (1000, 2000, 3000, 4000)
 SUCCESS = {1: (0.0, 0.5, 0.9, 1.0), 2: (0.0, 0.0, 0.5, 0.6), 7: (0.1, 0.6, 0.8, 0.85)}
@@ -172,7 +173,7 @@ def test_usage_is_reported_where_it_is_recorded(write_run, no_picture):
     assert read(report.write_report(directory)).table("process") == [[*expected, "1,024 MiB"]]
     for damaged in ("[1]", '{"seconds": "a"}'):
         (directory / "usage.json").write_text(damaged)
-        with pytest.raises(ValueError, match=r"usage.json: has no numbers by name"):
+        with pytest.raises(ValueError, match=r"usage.json: is damaged"):
             report.write_report(directory)
 
 
@@ -286,14 +287,14 @@ def test_a_seed_that_broke_before_its_first_row_counts_all_the_same(write_run, n
 
 def stop(folder, **progress):
     folder.mkdir(parents=True)
-    metadata = {"progress": json.dumps(progress)}
+    metadata = {"format_version": "1", "progress": json.dumps(progress)}
     save_file({"step": np.zeros(1)}, folder / "train_state.safetensors", metadata=metadata)
 
 
 def test_seeds_that_stopped_say_when_and_why(write_run, no_picture):
     directory = write_run(success={1: SUCCESS[1], 2: (0.0, 0.6), 3: (0.0,)})
-    progress = {2: {"stopped_at": 2000, "reason": resume.TARGET_MET}}
-    progress |= {3: {"stopped_at": 1200, "reason": resume.NOT_FINITE}, 1: {"metrics": {}}}
+    progress = {2: {"stopped_at": 2000, "reason": TARGET_MET}}
+    progress |= {3: {"stopped_at": 1200, "reason": NOT_FINITE}, 1: {"metrics": {}}}
     for seed, own in progress.items():
         folder = directory / "checkpoints" / "latest" / f"seed_{seed}"
         stop(folder, **own)
@@ -308,20 +309,24 @@ def test_seeds_that_stopped_say_when_and_why(write_run, no_picture):
     assert summary["seeds that reached 90%"] == "1 of 3, 1 stopped before"
     assert summary["steps to 90% success, median"] == "stopped before"
     (folder / "train_state.safetensors").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"train_state.safetensors: is damaged"):
+    with pytest.raises(ValueError, match=r"train_state.safetensors: is not a safetensors file"):
         report_data.read_run(directory)
 
 
 def test_a_seed_alone_that_stopped_says_so_too(write_run):
     directory = write_run(success={4: (0.0, 0.6)})
-    stop(directory / "checkpoints" / "latest", stopped_at=2000, reason=resume.TARGET_MET)
-    assert report_data.read_run(directory).stopped == {4: (2000, resume.TARGET_MET)}
+    folder = directory / "checkpoints" / "latest"
+    stop(folder, stopped_at=2000, reason=TARGET_MET)
+    save_file(
+        {"weight": np.zeros(1)}, folder / "params.safetensors", metadata={"format_version": "1", "seed": "4"}
+    )
+    assert report_data.read_run(directory).stopped == {4: (2000, TARGET_MET)}
 
 
 def test_a_median_that_no_stopped_seed_could_decide_was_not_reached(write_run, no_picture):
     directory = write_run(success={1: (0.0, 0.4)} | dict.fromkeys((2, 3, 4, 5), (0.0, 0.1, 0.2)))
     latest = directory / "checkpoints" / "latest"
-    stop(latest / "seed_1", stopped_at=2000, reason=resume.TARGET_MET)
+    stop(latest / "seed_1", stopped_at=2000, reason=TARGET_MET)
     summary = dict(read(report.write_report(directory)).table("", "run"))
     assert summary["seeds that reached 50%"] == "0 of 5, 1 stopped before"
     assert summary["steps to 50% success, median"] == "not reached"

@@ -24,9 +24,10 @@ from rlhive.deploy import Settings, run, simulate
 from rlhive.envs.robohive import RoboHive
 from rlhive.evaluate import evaluate
 from rlhive.export import export
-from rlhive.metrics import EVALUATION_SEED, read_metrics
+from rlhive.metrics import read_metrics
 from rlhive.policy_fn import load
 from rlhive.policy_fn.r3m import R3M
+from rlhive.runs.run_files import EVALUATION_SEED
 from rlhive.train import run as train_here
 from rlhive.training.evaluation import evaluation_seeds
 

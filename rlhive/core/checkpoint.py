@@ -16,15 +16,15 @@ import torch
 from tensordict import TensorDict
 from torch import Generator, Tensor
 
-from rlhive.core.checkpoint_files import PARTS, TRAINING, origin, read_part, read_seed, write_seed
+from rlhive.core.checkpoint_files import PARTS, TRAINING, origin, read_seed, write_seed
 from rlhive.core.errors import LoadError
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree import stack_seeds
 from rlhive.core.tree_file import flush, named_leaves
 from rlhive.core.types import TrainState
+from rlhive.runs.run_files import CHECKPOINTS, LATEST, PathLike, checkpoint_dir, part_path, seed_dirs
 
-PathLike = str | os.PathLike[str]
-LATEST, BEFORE = "latest", ".tmp-before-"
+BEFORE = ".tmp-before-"
 
 
 class Checkpoint(NamedTuple):
@@ -80,7 +80,7 @@ def save_checkpoint(
     """
     _check_seeds(seeds, state, generators, progress)
     _check_finite(seeds, state)
-    root = Path(run_dir) / "checkpoints"
+    root = Path(run_dir) / CHECKPOINTS
     root.mkdir(parents=True, exist_ok=True)
     recover_checkpoints(run_dir)
     for left_over in root.glob(".tmp-*"):  # of a process that was killed
@@ -141,15 +141,15 @@ def load_checkpoint(run_dir: PathLike, seeds: Sequence[int], *, step: int | None
 
 def replace_checkpoint(run_dir: PathLike, step: int, folders: Mapping[int, Path]) -> None:
     """Replaces the checkpoint of one step, in one step, by copies of the files of these seeds, from `folders`."""
-    root = Path(run_dir) / "checkpoints"
+    root = Path(run_dir) / CHECKPOINTS
     beside = root / f".tmp-{step}"
     shutil.rmtree(beside, ignore_errors=True)
     for seed, folder in folders.items():
         own = beside / f"seed_{seed}"
         own.mkdir(parents=True)
         for part in PARTS:
-            shutil.copyfile(folder / f"{part}.safetensors", own / f"{part}.safetensors")
-            flush(own / f"{part}.safetensors")
+            shutil.copyfile(part_path(folder, part), part_path(own, part))
+            flush(part_path(own, part))
         flush(own)
     flush(beside)
     _replace_directory(beside, root / str(step))
@@ -160,52 +160,12 @@ def recover_checkpoints(run_dir: PathLike) -> None:
 
     For who trains in `run_dir` alone: a process that replaces one would be disturbed.
     """
-    for before in (Path(run_dir) / "checkpoints").glob(f"{BEFORE}*"):
+    for before in (Path(run_dir) / CHECKPOINTS).glob(f"{BEFORE}*"):
         final = before.with_name(before.name.removeprefix(BEFORE))
         if final.exists():
             shutil.rmtree(before)
         else:
             before.rename(final)
-
-
-def checkpoint_dir(run_dir: PathLike, step: int | None = None) -> Path:
-    """The directory of one checkpoint, by default the one that `latest` points to.
-
-    Raises:
-        LoadError: there is none; the message lists those that are there.
-    """
-    root = Path(run_dir) / "checkpoints"
-    folder = root / (LATEST if step is None else str(step))
-    if not folder.is_dir():
-        there = ", ".join(map(str, checkpoint_steps(run_dir))) or "none"
-        raise LoadError(f"{folder}: there is no such checkpoint; complete ones there: {there}")
-    return folder.resolve()
-
-
-def checkpoint_steps(run_dir: PathLike) -> list[int]:
-    """The steps of the complete checkpoints of a run, ascending."""
-    folders = (Path(run_dir) / "checkpoints").glob("*")
-    names = (folder.name for folder in folders if folder.is_dir() and not folder.is_symlink())
-    return sorted(map(int, filter(str.isdecimal, names)))
-
-
-def seed_dirs(checkpoint: PathLike) -> dict[int, Path]:
-    """Where the files of each seed of a checkpoint lie, in ascending order of the seeds.
-
-    Raises:
-        LoadError: nothing of a checkpoint is there.
-    """
-    checkpoint = Path(checkpoint)
-    alone = checkpoint / "params.safetensors"
-    if alone.exists():
-        return {read_part(alone, "params")[1].seed: checkpoint}
-    numbers = (folder.name.removeprefix("seed_") for folder in checkpoint.glob("seed_*"))
-    folders = {seed: checkpoint / f"seed_{seed}" for seed in sorted(map(int, filter(str.isdecimal, numbers)))}
-    if not folders:
-        raise LoadError(
-            f"{checkpoint}: is not a checkpoint, it has no params.safetensors and no seed_<seed>/"
-        )
-    return folders
 
 
 def _check_seeds(

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from rlhive.core.errors import LoadError
 from rlhive.core.run_spec import RunSpec
-from rlhive.core.tree_file import check_names, flush, header_json, read_tree, write_tree
+from rlhive.core.tree_file import check_names, flush, read_tree, write_tree
+from rlhive.core.tree_header import header_json
 from rlhive.core.types import TrainState
 from rlhive.losses_fn import ALGORITHMS
+from rlhive.runs.run_files import part_path
 
 PARTS = ("params", "env_state", "train_state")
 TRAINING = ("target_params", "opt_state", "step")  # of the train state, in its third file
@@ -82,7 +84,7 @@ def write_seed(folder: Path, trees: Mapping[str, TensorDict], header: Mapping[st
     """
     folder.mkdir(parents=True)
     for kind in PARTS:
-        write_tree(folder / f"{kind}.safetensors", trees[kind], _fields(Header(kind, **header)))
+        write_tree(part_path(folder, kind), trees[kind], _fields(Header(kind, **header)))
     flush(folder)
 
 
@@ -92,7 +94,7 @@ def read_seed(folder: Path) -> SeedFiles:
     Raises:
         LoadError: a file is missing or damaged, or they are of different runs, seeds or steps.
     """
-    read = {kind: read_part(folder / f"{kind}.safetensors", kind) for kind in PARTS}
+    read = {kind: read_part(part_path(folder, kind), kind) for kind in PARTS}
     header = read["train_state"][1]
     if any(origin(other) != origin(header) or other.seed != header.seed for _, other in read.values()):
         raise LoadError(
@@ -100,7 +102,7 @@ def read_seed(folder: Path) -> SeedFiles:
         )
     rest = read["train_state"][0]
     rest = _empty_parts(header.spec).update(rest)
-    check_names(folder / "train_state.safetensors", {*TRAINING, "rollout", "generators"}, rest.keys())
+    check_names(part_path(folder, "train_state"), {*TRAINING, "rollout", "generators"}, rest.keys())
     state = {
         "params": read["params"][0],
         "target_params": rest["target_params"],

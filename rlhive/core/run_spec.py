@@ -15,7 +15,8 @@ import attrs
 from rlhive.core.converters import strings
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
-from rlhive.core.tree_file import check_names, check_version
+from rlhive.core.tree_file import check_names
+from rlhive.core.tree_header import check_version
 from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.encoders import Encoder, encoder_from_dict, feature_dim, learned

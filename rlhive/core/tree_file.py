@@ -14,11 +14,10 @@ from tensordict import TensorDict
 
 from rlhive.core.errors import LoadError
 from rlhive.core.files import naming
+from rlhive.core.tree_header import FORMAT_VERSION, check_is_safetensors, check_version, damaged, header_json
 
-FORMAT_VERSION = 1
 _HASH = "content_sha256"
 _NAMED = 8  # names in one message
-_JSON_START = b"{"  # byte 8 of every safetensors file, after the length of the header
 
 
 def write_tree(path: str | os.PathLike[str], tree: TensorDict, header: Mapping[str, str]) -> None:
@@ -45,15 +44,13 @@ def read_tree(path: str | os.PathLike[str]) -> tuple[TensorDict, dict[str, str]]
         LoadError: no such file, a pickle or another format, a file cut short or damaged, an unknown format version,
             or a header that does not belong to the tensors.
     """
-    _check_is_safetensors(path)
+    check_is_safetensors(path)
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise LoadError(
-            f"{path}: damaged or cut short ({error}); copy it again or take an older checkpoint"
-        ) from None
+        raise damaged(path, error) from None
     check_version(path, header.get("format_version"), FORMAT_VERSION)
     keys = header_json(path, header, "keys")
     check_names(path, keys, tensors)
@@ -89,33 +86,6 @@ def flush(path: str | os.PathLike[str]) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def header_json(path: object, header: Mapping[str, str], field: str) -> list | dict:
-    """The list or dict that a field of the header holds as JSON.
-
-    Raises:
-        LoadError: the field is missing or is neither.
-    """
-    try:
-        value = json.loads(header[field])
-    except (KeyError, ValueError, RecursionError):
-        value = None
-    if not isinstance(value, list | dict):
-        raise LoadError(
-            f"{path}: its header has no valid {field!r}; it is not a file of RLHive's checkpoints"
-        )
-    return value
-
-
-def check_version(where: object, version: object, known: int) -> None:
-    """Refuses a file of a format that this code does not know.
-
-    Raises:
-        LoadError: if the version is missing or another one.
-    """
-    if str(version) != str(known):
-        raise LoadError(f"{where}: unknown format version {version!r}, this version of rlhive reads {known}")
 
 
 def check_names(where: object, expected: Iterable[str], found: Iterable[str]) -> None:
@@ -154,17 +124,3 @@ def check_leaves(where: object, found: Mapping[str, torch.Tensor], shapes: Mappi
 def _first(names: list[str]) -> str:
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _check_is_safetensors(path: str | os.PathLike[str]) -> None:
-    """Looks at the first bytes only: a pickle must not reach a parser that would run it."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise LoadError(f"{path}: cannot be read: {error.strerror}") from None
-    if start[8:] == _JSON_START:
-        return
-    if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in b"\x01\x02\x03\x04\x05"):
-        raise LoadError(f"{path}: is a pickle or an archive of torch.save, which may run code; not loaded")
-    raise LoadError(f"{path}: is not a safetensors file (empty, cut short, or another format)")

@@ -104,13 +104,13 @@ def _settings() -> Settings:
 def _deploy(settings: Settings) -> Report:
     os.environ.setdefault("ROBOHIVE_VERBOSITY", "WARN" if FLAGS.hardware else "SILENT")
     load_torch_on_one_thread()
-    from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
     from rlhive.deploy.connecting import connect, simulate
     from rlhive.deploy.loop import run
     from rlhive.deploy.settings import check_settings
     from rlhive.policy_fn.loading import load
+    from rlhive.runs.run_files import CHECKPOINTS, checkpoint_dir, seed_dirs
 
-    if (Path(FLAGS.bundle) / "checkpoints").is_dir() and len(seed_dirs(checkpoint_dir(FLAGS.bundle))) > 1:
+    if (Path(FLAGS.bundle) / CHECKPOINTS).is_dir() and len(seed_dirs(checkpoint_dir(FLAGS.bundle))) > 1:
         command = f"python -m rlhive.export --run_dir={FLAGS.bundle} --seed=… DIRECTORY"
         raise ValueError(f"--bundle={FLAGS.bundle}: is a run of several seeds; export one with `{command}`")
     policy = load(FLAGS.bundle)

@@ -31,9 +31,9 @@ from rlhive.policy_fn.bundle_files import (
 )
 from rlhive.policy_fn.r3m import R3M
 from rlhive.policy_fn.tree_checks import check_env_state, check_params
+from rlhive.runs.run_files import CHECKPOINTS, PathLike
 
 TREES = {"params.safetensors": "bundle_params", "env_state.safetensors": "bundle_env_state"}
-PathLike = str | os.PathLike[str]
 
 
 class Bundle(NamedTuple):
@@ -50,7 +50,7 @@ def is_bundle(path: Any) -> bool:
     """Whether a directory is meant to be a bundle: it has a spec.json, and no checkpoints as a run has."""
     if not isinstance(path, str | os.PathLike):
         return False
-    return (Path(path) / SPEC).exists() and not (Path(path) / "checkpoints").exists()
+    return (Path(path) / SPEC).exists() and not (Path(path) / CHECKPOINTS).exists()
 
 
 def write_bundle(folder: PathLike, bundle: Bundle, extras: Sequence[Path] = ()) -> None:

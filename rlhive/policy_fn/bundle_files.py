@@ -10,9 +10,10 @@ from typing import Any
 
 from rlhive.core.errors import LoadError
 from rlhive.core.files import file_sha256
+from rlhive.runs.run_files import CHECKPOINTS, SPEC_FILE
 
 BUNDLE_VERSION = 1
-SPEC, ONNX = "spec.json", "policy.onnx"
+SPEC, ONNX = SPEC_FILE, "policy.onnx"
 NO_CHECKPOINT = "is a run without a checkpoint yet; train until it has one"
 MAX_SPEC_BYTES, MAX_FILE_BYTES = 1 << 20, 1 << 28
 
@@ -40,7 +41,7 @@ def read_spec(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise LoadError(f"{path}: is not a bundle's description: {error}") from None
     if isinstance(values, dict) and "run_id" in values:
-        has_one = (path.parent / "checkpoints").exists()
+        has_one = (path.parent / CHECKPOINTS).exists()
         raise LoadError(f"{path.parent}: {'is a run, not a bundle; export it' if has_one else NO_CHECKPOINT}")
     version = values.get("bundle_version") if isinstance(values, dict) else None
     if type(version) is not int or version != BUNDLE_VERSION:

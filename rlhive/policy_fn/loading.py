@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from tensordict import TensorDict
 
-from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
 from rlhive.core.checkpoint_files import read_part
 from rlhive.core.errors import LoadError, NotFiniteActionError
 from rlhive.core.run_spec import RunSpec
@@ -22,8 +21,8 @@ from rlhive.policy_fn.bundle_files import NO_CHECKPOINT
 from rlhive.policy_fn.observation import example_observation
 from rlhive.policy_fn.policy import Policy
 from rlhive.policy_fn.tree_checks import check_env_state, check_params
+from rlhive.runs.run_files import CHECKPOINTS, PathLike, checkpoint_dir, part_path, seed_dirs
 
-PathLike = str | os.PathLike[str]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -57,7 +56,7 @@ def load(
         return _policy(str(params), *_read_bundle(params, spec, seed, step), device, dtype)
     if env_state is None:
         folder = seed_dir(params, seed, step)
-        params, env_state = folder / "params.safetensors", folder / "env_state.safetensors"
+        params, env_state = part_path(folder, "params"), part_path(folder, "env_state")
     elif seed is not None or step is not None:
         raise LoadError("seed and step choose in a run's directory; params and env_state are of one already")
     origins = [_Origin("spec", _read_spec(spec), None, None)] if spec is not None else []
@@ -129,9 +128,9 @@ def seed_dir(path: PathLike | Params, seed: int | None = None, step: int | None 
     folder = Path(path)
     if not folder.is_dir():
         raise LoadError(f"{folder}: there is no such file or directory")
-    if is_bundle(folder) and not (folder / "params.safetensors").exists():
+    if is_bundle(folder) and not part_path(folder, "params").exists():
         raise LoadError(f"{folder}: {NO_CHECKPOINT}")
-    if (folder / "checkpoints").is_dir():
+    if (folder / CHECKPOINTS).is_dir():
         folder = checkpoint_dir(folder, step)
     elif step is not None:
         raise LoadError(f"{folder}: is not the directory of a run, so step={step} cannot be chosen there")
@@ -228,7 +227,7 @@ def _check_place(origin: _Origin) -> None:
     folder = Path(origin.where).absolute().parent
     seed = re.fullmatch(r"seed_(\d+)", folder.name)
     checkpoint = folder.parent if seed else folder
-    step = re.fullmatch(r"\d+", checkpoint.name) if checkpoint.parent.name == "checkpoints" else None
+    step = re.fullmatch(r"\d+", checkpoint.name) if checkpoint.parent.name == CHECKPOINTS else None
     places = (
         (folder, "seed", seed and int(seed[1]), origin.seed),
         (checkpoint, "step", step and int(step[0]), origin.step),

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from tensordict import TensorDict
 
-from rlhive.core.checkpoint import checkpoint_dir, seed_dirs
 from rlhive.core.checkpoint_files import Header, read_part
 from rlhive.core.errors import LoadError
 from rlhive.core.run_spec import Origin, RunSpec
@@ -15,6 +14,7 @@ from rlhive.core.tree import stack_seeds
 from rlhive.core.types import TrainState
 from rlhive.losses_fn import ALGORITHMS, INIT_KEYS
 from rlhive.policy_fn.offline import OfflineNetwork
+from rlhive.runs.run_files import checkpoint_dir, part_path, seed_dirs
 
 ACTOR = ("observation_dim", "action_low", "action_high", "hidden_sizes", "activation", "actor_layer_norm")
 CRITIC = ("critic_layer_norm", "num_critics")
@@ -27,7 +27,7 @@ def latest_of(run_dir: str | os.PathLike[str]) -> Origin:
         LoadError: there is no such run, or its files are damaged.
     """
     folder = next(iter(seed_dirs(checkpoint_dir(run_dir)).values()))
-    return _origin(run_dir, read_part(folder / "params.safetensors", "params")[1])
+    return _origin(run_dir, read_part(part_path(folder, "params"), "params")[1])
 
 
 def start_from(
@@ -56,14 +56,14 @@ def start_from(
     if lacking := [seed for seed in seeds if seed not in folders and len(folders) > 1]:
         raise LoadError(f"{run_dir}: has the seeds {list(folders)}, of which {lacking} cannot begin with one")
     chosen = [folders.get(seed, next(iter(folders.values()))) for seed in seeds]
-    read = [read_part(folder / "params.safetensors", "params") for folder in chosen]
+    read = [read_part(part_path(folder, "params"), "params") for folder in chosen]
     if _origin(run_dir, read[0][1]) != origin:
         raise LoadError(
             f"{run_dir}: is another run than the one that {origin.path} was when the run began with it"
         )
     keys = _check_fits(run_dir, read[0][1].spec, spec)
     taken = stack_seeds([params.select(*keys) for params, _ in read]).to(state["step"].device)
-    constants = [read_part(folder / "env_state.safetensors", "env_state")[0] for folder in chosen]
+    constants = [read_part(part_path(folder, "env_state"), "env_state")[0] for folder in chosen]
     targets = [key for key in ALGORITHMS[spec.algorithm].target_keys if key in keys]
     return TensorDict(
         {

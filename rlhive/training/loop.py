@@ -9,13 +9,14 @@ from torch import Tensor
 
 from rlhive.core.interrupt import catch_signals
 from rlhive.curves import plot_curves
-from rlhive.metrics import EVALUATION_SEED, TARGET_MET, has_evaluation, step_name
+from rlhive.metrics import has_evaluation, step_name
 from rlhive.policy_fn.plan import follow
 from rlhive.progress import Progress
+from rlhive.runs.run_files import EVALUATION_SEED, NOT_FINITE, TARGET_MET
 from rlhive.training import offline, online
 from rlhive.training.evaluation import evaluation_seeds, run_episodes
 from rlhive.training.pictures import Strip, film_run, write_strip
-from rlhive.training.resume import NOT_FINITE, stopped_text
+from rlhive.training.resume import stopped_text
 from rlhive.training.rollout import episode_summary
 from rlhive.training.run import OnlineRun, Run, save_run
 from rlhive.training.stop import not_finite, states_acted_with, stop_broken, stop_seeds

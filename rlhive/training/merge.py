@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rlhive.core.checkpoint import (
-    checkpoint_dir,
-    checkpoint_steps,
-    load_checkpoint,
-    recover_checkpoints,
-    replace_checkpoint,
-    save_checkpoint,
-    seed_dirs,
-)
+from rlhive.core.checkpoint import load_checkpoint, recover_checkpoints, replace_checkpoint, save_checkpoint
 from rlhive.core.errors import LoadError
 from rlhive.core.files import write_text
 from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.replay_file import read_replay, seeds_of, write_replay
 from rlhive.metrics import merge_metrics
+from rlhive.runs.run_files import (
+    CONFIG_FILE,
+    checkpoint_dir,
+    checkpoint_steps,
+    drop_other_replays,
+    has_checkpoint,
+    replay_path,
+    seed_dirs,
+)
 from rlhive.training.resume import has_met_its_targets, progress_of
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def recover(run_dir: Path) -> None:
 
 def is_under_way(run_dir: Path) -> bool:
     """Whether seeds are being added that have a checkpoint."""
-    return (run_dir / ADDED / "checkpoints" / "latest").exists()
+    return has_checkpoint(run_dir / ADDED)
 
 
 def seeds_to_add(run_dir: Path, config: TrainConfig) -> tuple[int, ...]:
@@ -94,7 +95,7 @@ def check_settings(run_dir: Path, text: str) -> None:
     Raises:
         LoadError: naming what differs.
     """
-    differing = other_settings(run_dir / "config.gin", text)
+    differing = other_settings(run_dir / CONFIG_FILE, text)
     if names := [name for name in differing if name not in OTHER_SETTINGS]:
         there, now = differing[names[0]]
         raise LoadError(
@@ -129,13 +130,13 @@ def keep_settings(run_dir: Path, step: int, text: str) -> str:
     Returns:
         What differs, in one line; empty where nothing does.
     """
-    differing = other_settings(run_dir / "config.gin", text)
+    differing = other_settings(run_dir / CONFIG_FILE, text)
     if not differing:
         return ""
     kept = run_dir / f"config-{step}.gin"
     where = ""
     if not kept.exists():  # else nothing was learned since with those in config.gin
-        write_text(kept, (run_dir / "config.gin").read_text(encoding="utf-8"))
+        write_text(kept, (run_dir / CONFIG_FILE).read_text(encoding="utf-8"))
         where = f", those it had are in {kept.name}"
     changes = ", ".join(f"{name} {there} -> {now}" for name, (there, now) in differing.items())
     return f"goes on from step {step} with other settings{where}: {changes}"
@@ -155,15 +156,13 @@ def merge_run(run_dir: Path, seeds: Sequence[int], before: Sequence[int]) -> Non
     added = [seed for seed in seeds if seed not in before]
     for own, around, others in ((added_dir, run_dir, added), (run_dir, added_dir, before)):
         _carry_on(own, checkpoint_steps(around), others)
-    last = checkpoint_dir(added_dir).name
+    last = int(checkpoint_dir(added_dir).name)
     orders = {run_dir: _training(run_dir, before), added_dir: _training(added_dir, added)}
-    replay = run_dir / "replay" / f"{last}.safetensors"
     training = set().union(*orders.values())
-    has_replay = any((own / "replay" / replay.name).exists() for own in orders)  # there is none of a data set
+    has_replay = any(replay_path(own, last).exists() for own in orders)  # there is none of a data set
     if training and has_replay:
-        _merge_replays(replay, orders, [seed for seed in seeds if seed in training])
-        for path in set(replay.parent.glob("*.safetensors")) - {replay}:
-            path.unlink()
+        _merge_replays(run_dir, last, orders, [seed for seed in seeds if seed in training])
+        drop_other_replays(run_dir, last)
     for step in checkpoint_steps(added_dir):
         if step in checkpoint_steps(run_dir):
             folders = seed_dirs(checkpoint_dir(run_dir, step)) | seed_dirs(checkpoint_dir(added_dir, step))
@@ -205,14 +204,14 @@ def _training(run_dir: Path, seeds: Sequence[int]) -> list[int]:
     return [seed for seed in seeds if "stopped_at" not in progress[seed]]
 
 
-def _merge_replays(path: Path, orders: dict[Path, list[int]], seeds: list[int]) -> None:
-    """Joins the seeds' transitions, and their priorities where there are some."""
+def _merge_replays(run_dir: Path, step: int, orders: dict[Path, list[int]], seeds: list[int]) -> None:
+    """Joins the seeds' transitions at a step, and their priorities where there are some, into `run_dir`."""
     columns: dict[int, dict[str, torch.Tensor]] = {}
     header: dict[str, str] = {}
-    for run_dir in (run_dir for run_dir, own in orders.items() if own):
-        tensors, header = read_replay(run_dir / "replay" / path.name)
+    for directory in (directory for directory, own in orders.items() if own):
+        tensors, header = read_replay(replay_path(directory, step))
         for index, seed in enumerate(seeds_of(header)):
             columns[seed] = {name: tensor[:, [index]] for name, tensor in tensors.items()}
     names = columns[seeds[0]]
     joined = {name: torch.cat([columns[seed][name] for seed in seeds], dim=1) for name in names}
-    write_replay(path, joined, header, seeds)
+    write_replay(replay_path(run_dir, step), joined, header, seeds)

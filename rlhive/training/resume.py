@@ -12,23 +12,28 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from rlhive.core.checkpoint import Checkpoint, checkpoint_dir, seed_dirs
-from rlhive.core.checkpoint_files import read_part
+from rlhive.core.checkpoint import Checkpoint
 from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.replay_file import read_header
 from rlhive.core.run_spec import RunSpec
 from rlhive.core.types import TrainState
-from rlhive.metrics import METRICS_FILE, TARGET_MET, read_metrics
-from rlhive.training.usage import read_usage
+from rlhive.metrics import read_metrics
+from rlhive.runs.run_files import (
+    METRICS_FILE,
+    SPEC_FILE,
+    TARGET_MET,
+    checkpoint_dir,
+    read_progress,
+    read_usage,
+    replay_path,
+    seed_dirs,
+)
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
 
 logger = logging.getLogger(__name__)
-
-
-NOT_FINITE = "not finite"  # why a seed stopped before the others, or TARGET_MET
 
 
 class Stopped(NamedTuple):
@@ -114,7 +119,7 @@ def check_run_files(run_dir: Path) -> None:
         LoadError: spec.json is missing or damaged.
         ValueError: usage.json or metrics.csv is damaged.
     """
-    path = run_dir / "spec.json"
+    path = run_dir / SPEC_FILE
     if not path.exists():
         raise LoadError(f"{path}: is missing; copy it from the header of a params.safetensors of this run")
     RunSpec.from_json(path.read_text(errors="replace"), path)
@@ -128,10 +133,7 @@ def check_run_files(run_dir: Path) -> None:
 def progress_of(run_dir: Path) -> dict[int, Mapping[str, Any]]:
     """What the latest checkpoint of a run keeps of each seed beside its trees."""
     folders = seed_dirs(checkpoint_dir(run_dir))
-    return {
-        seed: read_part(folder / "train_state.safetensors", "train_state")[1].progress
-        for seed, folder in folders.items()
-    }
+    return {seed: read_progress(folder) for seed, folder in folders.items()}
 
 
 def has_met_its_targets(run_dir: Path) -> bool:
@@ -175,8 +177,3 @@ def load_replay(replay: ReplayBuffer, run_dir: Path, step: int, seeds: Sequence[
         replay.load(replay_path(run_dir, step), seeds)
     except (ValueError, OSError) as error:
         raise LoadError(f"{run_dir}: its replay cannot be read: {error}") from None
-
-
-def replay_path(run_dir: Path, step: int) -> Path:
-    """Where the replay of a step is."""
-    return run_dir / "replay" / f"{step}.safetensors"

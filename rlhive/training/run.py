@@ -27,6 +27,7 @@ from rlhive.envs.vector import VectorEnv
 from rlhive.metrics import Recorder
 from rlhive.policy_fn.encoders import Encoder
 from rlhive.policy_fn.exploration import Exploration
+from rlhive.runs.run_files import SPEC_FILE, drop_other_replays, read_usage, replay_path
 from rlhive.training.init_from import latest_of
 from rlhive.training.replay_size import check_replay
 from rlhive.training.resume import (
@@ -34,7 +35,6 @@ from rlhive.training.resume import (
     check_exploration,
     check_same,
     load_replay,
-    replay_path,
     restore_metrics,
 )
 from rlhive.training.rollout import SEEN, count_step, first_rollout, resume_rollout
@@ -45,7 +45,7 @@ from rlhive.training.start import (
     seeds_to_train,
     source_of,
 )
-from rlhive.training.usage import read_usage, record_usage
+from rlhive.training.usage import record_usage
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
@@ -160,7 +160,7 @@ def open_run(
         LoadError: the run to resume or to join is of another environment, algorithm, network or data set, files are
             damaged, the data set does not fit, or none of its seeds is left to train.
     """
-    started = time.monotonic() - read_usage(run_dir)["seconds"]
+    started = time.monotonic() - read_usage(run_dir).get("seconds", 0.0)
     checkpoint = load_checkpoint(run_dir, config.seeds) if resume else None
     seeds, generators, stopped = seeds_to_train(config, run_dir, checkpoint)
     with contextlib.ExitStack() as stack:
@@ -175,7 +175,7 @@ def open_run(
             state = checkpoint.state[[config.seeds.index(seed) for seed in seeds]].to(config.device)
         else:
             state = first_state(config, learner, generators, spec, seeds, dataset)
-            write_text(run_dir / "spec.json", spec.to_json())
+            write_text(run_dir / SPEC_FILE, spec.to_json())
         kind: type[Run] = Run
         parts: dict[str, Any] = {"rollout": TensorDict({}, [len(seeds)])}
         if training_envs is not None:
@@ -262,10 +262,10 @@ def save_run(run: Run, *, with_replay: bool = True) -> None:
             train now, which the checkpoint before this one may need.
     """
     run.store_step()
-    folder = run.run_dir / "replay"
     if isinstance(run, OnlineRun) and with_replay:
-        folder.mkdir(exist_ok=True)
-        run.replay.save(replay_path(run.run_dir, run.step), run.seeds)
+        path = replay_path(run.run_dir, run.step)
+        path.parent.mkdir(exist_ok=True)
+        run.replay.save(path, run.seeds)
     training = {
         seed: (run.state[index], run.rollout[index], run.generators[index])
         for index, seed in enumerate(run.seeds)
@@ -282,9 +282,7 @@ def save_run(run: Run, *, with_replay: bool = True) -> None:
         generators={name: [own[name] for own in generators] for name in generators[0]},
         progress=[_progress(run, seed) for seed in run.config.seeds],
     )
-    for path in folder.glob("*.safetensors"):
-        if path != replay_path(run.run_dir, run.step):
-            path.unlink()
+    drop_other_replays(run.run_dir, run.step)
     record_usage(run)
 
 

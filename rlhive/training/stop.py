@@ -8,7 +8,8 @@ from torch import Tensor
 
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress
-from rlhive.training.resume import NOT_FINITE, Stopped
+from rlhive.runs.run_files import NOT_FINITE
+from rlhive.training.resume import Stopped
 from rlhive.training.run import OnlineRun, Run
 
 

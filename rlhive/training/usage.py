@@ -15,6 +15,7 @@ import torch
 from rlhive import WORKER_NAME
 from rlhive.core.files import write_text
 from rlhive.metrics import step_name
+from rlhive.runs.run_files import USAGE_FILE, read_usage
 
 if TYPE_CHECKING:
     from rlhive.training.run import Run
@@ -41,23 +42,7 @@ def write_usage(run_dir: Path, usage: Mapping[str, float]) -> None:
     """Writes figures, none of which ever falls: of those that are there already the larger ones stay."""
     before = read_usage(run_dir)
     largest = {name: max(value, before.get(name, 0)) for name, value in {**before, **usage}.items()}
-    write_text(run_dir / "usage.json", json.dumps(largest, indent=2) + "\n")
-
-
-def read_usage(run_dir: Path) -> dict[str, float]:
-    """The figures of a run by their names; 0 seconds alone where it has none yet.
-
-    Raises:
-        ValueError: they are damaged.
-    """
-    path = run_dir / "usage.json"
-    if not path.exists():
-        return {"seconds": 0.0}
-    try:
-        usage = dict(json.loads(path.read_text()))
-        return {name: usage[name] + 0 for name in ("seconds", *usage)}
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{path}: is damaged: remove it to go on without the time used so far") from None
+    write_text(run_dir / USAGE_FILE, json.dumps(largest, indent=2) + "\n")
 
 
 def _peak_memory(process: str) -> int:

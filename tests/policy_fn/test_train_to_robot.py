@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from rlhive.metrics import EVALUATION_SEED, read_metrics
+from rlhive.metrics import read_metrics
+from rlhive.runs.run_files import EVALUATION_SEED
 
 # The training command's own process writes down what it saw and did in its last evaluation.
 TRAIN = """

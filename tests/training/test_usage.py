@@ -7,9 +7,9 @@ import pytest
 
 from rlhive import train
 from rlhive.envs.toy import ReachPoint
+from rlhive.runs.run_files import read_usage
 from rlhive.training import loop
 from rlhive.training.run import open_run
-from rlhive.training.usage import read_usage
 from tests.training.loop_runs import SMALL, configure
 from tests.training.loop_runs import train as train_toy
 

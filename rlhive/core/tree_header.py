@@ -1,0 +1,80 @@
+"""The header of a file of a tree, the text beside its tensors: read without them, and without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+
+from safetensors import SafetensorError, safe_open
+
+from rlhive.core.errors import LoadError
+
+FORMAT_VERSION = 1
+_JSON_START = b"{"  # byte 8 of every safetensors file, after the length of the header
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The header alone, of a file that is whole by its size; its tensors are not read.
+
+    Raises:
+        LoadError: no such file, a pickle or another format, a file cut short, or an unknown format version.
+    """
+    check_is_safetensors(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise damaged(path, error) from None
+    check_version(path, header.get("format_version"), FORMAT_VERSION)
+    return header
+
+
+def damaged(path: object, error: Exception) -> LoadError:
+    """What is said of a file of a checkpoint that the library cannot read."""
+    return LoadError(f"{path}: damaged or cut short ({error}); copy it again or take an older checkpoint")
+
+
+def check_version(where: object, version: object, known: int) -> None:
+    """Refuses a file of a format that this code does not know.
+
+    Raises:
+        LoadError: if the version is missing or another one.
+    """
+    if str(version) != str(known):
+        raise LoadError(f"{where}: unknown format version {version!r}, this version of rlhive reads {known}")
+
+
+def header_json(path: object, header: Mapping[str, str], field: str) -> list | dict:
+    """The list or dict that a field of the header holds as JSON.
+
+    Raises:
+        LoadError: the field is missing or is neither.
+    """
+    try:
+        value = json.loads(header[field])
+    except (KeyError, ValueError, RecursionError):
+        value = None
+    if not isinstance(value, list | dict):
+        raise LoadError(
+            f"{path}: its header has no valid {field!r}; it is not a file of RLHive's checkpoints"
+        )
+    return value
+
+
+def check_is_safetensors(path: str | os.PathLike[str]) -> None:
+    """Looks at the first bytes only: a pickle must not reach a parser that would run it.
+
+    Raises:
+        LoadError: it cannot be read, or is something else.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise LoadError(f"{path}: cannot be read: {error.strerror}") from None
+    if start[8:] == _JSON_START:
+        return
+    if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in b"\x01\x02\x03\x04\x05"):
+        raise LoadError(f"{path}: is a pickle or an archive of torch.save, which may run code; not loaded")
+    raise LoadError(f"{path}: is not a safetensors file (empty, cut short, or another format)")

@@ -1,0 +1,130 @@
+"""The files of a run directory: their names, and what is read of them without torch.
+
+runs/reach/
+    config.gin                  the settings; config-<step>.gin has those it had until a step
+    operative_config.gin        those that were in use
+    spec.json                   what it is of, but for the tensors
+    metrics.csv                 a row per seed and step; metrics_over_seeds.csv has what seeds have in common
+    usage.json                  the time and memory it took
+    curves.png, report.html, evaluations.npz, seen.png, tensorboard/
+    checkpoints/latest          a relative link to the newest step
+    checkpoints/<step>/         of one seed: params.safetensors, env_state.safetensors, train_state.safetensors
+    checkpoints/<step>/seed_<seed>/     the same of each of several seeds
+    replay/<step>.safetensors   the transitions, at the step of the latest checkpoint
+    added_seeds/                a run of the seeds that are being added
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhive.core.errors import LoadError
+from rlhive.core.tree_header import header_json, read_header
+
+PathLike = str | os.PathLike[str]
+CONFIG_FILE, OPERATIVE_CONFIG_FILE, SPEC_FILE = "config.gin", "operative_config.gin", "spec.json"
+METRICS_FILE, AGGREGATE_FILE, USAGE_FILE = "metrics.csv", "metrics_over_seeds.csv", "usage.json"
+SEEN_FILE = "seen.png"  # the images that the policy saw in the last evaluation
+CHECKPOINTS, LATEST, REPLAY = "checkpoints", "latest", "replay"
+# Why a seed stopped before the others: its success was train.target_success, or something of it was not finite.
+TARGET_MET, NOT_FINITE = "target met", "not finite"
+EVALUATION_SEED = 0  # of the episodes that every evaluation in metrics.csv plays
+
+
+def latest_link(run_dir: PathLike) -> Path:
+    """Where the link to the newest checkpoint is, if there is one."""
+    return Path(run_dir) / CHECKPOINTS / LATEST
+
+
+def has_checkpoint(run_dir: PathLike) -> bool:
+    """Whether a run has a latest checkpoint."""
+    return latest_link(run_dir).exists()
+
+
+def checkpoint_dir(run_dir: PathLike, step: int | None = None) -> Path:
+    """The directory of one checkpoint, by default the one that `latest` points to.
+
+    Raises:
+        LoadError: there is none; the message lists those that are there.
+    """
+    folder = latest_link(run_dir) if step is None else Path(run_dir) / CHECKPOINTS / str(step)
+    if not folder.is_dir():
+        there = ", ".join(map(str, checkpoint_steps(run_dir))) or "none"
+        raise LoadError(f"{folder}: there is no such checkpoint; complete ones there: {there}")
+    return folder.resolve()
+
+
+def checkpoint_steps(run_dir: PathLike) -> list[int]:
+    """The steps of the complete checkpoints of a run, ascending."""
+    folders = (Path(run_dir) / CHECKPOINTS).glob("*")
+    names = (folder.name for folder in folders if folder.is_dir() and not folder.is_symlink())
+    return sorted(map(int, filter(str.isdecimal, names)))
+
+
+def seed_dirs(checkpoint: PathLike) -> dict[int, Path]:
+    """Where the files of each seed of a checkpoint lie, in ascending order of the seeds.
+
+    Raises:
+        LoadError: nothing of a checkpoint is there, or the header of a seed alone is damaged.
+    """
+    checkpoint = Path(checkpoint)
+    alone = part_path(checkpoint, "params")
+    if alone.exists():
+        seed = read_header(alone).get("seed", "")
+        if not seed.isdecimal():
+            raise LoadError(f"{alone}: its header names no seed; it is not a file of RLHive's checkpoints")
+        return {int(seed): checkpoint}
+    numbers = (folder.name.removeprefix("seed_") for folder in checkpoint.glob("seed_*"))
+    folders = {seed: checkpoint / f"seed_{seed}" for seed in sorted(map(int, filter(str.isdecimal, numbers)))}
+    if not folders:
+        raise LoadError(
+            f"{checkpoint}: is not a checkpoint, it has no params.safetensors and no seed_<seed>/"
+        )
+    return folders
+
+
+def part_path(folder: Path, kind: str) -> Path:
+    """The file of a seed's "params", "env_state" or "train_state" in its folder of a checkpoint."""
+    return folder / f"{kind}.safetensors"
+
+
+def read_progress(folder: Path) -> Mapping[str, Any]:
+    """What a checkpoint keeps of a seed beside its trees, by the seed's folder.
+
+    Raises:
+        LoadError: the file is missing or damaged.
+    """
+    path = part_path(folder, "train_state")
+    return dict(header_json(path, read_header(path), "progress"))
+
+
+def replay_path(run_dir: Path, step: int) -> Path:
+    """Where the replay of a step is."""
+    return run_dir / REPLAY / f"{step}.safetensors"
+
+
+def drop_other_replays(run_dir: Path, step: int) -> None:
+    """Removes the replays of all steps but one."""
+    kept = replay_path(run_dir, step)
+    for path in set(kept.parent.glob("*.safetensors")) - {kept}:
+        path.unlink()
+
+
+def read_usage(run_dir: PathLike) -> dict[str, float]:
+    """The figures of a run by their names; none where it has none yet, else at least "seconds".
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    path = Path(run_dir) / USAGE_FILE
+    if not path.exists():
+        return {}
+    try:
+        usage = dict(json.loads(path.read_text()))
+        return {name: usage[name] + 0 for name in ("seconds", *usage)}
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{path}: is damaged: remove it to go on without the time used so far") from None
