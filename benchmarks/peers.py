@@ -19,7 +19,7 @@ import gin
 from rlhive.config import load_config
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.keys import make_generators
-from rlhive.core.learner import make_learner
+from rlhive.training.learner import make_learner
 
 OBSERVATION_DIM, ACTION_DIM, TRANSITIONS, BATCH_SIZE = 21, 9, 5_000, 256
 SPEC = EnvSpec(

@@ -20,10 +20,10 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 
 from benchmarks import peers
-from rlhive.core.run_spec import new_run_spec
 from rlhive.policy_fn import load
 from rlhive.policy_fn.actor import actor_critic
 from rlhive.policy_fn.bundle import Bundle, write_bundle
+from rlhive.runs.run_spec import new_run_spec
 
 CALLS, BLOCK = 10_000, 1_000
 P50, P99, RATIO, LOAD_SECONDS = 60.0, 250.0, 3.0, 0.5  # microseconds; times; seconds

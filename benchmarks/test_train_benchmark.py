@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhive.core.checkpoint_files import read_part
+from rlhive.runs.checkpoint_files import read_part
 
 pytest.importorskip("stable_baselines3", reason="uv run --group bench pytest benchmarks")
 

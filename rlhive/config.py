@@ -15,6 +15,7 @@ from attrs import validators as v
 
 import gin
 from rlhive import config_checks, config_unread
+from rlhive.algorithms import ALGORITHMS
 from rlhive.config_errors import ConfigError, explain_gin, explain_value
 from rlhive.core.converters import integers
 from rlhive.core.optim import GradientTransformation, adam, cosine_schedule
@@ -23,7 +24,6 @@ from rlhive.core.replay import ReplayBuffer
 from rlhive.core.settings import one_of
 from rlhive.core.types import LossFn
 from rlhive.envs.pixels import choose_pixels
-from rlhive.losses_fn import ALGORITHMS
 from rlhive.paths import find_gin_file, gin_directory, has_compiler
 from rlhive.policy_fn import encoders, exploration
 from rlhive.policy_fn.actor import ActorCritic
@@ -103,7 +103,7 @@ class TrainConfig:
 
     Attributes:
         env_name: RoboHive id; empty for the one that the data set names.
-        algorithm: a name of `rlhive.losses_fn.ALGORITHMS`.
+        algorithm: a name of `rlhive.algorithms.ALGORITHMS`.
         seed: first seed, where `seeds` is empty.
         num_seeds: seeds trained side by side: `seed, seed + 1, ...`.
         seeds: the training seeds `[S]`, which need not be in a row; if empty, `seed` and `num_seeds` say them.
@@ -139,7 +139,7 @@ class TrainConfig:
         skip_damaged: leave damaged trials out, and say how many, instead of refusing the data set.
         demonstrations: fraction of each minibatch drawn from the data set, in (0, 1), where the algorithm learns from
             its own steps too; 0 without a data set.
-        init_from: directory of a run to begin with, as `rlhive.losses_fn.INIT_KEYS` says; its normaliser comes along.
+        init_from: directory of a run to begin with, as `rlhive.algorithms.INIT_KEYS` says; its normaliser comes along.
     """
 
     env_name: str = attrs.field(validator=_id)

@@ -15,6 +15,7 @@ import attrs
 import torch
 from tensordict import TensorDict
 
+from rlhive.algorithms import ALGORITHMS
 from rlhive.config_errors import ConfigError, finite, fits, within_64_bits
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
@@ -25,7 +26,6 @@ from rlhive.envs.names import check_name, max_episode_steps
 from rlhive.envs.pixels import check_camera_names
 from rlhive.ffmpeg import check_ffmpeg
 from rlhive.gl_backend import check_backend
-from rlhive.losses_fn import ALGORITHMS
 from rlhive.metrics import check_loggers
 from rlhive.paths import has_compiler
 from rlhive.policy_fn.encoders import learned
@@ -225,7 +225,7 @@ def check_discount(
     """Refuses a replay that sums the rewards of n steps with another discount than the loss has.
 
     Args:
-        algorithm: a name of `rlhive.losses_fn.ALGORITHMS`.
+        algorithm: a name of `rlhive.algorithms.ALGORITHMS`.
         factories: by the names of gin files.
         get_bindings: `get_bindings(name) -> {parameter: value}` in force.
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rlhive.algorithms import ALGORITHMS
 from rlhive.config_errors import ConfigError
-from rlhive.losses_fn import ALGORITHMS
 from rlhive.paths import gin_directory
 from rlhive.suggest import suggest
 

@@ -79,10 +79,10 @@ def export(
     """
     load_torch()
 
-    from rlhive.core.checkpoint_files import read_part
     from rlhive.policy_fn import exporting
     from rlhive.policy_fn.bundle import Bundle, check_new, describe, write_bundle
     from rlhive.policy_fn.loading import load, seed_dir
+    from rlhive.runs.checkpoint_files import read_part
     from rlhive.runs.run_files import part_path
 
     check_new(out)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 COLUMNS, AGGREGATE_COLUMNS = ("step", "seed", "wall_time"), ("step", "wall_time", "num_seeds")
 LOGGERS = ("csv", "tensorboard", "wandb")
-OFFLINE = ("bc", "iql", "td3_bc")  # of `rlhive.losses_fn.ALGORITHMS`, which needs torch
+OFFLINE = ("bc", "iql", "td3_bc")  # of `rlhive.algorithms.ALGORITHMS`, which needs torch
 
 
 class Recorder(contextlib.AbstractContextManager["Recorder"]):

@@ -10,7 +10,6 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from rlhive.core.checkpoint_files import read_part
 from rlhive.core.errors import NotFiniteActionError
 from rlhive.envs.vector import VectorEnv
 from rlhive.policy_fn.bundle import is_bundle, read_bundle
@@ -18,6 +17,7 @@ from rlhive.policy_fn.compare import check_same_environment
 from rlhive.policy_fn.loading import load
 from rlhive.policy_fn.plan import follow
 from rlhive.policy_fn.policy import Policy
+from rlhive.runs.checkpoint_files import read_part
 from rlhive.runs.run_files import checkpoint_dir, part_path, seed_dirs
 from rlhive.training.evaluation import Act, Episodes, run_episodes
 

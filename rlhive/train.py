@@ -30,7 +30,7 @@ from rlhive.runs.run_files import (
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
-    from rlhive.core.run_spec import RunSpec
+    from rlhive.runs.run_spec import RunSpec
 
 FLAGS = flags.FLAGS
 
@@ -186,9 +186,9 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
 
     from rlhive.config import config_text
     from rlhive.core.files import write_text
-    from rlhive.core.run_spec import RunSpec
     from rlhive.curves import plot_curves
     from rlhive.metrics import step_name
+    from rlhive.runs.run_spec import RunSpec
     from rlhive.training.merge import ADDED, check_settings, is_under_way, merge_run, seeds_to_add
     from rlhive.training.resume import progress_of
     from rlhive.training.usage import write_usage
@@ -287,8 +287,8 @@ def share_cores(config: TrainConfig) -> str:
     """
     import torch
 
+    from rlhive.algorithms import ALGORITHMS
     from rlhive.envs.vector import worker_count
-    from rlhive.losses_fn import ALGORITHMS
 
     cores = len(os.sched_getaffinity(0))
     if ALGORITHMS[config.algorithm].offline:

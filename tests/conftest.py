@@ -23,17 +23,17 @@ from torch.func import vmap
 import gin
 from rlhive import report
 from rlhive.command import collect_less_often
-from rlhive.core.checkpoint import save_checkpoint
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.normalizer import update_normalizer
 from rlhive.core.optim import adam
-from rlhive.core.run_spec import RunSpec, new_run_spec
 from rlhive.core.state import init_state, make_train_step
 from rlhive.core.tree import stack_seeds
 from rlhive.core.types import TrainState
 from rlhive.envs import simhive
 from rlhive.losses_fn import draw_sac_noise, make_sac_loss
 from rlhive.policy_fn.actor import ActorCritic, actor_critic
+from rlhive.runs.checkpoint import save_checkpoint
+from rlhive.runs.run_spec import RunSpec, new_run_spec
 from tests.helpers import make_batch
 
 collect_less_often()

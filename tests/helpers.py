@@ -10,7 +10,6 @@ from tensordict import TensorDict
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.keys import make_generators
 from rlhive.core.optim import GradientTransformation
-from rlhive.core.run_spec import new_run_spec
 from rlhive.core.state import init_state
 from rlhive.core.tree import stack_seeds
 from rlhive.core.tree_file import content_hash
@@ -20,6 +19,7 @@ from rlhive.policy_fn import Policy, load
 from rlhive.policy_fn.actor import ActorCritic, actor_critic
 from rlhive.policy_fn.cnn import CNN
 from rlhive.policy_fn.encoders import Encoder, feature_dim
+from rlhive.runs.run_spec import new_run_spec
 
 
 def make_spec(observation_dim: int = 5, action_low=(-1.0, -1.0), action_high=(1.0, 1.0)) -> EnvSpec:

@@ -8,7 +8,6 @@ from torch.func import grad, grad_and_value, vmap
 
 from rlhive.config import ConfigError, load_config
 from rlhive.core.errors import LoadError
-from rlhive.core.run_spec import RunSpec, new_run_spec
 from rlhive.core.tree import leaves, stack_seeds
 from rlhive.data import load_dataset
 from rlhive.data.formats import episodes
@@ -29,6 +28,7 @@ from rlhive.policy_fn.actor import actor_critic
 from rlhive.policy_fn.offline import OfflineNetwork, bc_network
 from rlhive.policy_fn.plan import follow
 from rlhive.runs.run_files import EVALUATION_SEED
+from rlhive.runs.run_spec import RunSpec, new_run_spec
 from rlhive.training import loop
 from rlhive.training.evaluation import evaluation_seeds, run_episodes
 from rlhive.training.init_from import latest_of, start_from

@@ -9,12 +9,12 @@ from tensordict import TensorDict
 import gin
 from rlhive.config import ConfigError, load_config
 from rlhive.core.keys import make_generators
-from rlhive.core.learner import make_learner
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.tree_file import named_leaves
 from rlhive.data.trace import trace_file, write_trial
 from rlhive.paths import gin_directory
 from rlhive.policy_fn.r3m import R3M
+from rlhive.training.learner import make_learner
 
 GIN_FILES = sorted(path.name for path in gin_directory().glob("*.gin"))
 MACROS = ("ENV_NAME", "NUM_SEEDS", "SEED", "SEEDS", "NUM_ENVS", "TOTAL_STEPS", "DEVICE", "ALGORITHM", "GAMMA")

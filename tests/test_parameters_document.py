@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from rlhive.algorithms import ALGORITHMS, POLICY_KEYS
 from rlhive.core.optim import adam
 from rlhive.core.state import init_state
 from rlhive.core.tree_file import named_leaves
-from rlhive.losses_fn import ALGORITHMS, POLICY_KEYS
 from rlhive.policy_fn import load
 from rlhive.policy_fn.heads import HEADS
 

@@ -17,11 +17,11 @@ from safetensors.numpy import save_file
 
 from rlhive import report, report_data, report_page
 from rlhive.core.gin_text import settings
-from rlhive.core.run_spec import new_run_spec
 from rlhive.metrics import Recorder
 from rlhive.policy_fn.actor import actor_critic
 from rlhive.report_text import seconds_text
 from rlhive.runs.run_files import NOT_FINITE, TARGET_MET
+from rlhive.runs.run_spec import new_run_spec
 from rlhive.training import loop
 
 STEPS = (1000, 2000, 3000, 4000)

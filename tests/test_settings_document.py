@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhive import config
-from rlhive.losses_fn import ALGORITHMS
+from rlhive.algorithms import ALGORITHMS
 from rlhive.policy_fn.heads import HEADS
 from tests.helpers import make_spec
 

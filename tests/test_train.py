@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from rlhive import command as commands
 from rlhive import train
 from rlhive.config import load_config
-from rlhive.core.checkpoint import load_checkpoint
 from rlhive.policy_fn import load
+from rlhive.runs.checkpoint import load_checkpoint
 from tests.training.loop_runs import rows
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

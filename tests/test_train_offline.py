@@ -12,10 +12,9 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from rlhive.algorithms import ALGORITHMS
 from rlhive.config import ConfigError, config_text, load_config
-from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.errors import LoadError
-from rlhive.core.run_spec import Origin
 from rlhive.data import load_dataset
 from rlhive.data.record import record
 from rlhive.data.source import check_fits, describe
@@ -23,10 +22,11 @@ from rlhive.data.trace import trace_file, write_trial
 from rlhive.envs import env_spec
 from rlhive.evaluate import evaluate
 from rlhive.export import export
-from rlhive.losses_fn import ALGORITHMS
 from rlhive.metrics import OFFLINE, step_name
 from rlhive.policy_fn import load
 from rlhive.policy_fn.onnx_policy import load_onnx
+from rlhive.runs.checkpoint import load_checkpoint
+from rlhive.runs.run_spec import Origin
 from rlhive.train import add_seeds
 from rlhive.train import run as command
 from rlhive.training import loop, online

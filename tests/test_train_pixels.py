@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 from rlhive.core.errors import LoadError
 from rlhive.core.normalizer import normalize
-from rlhive.core.run_spec import RunSpec
 from rlhive.data import load_dataset
 from rlhive.data.record import record
 from rlhive.deploy import Settings, run, simulate
@@ -28,6 +27,7 @@ from rlhive.metrics import read_metrics
 from rlhive.policy_fn import load
 from rlhive.policy_fn.r3m import R3M
 from rlhive.runs.run_files import EVALUATION_SEED
+from rlhive.runs.run_spec import RunSpec
 from rlhive.train import run as train_here
 from rlhive.training.evaluation import evaluation_seeds
 

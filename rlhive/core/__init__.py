@@ -1,1 +1,1 @@
-"""The functional core: parameter trees, optimizer, train step, seeds, replay, checkpoints."""
+"""The functional core: parameter trees, optimizer, train step, seeds, replay; nothing else of the library."""

@@ -1,102 +1,17 @@
-"""Loss functions, pure maths over parameter trees, and the table of what each algorithm is made of."""
+"""Loss functions, pure maths over parameter trees, and the noise that each of them needs."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
-
-from rlhive.core.random import Source
-from rlhive.core.types import LossFn, Noise
 from rlhive.losses_fn.bc import make_bc_loss
 from rlhive.losses_fn.common import draw_no_noise
 from rlhive.losses_fn.iql import make_iql_loss
 from rlhive.losses_fn.sac import draw_sac_noise, make_sac_loss
 from rlhive.losses_fn.td3_bc import draw_td3_bc_noise, make_td3_bc_loss
-from rlhive.policy_fn.actor import ActorCritic, actor_critic
-from rlhive.policy_fn.offline import OfflineNetwork, bc_network, iql_network, td3_bc_network
 
-__all__ = ["ALGORITHMS", "INIT_KEYS", "POLICY_KEYS", "Algorithm", "draw_sac_noise", "make_sac_loss"]
-
-
-class Algorithm(NamedTuple):
-    """What an algorithm is made of.
-
-    Attributes:
-        network: the class of its networks.
-        make_network: `make_network(env_spec, ...) -> network`.
-        make_loss: `make_loss(network, ...) -> loss_fn`.
-        draw_noise: `draw_noise(source, network, batch_size) -> noise` for one call of the loss.
-        target_keys: subtrees of the parameters that have a target network.
-        policy_keys: subtrees of the parameters that the policy reads; "encoder" is there where one learns.
-        offline: whether it learns from a data set alone, and steps no environment to learn.
-        needs_rewards: whether that data set must have rewards.
-    """
-
-    network: type[ActorCritic]
-    make_network: Callable[..., ActorCritic]
-    make_loss: Callable[..., LossFn]
-    draw_noise: Callable[[Source, Any, int], Noise]
-    target_keys: tuple[str, ...]
-    policy_keys: tuple[str, ...]
-    offline: bool = False
-    needs_rewards: bool = True
-
-
-ALGORITHMS: dict[str, Algorithm] = {
-    "sac": Algorithm(
-        network=ActorCritic,
-        make_network=actor_critic,
-        make_loss=make_sac_loss,
-        draw_noise=draw_sac_noise,
-        target_keys=("critic",),
-        policy_keys=("actor", "encoder"),
-    ),
-    "bc": Algorithm(
-        network=OfflineNetwork,
-        make_network=bc_network,
-        make_loss=make_bc_loss,
-        draw_noise=draw_no_noise,
-        target_keys=(),
-        policy_keys=("actor", "encoder"),
-        offline=True,
-        needs_rewards=False,
-    ),
-    "iql": Algorithm(
-        network=OfflineNetwork,
-        make_network=iql_network,
-        make_loss=make_iql_loss,
-        draw_noise=draw_no_noise,
-        target_keys=("critic",),
-        policy_keys=("actor", "encoder"),
-        offline=True,
-    ),
-    "td3_bc": Algorithm(
-        network=OfflineNetwork,
-        make_network=td3_bc_network,
-        make_loss=make_td3_bc_loss,
-        draw_noise=draw_td3_bc_noise,
-        target_keys=("actor", "critic"),
-        policy_keys=("actor", "encoder"),
-        offline=True,
-    ),
-}
-
-
-class _PolicyKeys(Mapping[str, tuple[str, ...]]):
-    """`policy_keys` of what is in `ALGORITHMS`, algorithms of one's own included."""
-
-    def __getitem__(self, name: str) -> tuple[str, ...]:
-        return ALGORITHMS[name].policy_keys
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(ALGORITHMS)
-
-    def __len__(self) -> int:
-        return len(ALGORITHMS)
-
-
-# From loss to policy: a policy's tree is `params.select(*POLICY_KEYS[algorithm], strict=False)`, and nothing else.
-POLICY_KEYS = _PolicyKeys()
-
-# From a run of one algorithm to the start of another's, by both names: the subtrees of the parameters taken over.
-INIT_KEYS = {("bc", "sac"): ("actor",), ("iql", "sac"): ("actor", "critic")}
+__all__ = [
+    "draw_no_noise",
+    "draw_sac_noise",
+    "draw_td3_bc_noise",
+    "make_bc_loss",
+    "make_iql_loss",
+    "make_sac_loss",
+    "make_td3_bc_loss",
+]

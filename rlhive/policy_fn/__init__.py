@@ -6,7 +6,7 @@ _HOME = {
     "load": "rlhive.policy_fn.loading",
     "Policy": "rlhive.policy_fn.policy",
     "LoadError": "rlhive.core.errors",
-    "POLICY_KEYS": "rlhive.losses_fn",
+    "POLICY_KEYS": "rlhive.algorithms",
 }
 
 __all__ = [*_HOME]

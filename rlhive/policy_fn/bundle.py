@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import rlhive
+from rlhive.algorithms import POLICY_KEYS
 from rlhive.core.errors import LoadError
-from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree_file import check_names, flush, read_tree, write_tree
 from rlhive.core.types import EnvState, Params
-from rlhive.losses_fn import POLICY_KEYS
 from rlhive.policy_fn.bundle_files import (
     BUNDLE_VERSION,
     SPEC,
@@ -32,6 +31,7 @@ from rlhive.policy_fn.bundle_files import (
 from rlhive.policy_fn.r3m import R3M
 from rlhive.policy_fn.tree_checks import check_env_state, check_params
 from rlhive.runs.run_files import CHECKPOINTS, PathLike
+from rlhive.runs.run_spec import RunSpec
 
 TREES = {"params.safetensors": "bundle_params", "env_state.safetensors": "bundle_env_state"}
 

@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import torch
 from tensordict import TensorDict
 
-from rlhive.core.checkpoint_files import read_part
+from rlhive.algorithms import POLICY_KEYS
 from rlhive.core.errors import LoadError, NotFiniteActionError
-from rlhive.core.run_spec import RunSpec
 from rlhive.core.types import EnvState, Params
-from rlhive.losses_fn import POLICY_KEYS
 from rlhive.policy_fn.bundle import is_bundle, read_bundle
 from rlhive.policy_fn.bundle_files import NO_CHECKPOINT
 from rlhive.policy_fn.observation import example_observation
 from rlhive.policy_fn.policy import Policy
 from rlhive.policy_fn.tree_checks import check_env_state, check_params
+from rlhive.runs.checkpoint_files import read_part
 from rlhive.runs.run_files import CHECKPOINTS, PathLike, checkpoint_dir, part_path, seed_dirs
+from rlhive.runs.run_spec import RunSpec
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from rlhive.core.convolutions import exact_convolutions
 from rlhive.core.errors import NotFiniteActionError
-from rlhive.core.run_spec import RunSpec
 from rlhive.core.types import EnvState, Params
 from rlhive.policy_fn.compare import differences
 from rlhive.policy_fn.encoders import network_input
 from rlhive.policy_fn.observation import is_finite, read_seen
 from rlhive.policy_fn.plan import follow
 from rlhive.policy_fn.single import make_single_apply
+from rlhive.runs.run_spec import RunSpec
 
 
 @attrs.frozen(eq=False)

@@ -8,13 +8,13 @@ import torch
 from tensordict import TensorDict
 from torch import Generator, Tensor
 
+from rlhive.algorithms import POLICY_KEYS
 from rlhive.core.errors import LoadError
 from rlhive.core.normalizer import init_normalizer
-from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree_file import check_leaves, named_leaves
 from rlhive.core.types import EnvState, Params
-from rlhive.losses_fn import POLICY_KEYS
 from rlhive.policy_fn.encoders import encoder_tree, learned
+from rlhive.runs.run_spec import RunSpec
 
 
 def check_params(where: str, params: Params, spec: RunSpec) -> None:

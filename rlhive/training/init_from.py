@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from tensordict import TensorDict
 
-from rlhive.core.checkpoint_files import Header, read_part
+from rlhive.algorithms import ALGORITHMS, INIT_KEYS
 from rlhive.core.errors import LoadError
-from rlhive.core.run_spec import Origin, RunSpec
 from rlhive.core.tree import stack_seeds
 from rlhive.core.types import TrainState
-from rlhive.losses_fn import ALGORITHMS, INIT_KEYS
 from rlhive.policy_fn.offline import OfflineNetwork
+from rlhive.runs.checkpoint_files import Header, read_part
 from rlhive.runs.run_files import checkpoint_dir, part_path, seed_dirs
+from rlhive.runs.run_spec import Origin, RunSpec
 
 ACTOR = ("observation_dim", "action_low", "action_high", "hidden_sizes", "activation", "actor_layer_norm")
 CRITIC = ("critic_layer_norm", "num_critics")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rlhive.core.checkpoint import load_checkpoint, recover_checkpoints, replace_checkpoint, save_checkpoint
 from rlhive.core.errors import LoadError
 from rlhive.core.files import write_text
 from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.replay_file import read_replay, seeds_of, write_replay
 from rlhive.metrics import merge_metrics
+from rlhive.runs.checkpoint import load_checkpoint, recover_checkpoints, replace_checkpoint, save_checkpoint
 from rlhive.runs.run_files import (
     CONFIG_FILE,
     checkpoint_dir,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rlhive.core.learner import logged_metrics
 from rlhive.core.tree import to_device
 from rlhive.progress import Progress
+from rlhive.training.learner import logged_metrics
 from rlhive.training.run import Run
 from rlhive.training.stop import stop_broken
 

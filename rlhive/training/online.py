@@ -9,11 +9,11 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from rlhive.core.learner import logged_metrics, observe
 from rlhive.core.random import normal, uniform
 from rlhive.core.tree import send, to_device, tree_of_leaves
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress
+from rlhive.training.learner import logged_metrics, observe
 from rlhive.training.rollout import SEEN, latest_episodes
 from rlhive.training.run import OnlineRun
 from rlhive.training.stop import not_finite, states_acted_with, stop_broken

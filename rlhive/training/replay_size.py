@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlhive.core.replay import ReplayBuffer
-from rlhive.core.run_spec import RunSpec
 from rlhive.policy_fn.encoders import learned
+from rlhive.runs.run_spec import RunSpec
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig

@@ -12,13 +12,12 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from rlhive.core.checkpoint import Checkpoint
 from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.replay_file import read_header
-from rlhive.core.run_spec import RunSpec
 from rlhive.core.types import TrainState
 from rlhive.metrics import read_metrics
+from rlhive.runs.checkpoint import Checkpoint
 from rlhive.runs.run_files import (
     METRICS_FILE,
     SPEC_FILE,
@@ -29,6 +28,7 @@ from rlhive.runs.run_files import (
     replay_path,
     seed_dirs,
 )
+from rlhive.runs.run_spec import RunSpec
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig

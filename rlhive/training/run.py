@@ -13,12 +13,9 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from rlhive.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.files import write_text
-from rlhive.core.learner import Learner, make_learner
 from rlhive.core.replay import ReplayBuffer
-from rlhive.core.run_spec import RunSpec, new_run_spec
 from rlhive.core.tree import stack_seeds
 from rlhive.core.types import TrainState
 from rlhive.data.dataset import Dataset
@@ -27,8 +24,11 @@ from rlhive.envs.vector import VectorEnv
 from rlhive.metrics import Recorder
 from rlhive.policy_fn.encoders import Encoder
 from rlhive.policy_fn.exploration import Exploration
+from rlhive.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rlhive.runs.run_files import SPEC_FILE, drop_other_replays, read_usage, replay_path
+from rlhive.runs.run_spec import RunSpec, new_run_spec
 from rlhive.training.init_from import latest_of
+from rlhive.training.learner import Learner, make_learner
 from rlhive.training.replay_size import check_replay
 from rlhive.training.resume import (
     Stopped,

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from tensordict import TensorDict
 
-from rlhive.core.checkpoint import Checkpoint
+from rlhive.algorithms import ALGORITHMS
 from rlhive.core.compile import prepare_compiler
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
 from rlhive.core.keys import make_generators
-from rlhive.core.learner import Generators, Learner
-from rlhive.core.run_spec import DataSource, RunSpec
 from rlhive.core.tree import replace, stack_seeds
 from rlhive.core.types import TrainState
 from rlhive.data.cache import load_dataset
@@ -26,9 +24,11 @@ from rlhive.data.dataset import Dataset
 from rlhive.data.source import check_fits, describe
 from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
-from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn.encoders import Encoder
+from rlhive.runs.checkpoint import Checkpoint
+from rlhive.runs.run_spec import DataSource, RunSpec
 from rlhive.training.init_from import start_from
+from rlhive.training.learner import Generators, Learner
 from rlhive.training.resume import Stopped, restore_stopped, stopped_text
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from rlhive.config import load_config
 from rlhive.core.compile import trace
 from rlhive.core.convolutions import exact_convolutions
 from rlhive.core.keys import make_generators
-from rlhive.core.learner import make_learner
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.tree import stack_seeds
 from rlhive.paths import has_compiler
 from rlhive.policy_fn.cnn import CNN
 from rlhive.policy_fn.encoders import r3m
+from rlhive.training.learner import make_learner
 from tests.helpers import make_spec
 
 PIXELS = PixelSpec(cameras=("left_cam", "top_cam"), height=40, width=48, quality="fast", frames=2)

@@ -16,10 +16,10 @@ import gin
 from rlhive.config import load_config
 from rlhive.core.capture import capture
 from rlhive.core.keys import make_generators
-from rlhive.core.learner import keys_of, make_learner
 from rlhive.core.random import Key, normal
 from rlhive.core.tree import send, stack_seeds, to_device
 from rlhive.losses_fn import draw_sac_noise
+from rlhive.training.learner import keys_of, make_learner
 from tests.helpers import make_batch, make_spec
 
 pytestmark = [

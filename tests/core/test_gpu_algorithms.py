@@ -6,16 +6,16 @@ import pytest
 import torch
 
 import gin
+from rlhive.algorithms import ALGORITHMS
 from rlhive.config import load_config
 from rlhive.core.keys import make_generators
-from rlhive.core.learner import keys_of, make_learner
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.random import Key
 from rlhive.core.tree import stack_seeds, to_device
 from rlhive.data.trace import trace_file, write_trial
-from rlhive.losses_fn import ALGORITHMS
 from rlhive.losses_fn.pixels import draw_shifts
 from rlhive.policy_fn import load
+from rlhive.training.learner import keys_of, make_learner
 from tests.helpers import make_batch, make_pixel_policy, make_spec
 
 pytestmark = [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlhive.losses_fn import ALGORITHMS
+from rlhive.algorithms import ALGORITHMS
 from rlhive.losses_fn.common import distance, td_target
 from tests.helpers import make_batch, make_spec
 

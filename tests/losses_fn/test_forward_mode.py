@@ -5,9 +5,9 @@ import torch
 from tensordict import TensorDict
 from torch.func import grad, jvp
 
+from rlhive.algorithms import ALGORITHMS
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.tree import leaves, map_tree
-from rlhive.losses_fn import ALGORITHMS
 from rlhive.losses_fn.pixels import draw_shifts, make_pixel_loss
 from rlhive.policy_fn.encoders import cnn
 from tests.helpers import make_batch, make_spec

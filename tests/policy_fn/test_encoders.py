@@ -10,13 +10,13 @@ from tensordict import TensorDict
 
 from rlhive.core.normalizer import init_normalizer, normalize, update_normalizer
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.core.run_spec import new_run_spec
 from rlhive.policy_fn import load
 from rlhive.policy_fn.actor import actor_critic
 from rlhive.policy_fn.cnn import CNN
 from rlhive.policy_fn.encoders import Flat, cnn, encoder_from_dict, feature_dim, named_encoder, network_input
 from rlhive.policy_fn.loading import DTYPES
 from rlhive.policy_fn.r3m import R3M
+from rlhive.runs.run_spec import new_run_spec
 from tests.helpers import make_pixel_policy
 
 PIXELS = PixelSpec(cameras=("a", "b"), height=16, width=12)

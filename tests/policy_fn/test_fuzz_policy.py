@@ -106,8 +106,8 @@ def test_observations_are_not_written_and_actions_not_shared(make_run):
 def test_one_observation_gives_the_bits_of_the_general_function(make_run, franka_spec, settings):
     import torch
 
-    from rlhive.core.run_spec import new_run_spec
     from rlhive.policy_fn.actor import actor_critic
+    from rlhive.runs.run_spec import new_run_spec
 
     run = make_run()
     network = actor_critic(franka_spec, hidden_sizes=(48, 40), **settings)
@@ -127,8 +127,8 @@ def test_every_head_gives_one_observation_the_bits_of_the_general_function(
     import attrs
     import torch
 
-    from rlhive.core.run_spec import new_run_spec
     from rlhive.policy_fn.offline import bc_network
+    from rlhive.runs.run_spec import new_run_spec
 
     limits = {"action_low": (-1.0,) * num_actions, "action_high": (1.0,) * num_actions}
     names = tuple(map(str, range(num_actions)))

@@ -7,10 +7,10 @@ import shutil
 import attrs
 import pytest
 
-from rlhive.core.run_spec import RunSpec
 from rlhive.export import export
 from rlhive.play import load_policies
 from rlhive.policy_fn import LoadError, load
+from rlhive.runs.run_spec import RunSpec
 from tests.policy_fn.test_loading import files, refuse, rewrite, trees
 
 

@@ -16,7 +16,6 @@ from tensordict import TensorDict
 
 from rlhive.core.errors import LoadError, NotFiniteError
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.core.run_spec import new_run_spec
 from rlhive.envs.robohive import env_spec
 from rlhive.policy_fn import exporting, load
 from rlhive.policy_fn.actor import actor_critic
@@ -25,6 +24,7 @@ from rlhive.policy_fn.bundle_files import file_record, spec_text
 from rlhive.policy_fn.encoders import Flat
 from rlhive.policy_fn.onnx_policy import load_onnx
 from rlhive.policy_fn.r3m import R3M
+from rlhive.runs.run_spec import new_run_spec
 from tests.helpers import make_pixel_policy
 from tests.policy_fn.test_imports import NOT_NEEDED, WITHOUT
 

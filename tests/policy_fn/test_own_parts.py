@@ -5,12 +5,12 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from rlhive.core.run_spec import RunSpec, new_run_spec
-from rlhive.losses_fn import ALGORITHMS, POLICY_KEYS
+from rlhive.algorithms import ALGORITHMS, POLICY_KEYS
 from rlhive.policy_fn import load
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.heads import HEADS
 from rlhive.policy_fn.offline import bc_network
+from rlhive.runs.run_spec import RunSpec, new_run_spec
 from tests.helpers import make_spec
 
 

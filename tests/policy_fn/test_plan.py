@@ -5,9 +5,9 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from rlhive.core.run_spec import new_run_spec
 from rlhive.policy_fn import load
 from rlhive.policy_fn.offline import bc_network
+from rlhive.runs.run_spec import new_run_spec
 
 
 @pytest.fixture

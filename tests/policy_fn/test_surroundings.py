@@ -5,16 +5,16 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from rlhive.algorithms import ALGORITHMS
 from rlhive.core.normalizer import init_normalizer
 from rlhive.core.optim import adam, cosine_schedule
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.core.run_spec import new_run_spec
 from rlhive.core.tree import leaves
-from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn import LoadError, load
 from rlhive.policy_fn.encoders import cnn
 from rlhive.policy_fn.exploration import epsilon_random, gaussian, ornstein_uhlenbeck
 from rlhive.policy_fn.resnet import ResNet
+from rlhive.runs.run_spec import new_run_spec
 from tests.helpers import make_spec
 
 

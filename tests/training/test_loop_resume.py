@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
 from rlhive.envs.toy import ConstantReward, ReachPoint
+from rlhive.runs.checkpoint import load_checkpoint
 from rlhive.train import go_on
 from rlhive.training import loop
 from rlhive.training import run as runs

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.errors import LoadError
 from rlhive.envs.toy import ReachPoint
 from rlhive.policy_fn import load
+from rlhive.runs.checkpoint import load_checkpoint
 from rlhive.training import loop
 from rlhive.training.resume import restore_metrics
 from rlhive.training.run import open_run

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from rlhive.config import config_text, load_config
-from rlhive.core.checkpoint import load_checkpoint
 from rlhive.core.errors import LoadError
 from rlhive.envs.toy import ConstantReward, ReachPoint
 from rlhive.policy_fn import load
+from rlhive.runs.checkpoint import load_checkpoint
 from rlhive.train import add_seeds, go_on
 from rlhive.training import loop
 from rlhive.training.merge import ADDED, MERGED, recover, seeds_to_add

@@ -10,8 +10,8 @@ import torch
 
 from rlhive.config import load_config
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.core.run_spec import new_run_spec
 from rlhive.policy_fn.encoders import feature_dim
+from rlhive.runs.run_spec import new_run_spec
 from rlhive.training.replay_size import check_replay, free_memory
 
 ONE_CAMERA = PixelSpec(("top_cam",), 64, 64, "fast")

@@ -7,16 +7,16 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from rlhive.algorithms import ALGORITHMS
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.core.run_spec import FORMAT_VERSION, DataSource, Origin, RunSpec, new_run_spec
-from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn.cnn import CNN
 from rlhive.policy_fn.encoders import Flat, feature_dim
 from rlhive.policy_fn.heads import HEADS
 from rlhive.policy_fn.offline import bc_network
 from rlhive.policy_fn.policy import Policy
 from rlhive.policy_fn.single import make_single_apply
+from rlhive.runs.run_spec import FORMAT_VERSION, DataSource, Origin, RunSpec, new_run_spec
 from rlhive.training.resume import check_same
 
 ORIGIN = Origin("runs/iql", "2" * 64, step=20)

@@ -12,13 +12,13 @@ import attrs
 from tensordict import TensorDict
 from torch import Tensor
 
+from rlhive.algorithms import ALGORITHMS
 from rlhive.core.errors import LoadError
-from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree_file import check_names, flush, read_tree, write_tree
 from rlhive.core.tree_header import header_json
 from rlhive.core.types import TrainState
-from rlhive.losses_fn import ALGORITHMS
 from rlhive.runs.run_files import part_path
+from rlhive.runs.run_spec import RunSpec
 
 PARTS = ("params", "env_state", "train_state")
 TRAINING = ("target_params", "opt_state", "step")  # of the train state, in its third file

@@ -16,13 +16,13 @@ import torch
 from tensordict import TensorDict
 from torch import Generator, Tensor
 
-from rlhive.core.checkpoint_files import PARTS, TRAINING, origin, read_seed, write_seed
 from rlhive.core.errors import LoadError
-from rlhive.core.run_spec import RunSpec
 from rlhive.core.tree import stack_seeds
 from rlhive.core.tree_file import flush, named_leaves
 from rlhive.core.types import TrainState
+from rlhive.runs.checkpoint_files import PARTS, TRAINING, origin, read_seed, write_seed
 from rlhive.runs.run_files import CHECKPOINTS, LATEST, PathLike, checkpoint_dir, part_path, seed_dirs
+from rlhive.runs.run_spec import RunSpec
 
 BEFORE = ".tmp-before-"
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import attrs
 
+from rlhive.algorithms import ALGORITHMS
 from rlhive.core.converters import strings
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
 from rlhive.core.tree_file import check_names
 from rlhive.core.tree_header import check_version
-from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.encoders import Encoder, encoder_from_dict, feature_dim, learned
 
@@ -72,7 +72,7 @@ class RunSpec:
     """Everything but the tensors that a policy needs, and the run it comes from.
 
     Attributes:
-        algorithm: a name of `rlhive.losses_fn.ALGORITHMS`.
+        algorithm: a name of `rlhive.algorithms.ALGORITHMS`.
         env: the environment it was trained on, or that its data set is of.
         network: its networks, of the algorithm's class.
         run_id: sha256 in hex, another one for each run.

@@ -10,6 +10,7 @@ from tensordict import TensorDict
 from torch import Generator, Tensor
 from torch.func import vmap
 
+from rlhive.algorithms import ALGORITHMS
 from rlhive.core.compile import traced_at_first_call
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.normalizer import update_normalizer
@@ -17,7 +18,6 @@ from rlhive.core.random import Key, Source
 from rlhive.core.state import init_state, make_train_step
 from rlhive.core.tree import replace, stack_seeds, to_device
 from rlhive.core.types import Batch, Metrics, Noise, TrainState, TrainStep
-from rlhive.losses_fn import ALGORITHMS
 from rlhive.losses_fn.pixels import draw_shifts, make_pixel_loss
 from rlhive.policy_fn.encoders import Encoder, feature_dim, learned, network_input
 

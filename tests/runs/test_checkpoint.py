@@ -7,16 +7,16 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from rlhive.core.checkpoint import (
+from rlhive.core.errors import LoadError
+from rlhive.core.tree_file import named_leaves, read_tree
+from rlhive.runs.checkpoint import (
     load_checkpoint,
     recover_checkpoints,
     replace_checkpoint,
     save_checkpoint,
 )
-from rlhive.core.errors import LoadError
-from rlhive.core.run_spec import RunSpec, new_run_spec
-from rlhive.core.tree_file import named_leaves, read_tree
 from rlhive.runs.run_files import checkpoint_dir, seed_dirs
+from rlhive.runs.run_spec import RunSpec, new_run_spec
 from tests.conftest import make_rollout
 
 PARTS = ("params", "env_state", "train_state")

@@ -6,10 +6,10 @@ from tensordict import TensorDict
 
 from rlhive.config import load_config
 from rlhive.core.keys import make_generators
-from rlhive.core.learner import draw_by_key, keys_of, logged_metrics, make_learner, observe
 from rlhive.core.random import Key
 from rlhive.core.tree import stack_seeds
 from rlhive.losses_fn import draw_sac_noise
+from rlhive.training.learner import draw_by_key, keys_of, logged_metrics, make_learner, observe
 from tests.helpers import make_batch, make_network, make_spec
 
 SMALL = ["sac_network.hidden_sizes=(16,)", "train.batch_size=8", "train.compile=False"]
