@@ -112,7 +112,7 @@ def _check_run(run_dir: Path, resume: bool) -> None:
 def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, *, resume: bool) -> int:
     """Checks the configuration, prepares the run's directory, and trains."""
     from rlhive.config import configured_seeds, load_config
-    from rlhive.report import write_arrays, write_report
+    from rlhive.report.write import write_arrays, write_report
 
     own = [] if run_dir is None else [Path(run_dir) / CONFIG_FILE]
     before = configured_seeds(own[0]) if resume else ()

@@ -21,7 +21,6 @@ from tensordict import TensorDict
 from torch.func import vmap
 
 import gin
-from rlhive import report
 from rlhive.command import collect_less_often
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.normalizer import update_normalizer
@@ -32,6 +31,7 @@ from rlhive.core.types import TrainState
 from rlhive.envs import simhive
 from rlhive.losses_fn import draw_sac_noise, make_sac_loss
 from rlhive.policy_fn.actor import ActorCritic, actor_critic
+from rlhive.report import write
 from rlhive.runs.checkpoint import save_checkpoint
 from rlhive.runs.run_spec import RunSpec, new_run_spec
 from tests.helpers import make_batch
@@ -76,10 +76,10 @@ def robot_models() -> None:
 def pictures() -> Iterator[None]:
     """Draws an environment once for the reports of all runs trained here: each time takes a process of some seconds.
 
-    tests/test_report.py has the command draw.
+    tests/report/test_report.py has the command draw.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "render", functools.cache(report.render))
+        patch.setattr(write, "render", functools.cache(write.render))
         yield
 
 

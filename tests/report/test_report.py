@@ -15,11 +15,14 @@ import pytest
 import scipy.stats
 from safetensors.numpy import save_file
 
-from rlhive import report, report_data, report_page
 from rlhive.core.gin_text import settings
 from rlhive.metrics import Recorder
 from rlhive.policy_fn.actor import actor_critic
-from rlhive.report_text import seconds_text
+from rlhive.report import page as report_page
+from rlhive.report import write
+from rlhive.report.__main__ import check_input
+from rlhive.report.data import read_run, read_runs
+from rlhive.report.text import seconds_text
 from rlhive.runs.run_files import NOT_FINITE, TARGET_MET
 from rlhive.runs.run_spec import new_run_spec
 from rlhive.training import loop
@@ -94,7 +97,7 @@ def write_run(tmp_path, franka_spec):
 @pytest.fixture
 def no_picture(monkeypatch):
     """Leaves rendering out, which has tests of its own and takes seconds."""
-    monkeypatch.setattr(report, "render", lambda environment: "left out here")
+    monkeypatch.setattr(write, "render", lambda environment: "left out here")
 
 
 def read(path):
@@ -115,7 +118,7 @@ def command(*arguments, **variables):
 
 def test_page_of_one_run_has_the_numbers_of_every_seed(write_run, no_picture):
     directory = write_run()
-    path = report.write_report(directory)
+    path = write.write_report(directory)
     assert path == directory / "report.html"
     page = read(path)
     rows = page.table("seed", "last step")
@@ -139,7 +142,7 @@ def test_page_of_one_run_has_the_numbers_of_every_seed(write_run, no_picture):
 
 
 def test_pictures_are_in_the_page_and_say_what_they_show(write_run, no_picture):
-    page = read(report.write_report(write_run()))
+    page = read(write.write_report(write_run()))
     assert len(page.images) == 2
     for picture in page.images:
         kind, data = re.fullmatch(r"data:(.*);base64,(.*)", picture["src"]).groups()
@@ -152,12 +155,12 @@ def test_pictures_are_in_the_page_and_say_what_they_show(write_run, no_picture):
 
 def test_the_same_run_gives_the_same_page(write_run, no_picture):
     directory = write_run()
-    first = report.write_report(directory).read_bytes()
-    assert report.write_report(directory).read_bytes() == first
+    first = write.write_report(directory).read_bytes()
+    assert write.write_report(directory).read_bytes() == first
 
 
 def test_one_seed_has_no_interval(write_run, no_picture):
-    page = read(report.write_report(write_run(success={3: SUCCESS[1]})))
+    page = read(write.write_report(write_run(success={3: SUCCESS[1]})))
     assert dict(page.table("", "run"))["success rate, IQM"] == "100% (no interval)"
     assert "Seed 3 alone, so there is no interval over seeds" in page.text
     assert not re.search(r"\[\d", page.text)
@@ -168,20 +171,20 @@ def test_usage_is_reported_where_it_is_recorded(write_run, no_picture):
     usage = {"seconds": 500.0, "environment_steps": 12_000, "peak_memory_bytes": 3 * 2**30}
     (directory / "usage.json").write_text(json.dumps(usage))
     expected = ["run", "1, 2, 7", "8.3 min", "12,000", "24.0", "3,072 MiB"]
-    assert read(report.write_report(directory)).table("process") == [expected]
+    assert read(write.write_report(directory)).table("process") == [expected]
     (directory / "usage.json").write_text(json.dumps(usage | {"gpu_peak_memory_bytes": 2**30}))
-    assert read(report.write_report(directory)).table("process") == [[*expected, "1,024 MiB"]]
+    assert read(write.write_report(directory)).table("process") == [[*expected, "1,024 MiB"]]
     for damaged in ("[1]", '{"seconds": "a"}'):
         (directory / "usage.json").write_text(damaged)
         with pytest.raises(ValueError, match=r"usage.json: is damaged"):
-            report.write_report(directory)
+            write.write_report(directory)
 
 
 def test_solo_runs_in_a_directory_are_the_seeds_of_one_run(write_run, no_picture):
-    together = read(report.write_report(write_run("together")))
+    together = read(write.write_report(write_run("together")))
     for seed, rates in SUCCESS.items():
         alone = write_run(f"apart/seed_{seed}", {seed: rates})
-    apart = read(report.write_report(alone.parent))
+    apart = read(write.write_report(alone.parent))
     assert (alone.parent / "report.html").is_file()
     assert [row[:-1] for row in apart.table("seed")] == [row[:-1] for row in together.table("seed")]
     assert [row[1] for row in apart.table("")] == [row[1] for row in together.table("")]
@@ -196,10 +199,10 @@ def test_solo_runs_that_do_not_belong_together_are_refused(write_run):
     first = write_run("twice/a", {1: SUCCESS[1]})
     second = write_run("twice/b", {1: SUCCESS[2]})
     with pytest.raises(ValueError, match=r"two runs in it have seed 1; give the runs one by one"):
-        report_data.read_run(first.parent)
+        read_run(first.parent)
     (second / "config.gin").write_text(CONFIG.format(seed=2) + "train.tau = 0.1\n")
     with pytest.raises(ValueError, match=r"differ in train.tau, so are not seeds of one run"):
-        report_data.read_run(first.parent)
+        read_run(first.parent)
 
 
 def test_page_of_several_runs_compares_them(write_run, no_picture):
@@ -207,7 +210,7 @@ def test_page_of_several_runs_compares_them(write_run, no_picture):
         write_run("a"),
         write_run("b", {1: (0.0, 0.1, 0.2), 2: (0.0, 0.5, 0.9)}, config=CONFIG + "x.y = 1\n"),
     )
-    page = read(report.write([a, b], a / "both.html"))
+    page = read(write.write([a, b], a / "both.html"))
     assert len(page.images) == 4 + 8
     summary = {name: cells for name, *cells in page.table("", "a", "b")}
     assert summary["at step"] == ["3,000", "3,000"]  # where each seed of both was evaluated
@@ -228,13 +231,13 @@ def test_the_seeds_of_runs_are_no_settings_that_differ(write_run, no_picture):
     for seed, rates in SUCCESS.items():
         write_run(f"apart/seed_{seed}", {seed: rates}, config=solo)
     together = write_run("together", config=both)
-    page = read(report.write([together.parent / "apart", together], together / "both.html"))
+    page = read(write.write([together.parent / "apart", together], together / "both.html"))
     assert "The runs have the same settings." in page.text
 
 
 def test_the_hint_of_a_report_can_be_copied(write_run):
     directory = write_run("a run")
-    page = read(report.write_report(directory))
+    page = read(write.write_report(directory))
     assert f"`python -m rlhive.report '{directory}'`" in page.text
 
 
@@ -244,25 +247,25 @@ def test_runs_that_cannot_be_compared_are_refused(write_run, franka_spec):
     a = write_run("a")
     apart = write_run("apart", {1: (0.1, 0.2)}, steps=(1500, 2500))
     with pytest.raises(ValueError, match=r"a and .*apart: no step has an evaluation of every seed"):
-        report_data.read_runs([a, apart])
+        read_runs([a, apart])
     other = write_run("other", env=attrs.evolve(franka_spec, name="door-v1"))
     with pytest.raises(ValueError, match=r"a is of FrankaReachRandom-v0 and .*other of door-v1"):
-        report_data.read_runs([a, other])
+        read_runs([a, other])
     slower = write_run("slower", env=attrs.evolve(franka_spec, dt=0.1))
     with pytest.raises(ValueError, match=r"of FrankaReachRandom-v0 with another dt"):
-        report_data.read_runs([a, slower])
+        read_runs([a, slower])
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(write_run):
     paths = [write_run("x/run"), write_run("y/run")]
-    assert [run.label for run in report_data.read_runs(paths)] == [str(path) for path in paths]
+    assert [run.label for run in read_runs(paths)] == [str(path) for path in paths]
 
 
 def test_a_seed_without_some_evaluations_leaves_holes(write_run, no_picture):
     directory = write_run(success={1: SUCCESS[1], 2: (0.5, math.nan, 0.7), 3: ()})
-    run = report_data.read_run(directory)
+    run = read_run(directory)
     assert not len(run.complete)
-    page = read(report.write_report(directory))
+    page = read(write.write_report(directory))
     assert [row[:4] for row in page.table("seed")] == [
         ["1", "4,000", "100%", "200.0"],
         ["2", "3,000", "70%", "140.0"],
@@ -276,11 +279,11 @@ def test_a_seed_that_broke_before_its_first_row_counts_all_the_same(write_run, n
     directory = write_run()
     for seed in (1, 2, 5, 7):
         (directory / "checkpoints" / "latest" / f"seed_{seed}").mkdir(parents=True)
-    found = report_data.read_run(directory)
+    found = read_run(directory)
     assert found.seeds.tolist() == [1, 2, 5, 7] and not len(found.complete)
     assert np.isnan(found.scores["return"][2]).all()
     assert found.scores["success"][[0, 1, 3]].tolist() == [list(rates) for rates in SUCCESS.values()]
-    page = read(report.write_report(directory))
+    page = read(write.write_report(directory))
     [row] = [row for row in page.table("seed", "last step") if row[0] == "5"]
     assert row[1] == "never" and row[-1] == "not recorded"
 
@@ -298,7 +301,7 @@ def test_seeds_that_stopped_say_when_and_why(write_run, no_picture):
     for seed, own in progress.items():
         folder = directory / "checkpoints" / "latest" / f"seed_{seed}"
         stop(folder, **own)
-    page = read(report.write_report(directory))
+    page = read(write.write_report(directory))
     assert [(row[0], *row[4:7]) for row in page.table("seed", "last step")] == [
         ("1", "2,000", "3,000", "-"),
         ("2", "2,000", "stopped before", "at step 2,000: target met"),
@@ -310,7 +313,7 @@ def test_seeds_that_stopped_say_when_and_why(write_run, no_picture):
     assert summary["steps to 90% success, median"] == "stopped before"
     (folder / "train_state.safetensors").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"train_state.safetensors: is not a safetensors file"):
-        report_data.read_run(directory)
+        read_run(directory)
 
 
 def test_a_seed_alone_that_stopped_says_so_too(write_run):
@@ -320,14 +323,14 @@ def test_a_seed_alone_that_stopped_says_so_too(write_run):
     save_file(
         {"weight": np.zeros(1)}, folder / "params.safetensors", metadata={"format_version": "1", "seed": "4"}
     )
-    assert report_data.read_run(directory).stopped == {4: (2000, TARGET_MET)}
+    assert read_run(directory).stopped == {4: (2000, TARGET_MET)}
 
 
 def test_a_median_that_no_stopped_seed_could_decide_was_not_reached(write_run, no_picture):
     directory = write_run(success={1: (0.0, 0.4)} | dict.fromkeys((2, 3, 4, 5), (0.0, 0.1, 0.2)))
     latest = directory / "checkpoints" / "latest"
     stop(latest / "seed_1", stopped_at=2000, reason=TARGET_MET)
-    summary = dict(read(report.write_report(directory)).table("", "run"))
+    summary = dict(read(write.write_report(directory)).table("", "run"))
     assert summary["seeds that reached 50%"] == "0 of 5, 1 stopped before"
     assert summary["steps to 50% success, median"] == "not reached"
 
@@ -338,18 +341,18 @@ def test_seeds_without_a_shared_evaluation_are_named(write_run):
         r"whole and .*broken: no step has .*; there is none of seed 2 of broken from step 1000 on: report"
     )
     with pytest.raises(ValueError, match=message):
-        report_data.read_runs([whole, broken])
+        read_runs([whole, broken])
 
 
 def test_text_of_a_run_is_escaped(write_run, no_picture):
     directory = write_run("a<b&c", config=CONFIG + "a.b = '<script>x</script>'\n")
-    page = read(report.write_report(directory))
+    page = read(write.write_report(directory))
     assert "<script>x</script>" in page.text and "a<b&c: sac, 3 seeds" in page.text
 
 
 def test_arrays_are_those_of_metrics_and_need_no_pickle(write_run):
     directory = write_run(success={1: SUCCESS[1], 7: (0.5, 0.25)})
-    assert report.write_arrays(directory) == directory / "evaluations.npz"
+    assert write.write_arrays(directory) == directory / "evaluations.npz"
     with np.load(directory / "evaluations.npz", allow_pickle=False) as arrays:
         assert set(arrays) == {"seeds", "steps", "return", "success"}
         np.testing.assert_array_equal(arrays["seeds"], [1, 7])
@@ -410,7 +413,7 @@ def test_wrong_commands_are_refused_in_one_line(arguments, message, write_run, t
     write_run("fresh", {1: ()})
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
-    refused = command(*arguments, PYTHONPATH=str(Path(report.__file__).parent.parent))
+    refused = command(*arguments, PYTHONPATH=str(Path(write.__file__).parents[2]))
     assert refused.returncode == 2
     assert message in refused.stderr
     assert refused.stderr.count("\n") == 1
@@ -430,7 +433,7 @@ def test_wrong_commands_are_refused_in_one_line(arguments, message, write_run, t
 def test_wrong_arguments_are_refused_before_any_work(names, out, message, write_run, monkeypatch):
     monkeypatch.chdir(write_run("run"))
     with pytest.raises(ValueError, match=message):
-        report.check_input([Path(name) for name in names], out)
+        check_input([Path(name) for name in names], out)
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_any_work(write_run, monkeypatch):
@@ -438,19 +441,19 @@ def test_a_report_that_cannot_be_written_is_refused_before_any_work(write_run, m
     Path("x.html").mkdir()
     for out, why in (("x.html", "it is a directory"), ("/proc/x.html", "No such file or directory")):
         with pytest.raises(ValueError, match=f"--out={out}: cannot be written: {why}; choose another --out"):
-            report.check_input([Path()], out)
+            check_input([Path()], out)
 
 
 def test_directories_that_are_no_runs_are_refused(write_run, tmp_path):
     with pytest.raises(ValueError, match=r"neither it nor a directory in it has a metrics.csv"):
-        report.write_report(tmp_path)
+        write.write_report(tmp_path)
     directory = write_run()
     (directory / "spec.json").write_text("{}")
     with pytest.raises(ValueError, match=r"run: its metrics.csv or spec.json is damaged: 'env'"):
-        report.write_report(directory)
+        write.write_report(directory)
     (directory / "spec.json").unlink()
     with pytest.raises(ValueError, match=r"run: has no spec.json; give a run directory"):
-        report.write_arrays(directory)
+        write.write_arrays(directory)
     assert not (directory / "report.html").exists()
 
 
@@ -460,7 +463,7 @@ def test_help_needs_neither_torch_nor_numpy_and_a_report_no_torch(write_run):
     assert "--out" in shown.stdout
     imported = {line.split("|")[-1].strip() for line in shown.stderr.splitlines()}
     assert "absl.flags" in imported and not imported & {"torch", "mujoco", "numpy"}
-    code = "import sys; import rlhive.report_page; print('torch' in sys.modules)"
+    code = "import sys; import rlhive.report.page; print('torch' in sys.modules)"
     before = "import sys; sys.argv, sys.orig_argv = ['-m'], ['-m', 'rlhive.report']; "
     done = subprocess.run([sys.executable, "-c", before + code], capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr

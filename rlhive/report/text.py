@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlhive.core.seed_stats import Estimate
-from rlhive.report_data import Run
+from rlhive.report.data import Run
 
 
 def score_text(name: str, value: float) -> str:

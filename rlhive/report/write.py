@@ -1,11 +1,4 @@
-"""Writes what there is to say of a run, or of several beside one another, as one HTML file that needs nothing else.
-
-    python -m rlhive.report runs/…
-    python -m rlhive.report runs/sac runs/sac_ou --out=compare.html
-
-A RUN is a run directory, or a directory of run directories of one configuration, which count as one run with all their
-seeds.
-"""
+"""Writes reports, with a picture of the environment or without, and the arrays that they are made of."""
 
 from __future__ import annotations
 
@@ -17,58 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
-
-from rlhive.command import start
-
-FLAGS = flags.FLAGS
 REPORT_FILE = "report.html"
 RENDER_SECONDS = 60  # ten times what it takes
-
-
-def define_flags() -> None:
-    """Defines the command's flags."""
-    flags.DEFINE_string("out", None, "The .html file to write; report.html in the first RUN by default.")
-
-
-def main(argv: Sequence[str]) -> int:
-    """Runs the command."""
-    paths = [Path(name) for name in argv[1:]]
-    out = check_input(paths, FLAGS.out)
-    write(paths, out)
-    sys.stdout.write(f"{out}\n")
-    return 0
-
-
-def check_input(paths: Sequence[Path], out: str | None) -> Path:
-    """Where the report is to be written; refuses what cannot work before anything slow is imported.
-
-    Raises:
-        ValueError: no run, no such directory, one twice, or a report that could not be written.
-    """
-    if not paths:
-        raise ValueError("which run? Such as python -m rlhive.report runs/reach; see --help")
-    for path in paths:
-        if not path.is_dir():
-            raise ValueError(f"{path}: there is no such directory")
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise ValueError("a run is given twice")
-    target = Path(out) if out else paths[0] / REPORT_FILE
-    if target.suffix != ".html" or not target.resolve().parent.is_dir():
-        raise ValueError(f"--out={target}: must be a file ending in .html in a directory that exists")
-    if why := _why_not_writable(target):
-        raise ValueError(f"--out={target}: cannot be written: {why}; choose another --out")
-    return target
-
-
-def _why_not_writable(target: Path) -> str:
-    if target.is_dir():
-        return "it is a directory"
-    try:
-        with tempfile.TemporaryFile(dir=target.parent):  # root may write where os.access says it may, or not
-            return ""
-    except OSError as error:
-        return error.strerror or str(error)
 
 
 def write_report(run_dir: str | os.PathLike[str]) -> Path:
@@ -92,7 +35,7 @@ def write_arrays(run_dir: str | os.PathLike[str]) -> Path:
     import numpy as np
 
     from rlhive.core.files import replacing
-    from rlhive.report_data import read_run
+    from rlhive.report.data import read_run
 
     run, path = read_run(Path(run_dir)), Path(run_dir) / "evaluations.npz"
     with replacing(path) as beside:
@@ -107,8 +50,8 @@ def write(paths: Sequence[Path], out: Path, no_picture: str | None = None) -> Pa
         ValueError: a run that cannot be read, or runs that cannot be compared.
     """
     from rlhive.core.files import write_text
-    from rlhive.report_data import read_runs
-    from rlhive.report_page import page
+    from rlhive.report.data import read_runs
+    from rlhive.report.page import page
 
     runs = read_runs(paths)
     write_text(out, page(runs, no_picture or render(runs[0].environment)))
@@ -147,7 +90,3 @@ def render(environment: str) -> bytes | str:
 def _import_path() -> str:
     """This process's import path, for one that starts in another directory."""
     return os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)
-
-
-if __name__ == "__main__":
-    start("rlhive.report", main, define_flags, sys.argv)

@@ -17,8 +17,8 @@ from rlhive.core.seed_stats import (
     probability_of_improvement,
     steps_to_threshold,
 )
-from rlhive.report_data import RNG_SEED, Run
-from rlhive.report_text import count_text
+from rlhive.report.data import RNG_SEED, Run
+from rlhive.report.text import count_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

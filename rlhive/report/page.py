@@ -8,8 +8,8 @@ import numpy as np
 
 from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.seed_stats import RESAMPLES, steps_to_threshold
-from rlhive.report_data import Process, Run, shared_step
-from rlhive.report_figures import (
+from rlhive.report.data import Process, Run, shared_step
+from rlhive.report.figures import (
     LABELS,
     improvement_figure,
     improvements,
@@ -19,8 +19,8 @@ from rlhive.report_figures import (
     seeds_figure,
     step_names,
 )
-from rlhive.report_html import document, grid, heading, image, listing, note, section, table
-from rlhive.report_text import (
+from rlhive.report.html import document, grid, heading, image, listing, note, section, table
+from rlhive.report.text import (
     chance_text,
     count_text,
     list_text,

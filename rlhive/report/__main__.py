@@ -1,0 +1,71 @@
+"""Writes what there is to say of a run, or of several beside one another, as one HTML file that needs nothing else.
+
+    python -m rlhive.report runs/…
+    python -m rlhive.report runs/sac runs/sac_ou --out=compare.html
+
+A RUN is a run directory, or a directory of run directories of one configuration, which count as one run with all their
+seeds.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from rlhive.command import start
+from rlhive.report.write import REPORT_FILE, write
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string("out", None, "The .html file to write; report.html in the first RUN by default.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command."""
+    paths = [Path(name) for name in argv[1:]]
+    out = check_input(paths, FLAGS.out)
+    write(paths, out)
+    sys.stdout.write(f"{out}\n")
+    return 0
+
+
+def check_input(paths: Sequence[Path], out: str | None) -> Path:
+    """Where the report is to be written; refuses what cannot work before anything slow is imported.
+
+    Raises:
+        ValueError: no run, no such directory, one twice, or a report that could not be written.
+    """
+    if not paths:
+        raise ValueError("which run? Such as python -m rlhive.report runs/reach; see --help")
+    for path in paths:
+        if not path.is_dir():
+            raise ValueError(f"{path}: there is no such directory")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ValueError("a run is given twice")
+    target = Path(out) if out else paths[0] / REPORT_FILE
+    if target.suffix != ".html" or not target.resolve().parent.is_dir():
+        raise ValueError(f"--out={target}: must be a file ending in .html in a directory that exists")
+    if why := _why_not_writable(target):
+        raise ValueError(f"--out={target}: cannot be written: {why}; choose another --out")
+    return target
+
+
+def _why_not_writable(target: Path) -> str:
+    if target.is_dir():
+        return "it is a directory"
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):  # root may write where os.access says it may, or not
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+if __name__ == "__main__":
+    start("rlhive.report", main, define_flags, sys.argv)
