@@ -80,6 +80,11 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 
 
+def step_key(algorithm: str) -> str:
+    """What the steps of an algorithm's runs count: a name of `rlhive.runs.run_files.STEP_NAMES`."""
+    return "gradient_updates" if ALGORITHMS[algorithm].offline else "environment_steps"
+
+
 class _PolicyKeys(Mapping[str, tuple[str, ...]]):
     """`policy_keys` of what is in `ALGORITHMS`, algorithms of one's own included."""
 

@@ -12,6 +12,7 @@ import numpy as np
 from rlhive.core.files import replacing
 from rlhive.core.stats import iqm
 from rlhive.metrics import read_metrics
+from rlhive.runs.run_files import STEP_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -23,10 +24,11 @@ MAX_LABELS = 33
 CURVES = ("eval/success", "eval/return", "train/success", "train/return")
 
 
-def plot_curves(run_dir: str | os.PathLike[str], steps: str = "environment steps") -> Path | None:
-    """Draws success rate, return and losses from metrics.csv into curves.png, over what `steps` says.
+def plot_curves(run_dir: str | os.PathLike[str], steps: str = "environment_steps") -> Path | None:
+    """Draws success rate, return and losses from metrics.csv into curves.png.
 
-    A line per seed, and their interquartile mean where there are several.
+    A line per seed, and their interquartile mean where there are several, over what `steps` counts, a name of
+    `rlhive.runs.run_files.STEP_NAMES`.
 
     Returns:
         The picture's path; None when there is nothing to draw yet.
@@ -46,7 +48,7 @@ def plot_curves(run_dir: str | os.PathLike[str], steps: str = "environment steps
     figure = Figure(figsize=(4.2 * num_columns, 3.2 * num_rows))
     for place, name in enumerate(names, start=1):
         axes = figure.add_subplot(num_rows, num_columns, place)
-        axes.set(title=name, xlabel=steps)
+        axes.set(title=name, xlabel=STEP_NAMES[steps])
         _plot_metric(axes, metrics, name)
     _lay_out(figure, *axes.get_legend_handles_labels())
     path = Path(run_dir) / CURVES_FILE

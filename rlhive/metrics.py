@@ -27,13 +27,12 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 COLUMNS, AGGREGATE_COLUMNS = ("step", "seed", "wall_time"), ("step", "wall_time", "num_seeds")
 LOGGERS = ("csv", "tensorboard", "wandb")
-OFFLINE = ("bc", "iql", "td3_bc")  # of `rlhive.algorithms.ALGORITHMS`, which needs torch
 
 
 class Recorder(contextlib.AbstractContextManager["Recorder"]):
     """Writes metrics to `metrics.csv` and to TorchRL's loggers, and what several seeds have in common.
 
-    `metrics.csv` is one wide table: `step` (of the seed, see `step_name`), `seed`, `wall_time` (seconds
+    `metrics.csv` is one wide table: `step` (of the seed, see `write`), `seed`, `wall_time` (seconds
     since the start of the run), then a column for each metric. Numbers read back bit for bit; `wall_time` is
     the only column that differs in a repeated run, unless the metrics given are times themselves.
     `metrics_over_seeds.csv` has a row for those of several seeds: `step`, `wall_time`, `num_seeds`, and the
@@ -181,11 +180,6 @@ def check_loggers(loggers: Sequence[str], wandb: Mapping[str, Any] | None) -> No
         raise ValueError(
             "logging to wandb needs the package wandb: `uv sync --extra wandb`, or remove the logger"
         )
-
-
-def step_name(algorithm: str) -> str:
-    """What the steps in the metrics of an algorithm's runs count."""
-    return "gradient updates" if algorithm in OFFLINE else "environment steps"
 
 
 def read_metrics(run_dir: str | os.PathLike[str]) -> dict[str, np.ndarray]:

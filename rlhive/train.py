@@ -184,10 +184,10 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     """
     import attrs
 
+    from rlhive.algorithms import step_key
     from rlhive.config import config_text
     from rlhive.core.files import write_text
     from rlhive.curves import plot_curves
-    from rlhive.metrics import step_name
     from rlhive.runs.run_spec import RunSpec
     from rlhive.training.merge import ADDED, check_settings, is_under_way, merge_run, seeds_to_add
     from rlhive.training.resume import progress_of
@@ -211,7 +211,7 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     write_usage(directory, {**usage, "seconds": seconds})
     write_text(directory / CONFIG_FILE, config_text())
     write_text(directory / OPERATIVE_CONFIG_FILE, operative)
-    plot_curves(directory, step_name(config.algorithm))
+    plot_curves(directory, step_key(config.algorithm))
     return True
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from rlhive.algorithms import ALGORITHMS
+from rlhive.algorithms import ALGORITHMS, step_key
 from rlhive.config import ConfigError, config_text, load_config
 from rlhive.core.errors import LoadError
 from rlhive.data import load_dataset
@@ -22,10 +22,10 @@ from rlhive.data.trace import trace_file, write_trial
 from rlhive.envs import env_spec
 from rlhive.evaluate import evaluate
 from rlhive.export import export
-from rlhive.metrics import OFFLINE, step_name
 from rlhive.policy_fn import load
 from rlhive.policy_fn.onnx_policy import load_onnx
 from rlhive.runs.checkpoint import load_checkpoint
+from rlhive.runs.run_files import STEP_NAMES
 from rlhive.runs.run_spec import Origin
 from rlhive.train import add_seeds
 from rlhive.train import run as command
@@ -98,9 +98,13 @@ def write_trials(path, *trials, environment=ENVIRONMENT):
     return path
 
 
-def test_the_names_of_steps_are_those_of_the_algorithms():
-    assert set(OFFLINE) == {name for name, algorithm in ALGORITHMS.items() if algorithm.offline}
-    assert step_name("bc") == "gradient updates" and step_name("sac") == "environment steps"
+def test_what_steps_count_is_asked_of_the_table_alone(monkeypatch):
+    monkeypatch.setitem(ALGORITHMS, "mine", ALGORITHMS["bc"])
+    keys = {name: step_key(name) for name in ALGORITHMS}
+    assert keys == dict.fromkeys(("bc", "iql", "td3_bc", "mine"), "gradient_updates") | {
+        "sac": "environment_steps"
+    }
+    assert {STEP_NAMES[key] for key in keys.values()} == {"gradient updates", "environment steps"}
 
 
 def test_the_command_leaves_a_whole_run(demo, tmp_path, capsys):

@@ -13,12 +13,13 @@ import numpy as np
 
 from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.seed_stats import Estimate, iqm_curve
-from rlhive.metrics import read_metrics, step_name
+from rlhive.metrics import read_metrics
 from rlhive.runs.run_files import (
     CONFIG_FILE,
     METRICS_FILE,
     SEEN_FILE,
     SPEC_FILE,
+    STEP_NAMES,
     checkpoint_dir,
     has_checkpoint,
     part_path,
@@ -35,11 +36,12 @@ RNG_SEED = 0  # the same runs give the same intervals
 class Process:
     """One training process: its directory's name, its seeds, and what it took; None where that is not recorded.
 
-    `steps` are what `Run.step_name` says.
+    `steps` are of what `step_name` says: environment steps, also where nothing is recorded, or gradient updates.
     """
 
     name: str
     seeds: tuple[int, ...]
+    step_name: str
     seconds: float | None
     steps: int | None
     peak_memory_bytes: int | None
@@ -84,7 +86,7 @@ class Run:
     @property
     def step_name(self) -> str:
         """What its steps count: environment steps, or gradient updates."""
-        return step_name(str(self.spec["algorithm"]))
+        return self.processes[0].step_name
 
     @property
     def complete(self) -> np.ndarray:
@@ -221,7 +223,7 @@ def _read_member(directory: Path) -> Run:
     wall_time = np.array(
         [metrics["wall_time"][row == index].max(initial=-np.inf) for index in range(len(seeds))]
     )
-    process = _read_process(directory, tuple(seeds.tolist()), step_name(str(spec["algorithm"])))
+    process = _read_process(directory, tuple(seeds.tolist()))
     config = (directory / CONFIG_FILE).read_text(encoding="utf-8")
     strip = directory / SEEN_FILE
     seen = strip.read_bytes() if strip.exists() else None
@@ -253,11 +255,12 @@ def _read_files(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
     return metrics, spec
 
 
-def _read_process(directory: Path, seeds: tuple[int, ...], steps: str) -> Process:
+def _read_process(directory: Path, seeds: tuple[int, ...]) -> Process:
     usage = read_usage(directory)
-    keys = ("seconds", steps.replace(" ", "_"), "peak_memory_bytes", "gpu_peak_memory_bytes")
+    counted = next((key for key in STEP_NAMES if key in usage), "environment_steps")
+    keys = ("seconds", counted, "peak_memory_bytes", "gpu_peak_memory_bytes")
     figures: list[Any] = [usage.get(key) for key in keys]
-    return Process(directory.resolve().name, seeds, *figures)
+    return Process(directory.resolve().name, seeds, STEP_NAMES[counted], *figures)
 
 
 def _spread(run: Run, name: str, steps: np.ndarray) -> np.ndarray:

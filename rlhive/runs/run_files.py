@@ -29,6 +29,8 @@ PathLike = str | os.PathLike[str]
 CONFIG_FILE, OPERATIVE_CONFIG_FILE, SPEC_FILE = "config.gin", "operative_config.gin", "spec.json"
 METRICS_FILE, AGGREGATE_FILE, USAGE_FILE = "metrics.csv", "metrics_over_seeds.csv", "usage.json"
 SEEN_FILE = "seen.png"  # the images that the policy saw in the last evaluation
+# What the steps of a run count, by the name of their number in usage.json.
+STEP_NAMES = {"environment_steps": "environment steps", "gradient_updates": "gradient updates"}
 CHECKPOINTS, LATEST, REPLAY = "checkpoints", "latest", "replay"
 # Why a seed stopped before the others: its success was train.target_success, or something of it was not finite.
 TARGET_MET, NOT_FINITE = "target met", "not finite"

@@ -7,9 +7,10 @@ import time
 from tensordict import TensorDict
 from torch import Tensor
 
+from rlhive.algorithms import step_key
 from rlhive.core.interrupt import catch_signals
 from rlhive.curves import plot_curves
-from rlhive.metrics import has_evaluation, step_name
+from rlhive.metrics import has_evaluation
 from rlhive.policy_fn.plan import follow
 from rlhive.progress import Progress
 from rlhive.runs.run_files import EVALUATION_SEED, NOT_FINITE, TARGET_MET
@@ -49,7 +50,7 @@ def train(run: Run) -> bool:
                 _evaluate(run, progress)
                 evaluated_at = run.step
                 if time.monotonic() - drawn_at > SECONDS_BETWEEN_PICTURES and run.step < config.total_steps:
-                    plot_curves(run.run_dir, step_name(config.algorithm))
+                    plot_curves(run.run_dir, step_key(config.algorithm))
                     drawn_at = time.monotonic()
             if _due(run, config.checkpoint_every):
                 save_run(run)
@@ -62,7 +63,7 @@ def train(run: Run) -> bool:
             _evaluate(run, progress)
         if run.seeds != training:
             save_run(run, with_replay=False)
-        plot_curves(run.run_dir, step_name(config.algorithm))
+        plot_curves(run.run_dir, step_key(config.algorithm))
     progress.update(run.step)
     progress.close()
     if not run.seeds and all(one.reason == NOT_FINITE for one in run.stopped.values()):

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlhive import WORKER_NAME
+from rlhive.algorithms import step_key
 from rlhive.core.files import write_text
-from rlhive.metrics import step_name
 from rlhive.runs.run_files import USAGE_FILE, read_usage
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def record_usage(run: Run) -> None:
     """Writes what the run took so far; with every checkpoint, so that a process that is killed has its part in it."""
     usage = {
         "seconds": round(time.monotonic() - run.started, 3),
-        step_name(run.config.algorithm).replace(" ", "_"): run.step,
+        step_key(run.config.algorithm): run.step,
         "peak_memory_bytes": _peak_memory("self"),
     }
     workers = [process for process in multiprocessing.active_children() if process.name == WORKER_NAME]

@@ -180,6 +180,16 @@ def test_usage_is_reported_where_it_is_recorded(write_run, no_picture):
             write.write_report(directory)
 
 
+def test_steps_are_of_what_the_usage_says_whatever_the_algorithm_is_called(write_run, no_picture):
+    directory = write_run()
+    spec = json.loads((directory / "spec.json").read_text()) | {"algorithm": "mine"}
+    (directory / "spec.json").write_text(json.dumps(spec))
+    assert read_run(directory).step_name == "environment steps"
+    (directory / "usage.json").write_text(json.dumps({"seconds": 50.0, "gradient_updates": 7}))
+    page = read(write.write_report(directory))
+    assert page.table("process", "seeds", "time", "gradient updates")[0][3] == "7"
+
+
 def test_solo_runs_in_a_directory_are_the_seeds_of_one_run(write_run, no_picture):
     together = read(write.write_report(write_run("together")))
     for seed, rates in SUCCESS.items():

@@ -2,14 +2,17 @@
 
 import json
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from rlhive import train
+from rlhive.algorithms import ALGORITHMS
 from rlhive.envs.toy import ReachPoint
 from rlhive.runs.run_files import read_usage
 from rlhive.training import loop
 from rlhive.training.run import open_run
+from rlhive.training.usage import record_usage
 from tests.training.loop_runs import SMALL, configure
 from tests.training.loop_runs import train as train_toy
 
@@ -34,6 +37,14 @@ def test_a_run_that_is_killed_keeps_the_time_up_to_its_last_checkpoint(tmp_path)
     train_toy(ReachPoint, tmp_path, *bindings, resume=True)
     usage = read_usage(tmp_path)
     assert usage["environment_steps"] == 100 and usage["seconds"] > killed_after["seconds"]
+
+
+def test_the_steps_of_an_algorithm_of_ones_own_are_counted_as_its_entry_says(tmp_path, monkeypatch):
+    monkeypatch.setitem(ALGORITHMS, "mine", ALGORITHMS["bc"])
+    config = SimpleNamespace(algorithm="mine", on_gpu=False)
+    record_usage(SimpleNamespace(run_dir=tmp_path, config=config, step=7, started=time.monotonic()))
+    usage = read_usage(tmp_path)
+    assert usage["gradient_updates"] == 7 and "environment_steps" not in usage
 
 
 def test_a_run_without_a_finite_seed_has_its_usage(tmp_path):
