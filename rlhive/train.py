@@ -226,8 +226,8 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     from rlhive.policy_fn.encoders import describe
     from rlhive.training import loop
     from rlhive.training.merge import keep_settings
-    from rlhive.training.resume import stopped_text
     from rlhive.training.run import open_run
+    from rlhive.training.stop import stopped_text
     from rlhive.training.usage import record_usage
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar

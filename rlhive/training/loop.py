@@ -17,10 +17,9 @@ from rlhive.runs.run_files import EVALUATION_SEED, NOT_FINITE, TARGET_MET
 from rlhive.training import offline, online
 from rlhive.training.evaluation import evaluation_seeds, run_episodes
 from rlhive.training.pictures import Strip, film_run, write_strip
-from rlhive.training.resume import stopped_text
 from rlhive.training.rollout import episode_summary
 from rlhive.training.run import OnlineRun, Run, save_run
-from rlhive.training.stop import not_finite, states_acted_with, stop_broken, stop_seeds
+from rlhive.training.stop import not_finite, stop_broken, stop_seeds, stopped_text
 
 STOPPING = "rlhive.train: stopping: saves after this step; Ctrl-C again ends at once"
 SECONDS_BETWEEN_PICTURES = 60.0  # drawing the curves takes one or two, in which nothing is learned
@@ -117,7 +116,7 @@ def _evaluate(run: Run, progress: Progress) -> None:
         for index, seed in enumerate(run.seeds)
         if seed not in broken
     }
-    states = states_acted_with(run, [seed for seed, what in broken.items() if what == "action"])
+    states = online.states_acted_with(run, [seed for seed, what in broken.items() if what == "action"])
     if broken and not stop_broken(run, dict(sorted(broken.items())), states, progress):
         return
     run.recorder.write(run.step, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from tensordict import TensorDict
@@ -15,8 +15,8 @@ from rlhive.core.types import TrainState
 from rlhive.progress import Progress
 from rlhive.training.learner import logged_metrics, observe
 from rlhive.training.rollout import SEEN, latest_episodes
-from rlhive.training.run import OnlineRun
-from rlhive.training.stop import not_finite, states_acted_with, stop_broken
+from rlhive.training.run import OnlineRun, Run
+from rlhive.training.stop import not_finite, stop_broken
 
 
 def step(run: OnlineRun, progress: Progress) -> None:
@@ -52,6 +52,11 @@ def step(run: OnlineRun, progress: Progress) -> None:
     if transition["next", "done"].any():
         run.store_step()
         progress.update(run.step, *latest_episodes(run.rollout["episodes"]))
+
+
+def states_acted_with(run: Run, seeds: Iterable[int]) -> dict[int, TrainState]:
+    """The states of seeds before the updates that broke their actions, by seed; none of those that never acted."""
+    return {s: run.acted_with[run.seeds.index(s)] for s in seeds} if isinstance(run, OnlineRun) else {}
 
 
 def _choose_action(run: OnlineRun) -> Tensor:

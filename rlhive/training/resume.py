@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor
 from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.replay_file import read_header
-from rlhive.core.types import TrainState
 from rlhive.metrics import read_metrics
 from rlhive.runs.checkpoint import Checkpoint
 from rlhive.runs.run_files import (
@@ -29,26 +28,12 @@ from rlhive.runs.run_files import (
     seed_dirs,
 )
 from rlhive.runs.run_spec import RunSpec
+from rlhive.training.stop import Stopped
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig
 
 logger = logging.getLogger(__name__)
-
-
-class Stopped(NamedTuple):
-    """A seed that no longer trains: its last good state, rollout and generators, when it stopped, and why."""
-
-    state: TrainState
-    rollout: TensorDict
-    generators: Mapping[str, torch.Generator]
-    step: int
-    reason: str
-
-
-def stopped_text(stopped: Mapping[int, Stopped]) -> str:
-    """Which seeds stopped, when and why, in one line."""
-    return ", ".join(f"seed {seed} at step {one.step} ({one.reason})" for seed, one in stopped.items())
 
 
 def restore_stopped(

@@ -31,7 +31,6 @@ from rlhive.training.init_from import latest_of
 from rlhive.training.learner import Learner, make_learner
 from rlhive.training.replay_size import check_replay
 from rlhive.training.resume import (
-    Stopped,
     check_exploration,
     check_same,
     load_replay,
@@ -45,6 +44,7 @@ from rlhive.training.start import (
     seeds_to_train,
     source_of,
 )
+from rlhive.training.stop import Stopped
 from rlhive.training.usage import record_usage
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ from rlhive.runs.checkpoint import Checkpoint
 from rlhive.runs.run_spec import DataSource, RunSpec
 from rlhive.training.init_from import start_from
 from rlhive.training.learner import Generators, Learner
-from rlhive.training.resume import Stopped, restore_stopped, stopped_text
+from rlhive.training.resume import restore_stopped
+from rlhive.training.stop import Stopped, stopped_text
 
 if TYPE_CHECKING:
     from rlhive.config import TrainConfig

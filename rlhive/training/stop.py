@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress
 from rlhive.runs.run_files import NOT_FINITE
-from rlhive.training.resume import Stopped
-from rlhive.training.run import OnlineRun, Run
+
+if TYPE_CHECKING:
+    from rlhive.training.run import Run
+
+
+class Stopped(NamedTuple):
+    """A seed that no longer trains: its last good state, rollout and generators, when it stopped, and why."""
+
+    state: TrainState
+    rollout: TensorDict
+    generators: Mapping[str, torch.Generator]
+    step: int
+    reason: str
+
+
+def stopped_text(stopped: Mapping[int, Stopped]) -> str:
+    """Which seeds stopped, when and why, in one line."""
+    return ", ".join(f"seed {seed} at step {one.step} ({one.reason})" for seed, one in stopped.items())
 
 
 def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainState]) -> list[int]:
@@ -43,11 +62,6 @@ def stop_broken(
             f"seed {seed}: the {what} is not finite at step {run.step}; it stops at its last good state"
         )
     return stop_seeds(run, dict.fromkeys(broken, NOT_FINITE), good_states)
-
-
-def states_acted_with(run: Run, seeds: Iterable[int]) -> dict[int, TrainState]:
-    """The states of seeds before the updates that broke their actions, by seed; none of those that never acted."""
-    return {s: run.acted_with[run.seeds.index(s)] for s in seeds} if isinstance(run, OnlineRun) else {}
 
 
 def not_finite(run: Run, values: Tensor) -> list[int]:
