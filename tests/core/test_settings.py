@@ -20,7 +20,6 @@ from rlhive.core.state import init_state, make_train_step
 from rlhive.data import load_dataset
 from rlhive.envs import VectorEnv
 from rlhive.envs.names import check_name
-from rlhive.envs.toy import ReachPoint
 from rlhive.losses_fn import make_sac_loss
 from rlhive.losses_fn.bc import make_bc_loss
 from rlhive.losses_fn.common import distance, td_target
@@ -32,6 +31,7 @@ from rlhive.policy_fn.mlp import init_mlp
 from rlhive.policy_fn.offline import bc_network, iql_network, td3_bc_network
 from rlhive.policy_fn.r3m import from_module, load_r3m
 from tests.data.demo_files import write_demo
+from tests.envs.toy import ReachPoint
 from tests.helpers import make_batch, make_network, make_spec
 
 SPEC = make_spec()
@@ -96,7 +96,7 @@ def make_toy_cnn():
         ),
         (
             lambda: attrs.evolve(TrainConfig(env_name=""), env_name=ReachPoint),
-            "env_name must be an id of RoboHive, got <class 'rlhive.envs.toy.ReachPoint'>; "
+            "env_name must be an id of RoboHive, got <class 'tests.envs.toy.ReachPoint'>; "
             "environments of one's own are stepped by VectorEnv(factory)",
         ),
         (

@@ -2,7 +2,7 @@
 
 import time
 
-from rlhive.envs.toy import ReachPoint
+from tests.envs.toy import ReachPoint
 
 
 class Slow(ReachPoint):

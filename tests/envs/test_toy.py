@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
-from rlhive.envs.toy import ConstantReward, MatchSign, ReachPoint
+from tests.envs.toy import ConstantReward, MatchSign, ReachPoint
 
 TOYS = (ConstantReward, MatchSign, ReachPoint)
 

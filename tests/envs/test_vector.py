@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bad_toys import Failing, Slow, unbuildable
 
 from rlhive.envs import RoboHive, VectorEnv
 from rlhive.envs.pool import NICENESS
-from rlhive.envs.toy import ConstantReward, MatchSign, ReachPoint
+from tests.envs.bad_toys import Failing, Slow, unbuildable
+from tests.envs.toy import ConstantReward, MatchSign, ReachPoint
 
 NEXT_KEYS = {"observation", "reward", "rwd_sparse", "terminated", "truncated", "done", "solved"}
 
@@ -263,7 +263,7 @@ if __name__ == "__main__":
     import signal
     import torch
     from rlhive.envs import VectorEnv
-    from rlhive.envs.toy import ReachPoint
+    from tests.envs.toy import ReachPoint
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background is born without it
     try:
@@ -321,7 +321,7 @@ def test_workers_that_nobody_closed_end_with_python():
 import tempfile
 directory = tempfile.TemporaryDirectory()  # has a finalizer, so that those of weakref run after multiprocessing's
 from rlhive.envs import VectorEnv
-from rlhive.envs.toy import ReachPoint
+from tests.envs.toy import ReachPoint
 if __name__ == "__main__":
     env = VectorEnv(ReachPoint, seeds=[1], num_workers=1)
 """

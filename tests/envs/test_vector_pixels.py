@@ -8,12 +8,12 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from bad_toys import Slow
-from short_episodes import PIXELS, short_franka, stacked_franka
 
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs import RoboHive, VectorEnv
 from rlhive.envs.chunk import episode_seed
+from tests.envs.bad_toys import Slow
+from tests.envs.short_episodes import PIXELS, short_franka, stacked_franka
 
 FRANKA = "FrankaReachRandom-v0"
 ACTIONS = 2 * torch.rand(5, 2, 1, 9, generator=torch.Generator().manual_seed(0)) - 1

@@ -3,8 +3,8 @@
 import pytest
 
 import gin
-from rlhive.envs.toy import ReachPoint
 from rlhive.training import loop, run
+from tests.envs.toy import ReachPoint
 from tests.training.loop_runs import train
 
 # What no function of a learner depends on: which seeds run, how long, and what becomes of their results.

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import torch
 
-from rlhive.envs.toy import ConstantReward, MatchSign, ReachPoint
 from rlhive.envs.vector import VectorEnv
 from rlhive.training.evaluation import evaluation_seeds, run_episodes
+from tests.envs.toy import ConstantReward, MatchSign, ReachPoint
 
 
 def towards_target(seen, rest=None):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from rlhive.envs.toy import MatchSign, ReachPoint
 from rlhive.progress import Progress
 from rlhive.training import loop, online
 from rlhive.training.run import open_run
+from tests.envs.toy import MatchSign, ReachPoint
 from tests.training.loop_runs import configure, rows, stored, train
 
 

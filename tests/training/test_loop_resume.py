@@ -9,12 +9,12 @@ import torch
 
 from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
-from rlhive.envs.toy import ConstantReward, ReachPoint
 from rlhive.runs.checkpoint import load_checkpoint
 from rlhive.train import go_on
 from rlhive.training import loop
 from rlhive.training import run as runs
 from rlhive.training.run import open_run
+from tests.envs.toy import ConstantReward, ReachPoint
 from tests.training.loop_runs import configure, rows, stored, train
 
 

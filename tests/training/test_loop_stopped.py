@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from rlhive.core.errors import LoadError
-from rlhive.envs.toy import ReachPoint
 from rlhive.policy_fn import load
 from rlhive.runs.checkpoint import load_checkpoint
 from rlhive.training import loop
 from rlhive.training.resume import restore_metrics
 from rlhive.training.run import open_run
+from tests.envs.toy import ReachPoint
 from tests.training.loop_runs import configure, rows, train
 
 THREE = ("SEEDS=(9, 5, 6)", "train.log_every=1")

@@ -8,11 +8,11 @@ import pytest
 
 from rlhive import train
 from rlhive.algorithms import ALGORITHMS
-from rlhive.envs.toy import ReachPoint
 from rlhive.runs.run_files import read_usage
 from rlhive.training import loop
 from rlhive.training.run import open_run
 from rlhive.training.usage import record_usage
+from tests.envs.toy import ReachPoint
 from tests.training.loop_runs import SMALL, configure
 from tests.training.loop_runs import train as train_toy
 
