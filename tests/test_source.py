@@ -11,24 +11,46 @@ PUBLISHED_WEIGHTS = "rlhive/policy_fn/weights.py"  # the one that reads what oth
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve"}
 
 
+# What is not below a package, which therefore never imports it.
+NOT_BELOW = {
+    "core": {"envs", "data", "training", "deploy"},
+    "envs": {"losses_fn", "policy_fn", "data", "training", "deploy"},
+    "losses_fn": {"envs", "data", "training", "deploy"},
+    "policy_fn": {"data", "training", "deploy"},
+    "data": {"training", "deploy"},
+    "training": {"deploy"},
+    "deploy": {"training"},
+}
+
+
 def imported(tree):
-    """The top names of every import in a file, inside functions too."""
+    """The dotted names of every import in a file, inside functions too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (name.name.partition(".")[0] for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module.partition(".")[0]
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_gin_is_imported_in_one_file_and_pickle_in_none(name):
     tree = ast.parse(SOURCES[name].read_text())
-    names = set(imported(tree))
+    names = {name.partition(".")[0] for name in imported(tree)}
     assert ("gin" in names) == (name == "rlhive/config.py")
     assert not names & PICKLES
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
             assert node.attr not in ("load", "save") or name == PUBLISHED_WEIGHTS, f"{name}:{node.lineno}"
+
+
+@pytest.mark.parametrize("package", NOT_BELOW)
+def test_packages_import_only_what_is_below_them(package):
+    for name, path in SOURCES.items():
+        if name.startswith(f"rlhive/{package}/"):
+            names = imported(ast.parse(path.read_text()))
+            packages = {dotted.split(".")[1] for dotted in names if dotted.startswith("rlhive.")}
+            assert not packages & NOT_BELOW[package], name
 
 
 def test_published_weights_are_read_as_plain_tensors():

@@ -1,7 +1,7 @@
 """From the images of an episode to columns of a data set: features of a frozen encoder, or the images themselves.
 
 Both are what the replay of online training holds: the features follow the observation in one vector, as
-`rlhive.envs.encoded` makes it, and images that an encoder learns from are "pixels".
+`rlhive.training.encoded_env` makes it, and images that an encoder learns from are "pixels".
 """
 
 from __future__ import annotations

@@ -16,12 +16,12 @@ import numpy as np
 from rlhive.core.errors import NotFiniteActionError, NotFiniteError
 from rlhive.core.files import write_text
 from rlhive.core.interrupt import catch_signals
-from rlhive.deploy.cameras import Frames, stack_cameras
 from rlhive.deploy.journal import JOURNAL, TRACE, Journal, read_journal, write_trace
 from rlhive.deploy.latency import plot, summarize
 from rlhive.deploy.robot import Reading, Robot, release
 from rlhive.deploy.safety import EXIT_CODES, FaultError, ImageWatch, SensorWatch, limit_action
 from rlhive.deploy.settings import Settings, check_settings
+from rlhive.envs.cameras import Frames, stack_cameras
 from rlhive.policy_fn.policy import Policy
 
 LOG = logging.getLogger("rlhive.deploy")

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
-from rlhive.deploy.cameras import open_cameras
-from rlhive.deploy.safety import FaultError, Image, Sensors, watchdog
+from rlhive.deploy.safety import FaultError, Sensors, watchdog
+from rlhive.envs.cameras import Image, open_cameras
 
 RESET_SECONDS = 30.0  # RoboHive's drivers take five seconds to go to the start
 

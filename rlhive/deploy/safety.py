@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlhive.envs.cameras import Image
+
 # Exit codes of `python -m rlhive.deploy` by the reason why it stopped; docs/deployment.md explains each.
 EXIT_CODES = {
     "finished": 0,
@@ -37,13 +39,6 @@ class Sensors(NamedTuple):
     """What one device measured: `values` `[n]`, and their `age` in seconds where the device says it, else NaN."""
 
     values: np.ndarray
-    age: float
-
-
-class Image(NamedTuple):
-    """What one camera shows: `pixels` u8 `[H, W, 3]`, None before the first one, and their `age` as of `Sensors`."""
-
-    pixels: np.ndarray | None
     age: float
 
 

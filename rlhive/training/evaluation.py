@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rlhive.core.env_spec import SOLVED_STEPS
 from rlhive.core.tree import replace
-from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
+from rlhive.training.encoded_env import EncodedEnv
 
 Act: TypeAlias = Callable[[TensorDict, Tensor | None], tuple[Tensor, Tensor | None]]
 _TAG = 0x6576616C  # "eval": no stream of training has a spawn key

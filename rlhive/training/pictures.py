@@ -12,10 +12,10 @@ from torch import Tensor
 
 from rlhive.algorithms import POLICY_KEYS
 from rlhive.core.files import replacing
-from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
 from rlhive.policy_fn.loading import load
 from rlhive.runs.run_files import EVALUATION_SEED, SEEN_FILE
+from rlhive.training.encoded_env import EncodedEnv
 from rlhive.training.evaluation import Act, evaluation_seeds
 
 if TYPE_CHECKING:

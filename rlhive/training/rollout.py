@@ -14,9 +14,9 @@ from tensordict import TensorDict
 
 from rlhive.core.env_spec import SOLVED_STEPS
 from rlhive.core.replay import ReplayBuffer
-from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
 from rlhive.policy_fn.exploration import Exploration
+from rlhive.training.encoded_env import EncodedEnv
 
 SEEN = ("observation", "pixels")
 

@@ -19,7 +19,6 @@ from rlhive.core.replay import ReplayBuffer
 from rlhive.core.tree import stack_seeds
 from rlhive.core.types import TrainState
 from rlhive.data.dataset import Dataset
-from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
 from rlhive.metrics import Recorder
 from rlhive.policy_fn.encoders import Encoder
@@ -27,6 +26,7 @@ from rlhive.policy_fn.exploration import Exploration
 from rlhive.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rlhive.runs.run_files import SPEC_FILE, drop_other_replays, read_usage, replay_path
 from rlhive.runs.run_spec import RunSpec, new_run_spec
+from rlhive.training.encoded_env import EncodedEnv
 from rlhive.training.init_from import latest_of
 from rlhive.training.learner import Learner, make_learner
 from rlhive.training.replay_size import check_replay

@@ -22,11 +22,11 @@ from rlhive.core.types import TrainState
 from rlhive.data.cache import load_dataset
 from rlhive.data.dataset import Dataset
 from rlhive.data.source import check_fits, describe
-from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.vector import VectorEnv
 from rlhive.policy_fn.encoders import Encoder
 from rlhive.runs.checkpoint import Checkpoint
 from rlhive.runs.run_spec import DataSource, RunSpec
+from rlhive.training.encoded_env import EncodedEnv
 from rlhive.training.init_from import start_from
 from rlhive.training.learner import Generators, Learner
 from rlhive.training.resume import restore_stopped

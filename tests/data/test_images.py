@@ -17,11 +17,11 @@ from rlhive.data.formats import episodes
 from rlhive.data.playback import replay
 from rlhive.data.record import play
 from rlhive.data.trace import SEEN, pixels, trace_file, write_trial
-from rlhive.envs.encoded import EncodedEnv
 from rlhive.envs.robohive import RoboHive
 from rlhive.envs.vector import VectorEnv
 from rlhive.policy_fn.encoders import Flat, cnn
 from rlhive.policy_fn.r3m import R3M
+from rlhive.training.encoded_env import EncodedEnv
 from tests.data.demo_files import demo_rows, write_roboset
 
 VISUAL, STATE = "FrankaReachRandom_v2d-v0", "FrankaReachRandom-v0"

@@ -13,9 +13,9 @@ from rlhive.data.formats import episodes
 from rlhive.data.trace import environment
 from rlhive.data.trace import pixels as recorded_pixels
 from rlhive.deploy import Settings, connect, run, simulate
-from rlhive.deploy.cameras import Frames
 from rlhive.deploy.journal import read_journal, write_trace
-from rlhive.deploy.safety import FaultError, Image, ImageWatch
+from rlhive.deploy.safety import FaultError, ImageWatch
+from rlhive.envs.cameras import Image
 from rlhive.envs.robohive import RoboHive, env_spec
 from tests.deploy.fake_camera import SHAPE, image
 from tests.deploy.robots import DRIVERS, fake_franka
@@ -101,12 +101,6 @@ def test_full_disk_ends_in_the_safe_state(simulated, tmp_path):
     assert "bytes could be written" in report.message
     assert np.array_equal(sent[-1], sent[-2]) and len(sent) == 4
     assert len(read_journal(tmp_path / "journal.bin")) == report.steps == 2
-
-
-def test_frames_repeat_the_first_and_drop_the_oldest():
-    frames = Frames(PixelSpec(("a",), 1, 1, frames=3))
-    seen = [frames.append(np.full((1, 1, 1, 3), value, np.uint8)) for value in (1, 2, 3, 4)]
-    assert [stack[0, 0, 0, ::3].tolist() for stack in seen] == [[1, 1, 1], [1, 1, 2], [1, 2, 3], [2, 3, 4]]
 
 
 def test_image_watch():

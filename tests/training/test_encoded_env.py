@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from rlhive.envs import VectorEnv
-from rlhive.envs.encoded import EncodedEnv
 from rlhive.policy_fn.encoders import Flat
+from rlhive.training.encoded_env import EncodedEnv
 from tests.envs.short_episodes import PIXELS, short_franka
 
 ACTIONS = 2 * torch.rand(5, 2, 1, 9, generator=torch.Generator().manual_seed(0)) - 1

@@ -6,14 +6,21 @@ import datetime
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.deploy.safety import Image
 from rlhive.envs.render import View
+
+
+class Image(NamedTuple):
+    """What one camera shows: `pixels` u8 `[H, W, 3]`, None before the first; their `age` in seconds, else NaN."""
+
+    pixels: np.ndarray | None
+    age: float
+
 
 Cameras = Callable[[], dict[str, Image]]
 
