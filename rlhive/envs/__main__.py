@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from rlhive.core.env_spec import EnvSpec
-    from rlhive.envs.robohive import RoboHive, StepResult
+    from rlhive.envs.interface import StepResult
+    from rlhive.envs.robohive import RoboHive
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

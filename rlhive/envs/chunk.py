@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
+from rlhive.envs.interface import NumpyEnv, NumpyPixelEnv
 from rlhive.envs.rewind import keeps_hidden_state
-from rlhive.envs.robohive import NumpyEnv
 
 Factory = Callable[[], NumpyEnv]
 Place = tuple[int, int]  # (seed, number of the environment among those of that seed)
@@ -25,12 +26,12 @@ class Arrays(NamedTuple):
     reward: np.ndarray  # f32 [rows, 1]
     rwd_sparse: np.ndarray  # f32 [rows, 1]
     depth: np.ndarray  # f32 [rows, cameras, H, W]: of `pixels`; [rows, 0] without
-    next_depth: np.ndarray  # f32 [rows, cameras, H, W]: of `next_pixels`; [rows, 0] without
+    next_depth: np.ndarray  # f32 [rows, cameras, H, W]: of `next_pixels`, elsewhere stale; [rows, 0] without
     terminated: np.ndarray  # bool [rows, 1]
     truncated: np.ndarray  # bool [rows, 1]
     solved: np.ndarray  # bool [rows, 1]
     pixels: np.ndarray  # u8 [rows, cameras, H, W, C]: what the policy sees next; [rows, 0] without
-    next_pixels: np.ndarray  # u8 [rows, cameras, H, W, C]: written where an episode is done, else as `pixels`
+    next_pixels: np.ndarray  # u8 [rows, cameras, H, W, C]: written where an episode is done, elsewhere stale
 
 
 def byte_count(rows: int, spec: EnvSpec) -> int:
@@ -77,16 +78,13 @@ class Chunk:
 
     def __init__(self, name: str, factory: Factory, places: Sequence[Place]) -> None:
         self.name, self.places, self.envs = name, places, dict[int, NumpyEnv]()
-        for row, place in enumerate(places):
-            try:
-                env = factory()
-                if not isinstance(getattr(env, "spec", None), EnvSpec):
-                    raise ValueError(
-                        f"the factory must give a NumpyEnv with its spec, an EnvSpec, got {env!r}"
-                    )
-                self.envs[row] = env
-            except Exception as error:
-                raise _named(error, name, place) from error
+        try:
+            for row in range(len(places)):
+                with self._naming(row):
+                    self.envs[row] = _build(factory)
+        except BaseException:
+            self.close()
+            raise
         self.spec = self.envs[0].spec
         self.episodes = [-1] * len(places)  # number of the episode under way in each environment's own stream
 
@@ -115,35 +113,30 @@ class Chunk:
     def reset(self, seeds: Sequence[int] | None) -> None:
         """Start an episode everywhere, without seeds the next one of each environment's own stream."""
         for row, env in self.envs.items():
-            try:
+            with self._naming(row):
                 self.arrays.observation[row] = (
                     self._next_episode(row) if seeds is None else env.reset(seeds[row])
                 )
                 self._draw(row, env, self.arrays.pixels, self.arrays.depth)
-            except Exception as error:
-                raise _named(error, self.name, self.places[row]) from error
 
     def resume(self, values: Sequence[tuple[int, np.ndarray]]) -> None:
         """Take every environment into its episode of this number, by the actions `[elapsed, A]` taken there so far."""
         for row, env in self.envs.items():
             self.episodes[row], actions = values[row]
-            try:
+            with self._naming(row):
                 observation = env.reset(episode_seed(self.places[row], self.episodes[row]))
-                self._draw(row, env, self.arrays.pixels, self.arrays.depth)
                 for action in actions:
-                    observation = env.step(action).observation
-                    if env.spec.pixels is not None and env.spec.pixels.frames > 1:
+                    if self.spec.pixels is not None and self.spec.pixels.frames > 1:
                         self._draw(row, env, self.arrays.pixels, self.arrays.depth)
+                    observation = env.step(action).observation
                 self.arrays.observation[row] = observation
                 self._draw(row, env, self.arrays.pixels, self.arrays.depth)
-            except Exception as error:
-                raise _named(error, self.name, self.places[row]) from error
 
     def step(self) -> None:
         """Step every environment with its row of `action`; where the episode is done, start the next one."""
         arrays = self.arrays
         for row, env in self.envs.items():
-            try:
+            with self._naming(row):
                 result = env.step(arrays.action[row].copy())
                 arrays.next_observation[row] = result.observation
                 if result.terminated or result.truncated:
@@ -152,8 +145,6 @@ class Chunk:
                 else:
                     arrays.observation[row] = result.observation
                 self._draw(row, env, arrays.pixels, arrays.depth)
-            except Exception as error:
-                raise _named(error, self.name, self.places[row]) from error
             arrays.reward[row], arrays.rwd_sparse[row] = result.reward, result.rwd_sparse
             arrays.terminated[row], arrays.truncated[row] = result.terminated, result.truncated
             arrays.solved[row] = result.solved
@@ -170,7 +161,17 @@ class Chunk:
 
     def _draw(self, row: int, env: NumpyEnv, pixels: np.ndarray, depth: np.ndarray) -> None:
         if self.spec.pixels is not None:
-            env.render(pixels[row], depth[row] if self.spec.pixels.depth else None)
+            cast(NumpyPixelEnv, env).render(pixels[row], depth[row] if self.spec.pixels.depth else None)
+
+    @contextlib.contextmanager
+    def _naming(self, row: int) -> Iterator[None]:
+        """Puts what an environment raises into one line that says which one it was."""
+        try:
+            yield
+        except Exception as error:
+            seed, number = self.places[row]
+            reason = f"{type(error).__name__}: {error}"
+            raise RuntimeError(f"{self.name}, seed {seed}, environment {number}: {reason}") from error
 
     def close(self) -> None:
         """Close every environment."""
@@ -183,6 +184,8 @@ def episode_seed(place: Place, number: int) -> int:
     return int(np.random.SeedSequence((*place, number)).generate_state(1, np.uint64)[0])
 
 
-def _named(error: Exception, name: str, place: Place) -> RuntimeError:
-    """What an environment raised, in one line that says which one it was."""
-    return RuntimeError(f"{name}, seed {place[0]}, environment {place[1]}: {type(error).__name__}: {error}")
+def _build(factory: Factory) -> NumpyEnv:
+    env = factory()
+    if not isinstance(getattr(env, "spec", None), EnvSpec):
+        raise ValueError(f"the factory must give a NumpyEnv with its spec, an EnvSpec, got {env!r}")
+    return env

@@ -5,14 +5,14 @@ from __future__ import annotations
 import gc
 from collections import deque
 from collections.abc import Mapping, Sequence
-from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.build import build, make_spec
+from rlhive.envs.interface import StepResult, check_seed
 from rlhive.envs.names import check_name
 from rlhive.envs.pixels import choose_pixels, own_pixels
 from rlhive.envs.render import View, choose_backend
@@ -21,31 +21,6 @@ from rlhive.envs.rewind import Origin, keeps_hidden_state, private_global_rng
 if TYPE_CHECKING:
     import torch
     from torchrl.envs import EnvBase
-
-
-class StepResult(NamedTuple):
-    """What one step leads to; `observation` is f32 [O], the rewards are RoboHive's, unscaled."""
-
-    observation: np.ndarray
-    reward: float
-    terminated: bool
-    truncated: bool
-    solved: bool
-    rwd_sparse: float
-
-
-class NumpyEnv(Protocol):
-    """The interface of `RoboHive`, which diagnostic environments share; `render` only those with images need."""
-
-    spec: EnvSpec
-
-    def reset(self, seed: int | None = None) -> np.ndarray: ...
-
-    def step(self, action: np.ndarray) -> StepResult: ...
-
-    def render(self, out: np.ndarray | None = None, depth: np.ndarray | None = None) -> np.ndarray: ...
-
-    def close(self) -> None: ...
 
 
 class RoboHive:
@@ -68,7 +43,8 @@ class RoboHive:
 
     def __init__(self, name: str, *, seed: int | None = None, pixels: PixelSpec | None = None) -> None:
         check_name(name)
-        check_seed(seed)
+        if seed is not None:
+            check_seed(seed)
         pixels = pixels or own_pixels(name)
         if pixels is not None:
             choose_backend()  # before mujoco is imported
@@ -91,8 +67,8 @@ class RoboHive:
             RuntimeError: the environment is closed.
         """
         self._check_open()
-        check_seed(seed)
         if seed is not None:
+            check_seed(seed)
             self._rewind()
             self._seed(seed)
         self._elapsed = 0
@@ -235,16 +211,6 @@ class RoboHive:
         self._global_rng = np.random.RandomState(np.random.MT19937(sequence))
 
 
-def check_seed(seed: int | None) -> None:
-    """Nothing for a seed of environments.
-
-    Raises:
-        ValueError: neither a whole number from 0 on, nor None.
-    """
-    if seed is not None and not (isinstance(seed, Integral) and seed >= 0):
-        raise ValueError(f"a seed must be a whole number from 0 on, or None, got {seed!r}")
-
-
 def make(
     name: str,
     *,
@@ -274,7 +240,8 @@ def make(
         ValueError: `name` is not an id of RoboHive, the message has the nearest ones; or images or a seed that cannot
             be.
     """
-    check_seed(seed)
+    if seed is not None:
+        check_seed(seed)
     pixels = choose_pixels(  # before TorchRL, which takes seconds to import
         name,
         from_pixels=from_pixels,

@@ -8,7 +8,8 @@ from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.envs.robohive import RoboHive, check_seed
+from rlhive.envs.interface import check_seed
+from rlhive.envs.robohive import RoboHive
 
 
 class RoboHiveEnv(EnvBase):
@@ -74,7 +75,8 @@ class RoboHiveEnv(EnvBase):
         return {key: torch.from_numpy(image) for key, image in self._env.images().items()}
 
     def _set_seed(self, seed: int | None) -> None:
-        check_seed(seed)
+        if seed is not None:
+            check_seed(seed)
         self._seed_of_next_reset = seed
 
     def close(self, *, raise_if_closed: bool = True) -> None:

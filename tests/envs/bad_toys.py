@@ -30,3 +30,19 @@ class Failing(ReachPoint):
 
 def unbuildable():
     raise FileNotFoundError("no such model: arm.xml")
+
+
+class _Noted(ReachPoint):
+    """Leaves a file in a directory when it is opened and when it is closed."""
+
+    def __init__(self, directory):
+        super().__init__()
+        self.directory = directory
+        (directory / "opened").touch()
+
+    def close(self):
+        (self.directory / "closed").touch()
+
+
+def second_unbuildable(directory):
+    return unbuildable() if (directory / "opened").exists() else _Noted(directory)

@@ -1,10 +1,13 @@
 """Environments go back into an episode by the actions taken there, bit for bit."""
 
+import attrs
 import numpy as np
 import pytest
 import torch
 
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.vector import VectorEnv
+from tests.envs.toy import ReachPoint
 
 NAMES = ["FrankaReachRandom-v0", "door-v1", "FK1_LightOnRandom-v4", "DKittyWalkRandom-v0", "baoding-v1"]
 
@@ -42,6 +45,23 @@ def test_an_episode_under_way_is_found_again(name):
         assert number >= 1 and torch.equal(found["observation"], steps[-1]["observation"])
         for one, other in zip(play(envs, actions[-7:]), play(fresh, actions[-7:]), strict=True):
             assert bool((one == other).all())
+
+
+@pytest.mark.parametrize(("frames", "drawn"), [(1, [3]), (3, [0, 1, 2, 3])])
+def test_a_resumed_episode_draws_what_is_seen_of_it_and_once(frames, drawn):
+    steps = []
+
+    class Seen(ReachPoint):
+        def __init__(self):
+            super().__init__()
+            self.spec = attrs.evolve(self.spec, pixels=PixelSpec(("eye",), 1, 1, frames=frames))
+
+        def render(self, out, depth):
+            steps.append(self._elapsed)
+
+    with VectorEnv(Seen, seeds=[1], num_workers=0) as env:
+        env.resume(torch.zeros(1, 1, dtype=torch.int64), [[torch.zeros(3, 1)]])
+    assert steps == drawn
 
 
 def test_each_environment_is_in_an_episode_of_its_own():

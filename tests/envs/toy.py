@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
-from rlhive.envs.robohive import StepResult
+from rlhive.envs.interface import StepResult
 
 
 class ConstantReward:
