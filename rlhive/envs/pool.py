@@ -186,8 +186,11 @@ def _seeds(worker: _Worker) -> list[int]:
 
 def _arrives(connection: Connection, seconds: float) -> bool:
     """Whether something comes within so many seconds; those in which this process itself is stopped do not count."""
-    whole, rest = divmod(seconds, 1.0)
-    return any(connection.poll(slice_) for slice_ in [*[1.0] * int(whole), rest])
+    while seconds > 0.0:
+        if connection.poll(min(1.0, seconds)):
+            return True
+        seconds -= 1.0
+    return False
 
 
 def _cores(count: int) -> list[set[int]]:
@@ -209,7 +212,7 @@ def _spawn(
     here, there = context.Pipe()
     process = context.Process(
         name=WORKER_NAME,
-        target=work,
+        target=_work,
         args=(there, cores, name, factory, places, first_row, rows),
         daemon=True,
     )
@@ -227,7 +230,7 @@ def _spawn(
     return _Worker(process, here, places, first_row)
 
 
-def work(
+def _work(
     connection: Connection,
     cores: set[int],
     name: str,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
-from numbers import Integral
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.chunk import Arrays, Factory
+from rlhive.envs.interface import check_seed
 from rlhive.envs.names import check_name
 from rlhive.envs.pixels import own_pixels
 from rlhive.envs.pool import LocalPool, Pool, ProcessPool
@@ -41,11 +41,12 @@ class VectorEnv:
             run at the same time.
         pixels: the images of the environments; None for those that RoboHive itself gives the id, if any.
         max_renderers: how many processes may draw images; each has one GL context for all its environments.
-        timeout: seconds after which a worker that does not answer is an error.
+        timeout: seconds after which a worker that does not answer is an error, above 0.
 
     Raises:
         ValueError: an unknown id, no seeds, one that is not a whole number from 0 on, too few environments or workers,
-            more workers with images than `max_renderers`, no such camera, or a factory that cannot be sent to workers.
+            a timeout of 0 or less, more workers with images than `max_renderers`, no such camera, or a factory that
+            cannot be sent to workers.
         RuntimeError: an environment cannot be built; the message is the original one.
     """
 
@@ -62,13 +63,14 @@ class VectorEnv:
         max_renderers: int = MAX_RENDERERS,
         timeout: float = TIMEOUT,
     ) -> None:
-        whole = isinstance(seeds, Sequence | np.ndarray)
-        whole = whole and all(isinstance(seed, Integral) and seed >= 0 for seed in seeds)
-        if not whole or len(seeds) == 0 or num_envs < 1 or (num_workers or 0) < 0:
+        listed = isinstance(seeds, Sequence | np.ndarray) and len(seeds) > 0
+        if not (listed and num_envs >= 1 and (num_workers or 0) >= 0 and timeout > 0.0):
             raise ValueError(
-                "VectorEnv needs at least one seed, whole seeds >= 0, num_envs >= 1 and num_workers >= 0; "
-                f"got seeds={seeds!r}, num_envs={num_envs}, num_workers={num_workers}"
+                "VectorEnv needs a list of one seed or more, num_envs >= 1, num_workers >= 0 and timeout > 0; "
+                f"got seeds={seeds!r}, num_envs={num_envs}, num_workers={num_workers}, timeout={timeout}"
             )
+        for seed in seeds:
+            check_seed(seed)
         self.shape = (len(seeds), num_envs)
         self._pending = False
         places = [(int(seed), number) for seed in seeds for number in range(num_envs)]
@@ -87,10 +89,11 @@ class VectorEnv:
         That is "observation" f32 [S,E,O] and, as in `recv`, "pixels" and "depth".
 
         Args:
-            episode_seeds: a seed [S][E] for each environment, which alone determines its episode; without
-                them each goes on in its own stream.
+            episode_seeds: a seed [S][E] for each environment, an integer >= 0 which alone determines its episode;
+                without them each goes on in its own stream.
 
         Raises:
+            ValueError: `episode_seeds` has another shape, or one of them is not a whole number from 0 on.
             RuntimeError: steps sent are not yet received, or an environment or its process fails.
         """
         if self._pending:
@@ -99,7 +102,10 @@ class VectorEnv:
         if episode_seeds is not None:
             if [len(row) for row in episode_seeds] != [self.shape[1]] * self.shape[0]:
                 raise ValueError(f"episode_seeds must have shape {self.shape}, got {episode_seeds}")
-            values = self._to_rows([int(seed) for row in episode_seeds for seed in row])
+            flat = [seed for row in episode_seeds for seed in row]
+            for seed in flat:
+                check_seed(seed)
+            values = self._to_rows([int(seed) for seed in flat])
         self._pool.start("reset", values)
         return self._first()
 

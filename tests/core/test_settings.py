@@ -136,8 +136,8 @@ def make_toy_cnn():
         ),
         (
             lambda: VectorEnv(ReachPoint, seeds=1),
-            "VectorEnv needs at least one seed, whole seeds >= 0, num_envs >= 1 and num_workers >= 0; "
-            "got seeds=1, num_envs=1, num_workers=None",
+            "VectorEnv needs a list of one seed or more, num_envs >= 1, num_workers >= 0 and timeout > 0; "
+            "got seeds=1, num_envs=1, num_workers=None, timeout=120.0",
         ),
         (
             lambda: check_name("MyReach-v0"),

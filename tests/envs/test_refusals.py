@@ -12,6 +12,7 @@ from torchrl.envs import ParallelEnv, SerialEnv
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs import RoboHive, VectorEnv, make
 from rlhive.envs.pixels import choose_pixels
+from tests.envs.toy import ReachPoint
 
 NAME = "FrankaReachRandom-v0"
 
@@ -124,7 +125,7 @@ def test_a_name_that_is_no_text_is_refused(name):
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "a"])
 def test_a_seed_that_is_none_is_refused_at_once(seed, robohive_env):
-    message = f"a seed must be a whole number from 0 on, or None, got {seed!r}"
+    message = f"a seed must be a whole number from 0 on, got {seed!r}"
     for build in (make, RoboHive):
         with pytest.raises(ValueError, match=message):
             build(NAME, seed=seed)
@@ -138,9 +139,20 @@ def test_an_image_size_of_another_type_is_refused(image_size):
         choose_pixels(NAME, from_pixels=True, cameras=["top_cam"], image_size=image_size)
 
 
-@pytest.mark.parametrize("seeds", [[1.7], ["1"], [1, -1], []])
-def test_many_environments_need_whole_seeds(seeds):
-    with pytest.raises(ValueError, match="VectorEnv needs at least one seed, whole seeds >= 0"):
+@pytest.mark.parametrize("seed", [1.7, "1", -1, None])
+def test_many_environments_need_whole_seeds(seed):
+    message = f"a seed must be a whole number from 0 on, got {seed!r}"
+    with pytest.raises(ValueError, match=message):
+        VectorEnv(NAME, seeds=[1, seed])
+    with VectorEnv(ReachPoint, seeds=[1, 2], num_workers=0) as env:
+        with pytest.raises(ValueError, match=message):
+            env.reset([[0], [seed]])
+        env.reset([[0], [np.uint64(1)]])
+
+
+@pytest.mark.parametrize("seeds", [[], 1])
+def test_many_environments_need_a_list_of_seeds(seeds):
+    with pytest.raises(ValueError, match="VectorEnv needs a list of one seed or more"):
         VectorEnv(NAME, seeds=seeds)
 
 

@@ -1,3 +1,5 @@
+import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,8 +13,8 @@ import pytest
 import torch
 
 from rlhive.envs import RoboHive, VectorEnv
-from rlhive.envs.pool import NICENESS
-from tests.envs.bad_toys import Failing, Slow, unbuildable
+from rlhive.envs.pool import NICENESS, _arrives
+from tests.envs.bad_toys import Failing, Slow, second_unbuildable, unbuildable
 from tests.envs.toy import ConstantReward, MatchSign, ReachPoint
 
 NEXT_KEYS = {"observation", "reward", "rwd_sparse", "terminated", "truncated", "done", "solved"}
@@ -177,9 +179,19 @@ def test_calls_out_of_order_and_bad_actions_are_refused(num_workers):
             env.send(torch.zeros(1, 2, 1))
 
 
-@pytest.mark.parametrize("wrong", [{"seeds": []}, {"seeds": [-1]}, {"num_envs": 0}, {"num_workers": -1}])
-def test_bad_numbers_are_refused(wrong):
-    with pytest.raises(ValueError, match="VectorEnv needs"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seeds": []}, "VectorEnv needs"),
+        ({"seeds": [-1]}, "a seed must be a whole number from 0 on, got -1"),
+        ({"num_envs": 0}, "VectorEnv needs"),
+        ({"num_workers": -1}, "VectorEnv needs"),
+        ({"timeout": 0.0}, "VectorEnv needs .*timeout > 0.*timeout=0.0"),
+        ({"timeout": math.nan}, "VectorEnv needs .*timeout=nan"),
+    ],
+)
+def test_bad_numbers_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         VectorEnv(ConstantReward, **{"seeds": [1], **wrong})
 
 
@@ -202,6 +214,24 @@ def test_environment_that_cannot_be_built_is_named(num_workers):
     what = "unbuildable, seed 1, environment 0: FileNotFoundError: no such model: arm.xml"
     with pytest.raises(RuntimeError, match=what):
         VectorEnv(unbuildable, seeds=[1, 2], num_workers=num_workers)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_environments_before_one_that_cannot_be_built_are_closed(num_workers, tmp_path):
+    with pytest.raises(
+        RuntimeError, match=r"seed 2, environment 0: FileNotFoundError: no such model: arm\.xml"
+    ):
+        VectorEnv(partial(second_unbuildable, tmp_path), seeds=[1, 2], num_workers=num_workers)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["closed", "opened"]
+
+
+@pytest.mark.parametrize("seconds", [1e9, math.inf])
+def test_patience_may_be_without_end(seconds):
+    here, there = multiprocessing.Pipe()
+    there.send("answer")
+    assert _arrives(here, seconds)
+    here.recv()
+    assert not _arrives(here, 0.01)
 
 
 def wait_until_gone(pids, seconds=15.0):
