@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -75,26 +75,22 @@ def _check(name: str, policy: str, steps: int, seed: int) -> None:
     from rlhive.envs.render import choose_backend
     from rlhive.envs.robohive import RoboHive
 
-    with contextlib.suppress(
-        RuntimeError, ValueError
-    ):  # then there is no picture, which is said where it would be drawn
+    # Before mujoco is imported; where none works, `_picture` says so.
+    with contextlib.suppress(RuntimeError, ValueError):
         choose_backend()
-
-    env = RoboHive(name)
-    sys.stdout.write(_describe(env.spec))
-    sys.stdout.write(f"cameras: {', '.join(model_cameras(name)) or 'none with a name'}\n")
     generator = np.random.default_rng(seed)
     scale = 1.0 if policy == "random" else 0.0
-    actions = scale * generator.uniform(
-        env.spec.action_low, env.spec.action_high, (steps, env.spec.action_dim)
-    )
-    start = time.perf_counter()
-    results = _roll_out(env, actions.astype(np.float32), seed)
-    rate = steps / (time.perf_counter() - start)
-    sys.stdout.write(f"{steps} steps with the {policy} policy, seed {seed}: {rate:.0f} steps/s\n")
-    sys.stdout.write(_summarise(results))
-    sys.stdout.write(_picture(env))
-    env.close()
+    with contextlib.closing(RoboHive(name)) as env:
+        sys.stdout.write(_describe(env.spec))
+        sys.stdout.write(f"cameras: {', '.join(model_cameras(name)) or 'none with a name'}\n")
+        low, high = env.spec.action_low, env.spec.action_high
+        actions = scale * generator.uniform(low, high, (steps, env.spec.action_dim))
+        start = time.perf_counter()
+        results = _roll_out(env, actions.astype(np.float32), seed)
+        rate = steps / (time.perf_counter() - start)
+        sys.stdout.write(f"{steps} steps with the {policy} policy, seed {seed}: {rate:.0f} steps/s\n")
+        sys.stdout.write(_summarise(results))
+        sys.stdout.write(_picture(env))
 
 
 def _describe(spec: EnvSpec) -> str:
@@ -140,27 +136,28 @@ def _summarise(results: list[StepResult]) -> str:
 
 
 def _picture(env: RoboHive) -> str:
-    path = f"{env.spec.name}.png"
-    with contextlib.redirect_stderr(io.StringIO()):  # a renderer that failed complains again when it is freed
-        problem = _render(env, path)
-    if problem:
-        return f"no picture: {problem} (MUJOCO_GL=egl or osmesa render without a display)\n"
-    return f"picture: {path}\n"
-
-
-def _render(env: RoboHive, path: str) -> str:
-    """Write the scene, seen from the model's first camera; returns what went wrong, or an empty string."""
+    """Writes the scene, seen from the model's first camera, and returns a line that says where, or why not."""
     import matplotlib.image
-    import mujoco
+    import numpy as np
 
-    model, data = env.env.sim.model.ptr, env.env.sim.data.ptr
+    from rlhive.core.files import replacing
+    from rlhive.envs.render import Renderer, choose_backend, rendering_errors, view_options
+
+    path = f"{env.spec.name}.png"
+    model, data = env.env.sim_obsd.model.ptr, env.env.sim_obsd.data.ptr
+    image = np.empty((480, 640, 3), np.uint8)
     try:
-        with mujoco.Renderer(model, 480, 640) as renderer:
-            renderer.update_scene(data, camera=0 if model.ncam else -1)
-            matplotlib.image.imsave(path, renderer.render())
-    except Exception as error:  # every GL driver fails in its own way
-        return (str(error) or type(error).__name__).splitlines()[0]
-    return ""
+        choose_backend()
+        # GLFW warns of what it then fails of.
+        with rendering_errors(), warnings.catch_warnings(action="ignore"):
+            renderer = Renderer(model, 480, 640, "full")
+            renderer.prepare(model)
+            renderer.draw(model, data, view_options(env.env), 0 if model.ncam else -1, image)
+        with replacing(path) as beside:
+            matplotlib.image.imsave(beside, image)
+    except (RuntimeError, ValueError, OSError) as error:
+        return f"no picture: {error}\n"
+    return f"picture: {path}\n"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from rlhive.envs import RoboHive
 from rlhive.envs.__main__ import main
 
 
@@ -97,6 +98,32 @@ def test_check_goes_on_where_rendering_does_not_work(tmp_path):
     assert result.stdout.splitlines()[-1].startswith("no picture: ")
     assert "no episode ended" in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_check_says_why_a_picture_cannot_be_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FrankaReachRandom-v0.png").mkdir()
+    assert main(["--check", "FrankaReachRandom-v0", "--steps=1"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("no picture: ") and "Is a directory" in last and "MUJOCO_GL" not in last
+    assert [path.name for path in tmp_path.iterdir()] == ["FrankaReachRandom-v0.png"]
+
+
+def test_check_closes_an_environment_that_fails(monkeypatch, capsys):
+    class Failing(RoboHive):
+        def __init__(self, name):
+            super().__init__(name)
+            opened.append(self)
+
+        def step(self, action):
+            raise ArithmeticError("the arm fell off")
+
+    opened = []
+    monkeypatch.setattr("rlhive.envs.robohive.RoboHive", Failing)
+    with pytest.raises(ArithmeticError, match="the arm fell off"):
+        main(["--check", "FrankaReachRandom-v0"])
+    [env] = opened
+    assert env.env is None
 
 
 def test_ctrl_c_ends_a_check_in_one_line():
