@@ -9,8 +9,6 @@ ROOT = Path(__file__).parent.parent
 SOURCES = {str(path.relative_to(ROOT)): path for path in sorted((ROOT / "rlhive").rglob("*.py"))}
 PUBLISHED_WEIGHTS = "rlhive/policy_fn/weights.py"  # the one that reads what others published
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve"}
-
-
 # What is not below a package, which therefore never imports it.
 NOT_BELOW = {
     "core": {"envs", "data", "training", "deploy"},

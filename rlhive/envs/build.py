@@ -13,9 +13,8 @@ from rlhive.envs.lean import lighten
 from rlhive.envs.names import built_name
 from rlhive.envs.pixels import own_pixels
 
-_BUILD_SEED = (
-    0  # what is drawn while building is the same everywhere: a seed given later decides all the rest
-)
+# What is drawn while building is the same everywhere: a seed given later decides all the rest.
+_BUILD_SEED = 0
 
 
 def build(name: str) -> tuple[Any, int | None]:

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-LOCK, QUIET = threading.Lock(), threading.RLock()
+_LOCK, _QUIET = threading.Lock(), threading.RLock()
 # Modules whose classes write their model to a file, load it and remove it: of one name, or with the time in it.
 WRITE_THEIR_MODEL = "robohive.envs.fm.", "robohive.envs.myo.myodm."
-VIDEO = "skvideo", "skvideo.io"  # what RoboHive imports to write videos
+_VIDEO = "skvideo", "skvideo.io"  # what RoboHive imports to write videos
 
 
 def import_robohive() -> None:
@@ -29,8 +29,8 @@ def import_robohive() -> None:
     Its writer of videos comes when it is used: it imports most of SciPy, which is half of the time until an
     environment is built, and 50 MB of every process that has one.
     """
-    with LOCK:  # threads that build environments at the same time must not meet half of it
-        postponed = contextlib.nullcontext() if "robohive" in sys.modules else _import_at_first_use(*VIDEO)
+    with _LOCK:  # threads that build environments at the same time must not meet half of it
+        postponed = contextlib.nullcontext() if "robohive" in sys.modules else _import_at_first_use(*_VIDEO)
         with postponed:
             import robohive  # noqa: F401
 
@@ -44,7 +44,7 @@ def quiet() -> Iterator[None]:
     os.environ.setdefault("ROBOHIVE_VERBOSITY", "SILENT")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # RoboHive's import fails where there is no git
     with (
-        QUIET,
+        _QUIET,
         contextlib.redirect_stdout(io.StringIO()),
         warnings.catch_warnings(),
         np.printoptions(),

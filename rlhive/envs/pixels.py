@@ -79,18 +79,18 @@ def choose_pixels(
             raise ValueError(f"{name} has no images of its own: from_pixels=True adds them")
         return None
     size = _height_and_width(image_size)
-    if own is None and (not cameras or image_size is None):
+    if isinstance(cameras, str):
+        raise ValueError(f"cameras must be a list of names, got the string {cameras!r}")
+    if own is not None:
+        cameras = own.cameras if cameras is None else cameras
+        size = size or (own.height, own.width)
+    elif not cameras or size is None:
         raise ValueError(
             f"{name} has no images of its own: from_pixels=True needs cameras and an image_size, "
             f"got cameras={cameras}, image_size={image_size}"
         )
-    if isinstance(cameras, str):
-        raise ValueError(f"cameras must be a list of names, got the string {cameras!r}")
-    check_camera_names(name, cameras or ())
-    if own is not None:
-        cameras = own.cameras if cameras is None else cameras
-        size = size or (own.height, own.width)
-    return PixelSpec(cameras or (), *(size or (0, 0)), quality, depth, frames)
+    check_camera_names(name, cameras)
+    return PixelSpec(cameras, *size, quality, depth, frames)
 
 
 def _height_and_width(image_size: object) -> tuple[int, int] | None:

@@ -30,6 +30,7 @@ from rlhive.envs.simhive_sources import (
     Source,
     SourceUnavailableError,
     TreeFiles,
+    downloads_directory,
     read_manifest,
     robohive_directory,
     sources,
@@ -174,7 +175,7 @@ def install(tree: Path, candidates: list[Source], manifest: Manifest) -> None:
             failures.append(f"{source.label}: {error}")
             _say(f"not from {failures[-1]}")
         else:
-            shutil.rmtree(tree.parent / "downloads", ignore_errors=True)
+            shutil.rmtree(downloads_directory(tree.parent), ignore_errors=True)
             return
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -74,11 +74,16 @@ def sources() -> list[Source]:
         path = Path(given).expanduser()
         return [Source(f"RLHIVE_SIMHIVE={given}", 190, lambda _: local_files(path, manifest))]
     commits = pinned_commits(_robohive_init())
-    downloads = cache_dir() / "downloads"
+    downloads = downloads_directory(cache_dir())
     return [
         Source("git", 600, lambda scratch: git_files(scratch, manifest, commits)),
         Source("package index", 650, lambda scratch: index_files(scratch, downloads, manifest)),
     ]
+
+
+def downloads_directory(cache: Path) -> Path:
+    """Where wheels of the package index are kept until SimHive is installed, in the directory that it goes to."""
+    return cache / "downloads"
 
 
 def robohive_directory() -> Path:
@@ -185,7 +190,7 @@ def _git(arguments: list[str], *, seconds: float) -> None:
 def index_files(scratch: Path, downloads: Path, manifest: Manifest) -> TreeFiles:
     """The manifest's files from two wheels of the package index, with the differences between them undone.
 
-    `simhive-0.7.0-index.json` lists files renamed since, and edits `[start, stop, text]` of their lines.
+    `simhive-VERSION-index.json` lists files renamed since, and edits `[start, stop, text]` of their lines.
     The user's own installer fetches the wheels, so that mirrors and proxies apply; it keeps what it has
     downloaded in `downloads`, where an interrupted installation finds it again.
 
@@ -193,7 +198,7 @@ def index_files(scratch: Path, downloads: Path, manifest: Manifest) -> TreeFiles
         SourceUnavailableError: no installer, no index, or other wheels than the pinned ones.
     """
     _fetch_wheels(scratch, downloads)
-    recipe = json.loads((files("rlhive.envs") / "simhive-0.7.0-index.json").read_text(encoding="utf-8"))
+    recipe = json.loads((files("rlhive.envs") / f"simhive-{VERSION}-index.json").read_text(encoding="utf-8"))
     for name in manifest:
         original = recipe["renamed"].get(name, name)
         path = scratch / ("myosuite" if name.startswith("myo_sim/") else "robohive") / "simhive" / original
@@ -209,7 +214,7 @@ def index_files(scratch: Path, downloads: Path, manifest: Manifest) -> TreeFiles
 
 
 def _fetch_wheels(target: Path, downloads: Path) -> None:
-    with as_file(files("rlhive.envs") / "simhive-0.7.0-index.txt") as requirements:
+    with as_file(files("rlhive.envs") / f"simhive-{VERSION}-index.txt") as requirements:
         command = [*_installer(), "--target", str(target), "--requirement", str(requirements)]
         command += ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
         caches = {
