@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDict
 
 import gin
+from rlhive.algorithms import ALGORITHMS
 from rlhive.config import (
     ConfigError,
     TrainConfig,
@@ -19,7 +20,6 @@ from rlhive.config import (
 )
 from rlhive.config_errors import finite
 from rlhive.core.env_spec import EnvSpec
-from rlhive.losses_fn import ALGORITHMS
 from rlhive.policy_fn import exploration
 from rlhive.train import share_cores
 
