@@ -11,13 +11,14 @@ PUBLISHED_WEIGHTS = "rlhive/policy_fn/weights.py"  # the one that reads what oth
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve"}
 # What is not below a package, which therefore never imports it.
 NOT_BELOW = {
-    "core": {"envs", "data", "training", "deploy"},
-    "envs": {"losses_fn", "policy_fn", "data", "training", "deploy"},
-    "losses_fn": {"envs", "data", "training", "deploy"},
-    "policy_fn": {"data", "training", "deploy"},
-    "data": {"training", "deploy"},
+    "core": {path.relative_to(ROOT).parts[1].removesuffix(".py") for path in SOURCES.values()} - {"core"},
+    "envs": {"algorithms", "runs", "losses_fn", "policy_fn", "data", "training", "report", "deploy"},
+    "losses_fn": {"algorithms", "runs", "envs", "data", "training", "report", "deploy"},
+    "policy_fn": {"data", "training", "report", "deploy"},
+    "runs": {"envs", "data", "training", "report", "deploy"},
+    "data": {"training", "report", "deploy"},
     "training": {"deploy"},
-    "deploy": {"training"},
+    "deploy": {"training", "report"},
 }
 
 
