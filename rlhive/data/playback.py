@@ -17,7 +17,7 @@ from rlhive.data.episode import STATE_ONLY, Episode, check_length
 from rlhive.data.formats import detect
 from rlhive.data.h5 import datasets, read, read_trials
 from rlhive.data.record import play, single_frames
-from rlhive.data.trace import STATE, environment, reader, trace_file, write_trial
+from rlhive.data.trace import OBSERVED, STATE, environment, reader, seed, trace_file, write_trial
 from rlhive.data.trace import pixels as recorded_pixels
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from rlhive.core.pixel_spec import PixelSpec
     from rlhive.envs.robohive import RoboHive
 
+_WHY = "their resets drew what the logged state leaves out, or the task or scene is another"
+
 
 class Drift(NamedTuple):
     """How far a trial played again is from the logged one.
@@ -33,9 +35,9 @@ class Drift(NamedTuple):
     Attributes:
         name: the trial's.
         steps: how many were played.
-        largest: the largest difference of each observation, over its entries, f64 `[steps + 1]`; None where the
-            observations of the environment are others than those logged (images beside them, for one).
-        logged_return: sum of logged rewards.
+        largest: the largest difference in each row, over all of `env_infos/obs_dict` that both have (without it, over
+            the observation), of numbers above 1 as a share, f64 `[steps + 1]`; None where nothing is in both.
+        logged_return: sum of logged rewards, NaN without.
         played_return: sum of the rewards now.
         half_precision: whether the state was logged as float16.
     """
@@ -47,6 +49,26 @@ class Drift(NamedTuple):
     played_return: float
     half_precision: bool
 
+    @property
+    def starts_elsewhere(self) -> bool:
+        """Whether it starts further from the logged observation than rounding explains."""
+        return self.largest is not None and not self.largest[0] <= (1e-2 if self.half_precision else 1e-3)
+
+    @property
+    def returns_other(self) -> bool:
+        """Whether the returns are more than 1 % apart, which half precision alone is not."""
+        apart = abs(self.played_return - self.logged_return)
+        return apart > 0.01 * max(1.0, abs(self.logged_return))
+
+
+class _Logged(NamedTuple):
+    """A trial of the file: all that is observed, by names as in the file, and where and with which seed it starts."""
+
+    episode: Episode
+    observed: dict[str, np.ndarray]
+    state: dict[str, np.ndarray]
+    seed: int | None
+
 
 def replay(
     path: str | os.PathLike[str],
@@ -55,7 +77,7 @@ def replay(
     *,
     pixels: PixelSpec | None = None,
 ) -> list[Drift]:
-    """Restores the first logged state of each trial, plays its actions and compares.
+    """Restores where each trial starts, by its seed and the first logged state, plays its actions and compares.
 
     Args:
         path: a Trace with `env_infos/state`.
@@ -65,7 +87,8 @@ def replay(
 
     Raises:
         LoadError: a trial is damaged or has no state.
-        ValueError: no environment is named, the states are not of it, or `out` will not do.
+        ValueError: no environment is named, the states are not of it, `out` will not do, or what would be written
+            there starts elsewhere than what was logged.
     """
     if out is not None:
         check_new(out)
@@ -80,11 +103,12 @@ def replay(
         env = stack.enter_context(contextlib.closing(RoboHive(env_name, pixels=pixels)))
         drawn = single_frames(env.spec.pixels)
         new = None if out is None else stack.enter_context(trace_file(out, env_name, drawn))
-        for episode, state in tqdm(_starts(path), desc="replaying", unit="episode", disable=None):
-            values = _play(env, episode, state)
+        for logged in tqdm(_read(path), desc="replaying", unit="episode", disable=None):
+            values = _play(env, logged)
+            drifts.append(_compare(logged, values))
             if new is not None:
-                write_trial(new, episode.name, values)
-            drifts.append(_compare(episode, values, state))
+                _check_start(path, env_name, drifts[-1])
+                write_trial(new, logged.episode.name, values, logged.seed)
     return drifts
 
 
@@ -123,23 +147,44 @@ def format_drifts(drifts: Sequence[Drift]) -> str:
         )
     if any(drift.half_precision for drift in drifts):
         lines.append("the states were logged as float16: a drift of 1e-3 at the first step is theirs")
+    if count := sum(drift.starts_elsewhere for drift in drifts):
+        lines.append(f"{count} of {len(drifts)} trials do not start where they were logged: {_WHY}")
+    if count := sum(drift.returns_other and not drift.starts_elsewhere for drift in drifts):
+        lines.append(
+            f"{count} of {len(drifts)} trials have returns more than 1 % from those logged: {_WHY}, or rounding grew"
+        )
     return "\n".join(lines)
 
 
-def _starts(path: str | os.PathLike[str]) -> Iterator[tuple[Episode, dict[str, np.ndarray]]]:
-    """Each trial with the first row of its states."""
+def _check_start(path: str | os.PathLike[str], env_name: str, drift: Drift) -> None:
+    """Refuses to write an episode that is another than the logged one from its first row on."""
+    if drift.starts_elsewhere:
+        assert drift.largest is not None
+        raise ValueError(
+            f"{path}: {drift.name}: starts {drift.largest[0]:.1e} away from what was logged if played in {env_name}: "
+            f"{_WHY}; nothing was written. Play it where it was recorded, or record anew, with the seed of each trial"
+        )
 
+
+def _read(path: str | os.PathLike[str]) -> Iterator[_Logged]:
+    """Each trial."""
     read_episode = reader(path, STATE_ONLY)
 
-    def read_one(trial: h5py.Group, name: str, where: str) -> tuple[Episode, dict[str, np.ndarray]]:
-        found = {key: item for key, item in datasets(trial, where).items() if key.startswith(STATE)}
-        if not found:
+    def read_one(trial: h5py.Group, name: str, where: str) -> _Logged:
+        found = datasets(trial, where)
+        if not any(key.startswith(STATE) for key in found):
             raise LoadError(f"{where}: has no {STATE}: without the state it cannot be played again")
         episode = read_episode(trial, name, where)
         rows = len(episode.observations)
-        return episode, {
-            key.removeprefix(STATE): _first_row(item, rows, f"{where}/{key}") for key, item in found.items()
+        observed = {
+            key: _rows(found[key], rows, f"{where}/{key}") for key in found if key.startswith(OBSERVED)
         }
+        state = {
+            key.removeprefix(STATE): _rows(found[key], rows, f"{where}/{key}")[0]
+            for key in found
+            if key.startswith(STATE)
+        }
+        return _Logged(episode, observed or {"observations": episode.observations}, state, seed(trial, where))
 
     for item in read_trials(path, read_one):
         if isinstance(item, LoadError):
@@ -147,35 +192,43 @@ def _starts(path: str | os.PathLike[str]) -> Iterator[tuple[Episode, dict[str, n
         yield item
 
 
-def _first_row(dataset: h5py.Dataset, rows: int, where: str) -> np.ndarray:
-    """The first of that many rows."""
+def _rows(dataset: h5py.Dataset, rows: int, where: str) -> np.ndarray:
+    """That many rows of numbers."""
     values = read(dataset, where)
     check_length(values, rows, where)
-    first: np.ndarray = values[0]
-    return first
+    return values
 
 
-def _play(env: RoboHive, episode: Episode, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _play(env: RoboHive, logged: _Logged) -> dict[str, np.ndarray]:
+    episode = logged.episode
     if episode.actions.shape[1] != env.spec.action_dim:
         raise ValueError(
             f"{episode.name} has {episode.actions.shape[1]} actions per step, {env.spec.name} {env.spec.action_dim}"
         )
     actions = iter(episode.actions)
-    return play(env, env.restore(state), lambda seen, rest: (next(actions), None), len(episode))
+    first = env.restore(logged.state, 0 if logged.seed is None else logged.seed)
+    return play(env, first, lambda seen, rest: (next(actions), None), len(episode))
 
 
-def _compare(episode: Episode, values: dict[str, np.ndarray], state: dict[str, np.ndarray]) -> Drift:
-    now = values["observations"]
-    rows = len(now)  # fewer than were logged where an episode ends sooner
-    largest = None
-    if now.shape[1] == episode.observations.shape[1]:
-        largest = np.abs(now.astype(np.float64) - episode.observations[:rows]).max(1)
-    rewards = np.zeros(1) if episode.rewards is None else episode.rewards
+def _compare(logged: _Logged, values: dict[str, np.ndarray]) -> Drift:
+    rows = len(values["observations"])  # fewer than were logged where an episode ends sooner
+    apart = [
+        _difference(before[:rows], values[key])
+        for key, before in logged.observed.items()
+        if key in values and before.shape[1:] == values[key].shape[1:]
+    ]
+    rewards = np.full(1, np.nan) if logged.episode.rewards is None else logged.episode.rewards
     return Drift(
-        episode.name,
+        logged.episode.name,
         rows - 1,
-        largest,
+        np.max(apart, 0) if apart else None,
         float(rewards.sum(dtype=np.float64)),
         float(values["rewards"][1:].sum()),
-        any(value.dtype == np.float16 and np.isfinite(value).all() for value in state.values()),
+        any(value.dtype == np.float16 and np.isfinite(value).all() for value in logged.state.values()),
     )
+
+
+def _difference(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """The largest of each row."""
+    one, other = (values.reshape(len(values), -1).astype(np.float64) for values in (before, now))
+    return (np.abs(other - one) / np.maximum(1.0, np.abs(one))).max(1, initial=0.0)

@@ -36,7 +36,7 @@ def record(
     stochastic: bool = False,
     pixels: PixelSpec | None = None,
 ) -> None:
-    """Plays episodes and writes them as a Trace with the whole state of every step.
+    """Plays episodes and writes them as a Trace with the whole state of every step, and the seed of each.
 
     Args:
         env_name: RoboHive's id.
@@ -71,13 +71,14 @@ def record(
         with trace_file(out, env_name, single_frames(env.spec.pixels)) as file:
             for number in tqdm(range(episodes), desc="recording", unit="episode", disable=None):
                 first = env.reset(int(seeds[number]))
-                write_trial(file, f"Trial{number}", play(env, first, act, env.spec.max_episode_steps))
+                values = play(env, first, act, env.spec.max_episode_steps)
+                write_trial(file, f"Trial{number}", values, int(seeds[number]))
     finally:
         env.close()
 
 
 def play(env: RoboHive, first: np.ndarray, act: Act, limit: int) -> dict[str, np.ndarray]:
-    """Plays one episode from where `env` is, logged as RoboHive's own recorder logs it.
+    """Plays one episode from where `env` is, the same as unrecorded, logged as RoboHive's own recorder logs it.
 
     Args:
         env: a `RoboHive`.
@@ -87,7 +88,7 @@ def play(env: RoboHive, first: np.ndarray, act: Act, limit: int) -> dict[str, np
         limit: the most steps.
 
     Returns:
-        The trial as `write_trial` takes it, up to T + 1 rows.
+        The trial as `write_trial` takes it, 2 to `limit` + 1 rows: where an episode starts done, one step is played.
     """
     from rlhive.envs.importing import quiet
 
@@ -96,11 +97,11 @@ def play(env: RoboHive, first: np.ndarray, act: Act, limit: int) -> dict[str, np
 
         trace = Trace("record")
         trace.create_group("Trial")
-        _, reward, done, *_ = env.env.forward()  # the reward of where it starts
+    images = env.images()  # before there is a reward, as a policy sees them: some colour the scene by it
+    reward, done = _first_reward(env.env)
     observation, row, rest = first, 0, None
     while True:
-        images = env.images()
-        last = done or row == limit
+        last = (row > 0 and done) or row == limit
         if last:
             action = np.full(env.spec.action_dim, np.nan)
         else:
@@ -120,9 +121,22 @@ def play(env: RoboHive, first: np.ndarray, act: Act, limit: int) -> dict[str, np
             break
         step = env.step(np.asarray(action, np.float32))
         observation, reward, done, row = step.observation, step.reward, step.terminated, row + 1
+        images = env.images()
     trace.close(u_res=None, i_res=None, f_res=None, verify_length=True)
     values: dict[str, np.ndarray] = trace.trace["Trial"]
     return values
+
+
+def _first_reward(bare: Any) -> tuple[float, bool]:
+    """The reward of where an episode starts, and whether it is done there, of the observation that `reset` made.
+
+    RoboHive's `forward` would make another, in which some environments draw.
+    """
+    bare.expand_dims(bare.obs_dict)
+    bare.rwd_dict = bare.get_reward_dict(bare.obs_dict)
+    for values in (bare.rwd_dict, bare.obs_dict):
+        bare.squeeze_dims(values)
+    return float(bare.rwd_dict[bare.rwd_mode]), bool(bare.rwd_dict["done"])
 
 
 def _infos(env: RoboHive, images: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ STATE, SOLVED, TIME = "env_infos/state/", "env_infos/solved", "time"
 OBSERVED, SEEN = "env_infos/obs_dict/", "env_infos/visual_dict/"
 ENVIRONMENT = "environment"  # an attribute of the file, ours: RoboHive does not say where a trace is from
 PIXELS = "pixels"  # another one: how its images were drawn, as JSON
+SEED = "seed"  # an attribute of a trial, ours: what its episode was reset with
 
 
 def reader(path: str | os.PathLike[str], selection: Selection) -> Callable[[h5py.Group, str, str], Episode]:
@@ -147,6 +148,23 @@ def read_times(found: Mapping[str, h5py.Dataset], key: str, rows: int, where: st
     return values.reshape(rows).astype(np.float64)
 
 
+def seed(trial: h5py.Group, where: str) -> int | None:
+    """What the episode of a trial was reset with, as `write_trial` wrote it; None in files of others.
+
+    Raises:
+        LoadError: what is written there is no seed.
+    """
+    with h5_errors(f"{where}: its attribute {SEED!r}"):
+        value = trial.attrs.get(SEED)
+    if value is None:
+        return None
+    if not (isinstance(value, np.integer) and value >= 0):
+        raise LoadError(
+            f"{where}: its attribute {SEED!r} must be a whole number from 0 on, is {str(value)[:200]!r}"
+        )
+    return int(value)
+
+
 def environment(path: str | os.PathLike[str]) -> str | None:
     """RoboHive's id of where a file was recorded, as `trace_file` wrote it; None in files of others.
 
@@ -202,15 +220,20 @@ def trace_file(
         yield file
 
 
-def write_trial(file: h5py.File, name: str, values: Mapping[str, np.ndarray]) -> None:
+def write_trial(
+    file: h5py.File, name: str, values: Mapping[str, np.ndarray], seed: int | None = None
+) -> None:
     """Writes one trial, packed as RoboHive packs it.
 
     Args:
         file: of `trace_file`.
         name: such as "Trial0".
         values: by names such as "env_infos/state/qpos", a row per step each.
+        seed: what its episode was reset with, below 2**64; None where that is not known.
     """
     trial = file.create_group(name)
+    if seed is not None:
+        trial.attrs[SEED] = np.uint64(seed)
     for key, value in values.items():
         trial.create_dataset(key, data=value, compression="gzip", compression_opts=4)
 

@@ -148,24 +148,29 @@ class RoboHive:
         for index, image in enumerate(self._frames):
             out[..., 3 * index : 3 * index + 3] = image
 
-    def restore(self, state: Mapping[str, np.ndarray]) -> np.ndarray:
+    def restore(self, state: Mapping[str, np.ndarray], seed: int = 0) -> np.ndarray:
         """Start an episode in a state that RoboHive logged, and return its observation, f32 [O].
 
         Args:
-            state: one row of each of a trial's `env_infos/state`; what it leaves out is as in the episode of seed 0.
+            state: one row of each of a trial's `env_infos/state`.
+            seed: what it leaves out, such as the sizes of objects, is as in the episode of this seed. If all else is
+                as well, the episode is that one, bit for bit.
 
         Raises:
             ValueError: the state is not one of this environment.
         """
-        self.reset(0)
+        first = self.reset(seed)
         given: dict[str, np.ndarray | None] = {}
-        for key, own in self.env.get_env_state().items():
-            if own is not None and (key not in state or np.shape(state[key]) != np.shape(own)):
+        own = self.env.get_env_state()
+        for key, value in own.items():
+            if value is not None and (key not in state or np.shape(state[key]) != np.shape(value)):
                 got = list(np.shape(state[key])) if key in state else "missing"
                 raise ValueError(
-                    f"the logged state's {key!r} is {got}, that of {self.spec.name} is {list(np.shape(own))}"
+                    f"the logged state's {key!r} is {got}, that of {self.spec.name} is {list(np.shape(value))}"
                 )
-            given[key] = None if own is None else np.asarray(state[key], np.float64)
+            given[key] = None if value is None else np.asarray(state[key], np.float64)
+        if all(np.array_equal(value, own[key]) for key, value in given.items() if value is not None):
+            return first
         self.env.set_env_state(given)
         return self._vector(self.env.get_obs())
 
