@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rlhive.core.pixel_spec import PixelSpec
     from rlhive.envs.robohive import RoboHive
 
-_WHY = "their resets drew what the logged state leaves out, or the task or scene is another"
+_WHY = "the reset drew what the logged state leaves out, or the task or scene is another"
 
 
 class Drift(NamedTuple):

@@ -124,15 +124,20 @@ def _summarise(results: list[StepResult]) -> str:
     ends = [row + 1 for row, result in enumerate(results) if result.terminated or result.truncated]
     episodes = [slice(start, stop) for start, stop in zip([0, *ends], ends, strict=False)]
     text = f"reward: {rewards.min():.3f} .. {rewards.max():.3f}, mean {rewards.mean():.3f}; "
-    text += f"solved on {solved.sum()} steps\n"
+    often = {0: "no step", len(solved): "every step"}.get(solved.sum(), f"{solved.sum()} steps")
+    text += f"solved on {often}\n"
     if not episodes:
         return text + "no episode ended: more --steps show returns and success\n"
     successes = sum(solved[episode].sum() > SOLVED_STEPS for episode in episodes)
     mean_return = np.mean([rewards[episode].sum() for episode in episodes])
-    return text + (
-        f"{len(episodes)} episodes: mean return {mean_return:.2f}, "
+    lengths = np.diff([0, *ends])
+    text += (
+        f"{len(episodes)} episodes: mean return {mean_return:.2f}, mean length {lengths.mean():.1f}, "
         f"{successes} successful (solved on more than {SOLVED_STEPS} steps)\n"
     )
+    if short := np.count_nonzero(lengths == 1):
+        text += f"{short} of them were over after 1 step: where it starts done there is nothing to learn\n"
+    return text
 
 
 def _picture(env: RoboHive) -> str:

@@ -137,7 +137,10 @@ def seed_dir(path: PathLike | Params, seed: int | None = None, step: int | None 
     folders = seed_dirs(folder)
     seeds = ", ".join(map(str, folders))
     if seed is None and len(folders) > 1:
-        raise LoadError(f"{folder}: holds several seeds, choose one with seed=: {seeds}")
+        raise LoadError(
+            f"{folder}: holds several seeds, choose one with seed=: {seeds}; or give the directory of one, such as "
+            f"{next(iter(folders.values()))}"
+        )
     if seed is not None and seed not in folders:
         raise LoadError(f"{folder}: has no seed {seed!r}, but {seeds}")
     return folders[next(iter(folders)) if seed is None else seed]

@@ -59,7 +59,7 @@ def test_what_reset_drew_comes_back_with_the_seed_of_the_trial(recorded, tmp_pat
 def test_without_the_seed_another_start_is_told_of_and_not_written(seedless, tmp_path):
     drifts = replay(seedless)
     assert all(drift.starts_elsewhere for drift in drifts)
-    assert "\n2 of 2 trials do not start where they were logged: their resets drew " in format_drifts(drifts)
+    assert "\n2 of 2 trials do not start where they were logged: the reset drew " in format_drifts(drifts)
     with pytest.raises(
         ValueError, match=rf"Trial0: starts .* away from what was logged if played in {FINGER}"
     ):

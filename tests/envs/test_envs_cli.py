@@ -5,10 +5,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from rlhive.envs import RoboHive
-from rlhive.envs.__main__ import main
+from rlhive.envs.__main__ import _summarise, main
+from rlhive.envs.interface import StepResult
 
 
 def run(*arguments, cwd=None, **environment):
@@ -89,6 +91,22 @@ def test_check_prints_what_the_environment_is_and_does(tmp_path):
         assert (tmp_path / picture.removeprefix("picture: ")).read_bytes()[:4] == b"\x89PNG"
     else:
         assert picture.startswith("no picture: ")
+
+
+def test_check_says_where_success_and_episodes_tell_nothing():
+    def said(*steps):
+        return _summarise([StepResult(np.zeros(1), 1.0, end, False, solved, 0.0) for solved, end in steps])
+
+    assert "solved on no step\n" in said((False, False), (False, False))
+    assert "solved on every step\n" in said((True, False), (True, True))
+    text = said((True, False), (False, False), (False, True), (True, True), (True, False))
+    assert (
+        "solved on 3 steps\n" in text
+        and "2 episodes: mean return 2.00, mean length 2.0, 0 successful" in text
+    )
+    assert text.endswith(
+        "\n1 of them were over after 1 step: where it starts done there is nothing to learn\n"
+    )
 
 
 def test_check_goes_on_where_rendering_does_not_work(tmp_path):

@@ -260,7 +260,8 @@ def test_observation_that_does_not_fit_is_refused(make_run, observation, message
 
 def test_several_seeds_need_a_choice(make_run):
     run = make_run(seeds=(1, 2, 10))
-    refuse("choose one with seed=: 1, 2, 10", run.run_dir)
+    one = run.run_dir / "checkpoints" / "100" / "seed_1"
+    refuse(f"choose one with seed=: 1, 2, 10; or give the directory of one, such as {one}", run.run_dir)
     refuse("has no seed 3, but 1, 2, 10", run.run_dir, seed=3)
     refuse("has no seed 3, but 1", make_run("one").run_dir, seed=3)
     refuse("no such checkpoint; complete ones there: 100", run.run_dir, seed=1, step=200)
