@@ -52,7 +52,8 @@ class Drift(NamedTuple):
     @property
     def starts_elsewhere(self) -> bool:
         """Whether it starts further from the logged observation than rounding explains."""
-        return self.largest is not None and not self.largest[0] <= (1e-2 if self.half_precision else 1e-3)
+        # Positions rounded to half precision change the forces of muscles that Myo's hand observes by 0.03.
+        return self.largest is not None and not self.largest[0] <= (0.1 if self.half_precision else 1e-3)
 
     @property
     def returns_other(self) -> bool:

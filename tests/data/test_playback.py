@@ -76,6 +76,20 @@ def test_what_is_observed_is_compared_by_name_where_observations_are_of_other_pa
     assert all(drift.starts_elsewhere for drift in replay(seedless))
 
 
+def test_half_precision_starts_further_away():
+    def drift(first, half):
+        return Drift("Trial0", 0, np.array([first]), 0.0, 0.0, half)
+
+    for first, half, elsewhere in (
+        (5e-4, False, False),
+        (5e-3, False, True),
+        (0.05, True, False),
+        (0.5, True, True),
+    ):
+        assert drift(first, half).starts_elsewhere == elsewhere
+    assert drift(np.nan, True).starts_elsewhere
+
+
 def test_returns_that_differ_are_told_of():
     def said(logged, played):
         return format_drifts([Drift("Trial0", 3, np.zeros(4), logged, played, False)])
