@@ -1,5 +1,7 @@
 """Small inputs that several tests share."""
 
+import contextlib
+import resource
 from collections.abc import Iterable
 
 import torch
@@ -103,3 +105,14 @@ def rewrite(path, change):
         fields = {name: value for name, value in header.items() if name != "content_sha256"}
         header["content_sha256"] = content_hash(tensors, fields)
     save_file(tensors, path, header)
+
+
+@contextlib.contextmanager
+def files_up_to(size):
+    """The system refuses to let files of this process become larger, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

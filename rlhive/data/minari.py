@@ -5,11 +5,12 @@ Reading needs h5py alone. Writing is the `minari` package's own: `uv sync --extr
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import h5py
 import numpy as np
 
 from rlhive.core.errors import LoadError
-from rlhive.core.files import check_new
+from rlhive.core.files import check_new, naming
 from rlhive.data.episode import STATE_ONLY, Episode, Selection, as_column, as_flags, as_rows
 from rlhive.data.h5 import datasets, read
 from rlhive.data.trace import check_keys, read_times
 
 KEYS = ("observations", "actions", "rewards", "terminations", "truncations")
 SOLVED, TIME = "infos/solved", "infos/time"
+_SPARE_BYTES = 1 << 20  # more than HDF5's bookkeeping of an episode and the unused ends of its chunks
 METADATA, FILE = "data/metadata.json", "data/main_data.hdf5"
 
 
@@ -97,6 +99,7 @@ def write(path: str | os.PathLike[str], episodes: Iterable[Episode], environment
     Raises:
         ValueError: the name or the place will not do, or the package `minari` is missing.
         LoadError: there is no episode.
+        OSError: it cannot be written, as on a full disk.
     """
     path = Path(path)
     if not re.fullmatch(r"[\w-]+-v\d+", path.name):
@@ -107,7 +110,8 @@ def write(path: str | os.PathLike[str], episodes: Iterable[Episode], environment
     path = path.absolute()  # minari joins the directory of a relative path to itself
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        count = _write(beside, path.name, episodes, environment)
+        with naming(path):
+            count = _write(beside, path.name, episodes, environment)
         for part in (*beside.rglob("*"), beside):
             flush(part)
         os.replace(beside, path)
@@ -132,11 +136,20 @@ def _write(folder: Path, name: str, episodes: Iterable[Episode], environment: st
             (folder / "data").mkdir(parents=True)
             storage = MinariStorage.new(folder / "data", *_spaces(episode), env_spec=_env_spec(environment))
             storage.update_metadata({"dataset_id": name, "minari_version": minari.__version__})
-        storage.update_episodes([EpisodeBuffer(id=count, **_columns(episode))])
+        columns = _columns(episode)
+        _check_space(folder, columns)
+        storage.update_episodes([EpisodeBuffer(id=count, **columns)])
         count += 1
     if storage is None:
         raise LoadError("there is no episode to write")
     return count
+
+
+def _check_space(folder: Path, columns: Mapping[str, Any]) -> None:
+    """Refuses what the disk has no place for: HDF5 would say so in a hundred lines, of which none gives the reason."""
+    size = _SPARE_BYTES + 2 * sum(np.asarray(column).nbytes for column in columns.values())
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _columns(episode: Episode) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from rlhive.core.pixel_spec import PixelSpec, camera_key
 from rlhive.data.episode import Episode, Selection, as_column, as_flags, as_rows
 from rlhive.data.h5 import datasets, h5_errors, open_h5, open_trial, read, trial_names
 from rlhive.data.images import read_images
+from rlhive.data.new_h5 import NewH5
 
 REWARDS = "rewards"
 KEYS = ("observations", "actions", REWARDS, "done")
@@ -202,26 +203,31 @@ def _attribute(path: str | os.PathLike[str], name: str) -> str | None:
 @contextlib.contextmanager
 def trace_file(
     path: str | os.PathLike[str], environment: str | None, pixels: PixelSpec | None = None
-) -> Iterator[h5py.File]:
+) -> Iterator[NewH5]:
     """A file for `write_trial`, at `path` in one step when the block ends well, in place of what is there.
 
-    HDF5 guards its bookkeeping by checksums in the format chosen here, and the data by gzip's.
+    HDF5 guards its bookkeeping by checksums, gzip the data.
 
     Args:
         path: the file.
         environment: RoboHive's id of where the trials are from, if any.
         pixels: what their images are, if they have some.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk.
     """
-    with replacing(path) as beside, h5py.File(beside, "w", libver=("v110", "v110")) as file:
-        if environment is not None:
-            file.attrs[ENVIRONMENT] = environment
-        if pixels is not None:
-            file.attrs[PIXELS] = json.dumps(pixels.to_dict())
-        yield file
+    with replacing(path) as beside:
+        with NewH5(beside) as file:
+            if environment is not None:
+                file.attrs[ENVIRONMENT] = environment
+            if pixels is not None:
+                file.attrs[PIXELS] = json.dumps(pixels.to_dict())
+            yield file
+        file.check()
 
 
 def write_trial(
-    file: h5py.File, name: str, values: Mapping[str, np.ndarray], seed: int | None = None
+    file: NewH5, name: str, values: Mapping[str, np.ndarray], seed: int | None = None
 ) -> None:
     """Writes one trial, packed as RoboHive packs it.
 
@@ -230,15 +236,19 @@ def write_trial(
         name: such as "Trial0".
         values: by names such as "env_infos/state/qpos", a row per step each.
         seed: what its episode was reset with, below 2**64; None where that is not known.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk.
     """
     trial = file.create_group(name)
     if seed is not None:
         trial.attrs[SEED] = np.uint64(seed)
     for key, value in values.items():
         trial.create_dataset(key, data=value, compression="gzip", compression_opts=4)
+        file.check()
 
 
-def write_episode(file: h5py.File, episode: Episode) -> None:
+def write_episode(file: NewH5, episode: Episode) -> None:
     """Writes what an episode with rewards has; that of being where it began, which is no step's, is 0."""
     assert episode.rewards is not None  # looked at by `rlhive.data.convert`
     flags = {"done": episode.terminated} | ({} if episode.solved is None else {SOLVED: episode.solved})

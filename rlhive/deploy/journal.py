@@ -11,13 +11,16 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec, camera_key
+
+if TYPE_CHECKING:
+    from rlhive.data.new_h5 import NewH5
 
 JOURNAL, TRACE = "journal.bin", "trace.h5"
 _FORMAT = "rlhive-journal-2"
@@ -137,6 +140,7 @@ def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -
 
     Raises:
         LoadError: it is not a journal, or has no step.
+        OSError: the trace cannot be written, as on a full disk.
     """
     records, (*_, environment, pixels) = read_journal(journal), _layout(journal)
     if not len(records):
@@ -162,18 +166,19 @@ def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -
     with trace_file(path, environment, pixels) as file:
         write_trial(file, "Trial0", values)
         for index, name in enumerate(names):
-            _write_images(file["Trial0"], f"env_infos/visual_dict/{name}", records["pixels"], index)
+            _write_images(file, f"Trial0/env_infos/visual_dict/{name}", records["pixels"], index)
     return len(records)
 
 
-def _write_images(trial: Any, key: str, pixels: np.ndarray, camera: int) -> None:
+def _write_images(file: NewH5, key: str, pixels: np.ndarray, camera: int) -> None:
     """One image at a time: all of them may not fit into memory."""
     steps, _, *shape = pixels.shape
-    stored = trial.create_dataset(
+    stored = file.create_dataset(
         key, (steps, *shape), np.uint8, chunks=(1, *shape), compression="gzip", compression_opts=4
     )
     for step in range(steps):
         stored[step] = pixels[step, camera]
+        file.check()
 
 
 def _after_step(values: np.ndarray) -> np.ndarray:

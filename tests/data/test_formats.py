@@ -1,7 +1,9 @@
 """The formats against files of their own writers: RoboHive's Trace and RoboSet, Minari."""
 
+import errno
 import json
 import os
+import shutil
 
 import attrs
 import gymnasium
@@ -255,6 +257,16 @@ def test_minari_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     beside = tmp_path / f".reach-v0.{os.getpid()}.tmp"
     parts = ("", "data", "data/main_data.hdf5", "data/metadata.json")
     assert before == {str(beside / part) for part in parts} and after == {str(tmp_path)}
+
+
+def test_minari_on_a_disk_that_fills_up_is_one_error_and_leaves_nothing(tmp_path, monkeypatch, capfd):
+    path, usage = write_demo(tmp_path / "demo.h5"), shutil.disk_usage(tmp_path)
+    left = iter([1 << 30, 1 << 30, 1 << 18])  # before each of its three episodes
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=next(left)))
+    with pytest.raises(OSError, match="reach-v0") as raised:
+        convert(path, tmp_path / "reach-v0", "minari")
+    assert raised.value.errno == errno.ENOSPC and not list(left)
+    assert list(tmp_path.iterdir()) == [path] and capfd.readouterr().err == ""
 
 
 def test_the_environment_goes_to_minari_and_back(tmp_path):

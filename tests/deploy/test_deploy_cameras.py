@@ -1,6 +1,5 @@
 """The loop with a policy that sees: drawn as in training, or RoboHive's RealSense driver and a camera that fails."""
 
-import resource
 import time
 
 import attrs
@@ -19,7 +18,7 @@ from rlhive.envs.cameras import Image
 from rlhive.envs.robohive import RoboHive, env_spec
 from tests.deploy.fake_camera import SHAPE, image
 from tests.deploy.robots import DRIVERS, fake_franka
-from tests.helpers import make_pixel_policy
+from tests.helpers import files_up_to, make_pixel_policy
 
 NAME = "FrankaReachRandom-v0"
 AFTER = 8  # commands before the fault
@@ -87,16 +86,18 @@ def test_journal_with_images_survives_a_cut(simulated, tmp_path):
     assert 0 < record - 2 * 32 * 40 * 3 < 300  # what docs/deployment.md says of the size
 
 
+def test_a_trace_on_a_full_disk_is_one_error_and_leaves_nothing(simulated, tmp_path, capfd):
+    with files_up_to(20_000), pytest.raises(OSError, match=r"trace\.h5"):
+        write_trace(simulated[1] / "journal.bin", tmp_path / "trace.h5")
+    assert list(tmp_path.iterdir()) == [] and capfd.readouterr().err == ""
+
+
 def test_full_disk_ends_in_the_safe_state(simulated, tmp_path):
     env = simulate(NAME, 3, PIXELS)
     sent, step = [], env.step
     env.step = lambda action: (sent.append(np.array(action)), step(action))[1]
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # two records and a part of the third
-    try:
+    with files_up_to(20_000):  # two records and a part of the third
         report = run(simulated[0], env, tmp_path, Settings(max_steps=5))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (report.reason, report.exit_code, report.held) == ("loop_failed", 17, "last action")
     assert "bytes could be written" in report.message
     assert np.array_equal(sent[-1], sent[-2]) and len(sent) == 4
