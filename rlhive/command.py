@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
+TERMINATING = (signal.SIGTERM, signal.SIGHUP)  # by schedulers, `timeout` and terminals that are closed
 _NO_DOCSTRINGS = (
     "Python without docstrings (-OO, PYTHONOPTIMIZE=2) cannot import torchrl: use -O or leave it out"
 )
@@ -88,15 +89,26 @@ def finish(name: str, main: Callable[[], int]) -> NoReturn:
     """Runs `main` and ends the process with its exit code.
 
     A `ValueError` ends it with 2, a failure (`RuntimeError`, `ArithmeticError`, `OSError`, `MemoryError`,
-    `ImportError`) with 1, Ctrl-C with 130, each with one line that says why. Where the reader of its output left, as
-    `| head` does, it ends with 1 and no line; where only that of stderr left, it goes on.
+    `ImportError`) with 1, Ctrl-C with 130, SIGTERM with 143, SIGHUP with 129, each with one line that says why. Where
+    the reader of its output left, as `| head` does, it ends with 1 and no line; where only that of stderr left, it goes
+    on.
     """
     prepare_streams()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `rlhive/__init__.py` leaves it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in TERMINATING:
+        if signal.getsignal(number) is signal.SIG_DFL:  # not ignored, as by nohup
+            signal.signal(number, _interrupt)
     if sys.flags.optimize > 1:
         leave(_say(name, _NO_DOCSTRINGS, 1))
     leave(_exit_code(name, main) or _exit_code(name, _write_out))
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    """Ends the command as Ctrl-C does, so that nothing half written stays behind."""
+    for each in TERMINATING:  # `timeout` and schedulers signal twice, which would end the cleaning up as well
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
 
 
 def _exit_code(name: str, main: Callable[[], int]) -> int:
@@ -106,8 +118,10 @@ def _exit_code(name: str, main: Callable[[], int]) -> int:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
         return _say(name, end.code, 1)
-    except KeyboardInterrupt:
-        return _say(name, "interrupted", INTERRUPTED)
+    except KeyboardInterrupt as end:
+        if not end.args:  # Ctrl-C
+            return _say(name, "interrupted", INTERRUPTED)
+        return _say(name, f"interrupted by {signal.Signals(end.args[0]).name}", 128 + end.args[0])
     except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
         if isinstance(error, BrokenPipeError) and _reader_left():
             return 1

@@ -108,13 +108,35 @@ def test_each_way_to_end_has_its_code_and_its_line(ending, code, said, capsys):
 
 @pytest.mark.parametrize(
     ("ending", "code", "said"),
-    [("return 3", 3, ""), ("raise KeyboardInterrupt", 130, "test: interrupted\n")],
+    [
+        ("return 3", 3, ""),
+        ("raise KeyboardInterrupt", 130, "test: interrupted\n"),
+        ("signal.raise_signal(signal.SIGTERM)", 143, "test: interrupted by SIGTERM\n"),
+        ("signal.raise_signal(signal.SIGHUP)", 129, "test: interrupted by SIGHUP\n"),
+        (
+            """try:
+        signal.raise_signal(signal.SIGTERM)
+    finally:  # `timeout` signals the process group as well
+        signal.raise_signal(signal.SIGTERM)
+        print("cleaned up", file=sys.stderr)""",
+            143,
+            "cleaned up\ntest: interrupted by SIGTERM\n",
+        ),
+    ],
 )
 def test_a_command_ends_so(ending, code, said):
-    script = f"{LOAD}import sys\ndef main(argv):\n    {ending}\n"
+    script = f"{LOAD}import signal, sys\ndef main(argv):\n    {ending}\n"
     script += "command['start']('test', main, int, sys.argv)"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", said)
+
+
+def test_a_command_ignores_the_signals_that_it_was_told_to_ignore():
+    script = f"{LOAD}import signal, sys\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does\n"
+    script += "def main(argv):\n    signal.raise_signal(signal.SIGHUP)\n    return 3\n"
+    script += "command['start']('test', main, int, sys.argv)"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (3, "")
 
 
 def test_help_is_no_failure():
@@ -240,3 +262,18 @@ def test_text_is_written_alike_in_every_locale(tmp_path):
     legacy = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     subprocess.run(command, env=legacy, check=True)
     assert (tmp_path / "config.gin").read_bytes() == "ü".encode()
+
+
+def test_a_file_is_replaced_beside_what_killed_processes_left_of_it(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    kept = (
+        f".other.{ended.pid}.tmp.h5",
+        f".a[1].{os.getppid()}.tmp.h5",
+        ".a[1].text.tmp.h5",
+        f".a1.{ended.pid}.tmp.h5",
+    )
+    for name in (f".a[1].{ended.pid}.tmp.h5", *kept):
+        (tmp_path / name).touch()
+    files.write_text(tmp_path / "a[1].h5", "new")
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "a[1].h5"}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,9 +30,11 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a path beside `path` to write to; its file becomes `path` in one step when the block ends well.
 
-    An exception in the block leaves `path` as it was and removes what was written.
+    An exception in the block leaves `path` as it was and removes what was written. What processes left here that were
+    killed while they wrote this file is removed first.
     """
     path = Path(path)
+    remove_left_over(path.parent, f".{glob.escape(path.stem)}.*.tmp{glob.escape(path.suffix)}")
     # The suffix stays last: some writers choose the format by it.
     beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
@@ -41,6 +45,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove_left_over(directory: Path, pattern: str) -> None:
+    """Removes what killed processes were writing: names with ".PID.tmp" in them, of processes that are gone."""
+    for left_over in directory.glob(pattern):
+        pid = left_over.name.rpartition(".tmp")[0].rpartition(".")[2]
+        if not pid.isdecimal() or Path(f"/proc/{pid}").exists():
+            continue
+        if left_over.is_dir():
+            shutil.rmtree(left_over, ignore_errors=True)
+        else:
+            left_over.unlink(missing_ok=True)
 
 
 def check_new(path: str | os.PathLike[str], ending: str = "") -> None:

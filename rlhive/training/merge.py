@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlhive.core.errors import LoadError
-from rlhive.core.files import write_text
+from rlhive.core.files import remove_left_over, write_text
 from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.replay_file import read_replay, seeds_of, write_replay
 from rlhive.metrics import merge_metrics
@@ -44,10 +44,7 @@ def recover(run_dir: Path) -> None:
     """Mends what a process left half done that was killed while it saved or merged; for who trains in `run_dir`."""
     for directory in (run_dir, run_dir / ADDED):
         recover_checkpoints(directory)
-        for left_over in directory.glob(".*.tmp*"):
-            pid = left_over.name.partition(".tmp")[0].rpartition(".")[2]
-            if left_over.is_file() and not Path(f"/proc/{pid}").exists():
-                left_over.unlink()
+        remove_left_over(directory, ".*.tmp*")
     shutil.rmtree(run_dir / MERGED, ignore_errors=True)
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 
 import attrs
 import gymnasium
@@ -242,6 +243,15 @@ def test_a_relative_path_of_minari(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert convert("demo.h5", "reach-v0", "minari") == (1, [])
     assert len(read_all("reach-v0")) == 1 and sorted(os.listdir()) == ["demo.h5", "reach-v0"]
+
+
+def test_minari_is_written_beside_what_a_killed_process_left_of_it(tmp_path):
+    path = write_demo(tmp_path / "demo.h5", trials=1)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / f".reach-v0.{ended.pid}.tmp/data").mkdir(parents=True)
+    convert(path, tmp_path / "reach-v0", "minari")
+    assert sorted(os.listdir(tmp_path)) == ["demo.h5", "reach-v0"]
 
 
 def test_minari_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
