@@ -7,6 +7,7 @@ import mmap
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
@@ -157,8 +158,8 @@ class ProcessPool:
         )
         raise RuntimeError(
             f"the worker process of {self.name}, seeds {_seeds(worker)}, died (exit code {code})"
-            f"{killed if code == -signal.SIGKILL else ''}"
-        )
+            f"{killed if code == -signal.SIGKILL else '; its error is above' if code == 1 else ''}"
+        ) from None
 
     def _give_up(self, worker: _Worker, seconds: float) -> NoReturn:
         worker.process.kill()
@@ -208,6 +209,7 @@ def _cores(count: int) -> list[set[int]]:
 def _spawn(
     cores: set[int], name: str, factory: Factory, places: Sequence[Place], first_row: int, rows: int
 ) -> _Worker:
+    _check_main(name, factory)
     context = multiprocessing.get_context("spawn")  # torch and its threads do not survive a fork
     here, there = context.Pipe()
     process = context.Process(
@@ -222,12 +224,39 @@ def _spawn(
     except (OSError, RuntimeError):  # of processes, not of what is sent
         raise
     except Exception as error:  # of whatever kind, while the factory is written down
-        raise ValueError(
-            f"{name} cannot be sent to worker processes: give a function or class at the top of a module, or "
-            f"num_workers=0 ({error})"
-        ) from None
+        raise ValueError(_cannot_be_sent(name, str(error))) from None
     there.close()  # so that the worker's death is an end of file here
     return _Worker(process, here, places, first_row)
+
+
+def _check_main(name: str, factory: Factory) -> None:
+    """Refuses workers that could not import the program that starts them, as each of them does first.
+
+    Raises:
+        ValueError: saying what to change.
+    """
+    # A worker that imports the program.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ValueError(
+            "this program starts worker processes whenever it is imported, and each of them imports it: put the lines "
+            "that start environments under `if __name__ == '__main__':`, or give num_workers=0"
+        )
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    if path == "<stdin>":
+        raise ValueError(
+            f"{name}: worker processes import the program that starts them, which they cannot read from stdin too: "
+            "keep it in a file, or give num_workers=0"
+        )
+    made_by = getattr(factory, "func", factory)  # of a functools.partial
+    if path is None and getattr(made_by, "__module__", None) == "__main__":
+        raise ValueError(_cannot_be_sent(name, "it is defined in a notebook or by python -c"))
+
+
+def _cannot_be_sent(name: str, why: str) -> str:
+    return (
+        f"{name} cannot be sent to worker processes: give a function or class at the top of a module, or "
+        f"num_workers=0 ({why})"
+    )
 
 
 def _work(

@@ -1,7 +1,10 @@
 """What environments refuse, in one line and before anything is stepped."""
 
 import copy
+import multiprocessing
 import pickle
+import sys
+import types
 from functools import partial
 
 import numpy as np
@@ -159,3 +162,28 @@ def test_many_environments_need_a_list_of_seeds(seeds):
 def test_seeds_may_be_an_array():
     with VectorEnv(NAME, seeds=np.array([1, 2]), num_workers=0) as env:
         assert env.shape == (2, 1)
+
+
+def test_a_program_that_its_workers_cannot_import_is_told_what_to_do(monkeypatch):
+    def refused(factory):
+        with pytest.raises(ValueError) as caught:
+            VectorEnv(factory, seeds=[1], num_workers=1)
+        assert "num_workers=0" in str(caught.value)
+        return str(caught.value)
+
+    class Here(ReachPoint):
+        __module__ = "__main__"
+
+    main = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)  # of a notebook or python -c
+    for factory in (Here, partial(Here)):
+        assert (
+            "cannot be sent to worker processes: give a function or class at the top of a module"
+            in refused(factory)
+        )
+    main.__file__ = "<stdin>"
+    assert "keep it in a file" in refused(ReachPoint)
+    monkeypatch.setattr(
+        multiprocessing.current_process(), "_inheriting", True, raising=False
+    )  # while it is imported
+    assert "under `if __name__ == '__main__':`" in refused(ReachPoint)
