@@ -21,6 +21,7 @@ from rlhive.command import finish
 from rlhive.envs import simhive
 from rlhive.fresh_process import answer_of
 from rlhive.gl_backend import FAST_FLAGS, FAST_QUALITY
+from rlhive.memory import free_memory
 from rlhive.paths import cache_dir, has_compiler
 
 OK, NOTE, FAIL = "ok", "note", "FAIL"
@@ -106,8 +107,9 @@ def check_compiler() -> Iterator[Finding]:
 
 
 def check_machine() -> Iterator[Finding]:
-    """Cores and free disk."""
+    """Cores, free memory and free disk."""
     yield Finding(OK, "cores", f"{len(os.sched_getaffinity(0))} usable by this process")
+    yield Finding(OK, "memory", f"{free_memory() / 1e9:.1f} GB free for this process")
     yield _check_disk("cache", cache_dir, "set RLHIVE_CACHE to a directory of your own")
     yield _check_disk("here", Path.cwd, "`cd` to a directory of your own")
 

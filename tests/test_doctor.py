@@ -44,6 +44,7 @@ def test_complete_machine_can_train_and_the_first_line_is_instant():
     assert process.returncode == 0, rest
     for subject in (
         "cores",
+        "memory",
         "disk",
         "torch ",
         "mujoco",
@@ -97,13 +98,13 @@ def test_places_that_cannot_be_used_are_found(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     for name, words in (("file", "is a file, not a directory"), ("x" * 300, "File name too long")):
         monkeypatch.setenv("RLHIVE_CACHE", str(tmp_path / name))
-        _, cache, _ = check_machine()
+        _, _, cache, _ = check_machine()
         assert cache.state == "FAIL" and words in cache.text and "set RLHIVE_CACHE to" in cache.fix
     monkeypatch.setenv("RLHIVE_CACHE", str(tmp_path))
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    _, cache, here = check_machine()
+    _, _, cache, here = check_machine()
     assert cache.state == "ok" and here.state == "FAIL" and here.fix.startswith("`cd`")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlhive.core.replay import ReplayBuffer
+from rlhive.memory import free_memory
 from rlhive.policy_fn.encoders import learned
 from rlhive.runs.run_spec import RunSpec
 
@@ -41,7 +42,7 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
         size / GIGABYTE,
         memory if replay.scratch_dir is None else "on disk",
     )
-    if replay.scratch_dir is None and size > (free := free_memory(config.device)):
+    if replay.scratch_dir is None and size > (free := _free_memory(config.device)):
         remedy = "lower replay.capacity" + (
             "" if config.on_gpu else ", or keep it on disk with replay.scratch_dir"
         )
@@ -63,10 +64,6 @@ def check_capacity(capacity: int, num_envs: int, max_episode_steps: int) -> None
         )
 
 
-def free_memory(device: str = "cpu") -> int:
-    """Bytes that can be had on a GPU, or by new processes without swapping, as Linux says."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    with open("/proc/meminfo") as file:
-        kilobytes = dict(line.split(":") for line in file)
-    return 1024 * int(kilobytes["MemAvailable"].split()[0])
+def _free_memory(device: str) -> int:
+    """Bytes that can be had there."""
+    return torch.cuda.mem_get_info(device)[0] if torch.device(device).type == "cuda" else free_memory()

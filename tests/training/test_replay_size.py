@@ -10,9 +10,10 @@ import torch
 
 from rlhive.config import load_config
 from rlhive.core.pixel_spec import PixelSpec
+from rlhive.memory import free_memory
 from rlhive.policy_fn.encoders import feature_dim
 from rlhive.runs.run_spec import new_run_spec
-from rlhive.training.replay_size import check_replay, free_memory
+from rlhive.training.replay_size import check_replay
 
 ONE_CAMERA = PixelSpec(("top_cam",), 64, 64, "fast")
 TRANSITION = 4 * (2 * 21 + 9 + 1) + 2  # bytes: float32 but for two flags; without images and features
@@ -93,7 +94,7 @@ def test_a_replay_is_saved_without_a_copy_of_it(tmp_path):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_what_does_not_fit_into_a_gpu_is_refused(franka_spec):
-    steps = 2 * free_memory("cuda") // TRANSITION
+    steps = 2 * torch.cuda.mem_get_info()[0] // TRANSITION
     many = ("DEVICE='cuda'", f"replay.capacity={steps}")
     with pytest.raises(ValueError, match=r"of [\d.]+ GB of free memory: lower replay.capacity$"):
         check(franka_spec, "sac.gin", *many, f"TOTAL_STEPS={steps}")

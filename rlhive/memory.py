@@ -1,0 +1,58 @@
+"""How much memory this process can have: of the machine, of its container or job, and of its address space."""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+# Limit, use, and the part of the use that is given back when it is needed: of Linux's control groups, both versions.
+VERSION_2 = ("memory.max", "memory.current", "inactive_file")
+VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def free_memory() -> int:
+    """Bytes that this process can still have without swapping, as Linux says."""
+    return max(0, min(_kilobytes(PROC / "meminfo", "MemAvailable"), _of_address_space(), *_of_groups()))
+
+
+def _kilobytes(path: Path, name: str) -> int:
+    """A line such as "VmSize:  1024 kB", in bytes."""
+    found = re.search(rf"^{name}:\s+(\d+) kB$", path.read_text(), re.MULTILINE)
+    if found is None:
+        raise OSError(f"{path}: has no {name}")
+    return 1024 * int(found[1])
+
+
+def _of_address_space() -> int:
+    """What `ulimit -v` leaves."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return (
+        sys.maxsize if limit == resource.RLIM_INFINITY else limit - _kilobytes(PROC / "self/status", "VmSize")
+    )
+
+
+def _of_groups() -> Iterator[int]:
+    """What is left to each control group that this process is in and that has a limit, as Docker and SLURM set it."""
+    own = PROC / "self/cgroup"  # not there where Linux was built without them
+    for line in own.read_text().splitlines() if own.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, names = (CGROUPS / "memory", VERSION_1) if controllers else (CGROUPS, VERSION_2)
+        group = root / path.lstrip("/")  # in a container it may not be there, but the root is the container's
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(root):
+                yield from _of_group(folder, *names)
+
+
+def _of_group(folder: Path, limit: str, usage: str, cache: str) -> Iterator[int]:
+    try:
+        free = int((folder / limit).read_text()) - int((folder / usage).read_text())
+        given_back = re.search(rf"^{cache} (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
+    except (OSError, ValueError):  # it has no such files, or "max" for a limit
+        return
+    yield free + (int(given_back[1]) if given_back else 0)
