@@ -122,14 +122,23 @@ def _exit_code(name: str, main: Callable[[], int]) -> int:
         if not end.args:  # Ctrl-C
             return _say(name, "interrupted", INTERRUPTED)
         return _say(name, f"interrupted by {signal.Signals(end.args[0]).name}", 128 + end.args[0])
-    except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
+    except (ValueError, RuntimeError, ArithmeticError, OSError, MemoryError, ImportError) as error:
         if isinstance(error, BrokenPipeError) and _reader_left():
             return 1
-        return _say(name, error, 2 if isinstance(error, ValueError) else 1)
-    except MemoryError as error:
-        return _say(name, f"out of memory{f': {error}' if str(error) else ''}", 1)
-    except ImportError as error:
-        return _say(name, f"cannot import: {error}; `python -m rlhive.doctor` looks at the installation", 1)
+        return _say(name, reason(error), 2 if isinstance(error, ValueError) else 1)
+
+
+def reason(error: Exception) -> str:
+    """Why a command fails, in words for its user."""
+    if isinstance(error, MemoryError):
+        return f"out of memory{f': {error}' if str(error) else ''}"
+    if isinstance(error, ImportError) and "failed to map segment" in str(
+        error
+    ):  # as the system's linker says it
+        return f"out of address space (ulimit -v): {error}"
+    if isinstance(error, ImportError):
+        return f"cannot import: {error}; `python -m rlhive.doctor` looks at the installation"
+    return str(error)
 
 
 def _write_out() -> int:

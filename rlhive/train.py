@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from rlhive.command import INTERRUPTED, refuse_arguments, start
+from rlhive.command import INTERRUPTED, reason, refuse_arguments, start
 from rlhive.runs.run_files import (
     CONFIG_FILE,
     METRICS_FILE,
@@ -268,11 +268,11 @@ def advising_to_resume(directory: Path) -> Iterator[None]:
     """Says of failures of the system and of workers in mid-training what is left of the run."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, MemoryError, ImportError) as error:  # loading code takes memory, too
         if not os.path.lexists(latest_link(directory)):
             raise
         raise RuntimeError(
-            f"{error}; its latest checkpoint is kept: once that is mended, --resume goes on from there"
+            f"{reason(error)}; its latest checkpoint is kept: once that is mended, --resume goes on from there"
         ) from error
 
 

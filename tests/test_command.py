@@ -96,6 +96,11 @@ def test_commands_end_quietly_when_their_reader_leaves(arguments, buffering):
             1,
             "test: cannot import: lib.so: failed; `python -m rlhive.doctor` looks at the installation\n",
         ),
+        (
+            ImportError("lib.so: failed to map segment from shared object"),
+            1,
+            "test: out of address space (ulimit -v): lib.so: failed to map segment from shared object\n",
+        ),
     ],
 )
 def test_each_way_to_end_has_its_code_and_its_line(ending, code, said, capsys):

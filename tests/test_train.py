@@ -335,11 +335,22 @@ def test_two_processes_cannot_train_in_one_directory(copy):
     assert load_checkpoint(copy, [1]).step == 240
 
 
-@pytest.mark.parametrize("failure", [OSError(28, "No space left on device", "replay"), RuntimeError("why")])
-def test_what_ends_a_run_in_its_midst_says_how_it_goes_on(tmp_path, failure):
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (OSError(28, "No space left on device", "replay"), "No space left on device: 'replay'"),
+        (RuntimeError("why"), "why"),
+        (MemoryError(), "out of memory"),
+        (
+            ImportError("ft2font.so: failed to map segment from shared object"),
+            r"out of address space \(ulimit -v\): ft2font.so",
+        ),
+    ],
+)
+def test_what_ends_a_run_in_its_midst_says_how_it_goes_on(tmp_path, failure, said):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "latest").symlink_to("100")
-    remedy = ".*; its latest checkpoint is kept: once that is mended, --resume goes on from there"
+    remedy = f"{said}.*; its latest checkpoint is kept: once that is mended, --resume goes on from there"
     with pytest.raises(RuntimeError, match=remedy), train.advising_to_resume(tmp_path / "run"):
         raise failure
     with pytest.raises(type(failure)) as caught, train.advising_to_resume(tmp_path):

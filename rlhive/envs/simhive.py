@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import os
 import re
@@ -131,9 +132,11 @@ def _install_and_link(link: Path, tree: Path, *, again: bool) -> Path:
                 _write(tree.parent / _OUTSIDE, (link.parent / _OUTSIDE).read_bytes())
                 install(tree, sources(), read_manifest())
     except OSError as error:
+        remedy = "make that possible, or set RLHIVE_CACHE to another directory"
+        if error.errno == errno.EMFILE:
+            remedy = "allow this process more open files (ulimit -n)"
         raise SimHiveError(
-            f"cannot install SimHive in {tree.parent}: {error.strerror or error}; make that possible, "
-            "or set RLHIVE_CACHE to another directory"
+            f"cannot install SimHive in {tree.parent}: {error.strerror or error}; {remedy}"
         ) from error
     _link(link, tree)
     return tree

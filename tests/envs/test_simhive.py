@@ -1,5 +1,6 @@
 """Installs SimHive for real: into a copy of the installed robohive, with a cache of its own."""
 
+import errno
 import hashlib
 import os
 import resource
@@ -173,6 +174,15 @@ def test_writing_that_fails_midway_is_one_line(robohive, exact_tree):
     message = one_line_error(run(env, preexec_fn=limit_file_size))
     assert "cannot install SimHive in" in message and "set RLHIVE_CACHE" in message
     assert_nothing_installed(env)
+
+
+def test_too_few_open_files_are_not_mended_by_another_directory(tmp_path, monkeypatch):
+    def full(tree):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(tree))
+
+    monkeypatch.setattr(simhive, "_locked", full)
+    with pytest.raises(simhive.SimHiveError, match=r"Too many open files; .*\(ulimit -n\)$"):
+        simhive._install_and_link(tmp_path / "simhive", tmp_path / "tree", again=False)
 
 
 def test_small_disk_is_refused_before_anything_is_written(tmp_path):
