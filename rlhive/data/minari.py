@@ -147,7 +147,7 @@ def _write(folder: Path, name: str, episodes: Iterable[Episode], environment: st
 
 
 def _check_space(folder: Path, columns: Mapping[str, Any]) -> None:
-    """Refuses what the disk has no place for: HDF5 would say so in a hundred lines, of which none gives the reason."""
+    """Refuses what the disk has no place for: HDF5 would say so in a hundred lines."""
     size = _SPARE_BYTES + 2 * sum(np.asarray(column).nbytes for column in columns.values())
     if shutil.disk_usage(folder).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

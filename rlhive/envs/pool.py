@@ -235,8 +235,8 @@ def _check_main(name: str, factory: Factory) -> None:
     Raises:
         ValueError: saying what to change.
     """
-    # A worker that imports the program.
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
+    is_imported_by_a_worker = getattr(multiprocessing.current_process(), "_inheriting", False)
+    if is_imported_by_a_worker:
         raise ValueError(
             "this program starts worker processes whenever it is imported, and each of them imports it: put the lines "
             "that start environments under `if __name__ == '__main__':`, or give num_workers=0"
