@@ -226,9 +226,7 @@ def trace_file(
         file.check()
 
 
-def write_trial(
-    file: NewH5, name: str, values: Mapping[str, np.ndarray], seed: int | None = None
-) -> None:
+def write_trial(file: NewH5, name: str, values: Mapping[str, np.ndarray], seed: int | None = None) -> None:
     """Writes one trial, packed as RoboHive packs it.
 
     Args:
