@@ -17,6 +17,7 @@ import gin
 from rlhive import config_checks, config_unread
 from rlhive.algorithms import ALGORITHMS
 from rlhive.config_errors import ConfigError, explain_gin, explain_value
+from rlhive.config_record import Record, recorded
 from rlhive.core.converters import integers
 from rlhive.core.optim import GradientTransformation, adam, cosine_schedule
 from rlhive.core.pixel_spec import PixelSpec
@@ -52,7 +53,7 @@ _FACTORIES: dict[str, Callable[..., Any]] = {
     **{f"{name}_loss": algorithm.make_loss for name, algorithm in ALGORITHMS.items()},
 }
 _OURS: dict[str, list[str]] = {  # what the run itself gives its parts, and no user
-    "train": ["make_network", "make_loss", "make_replay", "choose_images"],
+    "train": ["make_network", "make_loss", "make_replay", "choose_images", "record"],
     "images": ["name", "depth"],
     "replay": ["num_seeds", "num_envs", "device", "total_steps"],
     **{factory.__name__: ["action_low", "action_high"] for factory in _EXPLORATIONS},
@@ -98,15 +99,14 @@ def _id(config: Any, attribute: Any, value: Any) -> None:
 class TrainConfig:
     """Everything a training run needs, checked; counts of steps are environment steps per seed.
 
-    What follows from other settings, such as `seeds` and an algorithm's parts, is settled once: a copy by
-    `attrs.evolve` keeps it, so load another configuration where those are to change.
+    An algorithm's parts are settled when it is loaded: `attrs.evolve` to another algorithm takes its parts too.
 
     Attributes:
         env_name: RoboHive id; empty for the one that the data set names.
         algorithm: a name of `rlhive.algorithms.ALGORITHMS`.
-        seed: first seed, where `seeds` is empty.
-        num_seeds: seeds trained side by side: `seed, seed + 1, ...`.
-        seeds: the training seeds `[S]`, which need not be in a row; if empty, `seed` and `num_seeds` say them.
+        seed: first seed, where none are named.
+        num_seeds: seeds trained side by side, where none are named: `seed, seed + 1, ...`.
+        named_seeds: training seeds, which need not be in a row, instead of `seed` and `num_seeds`; given as `seeds`.
         num_envs: environments per seed.
         total_steps: length of the run; of algorithms that learn from a data set alone, in gradient updates.
         device: torch device of the learner, such as "cpu" or "cuda".
@@ -140,13 +140,14 @@ class TrainConfig:
         demonstrations: fraction of each minibatch drawn from the data set, in (0, 1), where the algorithm learns from
             its own steps too; 0 without a data set.
         init_from: directory of a run to begin with, as `rlhive.algorithms.INIT_KEYS` says; its normaliser comes along.
+        record: what `load_config` made it of; None where it did not.
     """
 
     env_name: str = attrs.field(validator=_id)
     algorithm: str = attrs.field(default="sac", validator=one_of(ALGORITHMS))
     seed: int = attrs.field(default=1, validator=_at_least(0))
     num_seeds: int = attrs.field(default=1, validator=v.and_(_at_least(1), v.le(MAX_SEEDS)))
-    seeds: tuple[int, ...] = attrs.field(default=(), converter=integers, validator=v.max_len(MAX_SEEDS))
+    named_seeds: tuple[int, ...] = attrs.field(default=(), converter=integers, alias="seeds")
     num_envs: int = attrs.field(default=1, validator=_at_least(1))
     total_steps: int = attrs.field(default=20_000, validator=_at_least(1))
     device: str = attrs.field(default="cpu", validator=v.instance_of(str))
@@ -192,6 +193,12 @@ class TrainConfig:
     skip_damaged: bool = attrs.field(default=False, validator=v.instance_of(bool))
     demonstrations: float = attrs.field(default=0.0, validator=v.and_(_at_least(0, (int, float)), v.lt(1)))
     init_from: str | None = attrs.field(default=None, validator=v.optional(v.instance_of(str)))
+    record: Record | None = attrs.field(default=None, eq=False, repr=False)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The training seeds `[S]`."""
+        return self.named_seeds or tuple(range(self.seed, self.seed + self.num_seeds))
 
     @property
     def on_gpu(self) -> bool:
@@ -231,10 +238,15 @@ class TrainConfig:
         return _CONFIGURED[name](pixels, **settings)
 
     def __attrs_post_init__(self) -> None:
-        seeds = self.seeds or tuple(range(self.seed, self.seed + self.num_seeds))
-        config_checks.check_seeds(seeds, self.num_envs, MAX_ENVIRONMENTS)
-        object.__setattr__(self, "seeds", seeds)
-        object.__setattr__(self, "num_seeds", len(seeds))
+        if self.named_seeds and (self.seed, self.num_seeds) != (1, 1):
+            raise ValueError(
+                "train.seeds stands instead of train.seed and train.num_seeds: give it, or those"
+            )
+        config_checks.check_seeds(self.seeds, self.num_envs, MAX_SEEDS, MAX_ENVIRONMENTS)
+        for part in ("network", "loss"):
+            factory = getattr(self, f"make_{part}")
+            factory = factory.factory if isinstance(factory, _Bound) else inspect.unwrap(factory)
+            config_checks.check_part(self.algorithm, part, factory)
 
 
 _CONFIGURED["train"] = gin.external_configurable(TrainConfig, "train", denylist=_OURS["train"])
@@ -270,7 +282,7 @@ def load_config(files: str | Path | Sequence[str | Path], bindings: str | Sequen
     scopes = config_unread.scopes_in_use(config_text())
     try:
         config_checks.check_types({**_FACTORIES, "train": TrainConfig}, gin.get_bindings, scopes)
-        config = config_checks.with_environment(_CONFIGURED["train"]())
+        config = config_checks.with_environment(_made())
         config_checks.check_choices(config, _CHOICES, _FACTORIES.values())
         config_checks.check_discount(config.algorithm, _FACTORIES, gin.get_bindings)
         config_checks.check_origin(config, paths)
@@ -280,10 +292,11 @@ def load_config(files: str | Path | Sequence[str | Path], bindings: str | Sequen
         raise ConfigError(explain_value(error)) from None
     except RecursionError:
         raise ConfigError("a reference with (), such as @cosine_schedule(), leads back to itself") from None
+    config_unread.check_seeds(config, bindings)
     config_unread.check_parts(
         config, bindings, operative_config_text(), gin.get_bindings("replay"), _FACTORIES
     )
-    return _settled(config)
+    return recorded(_settled(config), config_text(), operative_config_text())
 
 
 def configured_seeds(file: str | Path) -> tuple[int, ...]:
@@ -295,9 +308,15 @@ def configured_seeds(file: str | Path) -> tuple[int, ...]:
     gin.clear_config()
     _parse(str(file), gin.parse_config_file, str(file))
     try:
-        return _CONFIGURED["train"]().seeds
+        return _made().seeds
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{file}: {explain_value(error)}") from None
+
+
+def _made() -> TrainConfig:
+    """What gin makes of the bindings in force; named seeds stand instead of those of the run that they are added to."""
+    named = gin.get_bindings("train").get("seeds")
+    return _CONFIGURED["train"](**({"seed": 1, "num_seeds": 1} if named else {}))
 
 
 @attrs.frozen
@@ -313,16 +332,28 @@ class _Bound:
 
 def _settled(config: TrainConfig) -> TrainConfig:
     """The configuration whose parts keep the bindings now in force, whatever is loaded after."""
-    names = {configured: name for name, configured in _CONFIGURED.items()}
     settled: dict[str, Any] = {
-        field.name: _Bound(_FACTORIES[names[part]], gin.get_bindings(names[part]))
+        field.name: _bound(part)
         for field in attrs.fields(TrainConfig)
-        if callable(part := getattr(config, field.name)) and part in names
+        if callable(part := getattr(config, field.name))
     }
     if config.encoder is None and config.pixels is not None:
         name, settings = named_encoder(config.env_name)
         settled["encoder"] = _Bound(_FACTORIES[name], gin.get_bindings(name) | settings)
     return attrs.evolve(config, **settled)
+
+
+def _bound(part: Callable[..., Any]) -> Callable[..., Any]:
+    """A part with the bindings now in force, or itself where gin does not configure it, or in a scope alone."""
+    for name, configured in _CONFIGURED.items():
+        if part is configured:
+            return _Bound(_FACTORIES[name], gin.get_bindings(name))
+    if not hasattr(part, "__wrapped__"):
+        return part
+    try:
+        return _Bound(inspect.unwrap(part), gin.get_bindings(part))
+    except ValueError:  # some other wrapper than gin's
+        return part
 
 
 @contextlib.contextmanager

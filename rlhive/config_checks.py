@@ -38,20 +38,36 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rlhive.config")
 
 
-def check_seeds(seeds: Sequence[int], num_envs: int, most: int) -> None:
-    """Refuses seeds that no generator takes, or more than `most` environments of all seeds together.
+def check_seeds(seeds: Sequence[int], num_envs: int, most_seeds: int, most_envs: int) -> None:
+    """Refuses seeds that no generator takes, too many of them, or too many environments of all seeds together.
 
     Raises:
         ValueError: naming them.
     """
+    if len(seeds) > most_seeds:
+        raise ValueError(f"Length of 'seeds' must be <= {most_seeds}: {len(seeds)}")
     plain = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in seeds)
     if not plain or len(set(seeds)) < len(seeds):
         got = reprlib.repr(list(seeds))
         raise ValueError(f"train.seeds must be whole numbers from 0 to 2**32 - 1, each once, got {got}")
-    if len(seeds) * num_envs > most:
+    if len(seeds) * num_envs > most_envs:
         raise ValueError(
-            f"{len(seeds)} seed(s) of {num_envs} environments each are more than {most} in all: "
+            f"{len(seeds)} seed(s) of {num_envs} environments each are more than {most_envs} in all: "
             "lower NUM_SEEDS or NUM_ENVS"
+        )
+
+
+def check_part(algorithm: str, part: str, factory: object) -> None:
+    """Refuses the "network" or "loss" of another algorithm, such as one that was settled before.
+
+    Raises:
+        ValueError: naming both.
+    """
+    owners = [name for name, parts in ALGORITHMS.items() if getattr(parts, f"make_{part}") is factory]
+    if owners and algorithm not in owners:
+        raise ValueError(
+            f"train.algorithm is {algorithm!r}, but make_{part} is that of {owners[0]}: load the configuration with "
+            f"ALGORITHM={algorithm!r}, or give make_network and make_loss too"
         )
 
 
@@ -182,7 +198,7 @@ def check_types(
     """
     scoped = {scope + name: factory for scope in ("", *scopes) for name, factory in factories.items()}
     for name, factory in reversed(scoped.items()):  # a schedule before what calls it to know its own values
-        hints = typing.get_type_hints(ReplayBuffer.__init__ if factory is ReplayBuffer else factory)
+        hints = _hints(factory)
         for parameter, value in get_bindings(name).items():
             if not fits(value, hints[parameter]):
                 expected = str(inspect.formatannotation(hints[parameter])).replace("collections.abc.", "")
@@ -191,6 +207,14 @@ def check_types(
                 raise ConfigError(f"{name}.{parameter} must be finite, got {value!r}")
             if not within_64_bits(value):
                 raise ConfigError(f"{name}.{parameter} must be a number of at most 64 bits, got {value!r}")
+
+
+def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a factory's parameters."""
+    if isinstance(factory, type) and attrs.has(factory):
+        hints = typing.get_type_hints(factory)
+        return {field.alias or field.name: hints[field.name] for field in attrs.fields(factory)}
+    return typing.get_type_hints(ReplayBuffer.__init__ if factory is ReplayBuffer else factory)
 
 
 def check_choices(

@@ -76,6 +76,23 @@ def _check_cycles(reads: Mapping[str, Sequence[str]]) -> None:
         raise ConfigError(f"the macro %{name} is defined by itself{through}: give it a value") from None
 
 
+def check_seeds(config: TrainConfig, bindings: Sequence[str]) -> None:
+    """Refuses seeds counted up by bindings of the command line where others are named.
+
+    Files may: seeds are named that are to be added to a run of others.
+
+    Raises:
+        ConfigError: naming the binding.
+    """
+    given = re.findall(r"^\s*([\w.]+)\s*=", "\n".join(bindings), flags=re.MULTILINE)
+    counted = [name for name in given if name in {"SEED", "NUM_SEEDS", "train.seed", "train.num_seeds"}]
+    if config.named_seeds and counted:
+        raise ConfigError(
+            f"nothing reads {counted[0]}: SEEDS={config.named_seeds} says which seeds are trained; leave one of the "
+            "two out"
+        )
+
+
 def check_parts(
     config: TrainConfig,
     bindings: Sequence[str],

@@ -182,10 +182,8 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     Returns:
         Whether they came to their end; None where there are none.
     """
-    import attrs
-
     from rlhive.algorithms import step_key
-    from rlhive.config import config_text
+    from rlhive.config_record import record_of, with_seeds
     from rlhive.core.files import write_text
     from rlhive.curves import plot_curves
     from rlhive.runs.run_spec import RunSpec
@@ -196,32 +194,37 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     added = seeds_to_add(directory, config)
     if not added:
         return None
-    check_settings(directory, config_text())
+    text = record_of(config).text
+    check_settings(directory, text)
     folder, under_way = directory / ADDED, is_under_way(directory)
     if not under_way:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
     if not (under_way and all("stopped_at" in of_seed for of_seed in progress_of(folder).values())):
         spec = RunSpec.from_json((directory / SPEC_FILE).read_text(), directory / SPEC_FILE)
-        if not train(attrs.evolve(config, seeds=added), folder, resume=under_way, joins=spec):
+        if not train(with_seeds(config, added), folder, resume=under_way, joins=spec):
             return False
     usage, operative = read_usage(folder), (folder / OPERATIVE_CONFIG_FILE).read_text(encoding="utf-8")
     merge_run(directory, config.seeds, before)
     seconds = sum(of.get("seconds", 0.0) for of in (usage, read_usage(directory)))
     write_usage(directory, {**usage, "seconds": seconds})
-    write_text(directory / CONFIG_FILE, config_text())
+    write_text(directory / CONFIG_FILE, text)
     write_text(directory / OPERATIVE_CONFIG_FILE, operative)
     plot_curves(directory, step_key(config.algorithm))
     return True
 
 
 def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec | None = None) -> bool:
-    """Trains in `directory` and records the configuration there; whether the run came to its end."""
+    """Trains in `directory` and records the configuration there; whether the run came to its end.
+
+    Raises:
+        ConfigError: the configuration is not as it was loaded, so that the record would be of another.
+    """
     import logging
 
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from rlhive.config import config_text, operative_config_text
+    from rlhive.config_record import record_of
     from rlhive.core.files import write_text
     from rlhive.policy_fn.encoders import describe
     from rlhive.training import loop
@@ -230,6 +233,7 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     from rlhive.training.stop import stopped_text
     from rlhive.training.usage import record_usage
 
+    record = record_of(config)
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar
     shares = share_cores(config)
     sys.stderr.write(f"rlhive.train: {shares}\n")
@@ -241,10 +245,10 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
         logging_redirect_tqdm([logging.getLogger("rlhive")]),
         open_run(config, directory, resume=resume, joins=joins) as session,
     ):
-        if resume and (changes := keep_settings(directory, session.step, config_text())):
+        if resume and (changes := keep_settings(directory, session.step, record.text)):
             sys.stderr.write(f"rlhive.train: {changes}\n")
-        write_text(directory / CONFIG_FILE, config_text())
-        write_text(directory / OPERATIVE_CONFIG_FILE, operative_config_text())
+        write_text(directory / CONFIG_FILE, record.text)
+        write_text(directory / OPERATIVE_CONFIG_FILE, record.operative_text)
         if (pixels := session.spec.env.pixels) is not None:
             size = f"{pixels.height}x{pixels.width}, {pixels.quality} quality"
             images = (
@@ -294,7 +298,7 @@ def share_cores(config: TrainConfig) -> str:
     if ALGORITHMS[config.algorithm].offline:
         return f"{cores} core(s): updates on {_learner(config)}, evaluations between them"
     draws = config.pixels is not None
-    workers = worker_count(config.num_workers, config.num_seeds * config.num_envs, draws=draws)
+    workers = worker_count(config.num_workers, len(config.seeds) * config.num_envs, draws=draws)
     if "OMP_NUM_THREADS" not in os.environ and draws:
         torch.set_num_threads(max(1, cores - workers))
     where = f"in {workers} worker(s)" if workers else "in this process"

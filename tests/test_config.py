@@ -12,7 +12,6 @@ import gin
 from rlhive.algorithms import ALGORITHMS
 from rlhive.config import (
     ConfigError,
-    TrainConfig,
     config_text,
     configured_seeds,
     load_config,
@@ -20,6 +19,7 @@ from rlhive.config import (
 )
 from rlhive.config_errors import finite
 from rlhive.core.env_spec import EnvSpec
+from rlhive.losses_fn import make_sac_loss
 from rlhive.policy_fn import exploration
 from rlhive.train import share_cores
 
@@ -500,7 +500,37 @@ def test_seeds_count_up_from_the_first():
 
 def test_seeds_can_be_named():
     config = load("SEEDS=[3, 11, 7]")
-    assert config.seeds == (3, 11, 7) and config.num_seeds == 3
+    assert config.seeds == (3, 11, 7) and (config.seed, config.num_seeds) == (1, 1)
+
+
+@pytest.mark.parametrize("binding", ["SEED=4", "NUM_SEEDS=5", "train.num_seeds=2"])
+def test_seeds_are_named_or_counted_up(binding):
+    assert refusal("SEEDS=(3, 7)", binding).startswith(f"nothing reads {binding.split('=')[0]}: SEEDS=(3, 7)")
+
+
+def test_seeds_may_be_named_that_are_to_be_added_to_a_run_of_others(tmp_path):
+    (tmp_path / "config.gin").write_text("include 'sac.gin'\nSEED=4\nNUM_SEEDS=2")
+    assert load_config(tmp_path / "config.gin", "SEEDS=(4, 5, 9)").seeds == (4, 5, 9)
+
+
+def test_the_seeds_of_a_copy_are_those_that_it_is_given():
+    config = load("SEED=3", "NUM_SEEDS=2")
+    assert attrs.evolve(config, seed=5).seeds == (5, 6)
+    assert attrs.evolve(config, num_seeds=3).seeds == (3, 4, 5)
+    assert attrs.evolve(config, seeds=(9, 2), seed=1, num_seeds=1).seeds == (9, 2)
+    for given in ({"seeds": (9, 2)}, {"seeds": (3, 4), "seed": 1}):
+        with pytest.raises(ValueError, match="stands instead of"):
+            attrs.evolve(config, **given)
+
+
+def test_a_copy_of_another_algorithm_takes_its_parts_too(monkeypatch):
+    config, mine = load(), ALGORITHMS["sac"]._replace(make_loss=lambda network: make_sac_loss(network))
+    monkeypatch.setitem(ALGORITHMS, "mine", mine)
+    with pytest.raises(ValueError, match="algorithm is 'mine', but make_loss is that of sac: load"):
+        attrs.evolve(config, algorithm="mine")
+    assert attrs.evolve(config, algorithm="mine", make_loss=mine.make_loss).make_loss is mine.make_loss
+    with pytest.raises(ValueError, match="algorithm is 'bc', but make_network is that of sac"):
+        attrs.evolve(config, algorithm="bc")
 
 
 @pytest.mark.parametrize("wrong", ["[1, 1]", "[-1]", "[1.5]", "3"])
@@ -513,9 +543,8 @@ def test_the_last_seed_is_below_2_to_the_32():
     assert load("SEED=4294967294", "NUM_SEEDS=2").seeds[-1] == 2**32 - 1
     text = refusal("SEED=4294967294", "NUM_SEEDS=4096")
     assert "from 0 to 2**32 - 1, each once, got [4294967294, " in text and len(text) < 200
-    given = attrs.asdict(load(), recurse=False) | {"seeds": (), "seed": 2**32}
     with pytest.raises(ValueError, match="from 0 to 2"):
-        TrainConfig(**given)
+        attrs.evolve(load(), seed=2**32)
 
 
 def test_the_most_seeds_and_environments():

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlhive.config import load_config
+from rlhive.config_record import record_of, recorded
 from rlhive.training import loop
 from rlhive.training.run import open_run
 
@@ -31,8 +32,15 @@ def no_images(env_name):
 def configure(env, *bindings):
     """The configuration of a run of a RoboHive id, or of a toy, which no file can name."""
     config = load_config(["sac_gaussian.gin"], [*SMALL, *bindings])
+    return config if isinstance(env, str) else of_toy(config, env)
+
+
+def of_toy(config, env):
+    """The configuration with a toy, recorded as if it had been loaded with it."""
+    record = record_of(config)
     with attrs.validators.disabled():
-        return config if isinstance(env, str) else attrs.evolve(config, env_name=env, choose_images=no_images)
+        changed = attrs.evolve(config, env_name=env, choose_images=no_images)
+        return recorded(changed, record.text, record.operative_text)
 
 
 def train(env, run_dir, *bindings, resume=False):
