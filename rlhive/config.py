@@ -376,11 +376,17 @@ def operative_config_text() -> str:
     return gin.operative_config_str(max_line_length=100)
 
 
+def _parameters_of(part: str) -> list[str]:
+    """What gin files may set of a part, as gin names it; it may be one of the user's own."""
+    own = inspect.signature(gin.get_configurable(part)).parameters
+    return _PARAMETERS.get(part.split(".")[-1], list(own))
+
+
 def _parse(source: str, parse: Callable[[str], Any], text: str) -> None:
     try:
         with _no_log():
             parse(text)
     except (ValueError, SyntaxError, NameError, OSError, ImportError) as error:
-        raise ConfigError(f"{source}: {explain_gin(error, _PARAMETERS)}") from None
+        raise ConfigError(f"{source}: {explain_gin(error, sorted(_PARAMETERS), _parameters_of)}") from None
     except RecursionError:
         raise ConfigError(f"{source}: includes itself") from None

@@ -6,7 +6,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rlhive.suggest import suggest
@@ -53,14 +53,13 @@ def _numbers(value: Any) -> Iterator[int | float]:
             yield from _numbers(part)
 
 
-def explain_gin(error: Exception, parameters: Mapping[str, Sequence[str]]) -> str:
-    """What gin refused, in one line; `parameters` are those of each name that gin files can use."""
+def explain_gin(error: Exception, names: Sequence[str], parameters_of: Callable[[str], Sequence[str]]) -> str:
+    """What gin refused, in one line, of the names that gin files can use and the parameters of each."""
     text = str(error).strip().split("\n")[0]
     if match := re.search(r"No configurable matching (?:reference )?'@?(?:\w+/)?([\w.]+)", text):
-        return f"nothing is called {match[1]!r}: {suggest(match[1], sorted(parameters))}"
+        return f"nothing is called {match[1]!r}: {suggest(match[1], names)}"
     if match := re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", text):
-        known = parameters.get(match[1].split(".")[-1], ())
-        return f"{match[1]} has no parameter {match[2]!r}: {suggest(match[2], known)}"
+        return f"{match[1]} has no parameter {match[2]!r}: {suggest(match[2], parameters_of(match[1]))}"
     if match := re.search(r"Configurable '([\w.]+)' has denylisted kwarg '(\w+)'", text):
         return f"{match[1]}.{match[2]} cannot be set: the run itself gives it"
     if "malformed node" in text or "Couldn't parse" in text or isinstance(error, SyntaxError):

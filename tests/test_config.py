@@ -364,6 +364,53 @@ def test_parts_of_the_users_own_are_taken_whatever_they_are_called():
     load("train.exploration=@my_noise", "late_noise.k=2.0")
 
 
+OWN_PARTS = """
+import gin
+from rlhive.core.optim import adam
+from rlhive.losses_fn import ALGORITHMS
+
+def decayed(rate, decay=0.5):
+    return adam(rate * decay)
+
+def make_loss(network, *, gamma=0.95):
+    return ALGORITHMS["sac"].make_loss(network, gamma=gamma)
+
+gin.external_configurable(decayed, "decayed")
+configurable = gin.external_configurable(make_loss, "imported_loss")
+ALGORITHMS["imported"] = ALGORITHMS["sac"]._replace(make_loss=configurable)
+"""
+
+
+@pytest.fixture(scope="module")
+def own_parts(tmp_path_factory):
+    """A gin file that imports an optimizer and an algorithm of one's own and names them."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_parts_of_a_test.py").write_text(OWN_PARTS)
+    text = ["import own_parts_of_a_test", "include 'sac.gin'", "ALGORITHM = 'imported'"]
+    text += ["train.optimizer = @decayed", "decayed.rate = 1e-3"]
+    (folder / "own.gin").write_text("\n".join(text))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield folder / "own.gin"
+        ALGORITHMS.pop("imported", None)
+
+
+def test_an_algorithm_that_a_file_imports_is_taken_and_its_parts_are_set(own_parts):
+    config = load_config(own_parts, "imported_loss.gamma=0.5")
+    assert config.algorithm == "imported" and config.make_loss.settings == {"gamma": 0.5}
+
+
+def test_parts_of_the_users_own_stay_as_they_are_whatever_is_loaded_after(own_parts):
+    config = load_config(own_parts, "decayed.decay=0.25")
+    load_config(own_parts)
+    assert config.optimizer.settings == {"rate": 1e-3, "decay": 0.25}
+
+
+def test_a_wrong_parameter_of_the_users_own_part_gets_the_nearest_one(own_parts):
+    with pytest.raises(ConfigError, match=r"decayed has no parameter 'decai': did you mean decay\?"):
+        load_config(own_parts, "decayed.decai=0.25")
+
+
 def test_a_binding_of_what_the_run_uses_is_taken_in_a_scope_too():
     load("replay.alpha=0.3", "replay.prioritized=True")
     load("replay.gamma=0.95", "replay.n_step=2")
