@@ -179,12 +179,7 @@ def _common_spec(origins: Sequence[_Origin]) -> RunSpec:
         )
     for other in origins[1:]:
         _check_same(origins[0], other)
-    spec = origins[0].spec
-    if spec.algorithm not in POLICY_KEYS:
-        raise LoadError(
-            f"unknown algorithm {spec.algorithm!r}; this version of rlhive has {', '.join(POLICY_KEYS)}"
-        )
-    return spec
+    return origins[0].spec
 
 
 def _check_same(one: _Origin, other: _Origin) -> None:

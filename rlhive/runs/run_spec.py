@@ -67,6 +67,14 @@ class Origin:
     step: int = attrs.field(validator=attrs.validators.instance_of(int))
 
 
+def _known(spec: Any, attribute: Any, name: Any) -> None:
+    if not isinstance(name, str) or name not in ALGORITHMS:
+        raise ValueError(
+            f"unknown algorithm {name!r}; this version of rlhive has {', '.join(ALGORITHMS)}; enter one of your own in "
+            "ALGORITHMS first"
+        )
+
+
 @attrs.frozen
 class RunSpec:
     """Everything but the tensors that a policy needs, and the run it comes from.
@@ -83,7 +91,7 @@ class RunSpec:
         origin: what it began with; None where that is nothing.
     """
 
-    algorithm: str = attrs.field(validator=attrs.validators.instance_of(str))
+    algorithm: str = attrs.field(validator=_known)
     env: EnvSpec = attrs.field(validator=attrs.validators.instance_of(EnvSpec))
     network: ActorCritic = attrs.field(validator=attrs.validators.instance_of(ActorCritic))
     run_id: str = attrs.field(validator=attrs.validators.matches_re("[0-9a-f]{64}"))
@@ -95,7 +103,7 @@ class RunSpec:
 
     def __attrs_post_init__(self) -> None:
         env, network = self.env, self.network
-        if self.algorithm in ALGORITHMS and type(network) is not ALGORITHMS[self.algorithm].network:
+        if type(network) is not ALGORITHMS[self.algorithm].network:
             raise ValueError(f"{type(network).__name__} is not the network of {self.algorithm}")
         if (self.encoder is None) != (env.pixels is None):
             raise ValueError(f"{env.name}: images need an encoder, and an encoder needs images")
@@ -120,11 +128,14 @@ class RunSpec:
         """The inverse of `to_dict`; `where` starts the error messages.
 
         Raises:
-            LoadError: an unknown format version, missing or unknown fields, or values that do not fit.
+            LoadError: an unknown format version or algorithm, missing or unknown fields, or values that do not fit.
         """
         check_version(where, values.get("format_version"), FORMAT_VERSION)
-        algorithm = ALGORITHMS.get(str(values.get("algorithm")))
-        kinds = {"env": EnvSpec, "network": ActorCritic if algorithm is None else algorithm.network}
+        try:  # before the rest: it says of which class the network is
+            _known(None, None, values.get("algorithm"))
+        except ValueError as error:
+            raise LoadError(f"{where}: {error}") from None
+        kinds: dict[str, type] = {"env": EnvSpec, "network": ALGORITHMS[values["algorithm"]].network}
         optional = {"dataset": DataSource, "origin": Origin}
         kinds |= {key: kind for key, kind in optional.items() if values.get(key) is not None}
         for kind, fields in ((cls, values), *((kind, values.get(key)) for key, kind in kinds.items())):

@@ -217,7 +217,7 @@ def test_changed_trees_with_right_hashes(bundle, part):
         ),
         (lambda v: v["run"]["network"].update(num_critics=10**12), "does not fit"),
         (lambda v: v["run"]["network"].update(activation="elu"), "of the policy that spec.json describes"),
-        (lambda v: v["run"].update(algorithm="ppo"), "unknown algorithm|does not fit"),
+        (lambda v: v["run"].update(algorithm="ppo"), "unknown algorithm 'ppo'"),
         (lambda v: v.update(seed="2"), "whole numbers"),
         (lambda v: v.update(more=1), "unexpected more"),
         (lambda v: v.pop("cameras"), "missing cameras"),

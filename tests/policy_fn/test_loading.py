@@ -422,11 +422,14 @@ def test_headers_that_do_not_fit_themselves(make_run):
 
 def test_unknown_algorithm(make_run):
     run = make_run()
-    refuse(
-        "unknown algorithm 'ppo'; this version of rlhive has sac, bc, iql, td3_bc",
-        *trees(run),
-        spec=attrs.evolve(run.spec, algorithm="ppo"),
-    )
+    words = "unknown algorithm 'ppo'; this version of rlhive has sac, bc, iql, td3_bc"
+    path = run.run_dir / "spec.json"
+    values = run.spec.to_dict()
+    # Such networks may have settings that no other has.
+    path.write_text(json.dumps(values | {"algorithm": "ppo", "network": values["network"] | {"rate": 0.1}}))
+    refuse(words, *trees(run), spec=path)
+    with pytest.raises(ValueError, match=words):
+        attrs.evolve(run.spec, algorithm="ppo")
 
 
 class Bomb:

@@ -248,7 +248,7 @@ def test_no_two_runs_share_an_id(make_run):
         ({"env": None}, "no valid description of EnvSpec"),
         ({"extra": 1}, "unexpected extra"),
         ({"run_id": "abc"}, "does not fit"),
-        ({"algorithm": 3}, "does not fit"),
+        ({"algorithm": 3}, "unknown algorithm 3; this version of rlhive has"),
     ],
 )
 def test_spec_that_does_not_fit_is_refused_in_one_line(make_run, change, message):
