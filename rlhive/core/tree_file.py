@@ -26,11 +26,13 @@ def write_tree(path: str | os.PathLike[str], tree: TensorDict, header: Mapping[s
     Args:
         path: file to write.
         tree: batch size `[]`, on any device; no name in it has a "/".
-        header: text beside the tensors. "format_version", "keys", the names in their order, and "content_sha256", the
-            hash of all the rest, are added.
+        header: text beside the tensors. "format_version", "keys", the names in their order, "empty", the subtrees
+            without leaves, if there are any, and "content_sha256", the hash of all the rest, are added.
     """
     tensors = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in named_leaves(tree).items()}
     fields = {**header, "format_version": str(FORMAT_VERSION), "keys": json.dumps(list(tensors))}
+    if empty := _empty_subtrees(tree):
+        fields["empty"] = json.dumps(empty)
     with naming(path), open(path, "wb") as file:
         file.write(save(tensors, {**fields, _HASH: content_hash(tensors, fields)}))
         file.flush()
@@ -61,6 +63,8 @@ def read_tree(path: str | os.PathLike[str]) -> tuple[TensorDict, dict[str, str]]
     tree = TensorDict({}, batch_size=[])
     for name in keys:  # the file sorts its tensors, but sums over the leaves depend on their order
         tree[tuple(name.split("/"))] = tensors[name]
+    for name in header_json(path, header, "empty") if "empty" in header else ():
+        tree[tuple(name.split("/"))] = TensorDict({}, batch_size=[])
     return tree, header
 
 
@@ -77,6 +81,13 @@ def named_leaves(tree: TensorDict) -> dict[str, torch.Tensor]:
     """The leaves by name, in order, such as "actor/layer_0/weight"."""
     leaves = tree.items(include_nested=True, leaves_only=True)
     return {key if isinstance(key, str) else "/".join(key): leaf for key, leaf in leaves}
+
+
+def _empty_subtrees(tree: TensorDict) -> list[str]:
+    """The names of the subtrees that hold nothing, which no tensor's name tells of."""
+    subtrees = {key: value for key, value in tree.items(include_nested=True) if isinstance(value, TensorDict)}
+    names = {key if isinstance(key, str) else "/".join(key): value for key, value in subtrees.items()}
+    return [name for name, value in names.items() if not list(value.keys())]
 
 
 def flush(path: str | os.PathLike[str]) -> None:

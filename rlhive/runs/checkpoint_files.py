@@ -12,7 +12,6 @@ import attrs
 from tensordict import TensorDict
 from torch import Tensor
 
-from rlhive.algorithms import ALGORITHMS
 from rlhive.core.errors import LoadError
 from rlhive.core.tree_file import check_names, flush, read_tree, write_tree
 from rlhive.core.tree_header import header_json
@@ -100,8 +99,8 @@ def read_seed(folder: Path) -> SeedFiles:
         raise LoadError(
             f"{folder}: its files are of different runs, seeds or steps; copy the checkpoint again"
         )
-    rest = read["train_state"][0]
-    rest = _empty_parts(header.spec).update(rest)
+    # Not every file names these where they are without leaves.
+    rest = TensorDict({"target_params": {}, "rollout": {"explore": {}}}).update(read["train_state"][0])
     check_names(part_path(folder, "train_state"), {*TRAINING, "rollout", "generators"}, rest.keys())
     state = {
         "params": read["params"][0],
@@ -110,8 +109,9 @@ def read_seed(folder: Path) -> SeedFiles:
         "env_state": read["env_state"][0],
         "step": rest["step"],
     }
-    rollout = TensorDict({"explore": {}}).update(rest["rollout"])  # without leaves it is not in the file
-    return SeedFiles(TensorDict(state, batch_size=[]), rollout, dict(rest["generators"].items()), header)
+    return SeedFiles(
+        TensorDict(state, batch_size=[]), rest["rollout"], dict(rest["generators"].items()), header
+    )
 
 
 def _fields(header: Header) -> dict[str, str]:
@@ -123,14 +123,3 @@ def _fields(header: Header) -> dict[str, str]:
         "step": str(header.step),
         "progress": json.dumps(dict(header.progress) if header.kind == "train_state" else {}),
     }
-
-
-def _empty_parts(spec: RunSpec) -> TensorDict:
-    """The subtrees that have no leaf, and so are in no file: there is no target, or no environment to learn in."""
-    algorithm = ALGORITHMS.get(spec.algorithm)
-    empty: dict[str, dict[str, Tensor]] = {}
-    if algorithm is not None and not algorithm.target_keys:
-        empty["target_params"] = {}
-    if algorithm is not None and algorithm.offline:
-        empty["rollout"] = {}
-    return TensorDict(empty, batch_size=[])

@@ -15,6 +15,7 @@ from torch import Tensor
 from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.replay_file import read_header
+from rlhive.core.tree_file import named_leaves
 from rlhive.metrics import read_metrics
 from rlhive.runs.checkpoint import Checkpoint
 from rlhive.runs.run_files import (
@@ -95,6 +96,23 @@ def check_exploration(run_dir: Path, saved: TensorDict, now: TensorDict) -> None
             f"{run_dir}: cannot be resumed with another train.exploration: its state is {there} there, {here} in the "
             "configuration"
         )
+
+
+def check_optimizer(run_dir: Path, saved: TensorDict, now: TensorDict) -> None:
+    """Refuses to go on from the state of another optimizer, `saved`, than the configured one's, `now`.
+
+    Raises:
+        LoadError: with the first leaf that differs.
+    """
+    there, here = (
+        {name: list(leaf.shape) for name, leaf in named_leaves(state).items()} for state in (saved, now)
+    )
+    for name in (*there, *here):
+        if there.get(name) != here.get(name):
+            raise LoadError(
+                f"{run_dir}: cannot be resumed with another train.optimizer: {name} of its state is "
+                f"{there.get(name, 'missing')} there, {here.get(name, 'missing')} in the configuration"
+            )
 
 
 def check_run_files(run_dir: Path) -> None:

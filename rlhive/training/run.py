@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.files import write_text
+from rlhive.core.keys import make_generators
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.tree import stack_seeds
 from rlhive.core.types import TrainState
@@ -32,6 +33,7 @@ from rlhive.training.learner import Learner, make_learner
 from rlhive.training.replay_size import check_replay
 from rlhive.training.resume import (
     check_exploration,
+    check_optimizer,
     check_same,
     load_replay,
     restore_metrics,
@@ -173,6 +175,8 @@ def open_run(
         spec = _make_spec(config, run_dir, env, encoder, learner, dataset, before)
         if checkpoint:
             state = checkpoint.state[[config.seeds.index(seed) for seed in seeds]].to(config.device)
+            fresh = learner.init([make_generators(seeds[0])])
+            check_optimizer(run_dir, state[:1]["opt_state"], fresh["opt_state"])
         else:
             state = first_state(config, learner, generators, spec, seeds, dataset)
             write_text(run_dir / SPEC_FILE, spec.to_json())

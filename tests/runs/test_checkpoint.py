@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors import safe_open
+from tensordict import TensorDict
 
 from rlhive.core.errors import LoadError
 from rlhive.core.tree_file import named_leaves, read_tree
@@ -51,6 +52,16 @@ def test_restored_state_equals_saved_one_bit_for_bit(make_run, seeds):
     assert checkpoint.spec == run.spec
     assert checkpoint.rollout["episodes", "number"].tolist() == list(seeds)
     assert (checkpoint.step, checkpoint.progress) == (100, [{"episodes": 7}] * len(seeds))
+
+
+@pytest.mark.parametrize("opt_state", [{}, {"none": {}, "deeper": {"none": {}, "one": torch.zeros(2, 3)}}])
+def test_restored_state_has_the_subtrees_without_leaves_too(make_run, opt_state):
+    run = make_run(seeds=(1, 2))
+    run.state["opt_state"] = TensorDict(opt_state, batch_size=[2])
+    save(run, 200)
+    restored = load_checkpoint(run.run_dir, (1, 2)).state["opt_state"]
+    assert restored.batch_size == (2,)
+    assert set(restored.keys(include_nested=True)) == set(run.state["opt_state"].keys(include_nested=True))
 
 
 def test_restored_generators_continue_their_streams(make_run):

@@ -2,7 +2,12 @@
 
 import pytest
 
+<<<<<<< HEAD
 import gin
+=======
+from rlhive.core.gin_text import settings
+from rlhive.envs.toy import ReachPoint
+>>>>>>> 9b197ca (A state without leaves, such as that of an optimizer that keeps none, is saved and resumed as it is, and a run is not resumed by an optimizer of another state)
 from rlhive.training import loop, run
 from tests.envs.toy import ReachPoint
 from tests.training.loop_runs import train
@@ -35,9 +40,9 @@ def one_learner_for_the_same_settings(learners):
     make_learner = run.make_learner
 
     def shared(config, spec, encoder=None):
-        lines = gin.config_str(max_line_length=1000).splitlines()
-        settings = tuple(line for line in lines if not line.startswith(IGNORED))
-        key = settings, spec, encoder, config.compiles
+        bindings = settings(config.record.text).items()
+        own = tuple(binding for binding in bindings if not binding[0].startswith(IGNORED))
+        key = own, repr(config.optimizer), spec, encoder, config.compiles
         if key not in learners:
             learners[key] = make_learner(config, spec, encoder)
         return learners[key]

@@ -6,9 +6,16 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from tensordict import TensorDict
 
 from rlhive.core.errors import LoadError
+from rlhive.core.optim import GradientTransformation
 from rlhive.core.replay import ReplayBuffer
+<<<<<<< HEAD
+=======
+from rlhive.core.tree import map_tree, zeros_like
+from rlhive.envs.toy import ConstantReward, ReachPoint
+>>>>>>> 9b197ca (A state without leaves, such as that of an optimizer that keeps none, is saved and resumed as it is, and a run is not resumed by an optimizer of another state)
 from rlhive.runs.checkpoint import load_checkpoint
 from rlhive.train import go_on
 from rlhive.training import loop
@@ -167,6 +174,50 @@ def test_a_run_of_other_settings_cannot_be_resumed(plain, binding, words):
     ):
         pass
     assert "\n" not in str(caught.value)
+
+
+def sgd():
+    return GradientTransformation(
+        lambda params: TensorDict({}, batch_size=[]),
+        lambda grads, opt_state, params: (map_tree(lambda grad: -1e-3 * grad, grads), opt_state),
+    )
+
+
+def momentum():
+    def update(grads, opt_state, params):
+        velocity = map_tree(lambda old, new: 0.9 * old + new, opt_state["velocity"], grads)
+        return map_tree(lambda leaf: -1e-3 * leaf, velocity), TensorDict({"velocity": velocity})
+
+    return GradientTransformation(lambda params: TensorDict({"velocity": zeros_like(params)}), update)
+
+
+def train_by(optimizer, run_dir, *bindings, resume=False):
+    with (
+        attrs.validators.disabled(),
+        open_run(
+            attrs.evolve(configure(ReachPoint, *bindings), optimizer=optimizer), run_dir, resume=resume
+        ) as run,
+    ):
+        assert loop.train(run)
+    return run
+
+
+def test_a_run_by_an_optimizer_without_a_state_is_resumed_and_by_no_other(tmp_path):
+    (tmp_path / "whole").mkdir()
+    whole = train_by(sgd, tmp_path / "whole", "TOTAL_STEPS=40")
+    train_by(sgd, tmp_path, "TOTAL_STEPS=26")
+    with pytest.raises(
+        LoadError, match=r"another train.optimizer: velocity/.* of its state is missing there, \["
+    ):
+        train_by(momentum, tmp_path, resume=True)
+    resumed = train_by(sgd, tmp_path, "TOTAL_STEPS=40", resume=True)
+    assert bool((resumed.state == whole.state).all())
+
+
+def test_a_run_by_another_optimizer_cannot_be_resumed(plain):
+    for other in (sgd, momentum):
+        with pytest.raises(LoadError, match=r"another train.optimizer: mu/.* there, missing in"):
+            train_by(other, plain.run_dir, resume=True)
 
 
 def test_a_run_of_another_environment_cannot_be_resumed(plain):
