@@ -234,7 +234,6 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     from rlhive.training.usage import record_usage
 
     record = record_of(config)
-    logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar
     shares = share_cores(config)
     sys.stderr.write(f"rlhive.train: {shares}\n")
     if config.video_every:

@@ -39,6 +39,7 @@ def test_wheel_holds_code_data_and_gin_files_and_nothing_else(wheel):
     assert {
         "rlhive/envs/model_cameras.json",
         "rlhive/envs/suites.json",
+        "rlhive/py.typed",
         "rlhive/envs/simhive-0.7.0.sha256",
         "rlhive/gin_files/base.gin",
     } <= names

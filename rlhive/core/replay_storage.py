@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -22,6 +23,7 @@ def make_storage(
     Raises:
         ValueError: a directory without a name, a file, or on another device than the CPU.
     """
+    logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar
     if scratch_dir is None:
         return LazyTensorStorage(max_rows, device=device)
     if device.type != "cpu":

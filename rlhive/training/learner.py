@@ -70,6 +70,7 @@ def make_learner(config: TrainConfig, spec: EnvSpec, encoder: Encoder | None = N
         params, normalized_dim = network.init(generator), network.observation_dim
         if learns is not None:
             params["encoder"], normalized_dim = learns.init(generator), spec.observation_dim
+        _check_keys(config.algorithm, params)
         return init_state(params, opt, observation_dim=normalized_dim, target_keys=algorithm.target_keys)
 
     def init(generators: Generators) -> TrainState:
@@ -92,6 +93,19 @@ def make_learner(config: TrainConfig, spec: EnvSpec, encoder: Encoder | None = N
     compiles = config.compiles and learns is None and _act_compiles_alike(network, config.num_envs)
     act, plan = _make_actors(network, learns, compile=compiles)
     return Learner(network, init, update, draw_loss_noise, act, plan)
+
+
+def _check_keys(algorithm: str, params: TensorDict) -> None:
+    """Refuses an algorithm whose keys name subtrees that its networks have not, or without what a policy acts by."""
+    own, there = ALGORITHMS[algorithm], set(params.keys())
+    if lacking := sorted(set(own.target_keys) - there):
+        raise ValueError(f"target_keys of {algorithm} name {lacking}, but its parameters are {sorted(there)}")
+    # Only where an encoder learns there is one.
+    if "actor" not in own.policy_keys or not set(own.policy_keys) <= there | {"encoder"}:
+        raise ValueError(
+            f"policy_keys of {algorithm} must name 'actor', and no other than its parameters {sorted(there)} and "
+            f"'encoder'; got {list(own.policy_keys)}"
+        )
 
 
 def _act_compiles_alike(network: ActorCritic, num_envs: int) -> bool:
@@ -151,9 +165,14 @@ def observe(state: TrainState, observation: Tensor) -> TrainState:
 
 
 def logged_metrics(metrics: Metrics) -> dict[str, Tensor]:
-    """The scalar metrics `[S]` of an update by their names in the logs: losses under `loss/`, the rest `train/`."""
+    """The scalar metrics `[S]` of an update by their names in the logs: losses under `loss/`, the rest `train/`.
+
+    Whole numbers are logged as floating-point ones; what is neither, such as "finite", is left out.
+    """
     return {
-        f"loss/{name.removeprefix('loss_')}" if name.startswith("loss") else f"train/{name}": value
+        f"loss/{name.removeprefix('loss_')}" if name.startswith("loss") else f"train/{name}": (
+            value if value.is_floating_point() else value.float()
+        )
         for name, value in metrics.items()
-        if value.dim() == 1 and value.is_floating_point()
+        if value.dim() == 1 and value.dtype != torch.bool and not value.is_complex()
     }

@@ -50,6 +50,12 @@ def generators(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+def test_the_notes_of_torchrl_do_not_break_the_progress_bar(caplog):
+    with caplog.at_level("INFO", logger="torchrl"):
+        filled(1)
+    assert not caplog.records
+
+
 def test_samples_whole_transitions():
     batch = filled(10, num_seeds=3, num_envs=2).sample(generators(0, 1, 2), 400)
     assert batch.batch_size == (3, 400)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from rlhive.algorithms import ALGORITHMS
 from rlhive.config import load_config
 from rlhive.core.keys import make_generators
 from rlhive.core.random import Key
@@ -136,6 +137,31 @@ def test_metrics_are_named_for_the_log():
     named = logged_metrics(metrics)
     assert {"loss/actor", "loss/qvalue", "loss/alpha", "train/alpha", "train/entropy"} <= set(named)
     assert all(value.shape == (2,) for value in named.values())  # the TD errors [S, B] are left out
+    assert "train/finite" not in named
+
+
+def test_whole_numbers_are_logged_too():
+    named = logged_metrics(TensorDict({"count": torch.tensor([3, 4]), "loss_x": torch.ones(2)}, [2]))
+    assert list(named) == ["train/count", "loss/x"] and named["train/count"].tolist() == [3.0, 4.0]
+    assert named["train/count"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (
+            {"target_keys": ("critc",)},
+            r"target_keys of mine name \['critc'\], but .* \['actor', 'critic', 'log",
+        ),
+        ({"policy_keys": ("critic",)}, r"policy_keys of mine must name 'actor'.*got \['critic'\]"),
+        ({"policy_keys": ("actor", "head")}, r"policy_keys of mine must name 'actor'.*'head'"),
+    ],
+)
+def test_keys_that_the_networks_have_not_are_refused_when_a_run_starts(monkeypatch, keys, words):
+    monkeypatch.setitem(ALGORITHMS, "mine", ALGORITHMS["sac"]._replace(**keys))
+    config = load_config("sac.gin", "ALGORITHM='mine'")
+    with pytest.raises(ValueError, match=words):
+        make_learner(config, make_spec()).init([make_generators(1)])
 
 
 def act_together_and_alone(*bindings, num_envs):
