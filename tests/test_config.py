@@ -367,7 +367,7 @@ def test_parts_of_the_users_own_are_taken_whatever_they_are_called():
 OWN_PARTS = """
 import gin
 from rlhive.core.optim import adam
-from rlhive.losses_fn import ALGORITHMS
+from rlhive.algorithms import ALGORITHMS
 
 def decayed(rate, decay=0.5):
     return adam(rate * decay)
