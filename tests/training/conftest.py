@@ -2,12 +2,7 @@
 
 import pytest
 
-<<<<<<< HEAD
-import gin
-=======
 from rlhive.core.gin_text import settings
-from rlhive.envs.toy import ReachPoint
->>>>>>> 9b197ca (A state without leaves, such as that of an optimizer that keeps none, is saved and resumed as it is, and a run is not resumed by an optimizer of another state)
 from rlhive.training import loop, run
 from tests.envs.toy import ReachPoint
 from tests.training.loop_runs import train

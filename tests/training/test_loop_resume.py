@@ -11,11 +11,7 @@ from tensordict import TensorDict
 from rlhive.core.errors import LoadError
 from rlhive.core.optim import GradientTransformation
 from rlhive.core.replay import ReplayBuffer
-<<<<<<< HEAD
-=======
 from rlhive.core.tree import map_tree, zeros_like
-from rlhive.envs.toy import ConstantReward, ReachPoint
->>>>>>> 9b197ca (A state without leaves, such as that of an optimizer that keeps none, is saved and resumed as it is, and a run is not resumed by an optimizer of another state)
 from rlhive.runs.checkpoint import load_checkpoint
 from rlhive.train import go_on
 from rlhive.training import loop

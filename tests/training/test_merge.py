@@ -19,12 +19,8 @@ from rlhive.train import add_seeds, go_on
 from rlhive.training import loop
 from rlhive.training.merge import ADDED, MERGED, recover, seeds_to_add
 from rlhive.training.run import open_run
-<<<<<<< HEAD
 from tests.envs.toy import ConstantReward, ReachPoint
-from tests.training.loop_runs import no_images
-=======
 from tests.training.loop_runs import of_toy
->>>>>>> 49bfd96 (A run leaves the very configuration that it trains with, and refuses one that was changed since it was loaded; seeds and an algorithm's parts of a copy are those it is given, or refused)
 
 SMALL = [
     *("train.num_workers=0", "train.loggers=()", "sac_network.hidden_sizes=(16,)", "train.batch_size=8"),

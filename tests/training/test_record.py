@@ -6,8 +6,8 @@ import pytest
 from rlhive.config import ConfigError, load_config
 from rlhive.config_record import record_of, with_seeds
 from rlhive.core.gin_text import settings
-from rlhive.envs.toy import ReachPoint
 from rlhive.train import train
+from tests.envs.toy import ReachPoint
 from tests.training.loop_runs import configure
 
 BRIEF = ("TOTAL_STEPS=2", "train.updates_per_step=0", "train.checkpoint_every=2")
