@@ -114,7 +114,6 @@ class _Loop:
             frozen = settings.frozen if robot.is_hardware else math.inf  # a simulation may be at rest
             self._images, self._frames = ImageWatch(shape, self._staleness, frozen), Frames(env.pixels)
         self._reference: np.ndarray | None = None
-        self._last: np.ndarray | None = None
         self._plan: np.ndarray | None = None  # what is left of it
         self.held_at: float | None = None
 
@@ -145,21 +144,21 @@ class _Loop:
         """
         if self._settings.dry_run:
             return "nothing, it was a dry run"
-        if self._last is None:
+        if self._robot.last_action is None:
             return "nothing had been sent"
         try:
             safe = self._settings.safe_action
             if safe is None or EXIT_CODES[reason] == 0 or received:
-                self._robot.hold(self._last, again=True)
+                self._robot.hold()
                 self.held_at = time.monotonic()
                 return "last action"
             target = np.asarray(safe, np.float32)
-            while not np.array_equal(self._last, target):
+            while not np.array_equal(self._robot.last_action, target):
                 if received:
-                    self._robot.hold(self._last, again=True)
+                    self._robot.hold()
                     return "last action, stopped on the way to the safe action"
-                self._last = limit_action(target, self._last, self._low, self._high, self._settings.max_delta)
-                self._robot.hold(self._last, again=False)
+                last = self._robot.last_action
+                self._robot.hold(limit_action(target, last, self._low, self._high, self._settings.max_delta))
                 self.held_at = self.held_at or time.monotonic()
                 time.sleep(self._dt)
             return "safe action"
@@ -170,13 +169,12 @@ class _Loop:
         self._watch.check(reading.time, reading.sensors)
         images = self._see(reading)
         wanted, self._plan = _act(self._policy, reading.observation | images, self._plan)
-        last = self._reference if self._last is None else self._last
+        last = self._reference if self._robot.last_action is None else self._robot.last_action
         action = limit_action(wanted, last, self._low, self._high, self._settings.max_delta)
         latency = time.monotonic() - reading.time
         if self._robot.is_hardware and latency > self._staleness:
             message = f"the policy took {latency:.3f} s, more than {self._staleness:.3f} s"
             raise FaultError("sensors_stale", message)
-        self._last = action
         limit = max(0.0, deadline - time.monotonic()) + self._staleness
         following = self._robot.step(action, deadline, limit)
         ages = [age for _, age in (*reading.sensors.values(), *reading.images.values())]

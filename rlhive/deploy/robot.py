@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,14 +46,21 @@ class Robot:
         env: made by `gymnasium.make` or `connect`; wrapped or not.
         spec: what the policy reads and sends.
         dry_run: nothing is sent at all, nor is the robot reset.
+
+    Attributes:
+        last_action: what was sent last `[A]`, in a dry run computed; None before.
+        last_control: what the actuators were told then `[A]`, in their units and after RoboHive's velocity limits; None
+            in a dry run, too.
     """
 
     def __init__(self, env: Any, spec: EnvSpec, *, dry_run: bool) -> None:
         self.env = env.unwrapped
         self.name: str | None = getattr(self.env.spec, "id", None)
         self.is_hardware = bool(self.env.robot.is_hardware)
+        self.last_action: np.ndarray | None = None
+        self.last_control: np.ndarray | None = None
         self._spec, self._dry_run = spec, dry_run
-        self._last_control: np.ndarray | None = None
+        self._wanted: np.ndarray | None = None  # the action that is on its way
         self._cameras = open_cameras(self.env, spec)
         if self.is_hardware:
             self._guard()
@@ -67,8 +74,8 @@ class Robot:
         with _as_fault(RESET_SECONDS, "the reset"):
             if not self._dry_run:
                 self.env.reset(**({"blocking": False} if self.is_hardware else {}))
-            result = self.env.forward()
-        return self._read(result, self._look(RESET_SECONDS))
+            reading = self._read(self.env.forward())
+        return self._look(reading, RESET_SECONDS)
 
     def step(self, action: np.ndarray, deadline: float, limit: float) -> Reading:
         """Sends the action, waits until `deadline` (of `time.monotonic`) and reads.
@@ -82,12 +89,15 @@ class Robot:
             FaultError: the robot fails or does not answer.
         """
         ends = time.monotonic() + limit
+        self._wanted = action
+        if self._dry_run:
+            self.last_action = action
         if not self.is_hardware:
             with _as_fault(limit, "the step"):
-                result = self.env.forward() if self._dry_run else self.env.step(action)
-            images = self._look(RESET_SECONDS)  # where no GPU draws it takes longer than a step may
+                reading = self._read(self.env.forward() if self._dry_run else self._simulate(action))
+            reading = self._look(reading, RESET_SECONDS)  # where no GPU draws it takes longer than a step may
             _sleep_until(deadline)
-            return self._read(result, images)
+            return reading._replace(time=time.monotonic())
         with _as_fault(limit, "the step"):
             if self._dry_run:
                 _sleep_until(deadline)
@@ -97,25 +107,30 @@ class Robot:
                 robot = self.env.robot
                 robot.time_wall = time.time() - robot.time_start + (deadline - time.monotonic()) - self.env.dt
                 result = self.env.step(action)
-        return self._read(result, self._look(max(0.001, ends - time.monotonic())))
+            reading = self._read(result)
+        return self._look(reading, max(0.001, ends - time.monotonic()))
 
-    def hold(self, action: np.ndarray, *, again: bool) -> None:
+    def hold(self, action: np.ndarray | None = None) -> None:
         """Sends an action without looking at sensors, which may be broken.
 
         Args:
-            action: `[A]`, finite and within its limits.
-            again: it is the one sent last; what the actuators were told then is told them again.
+            action: `[A]`, finite and within its limits; None tells the actuators again what they were told last.
 
         Raises:
-            FaultError: the robot fails or does not answer.
+            FaultError: the robot fails or does not answer, or has never been sent anything.
         """
         if self._dry_run:
             return
+        if self.last_action is None:
+            raise FaultError("robot_failed", "nothing has been sent that could be held")
+        self._wanted = self.last_action if action is None else action
         with _as_fault(self._spec.dt, "sending the safe action"):
             robot = self.env.robot
             if not self.is_hardware:
-                self.env.step(action)
-            elif not again:
+                self._simulate(self._wanted)
+            elif action is None:
+                robot.hardware_apply_controls(self.last_control)
+            else:
                 control = robot.process_actuator(
                     controls=action.astype(np.float64),
                     step_duration=self.env.dt,
@@ -124,39 +139,47 @@ class Robot:
                     out_space="hdr",
                 )
                 robot.hardware_apply_controls(control)
-            elif self._last_control is not None:
-                robot.hardware_apply_controls(self._last_control)
 
     def position(self) -> np.ndarray | None:
         """The action `[A]` that would keep each actuator where it is, NaN where that is not known."""
-        robot = self.env.robot
-        if not self.env.normalize_act or robot._act_mode != "pos" or "default_robot" in robot.robot_config:
-            return None
-        action = np.full(self._spec.action_dim, np.nan)
-        for actuator in _actuators(robot.robot_config):
-            low, high = actuator["pos_range"]
-            position = getattr(robot.sim.data, actuator["data_type"])[actuator["data_id"]]
-            action[actuator["sim_id"]] = np.clip((2 * position - high - low) / (high - low), -1, 1)
-        return action
+        data = self.env.robot.sim.data
+        action = self._as_action(lambda actuator: getattr(data, actuator["data_type"])[actuator["data_id"]])
+        return None if action is None else np.clip(action, self._spec.action_low, self._spec.action_high)
 
-    def _look(self, limit: float) -> dict[str, Image]:
+    def _look(self, reading: Reading, limit: float) -> Reading:
+        """The reading with the images of now; hardware's time stays that of its measurements, which have aged since."""
         with _as_fault(limit, "reading the cameras"):
-            return self._cameras()
+            images = self._cameras()
+        return reading._replace(images=images, time=reading.time if self.is_hardware else time.monotonic())
 
-    def _read(self, result: tuple[Any, ...], images: dict[str, Image]) -> Reading:
+    def _read(self, result: tuple[Any, ...]) -> Reading:
+        now = time.monotonic()
         _, reward, done, *_, info = result
-        env = self.env
-        observation = {key: np.array(env.obs_dict[key]) for key in self._spec.observation_keys}
-        sensors = self._sensors() if self.is_hardware else {}
         return Reading(
-            time.monotonic(),
-            observation,
-            sensors,
-            images,
+            now,
+            {key: np.array(self.env.obs_dict[key]) for key in self._spec.observation_keys},
+            self._sensors() if self.is_hardware else {},
+            {},
             float(reward),
             bool(done),
             bool(info.get("solved", False)),
         )
+
+    def _simulate(self, action: np.ndarray) -> tuple[Any, ...]:
+        result: tuple[Any, ...] = self.env.step(action)
+        self.last_action, self.last_control = action, np.array(self.env.last_ctrl, float)
+        return result
+
+    def _as_action(self, value: Callable[[dict[str, Any]], float]) -> np.ndarray | None:
+        """The action `[A]` that asks each actuator for its `value`, in its units; NaN for those not configured."""
+        robot = self.env.robot
+        if not self.env.normalize_act or robot._act_mode != "pos" or "default_robot" in robot.robot_config:
+            return None
+        action = np.full(self._spec.action_dim, np.nan)
+        for actuator in actuators(robot.robot_config):
+            low, high = actuator["pos_range"]
+            action[actuator["sim_id"]] = (2 * value(actuator) - high - low) / (high - low)
+        return action
 
     def _sensors(self) -> dict[str, Sensors]:
         devices = self.env.robot.robot_config.items()
@@ -170,9 +193,9 @@ class Robot:
         """The last place before the drivers: what reaches them is finite and within the actuators' limits."""
         robot = self.env.robot
         send = robot.hardware_apply_controls
-        actuators = _actuators(robot.robot_config)
-        ids = [actuator["sim_id"] for actuator in actuators]
-        low, high = np.array([actuator["pos_range"] for actuator in actuators], float).T
+        known = actuators(robot.robot_config)
+        ids = [actuator["sim_id"] for actuator in known]
+        low, high = np.array([actuator["pos_range"] for actuator in known], float).T
 
         def guarded(control: Any, is_reset: bool = False) -> None:
             values = np.asarray(control, float)[ids]
@@ -185,7 +208,7 @@ class Robot:
                 raise FaultError("action_not_finite", message)
             send(control, is_reset=is_reset)
             if not is_reset:
-                self._last_control = np.array(control, float)
+                self.last_action, self.last_control = self._wanted, np.array(control, float)
 
         robot.hardware_apply_controls = guarded
         for device in robot.robot_config.values():
@@ -230,7 +253,8 @@ def _refuse_reconnecting(driver: Any) -> None:
         driver.reconnect = refuse
 
 
-def _actuators(config: dict[str, Any]) -> list[dict[str, Any]]:
+def actuators(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The actuators of a robot's configuration, in the order of the file."""
     return [actuator for device in config.values() for actuator in device["actuator"]]
 
 
