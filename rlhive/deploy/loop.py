@@ -148,22 +148,31 @@ class _Loop:
             return "nothing had been sent"
         try:
             safe = self._settings.safe_action
-            if safe is None or EXIT_CODES[reason] == 0 or received:
-                self._robot.hold()
-                self.held_at = time.monotonic()
-                return "last action"
-            target = np.asarray(safe, np.float32)
-            while not np.array_equal(self._robot.last_action, target):
-                if received:
-                    self._robot.hold()
-                    return "last action, stopped on the way to the safe action"
-                last = self._robot.last_action
-                self._robot.hold(limit_action(target, last, self._low, self._high, self._settings.max_delta))
-                self.held_at = self.held_at or time.monotonic()
-                time.sleep(self._dt)
-            return "safe action"
+            if safe is not None and EXIT_CODES[reason] != 0 and not received:
+                return self._lead(np.asarray(safe, np.float32), received)
+            self._robot.hold()
+            self.held_at = time.monotonic()
+            return "last action"
         except FaultError as fault:
             return f"nothing could be sent: {fault}"
+
+    def _lead(self, target: np.ndarray, received: Sequence[int]) -> str:
+        """Leads the robot to an action as fast as `max_delta` and its velocity limits allow, without its sensors."""
+        most = np.minimum(self._robot.reach(), self._settings.max_delta or np.inf)
+        before = self._robot.led_to()
+        assert before is not None  # `hold` has looked
+        while True:
+            action = limit_action(target, before, self._low, self._high, most)
+            self._robot.hold(action)
+            self.held_at = self.held_at or time.monotonic()
+            if np.array_equal(action, before):
+                reached = np.array_equal(action, target)
+                return "safe action" if reached else "as near the safe action as vel_range lets it"
+            before = action
+            time.sleep(self._dt)
+            if received:
+                self._robot.hold()
+                return "last action, stopped on the way to the safe action"
 
     def _step(self, reading: Reading, deadline: float, started: float) -> Reading:
         self._watch.check(reading.time, reading.sensors)

@@ -146,6 +146,26 @@ class Robot:
         action = self._as_action(lambda actuator: getattr(data, actuator["data_type"])[actuator["data_id"]])
         return None if action is None else np.clip(action, self._spec.action_low, self._spec.action_high)
 
+    def led_to(self) -> np.ndarray | None:
+        """The action `[A]` that asks for what the actuators were told last; None before.
+
+        RoboHive's velocity limits around what was measured hold back what an action asks for.
+        """
+        control = self.last_control
+        if self.last_action is None or control is None or not self.is_hardware:
+            return self.last_action
+        action = self._as_action(lambda actuator: control[actuator["sim_id"]])
+        return self.last_action if action is None else np.where(np.isnan(action), self.last_action, action)
+
+    def reach(self) -> np.ndarray:
+        """How far an action may lead from the one before it `[A]`, by the actuators' velocity limits."""
+        reach = np.full(self._spec.action_dim, np.inf)
+        if self._is_scaled():
+            for actuator in actuators(self.env.robot.robot_config):
+                (low, high), (back, forth) = actuator["pos_range"], actuator["vel_range"]
+                reach[actuator["sim_id"]] = min(-back, forth) * self.env.dt / ((high - low) / 2)
+        return reach
+
     def _look(self, reading: Reading, limit: float) -> Reading:
         """The reading with the images of now; hardware's time stays that of its measurements, which have aged since."""
         with _as_fault(limit, "reading the cameras"):
@@ -170,13 +190,19 @@ class Robot:
         self.last_action, self.last_control = action, np.array(self.env.last_ctrl, float)
         return result
 
+    def _is_scaled(self) -> bool:
+        """Whether an action is a place within `pos_range` of the configured actuators."""
+        robot = self.env.robot
+        return (
+            self.env.normalize_act and robot._act_mode == "pos" and "default_robot" not in robot.robot_config
+        )
+
     def _as_action(self, value: Callable[[dict[str, Any]], float]) -> np.ndarray | None:
         """The action `[A]` that asks each actuator for its `value`, in its units; NaN for those not configured."""
-        robot = self.env.robot
-        if not self.env.normalize_act or robot._act_mode != "pos" or "default_robot" in robot.robot_config:
+        if not self._is_scaled():
             return None
         action = np.full(self._spec.action_dim, np.nan)
-        for actuator in actuators(robot.robot_config):
+        for actuator in actuators(self.env.robot.robot_config):
             low, high = actuator["pos_range"]
             action[actuator["sim_id"]] = (2 * value(actuator) - high - low) / (high - low)
         return action

@@ -138,7 +138,11 @@ class ImageWatch:
 
 
 def limit_action(
-    action: np.ndarray, last: np.ndarray | None, low: np.ndarray, high: np.ndarray, max_delta: float | None
+    action: np.ndarray,
+    last: np.ndarray | None,
+    low: np.ndarray,
+    high: np.ndarray,
+    max_delta: float | np.ndarray | None,
 ) -> np.ndarray:
     """The action `[A]` within its limits and no further than `max_delta` from the last one, in a new array.
 
@@ -147,7 +151,7 @@ def limit_action(
         last: the action before it; None or NaN where there is none.
         low: lower limits, `[A]`.
         high: upper limits, `[A]`.
-        max_delta: the most that an action may change per step, in its units; None for any.
+        max_delta: the most that an action may change per step, in its units, of all or of each `[A]`; None for any.
 
     Raises:
         FaultError: the action is not finite; clipping would hide that.

@@ -142,7 +142,9 @@ def fail_once(arm, what, count):
     arm.before = before
 
 
-def test_the_way_to_the_safe_action_starts_where_the_last_command_led(arm, installed, config, ranges, tmp_path):
+def test_the_way_to_the_safe_action_starts_where_the_last_command_led(
+    arm, installed, config, ranges, tmp_path
+):
     env = connect(NAME, config)
     fail_once(arm, "command", 4)
     report = deploy(Wanting(installed, lambda _: 0.9), env, tmp_path, max_delta=0.04, safe_action=SAFE)
@@ -158,3 +160,21 @@ def test_a_first_action_that_was_not_sent_is_not_held(arm, installed, config, tm
     report = deploy(Wanting(installed, lambda _: 0.5), env, tmp_path, safe_action=SAFE)
     assert (report.reason, report.held) == ("robot_failed", "nothing had been sent")
     assert arm.commands == []
+
+
+@pytest.mark.parametrize(("speed", "max_delta"), [(3.0, 0.1), (0.0, 0.1), (3.0, 0.03)])
+def test_the_way_to_the_safe_action_keeps_the_velocity_limits(
+    arm, installed, config, ranges, tmp_path, speed, max_delta
+):
+    env = connect(NAME, config)
+    arm.speed = speed
+    asks = Wanting(installed, lambda step: np.eye(9)[0] if step < 7 else np.nan)
+    report = deploy(asks, env, tmp_path, max_delta=max_delta, safe_action=(0.0,) * 9)
+    assert (report.reason, report.held) == ("action_not_finite", "safe action")
+    low, high, _ = ranges
+    sent = as_actions(arm.commands, ranges)
+    fastest = np.pi / 2 * installed.dt / ((high - low) / 2)
+    steps = np.abs(np.diff(sent[5:], axis=0))  # the last action, and the way
+    assert (steps <= np.minimum(fastest, max_delta) + 1e-6).all()
+    assert sent[-1] == pytest.approx(0.0, abs=1e-9)
+    assert np.diff(sent[5:, 0]).max() <= 0.0  # never away from there
