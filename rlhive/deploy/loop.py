@@ -182,7 +182,8 @@ class _Loop:
         action = limit_action(wanted, last, self._low, self._high, self._settings.max_delta)
         latency = time.monotonic() - reading.time
         if self._robot.is_hardware and latency > self._staleness:
-            message = f"the policy took {latency:.3f} s, more than {self._staleness:.3f} s"
+            what = "the policy" if self._policy.spec.env.pixels is None else "the cameras and the policy"
+            message = f"{what} took {latency:.3f} s, more than {self._staleness:.3f} s"
             raise FaultError("sensors_stale", message)
         limit = max(0.0, deadline - time.monotonic()) + self._staleness
         following = self._robot.step(action, deadline, limit)

@@ -208,10 +208,10 @@ class Robot:
         return action
 
     def _sensors(self) -> dict[str, Sensors]:
-        devices = self.env.robot.robot_config.items()
+        robot = self.env.robot
         return {
-            name: Sensors(np.array(device["sensor_data"], np.float64), _age(device["robot"]))
-            for name, device in devices
+            name: Sensors(np.array(device["sensor_data"], np.float64), _age(device, robot.time_start))
+            for name, device in robot.robot_config.items()
             if device["sensor"]
         }
 
@@ -284,14 +284,18 @@ def actuators(config: dict[str, Any]) -> list[dict[str, Any]]:
     return [actuator for device in config.values() for actuator in device["actuator"]]
 
 
-def _age(driver: Any) -> float:
-    """Seconds since a device measured, by its own time stamp; NaN where it has none."""
-    robot = getattr(driver, "robot", None)
+def _age(device: dict[str, Any], time_start: float) -> float:
+    """The most that a device's measurement may be old, by its own time stamp, in seconds; NaN where it has none.
+
+    The drivers give the stamp of now alone, not that of the measurement, which was taken some time before.
+    """
+    robot = getattr(device["robot"], "robot", None)
     read = getattr(robot, "get_robot_state", None) or getattr(robot, "get_state", None)
     if read is None:
         return math.nan
-    stamp = read().timestamp
-    return time.time() - (stamp.seconds + 1e-9 * stamp.nanos)
+    stamp, now = read().timestamp, time.time()
+    since_measured = now - time_start - device["sensor_time"]
+    return now - (stamp.seconds + 1e-9 * stamp.nanos) + since_measured
 
 
 def _sleep_until(deadline: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -168,17 +169,25 @@ def limit_action(
 def watchdog(seconds: float, what: str) -> Iterator[None]:
     """Ends the block with a `FaultError` when it takes longer; main thread only.
 
-    Goes on raising every tenth of the time until the block is left: RoboHive's drivers catch every exception and try
-    again, for ever.
+    Goes on raising every tenth of the time until the block is left, and once more behind it: RoboHive's drivers catch
+    every exception and try again, for ever.
     """
+    message = f"{what} did not end within {seconds:.3f} s"
+    armed, ends = True, time.monotonic() + seconds
 
     def stop(number: int, frame: Any) -> None:
-        raise FaultError("robot_stalled", f"{what} did not end within {seconds:.3f} s")
+        if armed:
+            raise FaultError("robot_stalled", message)
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, max(seconds / 10, 0.001))
     try:
-        yield
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds, max(seconds / 10, 0.001))
+            yield
+        finally:
+            armed = False  # or a signal in the lines below would leave the timer running
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+    if time.monotonic() > ends:
+        raise FaultError("robot_stalled", message)

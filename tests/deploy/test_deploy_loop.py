@@ -1,5 +1,6 @@
 """The loop in simulation: time, limits, traces that survive a crash, and the command."""
 
+import contextlib
 import json
 import os
 import re
@@ -222,6 +223,30 @@ def test_watchdog_gets_out_of_drivers_that_catch_everything():
             except BaseException:
                 continue
         time.sleep(5.0)
+
+
+def test_watchdog_finds_what_swallowed_its_signal():
+    with (
+        pytest.raises(FaultError, match=r"the driver did not end"),
+        watchdog(0.05, "the driver"),
+        contextlib.suppress(FaultError),
+    ):
+        time.sleep(5.0)
+
+
+def test_watchdog_leaves_no_timer(monkeypatch):
+    """Where the signal comes as the block ends, before the timer is stopped."""
+    setitimer = signal.setitimer
+
+    def late(which, seconds, interval=0.0):
+        if seconds == 0:
+            signal.raise_signal(signal.SIGALRM)
+        return setitimer(which, seconds, interval)
+
+    monkeypatch.setattr(signal, "setitimer", late)
+    with watchdog(5.0, "the driver"):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(

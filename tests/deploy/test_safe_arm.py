@@ -1,8 +1,5 @@
 """What reaches an arm in this process, behind RoboHive's own driver, when sending, reading or connecting fails."""
 
-import gc
-import os
-import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +9,7 @@ import pytest
 import torch
 
 from rlhive.deploy import Settings, connect, connecting, loop, run
-from rlhive.deploy.safety import FaultError
+from rlhive.deploy.journal import read_journal
 from rlhive.envs.importing import quiet
 from rlhive.envs.robohive import env_spec
 from tests.deploy.robots import DRIVERS
@@ -130,16 +127,25 @@ def as_actions(commands, ranges):
     return (2 * (np.array(commands) - offsets) - high - low) / (high - low)
 
 
-def fail_once(arm, what, count):
-    """The `count`-th call of that kind from now on raises."""
+def act_on(arm, what, count, action):
+    """Calls `action` at the `count`-th call of that kind from now on."""
     calls = []
 
     def before(kind):
         calls.append(kind)
         if kind == what and calls.count(what) == count:
-            raise ConnectionError("gone")
+            action()
 
     arm.before = before
+
+
+def fail_once(arm, what, count):
+    """The `count`-th call of that kind from now on raises."""
+
+    def fail():
+        raise ConnectionError("gone")
+
+    act_on(arm, what, count, fail)
 
 
 def test_the_way_to_the_safe_action_starts_where_the_last_command_led(
@@ -178,3 +184,28 @@ def test_the_way_to_the_safe_action_keeps_the_velocity_limits(
     assert (steps <= np.minimum(fastest, max_delta) + 1e-6).all()
     assert sent[-1] == pytest.approx(0.0, abs=1e-9)
     assert np.diff(sent[5:, 0]).max() <= 0.0  # never away from there
+
+
+def test_a_time_stamp_that_never_comes_stops_the_robot(arm, installed, config, tmp_path):
+    env = connect(NAME, config)
+    act_on(arm, "state", 6, lambda: time.sleep(30.0))
+    report = deploy(Wanting(installed, lambda _: 0.0), env, tmp_path, staleness=0.3)
+    assert (report.reason, report.held) == ("robot_stalled", "last action"), report
+    assert report.stop_seconds <= installed.dt
+
+
+def test_a_time_stamp_that_fails_is_a_fault_of_the_robot(arm, installed, config, tmp_path):
+    env = connect(NAME, config)
+    fail_once(arm, "state", 6)
+    report = deploy(Wanting(installed, lambda _: 0.0), env, tmp_path)
+    assert (report.reason, report.exit_code, report.held) == ("robot_failed", 16, "last action")
+
+
+def test_measurements_age_while_their_time_stamp_is_awaited(arm, installed, config, tmp_path):
+    env = connect(NAME, config)
+    act_on(arm, "state", 6, lambda: time.sleep(0.2))
+    report = deploy(Wanting(installed, lambda _: 0.0), env, tmp_path)
+    assert report.reason == "finished", report
+    journal = read_journal(tmp_path / "out/journal.bin")
+    assert journal["sensor_age"].max() >= 0.2
+    assert journal["latency"].max() >= 0.2
