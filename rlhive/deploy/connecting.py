@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.deploy.robot import RESET_SECONDS, release
+from rlhive.deploy.robot import RESET_SECONDS, let_go, refuse_reconnecting, release
 from rlhive.deploy.safety import watchdog
 
 if TYPE_CHECKING:
@@ -66,14 +66,10 @@ def connect(
     ensure()
     _rehearse(name, config_path, policy)
     try:
-        with quiet(), watchdog(timeout, "connecting"), _nothing_sent():
+        with quiet(), _nothing_sent(), watchdog(timeout, "connecting"):
             env, _ = make_bare(name, is_hardware=True, config_path=str(config_path))
-            try:
-                devices = env.robot.robot_config.items()
-                silent = [device for device, own in devices if not own["robot"].okay()]
-            except BaseException:
-                release(env)
-                raise
+            devices = env.robot.robot_config.items()
+            silent = [device for device, own in devices if not own["robot"].okay()]
     except ImportError as error:
         raise RuntimeError(f"a driver of the robot is not installed: {error}") from None
     except (LookupError, TypeError) as error:  # settings of an interface, which the drivers alone know
@@ -117,14 +113,40 @@ def _not_a_configuration(config_path: str | os.PathLike[str], error: BaseExcepti
     return f"{config_path}: is no configuration of this robot: {type(error).__name__}: {reason}"
 
 
+class _Device(dict[str, Any]):
+    """A device of a configuration whose driver never reconnects, not while it connects for the first time either."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "robot":
+            refuse_reconnecting(value)
+        super().__setitem__(key, value)
+
+
 @contextlib.contextmanager
 def _nothing_sent() -> Iterator[None]:
-    """RoboHive's constructor makes a step of zeros before any reset: on hardware a jump, so it is not sent."""
+    """Sends nothing but what the drivers do to connect, and nothing more once the block fails.
+
+    RoboHive's constructor makes a step of zeros before any reset, on hardware a jump. And drivers of a robot that was
+    not built to the end would move it home when they are collected.
+    """
     from robohive.robot.robot import Robot as RoboHiveRobot
 
-    send = RoboHiveRobot.hardware_apply_controls
+    send, start = RoboHiveRobot.hardware_apply_controls, RoboHiveRobot.hardware_init
+    started: list[Any] = []
+
+    def start_and_remember(robot: Any, config: dict[str, Any]) -> dict[str, Any]:
+        started.append(robot)
+        for name in config:
+            config[name] = _Device(config[name])
+        return start(robot, config)
+
     RoboHiveRobot.hardware_apply_controls = lambda *_, **__: None
+    RoboHiveRobot.hardware_init = start_and_remember
     try:
         yield
+    except BaseException:
+        for robot in started:
+            let_go(robot)
+        raise
     finally:
-        RoboHiveRobot.hardware_apply_controls = send
+        RoboHiveRobot.hardware_apply_controls, RoboHiveRobot.hardware_init = send, start

@@ -238,7 +238,7 @@ class Robot:
 
         robot.hardware_apply_controls = guarded
         for device in robot.robot_config.values():
-            _refuse_reconnecting(device.get("robot"))
+            refuse_reconnecting(device.get("robot"))
 
 
 def release(env: Any) -> None:
@@ -248,9 +248,13 @@ def release(env: Any) -> None:
         env: a live RoboHive environment, wrapped or not; anything else is left alone.
     """
     robot: Any = getattr(getattr(env, "unwrapped", env), "robot", None)
-    if not getattr(robot, "is_hardware", False) or robot.robot_config is None:
-        return
-    for device in robot.robot_config.values():
+    if getattr(robot, "is_hardware", False):
+        let_go(robot)
+
+
+def let_go(robot: Any) -> None:
+    """Takes from RoboHive's `Robot` and its drivers what they would move the hardware by; twice does no harm."""
+    for device in (robot.robot_config or {}).values():
         if hasattr(device.get("robot"), "robot"):
             device["robot"].robot = None
     robot.robot_config = None
@@ -269,7 +273,9 @@ def _as_fault(seconds: float, what: str) -> Iterator[None]:
         raise FaultError("robot_failed", f"{what} failed: {type(error).__name__}: {text}") from error
 
 
-def _refuse_reconnecting(driver: Any) -> None:
+def refuse_reconnecting(driver: Any) -> None:
+    """Makes a fault of a lost connection, where RoboHive's driver has a way of its own to get it back."""
+
     def refuse() -> None:
         raise FaultError(
             "robot_failed", "the connection is lost; RoboHive would move the robot home to reconnect"

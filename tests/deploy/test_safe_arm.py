@@ -1,5 +1,6 @@
 """What reaches an arm in this process, behind RoboHive's own driver, when sending, reading or connecting fails."""
 
+import gc
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import torch
 
 from rlhive.deploy import Settings, connect, connecting, loop, run
 from rlhive.deploy.journal import read_journal
+from rlhive.deploy.safety import FaultError
 from rlhive.envs.importing import quiet
 from rlhive.envs.robohive import env_spec
 from tests.deploy.robots import DRIVERS
@@ -209,3 +211,33 @@ def test_measurements_age_while_their_time_stamp_is_awaited(arm, installed, conf
     journal = read_journal(tmp_path / "out/journal.bin")
     assert journal["sensor_age"].max() >= 0.2
     assert journal["latency"].max() >= 0.2
+
+
+@pytest.mark.parametrize("what", ["home", "positions"])
+@pytest.mark.parametrize(
+    ("error", "arguments"),
+    [(KeyboardInterrupt, ()), (FaultError, ("robot_stalled", "no answer")), (OSError, ("gone",))],
+)
+def test_connecting_that_is_given_up_moves_nothing_more(arm, config, what, error, arguments):
+    def fail():
+        raise error(*arguments)
+
+    act_on(arm, what, 1, fail)
+    with pytest.raises((error, FaultError)):
+        connect(NAME, config)
+    gc.collect()  # RoboHive's drivers close themselves
+    assert (arm.homes, arm.commands) == (1, [])
+
+
+def test_an_arm_that_is_lost_while_connecting_is_one_line(arm, config):
+    def lose():
+        arm.before = lose
+        raise ConnectionError("gone")
+
+    act_on(arm, "positions", 1, lose)
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match="the connection is lost"):
+        connect(NAME, config)
+    gc.collect()
+    assert arm.homes == 1
+    assert time.monotonic() - started < 15.0
