@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.deploy.robot import RESET_SECONDS, let_go, refuse_reconnecting, release
+from rlhive.deploy.robot import RESET_SECONDS, actuators, let_go, refuse_reconnecting
 from rlhive.deploy.safety import watchdog
+from rlhive.envs.build import action_names, make_bare
+from rlhive.envs.importing import quiet
 
 if TYPE_CHECKING:
     from rlhive.policy_fn.policy import Policy
@@ -51,12 +54,11 @@ def connect(
         timeout: seconds after which a device that does not answer is given up.
 
     Raises:
-        ValueError: no such environment or file, a file that is no configuration of its robot, or a policy that does
-            not fit (every difference is named).
+        ValueError: no such environment or file, a file that is no configuration of its robot, lists the actuators in
+            another order or with other ranges than those of training, or a policy that does not fit (every difference
+            is named).
         RuntimeError: a driver is not installed, or a device does not answer.
     """
-    from rlhive.envs.build import make_bare
-    from rlhive.envs.importing import quiet
     from rlhive.envs.names import check_name
     from rlhive.envs.simhive import ensure
 
@@ -68,22 +70,15 @@ def connect(
     try:
         with quiet(), _nothing_sent(), watchdog(timeout, "connecting"):
             env, _ = make_bare(name, is_hardware=True, config_path=str(config_path))
-            devices = env.robot.robot_config.items()
-            silent = [device for device, own in devices if not own["robot"].okay()]
     except ImportError as error:
         raise RuntimeError(f"a driver of the robot is not installed: {error}") from None
     except (LookupError, TypeError) as error:  # settings of an interface, which the drivers alone know
         raise ValueError(_not_a_configuration(config_path, error)) from None
-    if silent:
-        release(env)
-        raise RuntimeError(f"these devices do not answer: {', '.join(silent)}")
     return env
 
 
 def _rehearse(name: str, config_path: str | os.PathLike[str], policy: Policy | None) -> None:
     """Builds the environment in simulation with the robot's configuration, and compares it with the policy."""
-    from rlhive.envs.build import make_bare
-    from rlhive.envs.importing import quiet
     from rlhive.policy_fn.compare import differences
 
     try:
@@ -98,14 +93,63 @@ def _rehearse(name: str, config_path: str | os.PathLike[str], policy: Policy | N
     if unknown := sorted(set(map(str, interfaces)) - set(INTERFACES)):
         known = ", ".join(INTERFACES)
         raise ValueError(f"{config_path}: unknown interface {unknown[0]!r}; RoboHive has {known}")
+    _check_order(config_path, env)
+    lines = []
     if policy is not None:
         cameras = policy.spec.env.pixels.cameras if policy.spec.env.pixels else ()
         lines = differences(attrs.evolve(policy.spec.env, pixels=None), env)
         # Those of the configuration: the simulation has other cameras.
         lines += [f"camera {name}: missing" for name in cameras if name not in config]
-        if lines:
-            raise ValueError(f"the policy does not fit the robot: {'; '.join(lines)}")
+    if not lines:
+        lines = _rescaled(env, _trained_ranges(name if policy is None else policy.spec.env.name))
+    if lines:
+        what = "the configuration" if policy is None else "the policy"
+        raise ValueError(f"{what} does not fit the robot: {'; '.join(lines)}")
     env.close()
+
+
+def _check_order(config_path: str | os.PathLike[str], env: Any) -> None:
+    """RoboHive writes a command by the actuator's place in the file and reads it by its place in the simulation."""
+    places = [actuator["sim_id"] for actuator in actuators(env.robot.robot_config)]
+    if places != list(range(len(places))):
+        order = ", ".join(action_names(env)[: max(places) + 1])
+        raise ValueError(f"{config_path}: list the actuators in the order {order}, each once")
+
+
+def _rescaled(env: Any, trained: dict[str, tuple[float, float]]) -> list[str]:
+    """The actuators of which an action would ask for something else than in training, one line each."""
+    lines = []
+    for name, found in _ranges(env).items():
+        if found != trained.get(name):
+            expected = list(trained[name]) if name in trained else "none"
+            lines.append(
+                f"actuator {name}: {env.robot._act_mode}_range {list(found)}, but {expected} in training; an action is "
+                "a place within it"
+            )
+    return lines
+
+
+@functools.cache
+def _trained_ranges(name: str) -> dict[str, tuple[float, float]]:
+    with quiet():
+        env, _ = make_bare(name)
+        ranges = _ranges(env)
+        env.close()
+    return ranges
+
+
+def _ranges(env: Any) -> dict[str, tuple[float, float]]:
+    """What actions of -1 and 1 ask each configured actuator for, by its name; none where actions are not normalised."""
+    robot = env.robot
+    if not env.normalize_act:
+        return {}
+    if "default_robot" in robot.robot_config:
+        limits = env.sim.model.actuator_ctrlrange.tolist()
+        return {name: (low, high) for name, (low, high) in zip(action_names(env), limits, strict=True)}
+    known = {
+        actuator["name"]: actuator[f"{robot._act_mode}_range"] for actuator in actuators(robot.robot_config)
+    }
+    return {name: (float(low), float(high)) for name, (low, high) in known.items()}
 
 
 def _not_a_configuration(config_path: str | os.PathLike[str], error: BaseException) -> str:
@@ -138,7 +182,10 @@ def _nothing_sent() -> Iterator[None]:
         started.append(robot)
         for name in config:
             config[name] = _Device(config[name])
-        return start(robot, config)
+        start(robot, config)
+        if silent := [name for name, device in config.items() if not device["robot"].okay()]:
+            raise RuntimeError(f"these devices do not answer: {', '.join(silent)}")
+        return config
 
     RoboHiveRobot.hardware_apply_controls = lambda *_, **__: None
     RoboHiveRobot.hardware_init = start_and_remember
