@@ -4,7 +4,7 @@ from rlhive.lazy import attach
 
 _HOME = {
     "run": "rlhive.deploy.loop",
-    "Report": "rlhive.deploy.loop",
+    "Report": "rlhive.deploy.reporting",
     "Settings": "rlhive.deploy.settings",
     "FaultError": "rlhive.deploy.safety",
     "connect": "rlhive.deploy.connecting",

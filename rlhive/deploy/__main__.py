@@ -22,7 +22,7 @@ from absl import flags
 from rlhive.command import load_torch_on_one_thread, refuse_arguments, start
 
 if TYPE_CHECKING:
-    from rlhive.deploy.loop import Report
+    from rlhive.deploy.reporting import Report
     from rlhive.deploy.settings import Settings
 
 FLAGS = flags.FLAGS

@@ -1,8 +1,8 @@
 """Every step of a deployment on disk: a journal that survives a crash, and RoboHive's Trace made from it.
 
-The journal is one line of JSON with the sizes of observation, action and images, then one record of fixed size per
-step, each handed to the operating system before the next step begins. What was written before the process died is
-there; a record cut short is left out.
+The journal is one line of JSON with the sizes of observation, action and images, then one record of fixed size for each
+reading and what was done on it, handed to the operating system before the next step begins. What was written before the
+process died is there; a record cut short is left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from rlhive.data.new_h5 import NewH5
 
 JOURNAL, TRACE = "journal.bin", "trace.h5"
-_FORMAT = "rlhive-journal-2"
+# What a trace has under deploy.
+_DEPLOYED = ("policy_actions", "actions", "controls", "sensor_age", "latency", "period")
+_FORMAT = "rlhive-journal-3"
 _MAX_HEADER = 1 << 16
 
 
@@ -37,9 +39,11 @@ def record_dtype(header: Mapping[str, Any]) -> np.dtype:
             ("observations", "<f4", (observation_dim,)),
             ("policy_actions", "<f4", (action_dim,)),
             ("actions", "<f4", (action_dim,)),
+            ("controls", "<f4", (action_dim,)),
             ("rewards", "<f8"),
             ("done", "?"),
             ("solved", "?"),
+            ("refused", "?"),
             ("sensor_age", "<f8"),
             ("latency", "<f8"),
             ("period", "<f8"),
@@ -74,17 +78,21 @@ class Journal:
                 "quality": pixels.quality,
             },
         }
-        self._dtype = record_dtype(header)
+        dtype = record_dtype(header)
+        self._unknown = np.zeros((), dtype)
+        for name in dtype.names or ():
+            if dtype[name].base.kind == "f":
+                self._unknown[name] = np.nan
         self._file = path.open("xb", buffering=0)
         self._write((json.dumps(header) + "\n").encode())
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Writes one step, a value for each column.
+        """Writes a reading and what was done on it, by the columns' names; NaN, False and black where nothing is said.
 
         Raises:
             OSError: it cannot be written, or not as a whole, as on a full disk.
         """
-        row = np.zeros((), self._dtype)
+        row = self._unknown.copy()
         for name, value in record.items():
             row[name] = value
         self._write(row.tobytes())
@@ -101,7 +109,7 @@ class Journal:
 
 
 def read_journal(path: str | os.PathLike[str]) -> np.ndarray:
-    """The steps of a journal `[T]`, a structured array that stays on disk; whole ones only.
+    """The records of a journal `[T]`, a structured array that stays on disk; whole ones only.
 
     Raises:
         LoadError: it is not a journal.
@@ -109,6 +117,11 @@ def read_journal(path: str | os.PathLike[str]) -> np.ndarray:
     dtype, start, *_ = _layout(path)
     count = (os.path.getsize(path) - start) // dtype.itemsize
     return np.memmap(path, dtype, "r", start, (count,)) if count else np.zeros(0, dtype)
+
+
+def is_sent(records: np.ndarray) -> np.ndarray:
+    """Which records `[T]` have an action that was sent; nothing was on the last reading."""
+    return np.isfinite(records["actions"]).all(axis=-1)
 
 
 def _layout(path: str | os.PathLike[str]) -> tuple[np.dtype, int, str | None, PixelSpec | None]:
@@ -121,21 +134,22 @@ def _layout(path: str | os.PathLike[str]) -> tuple[np.dtype, int, str | None, Pi
             raise ValueError(header["format"])
         images = header["images"]
         pixels = images and _pixels(images)
-        return record_dtype(header), len(line), header.get("environment"), pixels
+        return record_dtype(header), len(line), header["environment"], pixels
     except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
         raise LoadError(f"{path}: is not a journal of rlhive.deploy") from None
 
 
 def _pixels(images: Mapping[str, Any]) -> PixelSpec:
     height, width = images["size"]
-    return PixelSpec(images["cameras"], height, width, images.get("quality", "full"))
+    return PixelSpec(images["cameras"], height, width, images["quality"])
 
 
 def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -> int:
     """Makes RoboHive's Trace (h5) of a journal, in one step, and returns the number of steps in it.
 
     Row t has what step t observed and did, and the reward for being there, which is the journal's of the step before.
-    What the last step led to is not in the journal: as in RoboHive's own traces the last row has NaN for its action.
+    As in RoboHive's own traces the last row, that of the last reading, has NaN for its action. Where that reading was
+    refused, or the robot or the process did not live to give it, the last row is that of the last step.
     Images are in `env_infos/visual_dict` by RoboHive's names, such as "rgb:top_cam:64x64:2d".
 
     Raises:
@@ -143,7 +157,9 @@ def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -
         OSError: the trace cannot be written, as on a full disk.
     """
     records, (*_, environment, pixels) = read_journal(journal), _layout(journal)
-    if not len(records):
+    records = records[~records["refused"]]
+    steps = int(is_sent(records).sum())
+    if not steps:
         raise LoadError(f"{journal}: has no step")
     from rlhive.data.trace import trace_file, write_trial  # h5py, which the loop does without
 
@@ -157,8 +173,7 @@ def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -
         "done": _after_step(records["done"]),
         "env_infos/solved": _after_step(records["solved"]),
         "env_infos/rwd_dense": _after_step(records["rewards"]),
-        "deploy/actions": records["actions"],
-        **{f"deploy/{name}": records[name] for name in ("policy_actions", "sensor_age", "latency", "period")},
+        **{f"deploy/{name}": records[name] for name in _DEPLOYED},
     }
     names = [camera_key(camera, pixels) for camera in pixels.cameras] if pixels else []
     if names:
@@ -167,7 +182,7 @@ def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -
         write_trial(file, "Trial0", values)
         for index, name in enumerate(names):
             _write_images(file, f"Trial0/env_infos/visual_dict/{name}", records["pixels"], index)
-    return len(records)
+    return steps
 
 
 def _write_images(file: NewH5, key: str, pixels: np.ndarray, camera: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import math
 import time
@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 import numpy as np
 
 from rlhive.core.errors import NotFiniteActionError, NotFiniteError
-from rlhive.core.files import write_text
 from rlhive.core.interrupt import catch_signals
-from rlhive.deploy.journal import JOURNAL, TRACE, Journal, read_journal, write_trace
-from rlhive.deploy.latency import plot, summarize
+from rlhive.core.pixel_spec import PixelSpec
+from rlhive.deploy.journal import JOURNAL, Journal
+from rlhive.deploy.reporting import Report, write_report
 from rlhive.deploy.robot import Reading, Robot, release
 from rlhive.deploy.safety import EXIT_CODES, FaultError, ImageWatch, SensorWatch, limit_action
 from rlhive.deploy.settings import Settings, check_settings
@@ -25,38 +24,7 @@ from rlhive.envs.cameras import Frames, stack_cameras
 from rlhive.policy_fn.policy import Policy
 
 LOG = logging.getLogger("rlhive.deploy")
-REPORT, PICTURE = "report.json", "latency.png"
 _DEFAULTS = Settings()
-
-
-@attrs.frozen
-class Report:
-    """How a loop ended.
-
-    Attributes:
-        reason: one of `safety.EXIT_CODES`.
-        message: what happened, in one line.
-        steps: actions sent; in a dry run, computed.
-        solved: steps on which RoboHive called the task solved.
-        total_reward: sum of RoboHive's dense reward.
-        held: how it was left: "last action", "safe action", stopped on the way there, or why neither was sent.
-        stop_seconds: from the detection of the reason to the first action sent for safety.
-        timing: as in `latency.summarize`.
-    """
-
-    reason: str
-    message: str
-    steps: int
-    solved: int
-    total_reward: float
-    held: str
-    stop_seconds: float
-    timing: dict[str, Any]
-
-    @property
-    def exit_code(self) -> int:
-        """What the command ends with."""
-        return EXIT_CODES[self.reason]
 
 
 def run(policy: Policy, env: Any, folder: str | Path, settings: Settings = _DEFAULTS) -> Report:
@@ -95,7 +63,15 @@ def _run(policy: Policy, env: Any, folder: Path, settings: Settings) -> Report:
         detected = time.monotonic()
         held = loop.hold(reason, received)
         stop_seconds = (loop.held_at or detected) - detected
-        return _finish(folder, journal, policy.spec.env.dt, (reason, message, held, stop_seconds))
+        return write_report(
+            journal,
+            policy.spec.env.dt,
+            folder,
+            reason=reason,
+            message=message,
+            held=held,
+            stop_seconds=stop_seconds,
+        )
 
 
 class _Loop:
@@ -103,39 +79,40 @@ class _Loop:
         env = policy.spec.env
         self._policy, self._robot, self._settings, self._journal = policy, robot, settings, journal
         self._dt = env.dt
-        self._low, self._high = (
-            np.asarray(env.action_low, np.float32),
-            np.asarray(env.action_high, np.float32),
-        )
+        self._low = np.asarray(env.action_low, np.float32)
+        self._high = np.asarray(env.action_high, np.float32)
         self._staleness = 2 * env.dt if settings.staleness is None else settings.staleness
         self._watch = SensorWatch(self._staleness, settings.frozen)
-        if env.pixels is not None:
-            shape = (env.pixels.height, env.pixels.width, 3)
-            frozen = settings.frozen if robot.is_hardware else math.inf  # a simulation may be at rest
-            self._images, self._frames = ImageWatch(shape, self._staleness, frozen), Frames(env.pixels)
+        frozen = settings.frozen if robot.is_hardware else math.inf  # a simulation may be at rest
+        self._eyes = None if env.pixels is None else _Eyes(env.pixels, self._staleness, frozen)
+        self._started = 0.0
         self._reference: np.ndarray | None = None
         self._plan: np.ndarray | None = None  # what is left of it
         self.held_at: float | None = None
 
     def run(self, received: Sequence[int]) -> tuple[str, str]:
         """Steps until there is a reason to stop, which it returns."""
-        settings = self._settings
         reading = self._robot.reset()
-        self._reference = self._robot.position()
-        started = time.monotonic()
+        self._reference, self._started = self._robot.position(), reading.time
         deadline, step = reading.time, 0
-        while True:
-            if received:
-                return "interrupted", f"signal {received[0]} after {step} steps"
-            if settings.max_steps is not None and step >= settings.max_steps:
-                return "finished", f"{step} steps"
-            if settings.max_seconds is not None and time.monotonic() - started >= settings.max_seconds:
-                return "finished", f"{settings.max_seconds} s, {step} steps"
+        while (end := self._ended(reading, step, received)) is None:
             deadline = max(deadline, time.monotonic() - self._dt) + self._dt  # after an overrun, from now on
-            reading = self._step(reading, deadline, started)
+            reading = self._step(reading, deadline)
             step += 1
-            if reading.done:
-                return "terminated", f"the environment ended the episode after {step} steps"
+        self._write_last(reading)
+        return end
+
+    def _ended(self, reading: Reading, step: int, received: Sequence[int]) -> tuple[str, str] | None:
+        settings = self._settings
+        if step and reading.done:
+            return "terminated", f"the environment ended the episode after {step} steps"
+        if received:
+            return "interrupted", f"signal {received[0]} after {step} steps"
+        if settings.max_steps is not None and step >= settings.max_steps:
+            return "finished", f"{step} steps"
+        if settings.max_seconds is not None and time.monotonic() - self._started >= settings.max_seconds:
+            return "finished", f"{settings.max_seconds} s, {step} steps"
+        return None
 
     def hold(self, reason: str, received: Sequence[int]) -> str:
         """Brings the robot to the safe state; returns what that was, or why it could not be reached.
@@ -174,45 +151,85 @@ class _Loop:
                 self._robot.hold()
                 return "last action, stopped on the way to the safe action"
 
-    def _step(self, reading: Reading, deadline: float, started: float) -> Reading:
-        self._watch.check(reading.time, reading.sensors)
-        images = self._see(reading)
-        wanted, self._plan = _act(self._policy, reading.observation | images, self._plan)
-        last = self._reference if self._robot.last_action is None else self._robot.last_action
-        action = limit_action(wanted, last, self._low, self._high, self._settings.max_delta)
+    def _step(self, reading: Reading, deadline: float) -> Reading:
+        record = self._record(reading) | {"refused": True}
+        try:
+            action = self._decide(reading, record)
+            following = self._send(action, reading, deadline, record)
+        except BaseException:
+            with contextlib.suppress(OSError):  # why the robot stopped is the first error's to say
+                self._journal.append(record)
+            raise
+        self._journal.append(record)
+        return following
+
+    def _decide(self, reading: Reading, record: dict[str, Any]) -> np.ndarray:
+        """The action to send; what it comes from goes into the record."""
+        seen = self._see(reading)
+        record.update(_newest(seen))
+        wanted, self._plan = _act(self._policy, reading.observation | seen, self._plan)
         latency = time.monotonic() - reading.time
+        record.update(policy_actions=wanted, latency=latency)
         if self._robot.is_hardware and latency > self._staleness:
-            what = "the policy" if self._policy.spec.env.pixels is None else "the cameras and the policy"
+            what = "the policy" if self._eyes is None else "the cameras and the policy"
             message = f"{what} took {latency:.3f} s, more than {self._staleness:.3f} s"
             raise FaultError("sensors_stale", message)
+        last = self._reference if self._robot.last_action is None else self._robot.last_action
+        return limit_action(wanted, last, self._low, self._high, self._settings.max_delta)
+
+    def _send(self, action: np.ndarray, reading: Reading, deadline: float, record: dict[str, Any]) -> Reading:
+        """Sends the action and reads what it led to, both of which goes into the record, the action if it was sent."""
         limit = max(0.0, deadline - time.monotonic()) + self._staleness
-        following = self._robot.step(action, deadline, limit)
-        ages = [age for _, age in (*reading.sensors.values(), *reading.images.values())]
-        env = self._policy.spec.env
-        vector = np.concatenate([reading.observation[key].ravel() for key in env.observation_keys])
-        record = {
-            "time": reading.time - started,
-            "observations": vector,
-            "policy_actions": wanted,
-            "actions": action,
-            "rewards": following.reward,
-            "done": following.done,
-            "solved": following.solved,
-            "sensor_age": max(ages, default=np.nan),
-            "latency": latency,
-            "period": following.time - reading.time,
-        }
-        newest = {name: pixels[..., -3:] for name, pixels in images.items()}
-        self._journal.append(record | newest)
+        try:
+            following = self._robot.step(action, deadline, limit)
+        finally:
+            if self._robot.last_action is action:
+                control = self._robot.last_control
+                record.update(refused=False, actions=action, controls=np.nan if control is None else control)
+        record.update(
+            rewards=following.reward,
+            done=following.done,
+            solved=following.solved,
+            period=following.time - reading.time,
+        )
         return following
 
     def _see(self, reading: Reading) -> dict[str, np.ndarray]:
-        """The images as the policy sees them, by the name "pixels"; nothing without any."""
-        pixels = self._policy.spec.env.pixels
-        if pixels is None:
-            return {}
-        images = self._images.check(reading.time, reading.images)
-        return {"pixels": self._frames.append(stack_cameras(images, pixels))}
+        """Checks a reading; the images as the policy sees them, by the name "pixels", nothing without any."""
+        self._watch.check(reading.time, reading.sensors)
+        return {} if self._eyes is None else {"pixels": self._eyes.see(reading)}
+
+    def _record(self, reading: Reading) -> dict[str, Any]:
+        env = self._policy.spec.env
+        ages = [age for _, age in (*reading.sensors.values(), *reading.images.values())]
+        vector = np.concatenate([reading.observation[key].ravel() for key in env.observation_keys])
+        record = {"time": reading.time - self._started, "sensor_age": max(ages, default=np.nan)}
+        return record | ({"observations": vector} if vector.size == env.observation_dim else {})
+
+    def _write_last(self, reading: Reading) -> None:
+        """Writes down the reading that the last action led to, on which nothing is done any more."""
+        record = self._record(reading)
+        try:
+            record.update(_newest(self._see(reading)))
+            record["refused"] = not np.isfinite(record.get("observations", np.nan)).all()
+        except FaultError:
+            record["refused"] = True
+        self._journal.append(record)
+
+
+class _Eyes:
+    def __init__(self, pixels: PixelSpec, staleness: float, frozen: float) -> None:
+        self._pixels, self._frames = pixels, Frames(pixels)
+        self._watch = ImageWatch((pixels.height, pixels.width, 3), staleness, frozen)
+
+    def see(self, reading: Reading) -> np.ndarray:
+        """The images as the policy sees them, u8 `[cameras, H, W, 3 * frames]`."""
+        images = self._watch.check(reading.time, reading.images)
+        return self._frames.append(stack_cameras(images, self._pixels))
+
+
+def _newest(seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: pixels[..., -3:] for name, pixels in seen.items()}
 
 
 def _act(
@@ -241,29 +258,3 @@ def _guarded(loop: _Loop, received: Sequence[int]) -> tuple[str, str]:
         reason, message = "loop_failed", f"{type(error).__name__}: {text}"
     LOG.log(logging.WARNING if EXIT_CODES[reason] else logging.INFO, "stopped, %s: %s", reason, message)
     return reason, message
-
-
-def _finish(folder: Path, journal: Journal, dt: float, end: tuple[str, str, str, float]) -> Report:
-    records = read_journal(folder / JOURNAL)
-    reason, message, held, stop_seconds = end
-    report = Report(
-        reason=reason,
-        message=message,
-        steps=len(records),
-        solved=int(records["solved"].sum()),
-        total_reward=float(records["rewards"].sum()),
-        held=held,
-        stop_seconds=stop_seconds,
-        timing=summarize(records["latency"], records["period"], dt),
-    )
-    try:
-        journal.close()
-        values = attrs.asdict(report) | {"exit_code": report.exit_code}
-        write_text(folder / REPORT, json.dumps(values, indent=2) + "\n")
-        if len(records):
-            write_trace(folder / JOURNAL, folder / TRACE)
-            plot(records["latency"], records["period"], dt, folder / PICTURE)
-    # The exit code has to say why the robot stopped. A RuntimeError is h5py's of a file that it cannot finish.
-    except (OSError, RuntimeError, KeyboardInterrupt) as error:
-        LOG.error("%s: not all could be written: %s", folder, str(error) or "Ctrl-C, twice")
-    return report

@@ -18,7 +18,7 @@ import pytest
 from rlhive.core import interrupt
 from rlhive.data.formats import episodes
 from rlhive.data.trace import environment
-from rlhive.deploy import Settings, latency, loop, run
+from rlhive.deploy import Settings, latency, reporting, run
 from rlhive.deploy.connecting import simulate
 from rlhive.deploy.journal import read_journal, write_trace
 from rlhive.deploy.safety import EXIT_CODES, FaultError, Sensors, SensorWatch, limit_action, watchdog
@@ -65,7 +65,10 @@ def test_simulation_keeps_time_and_records_what_it_did(policy, tmp_path):
     assert time.monotonic() - started >= 15 * 0.08
     assert (report.reason, report.exit_code, report.steps, report.held) == ("finished", 0, 15, "last action")
     assert report.timing["latency_p50"] < 0.01
-    records = read_journal(tmp_path / "journal.bin")
+    *records, last = read_journal(tmp_path / "journal.bin")
+    assert np.isnan(last["actions"]).all() and np.isnan(last["period"]) and not last["refused"]
+    records = np.array(records)
+    assert records["time"][0] == 0.0
     assert np.median(records["period"]) == pytest.approx(0.08, rel=0.05)
     for record in records:
         assert np.array_equal(policy(record["observations"]), record["policy_actions"])
@@ -80,7 +83,7 @@ def test_a_trace_is_of_the_environment_that_was_run(policy, tmp_path):
 
 
 def test_trace_is_robohives(policy, tmp_path):
-    run(policy, simulate(NAME, 0), tmp_path, Settings(max_steps=4))
+    report = run(policy, simulate(NAME, 0), tmp_path, Settings(max_steps=4))
     with quiet():
         from robohive.logger.grouped_datasets import Trace
 
@@ -95,17 +98,20 @@ def test_trace_is_robohives(policy, tmp_path):
     )
     for name, group in (("rewards", trial), ("done", trial), ("solved", trial["env_infos"])):
         assert np.array_equal(group[name][1:], records[name][:-1]) and not group[name][0], name
-    for name in ("actions", "latency"):
-        assert np.array_equal(trial["deploy"][name][:], records[name]), name
+    for name in ("actions", "controls", "latency"):
+        assert np.array_equal(trial["deploy"][name][:], records[name], equal_nan=True), name
     trace.trace.close()
+    assert len(records) == report.steps + 1
     [episode] = episodes(tmp_path / "trace.h5", "trace")
+    assert len(episode.actions) == report.steps
+    assert episode.rewards.sum() == pytest.approx(report.total_reward, rel=1e-6)
     assert np.array_equal(episode.actions, records["actions"][:-1])
     np.testing.assert_allclose(episode.rewards, records["rewards"][:-1], rtol=1e-6)
 
 
 def test_actions_change_no_more_than_they_may(policy, tmp_path):
     run(policy, simulate(NAME, 0), tmp_path, Settings(max_steps=8, max_delta=0.01))
-    actions = read_journal(tmp_path / "journal.bin")["actions"]
+    actions = read_journal(tmp_path / "journal.bin")["actions"][:-1]
     assert np.abs(np.diff(actions, axis=0)).max() <= 0.01 + 1e-6
 
 
@@ -196,7 +202,7 @@ def test_signals_while_the_report_is_written_do_not_end_it(policy, tmp_path, mon
             signal.raise_signal(number)
 
     monkeypatch.setattr(interrupt, "SAME_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "plot", impatient)
+    monkeypatch.setattr(reporting, "plot", impatient)
     report = run(policy, simulate(NAME, 0), tmp_path, Settings(max_steps=2))
     assert (report.reason, report.steps) == ("finished", 2)
     assert (tmp_path / "report.json").exists() and (tmp_path / "trace.h5").exists()
@@ -353,7 +359,10 @@ def test_command_stops_safely_on_ctrl_c(make_run, installed, tmp_path, number):
         (("--recover=",), "--recover=: has no journal.bin"),
         (("--bundle=nowhere", "--out=x"), "--bundle=nowhere: there is no such directory"),
         (("--bundle=.", "--out=x", "--hardware=nowhere"), "--hardware=nowhere: there is no such file"),
-        (("--bundle=.", "--out=x", f"--hardware={__file__}"), "--hardware needs --max_delta"),
+        (
+            ("--bundle=.", "--out=x", f"--hardware={__file__}"),
+            "hardware needs max_delta, the most that an action may change",
+        ),
         (("--bundle=.", "--out=x", "--safe_action=0,a"), "--safe_action=0,a: must be numbers"),
         (
             ("--bundle=.", "--out=x", "--max_delta=1e-9"),

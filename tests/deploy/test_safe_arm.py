@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlhive.deploy import Settings, connect, connecting, loop, run
+from rlhive.data.trace import episodes
+from rlhive.deploy import Settings, connect, connecting, reporting, run
 from rlhive.deploy.journal import read_journal
 from rlhive.deploy.safety import FaultError
 from rlhive.envs.importing import quiet
@@ -107,7 +108,7 @@ def arm(monkeypatch):
     arm = Arm()
     monkeypatch.setattr(hardware_franka, "RobotInterface", lambda ip_address, enforce_version: arm)
     monkeypatch.setattr(connecting, "_rehearse", lambda *_: None)
-    monkeypatch.setattr(loop, "plot", lambda *_: None)
+    monkeypatch.setattr(reporting, "plot", lambda *_: None)
     return arm
 
 
@@ -209,8 +210,40 @@ def test_measurements_age_while_their_time_stamp_is_awaited(arm, installed, conf
     report = deploy(Wanting(installed, lambda _: 0.0), env, tmp_path)
     assert report.reason == "finished", report
     journal = read_journal(tmp_path / "out/journal.bin")
-    assert journal["sensor_age"].max() >= 0.2
-    assert journal["latency"].max() >= 0.2
+    assert np.nanmax(journal["sensor_age"]) >= 0.2
+    assert np.nanmax(journal["latency"]) >= 0.2
+
+
+def test_the_journal_has_what_was_sent_last_and_told(arm, installed, config, ranges, tmp_path):
+    env = connect(NAME, config)
+    fail_once(arm, "positions", 11)
+    report = deploy(Wanting(installed, lambda step: 0.05 * step), env, tmp_path, safe_action=(0.0,) * 9)
+    assert report.reason == "robot_failed"
+    records = read_journal(tmp_path / "out/journal.bin")
+    sent = len(records)
+    assert report.steps == sent and not records["refused"].any()
+    assert np.isnan(records["period"]).tolist() == [False] * (sent - 1) + [True]
+    assert np.isfinite(report.total_reward)
+    _, _, offsets = ranges
+    np.testing.assert_allclose(records["controls"][:, :7], np.array(arm.commands[:sent]) - offsets, atol=1e-6)
+    [episode] = episodes(tmp_path / "out/trace.h5")
+    assert np.array_equal(episode.actions, records["actions"][:-1])
+
+
+def test_the_journal_has_the_reading_that_was_refused(arm, installed, config, tmp_path):
+    env = connect(NAME, config)
+
+    def lose_a_sensor():
+        arm.position = arm.position * [1, 1, np.nan, 1, 1, 1, 1]
+
+    act_on(arm, "positions", 10, lose_a_sensor)
+    report = deploy(Wanting(installed, lambda step: 0.02 * step), env, tmp_path)
+    assert (report.reason, report.held) == ("observation_not_finite", "last action")
+    *records, refused = read_journal(tmp_path / "out/journal.bin")
+    assert len(records) == report.steps > 1
+    assert refused["refused"] and np.isnan(refused["observations"][2]) and np.isnan(refused["actions"]).all()
+    [episode] = episodes(tmp_path / "out/trace.h5")  # without it
+    assert len(episode.actions) == report.steps - 1
 
 
 @pytest.mark.parametrize("what", ["home", "positions"])

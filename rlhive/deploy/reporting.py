@@ -1,0 +1,89 @@
+"""How a control loop ended: the report, and the files that are made of its journal."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from rlhive.core.files import write_text
+from rlhive.deploy.journal import JOURNAL, TRACE, Journal, is_sent, read_journal, write_trace
+from rlhive.deploy.latency import plot, summarize
+from rlhive.deploy.safety import EXIT_CODES
+
+LOG = logging.getLogger("rlhive.deploy")
+REPORT, PICTURE = "report.json", "latency.png"
+
+
+@attrs.frozen
+class Report:
+    """How a loop ended.
+
+    Attributes:
+        reason: one of `safety.EXIT_CODES`.
+        message: what happened, in one line.
+        steps: actions sent that the journal has; in a dry run, computed.
+        solved: steps on which RoboHive called the task solved.
+        total_reward: sum of RoboHive's dense reward.
+        held: how it was left: "last action", "safe action", stopped on the way there, or why neither was sent.
+        stop_seconds: from the detection of the reason to the first action sent for safety.
+        timing: as in `latency.summarize`.
+    """
+
+    reason: str
+    message: str
+    steps: int
+    solved: int
+    total_reward: float
+    held: str
+    stop_seconds: float
+    timing: dict[str, Any]
+
+    @property
+    def exit_code(self) -> int:
+        """What the command ends with."""
+        return EXIT_CODES[self.reason]
+
+
+def write_report(
+    journal: Journal, dt: float, folder: Path, *, reason: str, message: str, held: str, stop_seconds: float
+) -> Report:
+    """Closes the journal of a loop in `folder`, and writes beside it trace, report and picture, as far as that goes.
+
+    Args:
+        journal: of the loop, in `folder`.
+        dt: the control period that was to be kept, seconds.
+        folder: where to write.
+        reason: as of `Report`.
+        message: as of `Report`.
+        held: as of `Report`.
+        stop_seconds: as of `Report`.
+    """
+    records = read_journal(folder / JOURNAL)
+    ended = records[np.isfinite(records["period"])]  # steps of which the outcome is known
+    report = Report(
+        reason=reason,
+        message=message,
+        steps=int(is_sent(records).sum()),
+        solved=int(ended["solved"].sum()),
+        total_reward=float(ended["rewards"].sum()),
+        held=held,
+        stop_seconds=stop_seconds,
+        timing=summarize(ended["latency"], ended["period"], dt),
+    )
+    try:
+        journal.close()
+        values = attrs.asdict(report) | {"exit_code": report.exit_code}
+        write_text(folder / REPORT, json.dumps(values, indent=2) + "\n")
+        if report.steps:
+            write_trace(folder / JOURNAL, folder / TRACE)
+        if len(ended):
+            plot(ended["latency"], ended["period"], dt, folder / PICTURE)
+    # The exit code has to say why the robot stopped. A RuntimeError is h5py's of a file that it cannot finish.
+    except (OSError, RuntimeError, KeyboardInterrupt) as error:
+        LOG.error("%s: not all could be written: %s", folder, str(error) or "Ctrl-C, twice")
+    return report
