@@ -89,16 +89,16 @@ def _settings() -> Settings:
     _check_out(Path(FLAGS.out))
     if FLAGS.hardware is not None and not Path(FLAGS.hardware).is_file():
         raise ValueError(f"--hardware={FLAGS.hardware}: there is no such file")
-    if FLAGS.hardware is not None and FLAGS.max_delta is None:
-        raise ValueError("--hardware needs --max_delta, the most that an action may change per step")
     try:
         safe_action = None if FLAGS.safe_action is None else tuple(map(float, FLAGS.safe_action))
     except ValueError:
         raise ValueError(f"--safe_action={','.join(FLAGS.safe_action)}: must be numbers") from None
-    from rlhive.deploy.settings import Settings
+    from rlhive.deploy.settings import Settings, check_max_delta
 
     names = ("max_steps", "max_seconds", "max_delta", "staleness", "frozen", "dry_run")
-    return Settings(safe_action=safe_action, **{name: getattr(FLAGS, name) for name in names})
+    settings = Settings(safe_action=safe_action, **{name: getattr(FLAGS, name) for name in names})
+    check_max_delta(settings, is_hardware=FLAGS.hardware is not None)
+    return settings
 
 
 def _deploy(settings: Settings) -> Report:

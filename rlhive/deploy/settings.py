@@ -51,14 +51,23 @@ class Settings:
     dry_run: bool = False
 
 
-def check_settings(settings: Settings, env: EnvSpec, *, is_hardware: bool) -> None:
-    """Refuses settings that do not fit a robot, before anything is sent.
+def check_max_delta(settings: Settings, *, is_hardware: bool) -> None:
+    """Refuses hardware without a limit, which can be said before anything is known of the policy.
 
     Raises:
         ValueError: naming the setting.
     """
     if is_hardware and settings.max_delta is None:
         raise ValueError("hardware needs max_delta, the most that an action may change per step")
+
+
+def check_settings(settings: Settings, env: EnvSpec, *, is_hardware: bool) -> None:
+    """Refuses settings that do not fit a robot, before anything is sent.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    check_max_delta(settings, is_hardware=is_hardware)
     if settings.safe_action is not None:
         safe = np.asarray(settings.safe_action, np.float32)
         if safe.shape != (env.action_dim,) or not np.isfinite(safe).all():

@@ -130,6 +130,8 @@ def _as_float32(value: Any, name: str) -> np.ndarray:
         if not isinstance(value, np.number | float | int):
             raise ValueError(f"{name} must be a tensor or an array, got {type(value).__name__}")
         value = np.asarray(value)
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"{name} is a masked array: fill what is masked, or give no observation")
     if value.dtype.kind not in _NUMBERS:
         raise ValueError(f"{name} must hold numbers, got an array of {value.dtype}")
     if value.dtype == np.float32:

@@ -80,6 +80,17 @@ def test_what_holds_no_numbers_is_refused(make_run, dtype, by_key):
         policy(None)
 
 
+@pytest.mark.parametrize("by_key", [False, True])
+def test_what_is_masked_is_refused(make_run, by_key):
+    policy = load(make_run().run_dir)
+    masked = np.ma.masked_array(np.zeros(21, np.float32), mask=np.arange(21) == 20)
+    name = "reach_err" if by_key else "observation"
+    if by_key:
+        masked = {"qp_robot": np.zeros(9), "qv_robot": np.zeros(9), "reach_err": masked[18:]}
+    with pytest.raises(ValueError, match=f"{name} is a masked array: fill what is masked, or give no"):
+        policy(masked)
+
+
 def test_whole_vector_by_its_name_in_torchrl(make_run):
     policy = load(make_run().run_dir)
     observation = np.random.default_rng(0).normal(size=(3, 21))
