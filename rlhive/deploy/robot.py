@@ -163,7 +163,7 @@ class Robot:
         if self._is_scaled():
             for actuator in actuators(self.env.robot.robot_config):
                 (low, high), (back, forth) = actuator["pos_range"], actuator["vel_range"]
-                reach[actuator["sim_id"]] = min(-back, forth) * self.env.dt / ((high - low) / 2)
+                reach[actuator["sim_id"]] = max(0.0, min(-back, forth)) * self.env.dt / ((high - low) / 2)
         return reach
 
     def _look(self, reading: Reading, limit: float) -> Reading:

@@ -189,6 +189,21 @@ def test_the_way_to_the_safe_action_keeps_the_velocity_limits(
     assert np.diff(sent[5:, 0]).max() <= 0.0  # never away from there
 
 
+def test_the_way_to_the_safe_action_leaves_pinned_actuators_where_they_are(
+    arm, installed, config, ranges, tmp_path
+):
+    def pinned(actuators):
+        actuators[0]["vel_range"] = (0.0, 0.0)
+
+    write_changed(config, pinned)
+    env = connect(NAME, config)
+    asks = Wanting(installed, lambda step: 0.0 if step < 3 else np.nan)
+    report = deploy(asks, env, tmp_path, safe_action=(0.1,) * 9)
+    assert report.held == "as near the safe action as vel_range lets it"
+    sent = as_actions(arm.commands, ranges)
+    assert np.abs(sent[:, 0]).max() <= 1e-9 and sent[-1, 1:] == pytest.approx(0.1)
+
+
 def test_a_time_stamp_that_never_comes_stops_the_robot(arm, installed, config, tmp_path):
     env = connect(NAME, config)
     act_on(arm, "state", 6, lambda: time.sleep(30.0))
