@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlhive.data.trace import episodes
+from rlhive.data.formats import episodes
 from rlhive.deploy import Settings, connect, connecting, reporting, run
 from rlhive.deploy.journal import read_journal
 from rlhive.deploy.safety import FaultError
@@ -241,7 +241,7 @@ def test_the_journal_has_what_was_sent_last_and_told(arm, installed, config, ran
     assert np.isfinite(report.total_reward)
     _, _, offsets = ranges
     np.testing.assert_allclose(records["controls"][:, :7], np.array(arm.commands[:sent]) - offsets, atol=1e-6)
-    [episode] = episodes(tmp_path / "out/trace.h5")
+    [episode] = episodes(tmp_path / "out/trace.h5", "trace")
     assert np.array_equal(episode.actions, records["actions"][:-1])
 
 
@@ -257,7 +257,7 @@ def test_the_journal_has_the_reading_that_was_refused(arm, installed, config, tm
     *records, refused = read_journal(tmp_path / "out/journal.bin")
     assert len(records) == report.steps > 1
     assert refused["refused"] and np.isnan(refused["observations"][2]) and np.isnan(refused["actions"]).all()
-    [episode] = episodes(tmp_path / "out/trace.h5")  # without it
+    [episode] = episodes(tmp_path / "out/trace.h5", "trace")  # without it
     assert len(episode.actions) == report.steps - 1
 
 
