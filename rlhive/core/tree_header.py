@@ -45,6 +45,16 @@ def check_version(where: object, version: object, known: int) -> None:
         raise LoadError(f"{where}: unknown format version {version!r}, this version of rlhive reads {known}")
 
 
+def check_kind(path: object, header: Mapping[str, str], kind: str) -> None:
+    """Refuses a file of other trees than these, such as a bundle's where a checkpoint's is read.
+
+    Raises:
+        LoadError: its header names another kind, or none.
+    """
+    if header.get("kind") != kind:
+        raise LoadError(f"{path}: holds {header.get('kind')!r}, but a file of {kind!r} is expected")
+
+
 def header_json(path: object, header: Mapping[str, str], field: str) -> list | dict:
     """The list or dict that a field of the header holds as JSON.
 

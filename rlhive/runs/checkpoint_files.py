@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlhive.core.errors import LoadError
 from rlhive.core.tree_file import check_names, flush, read_tree, write_tree
-from rlhive.core.tree_header import header_json
+from rlhive.core.tree_header import check_kind, header_json
 from rlhive.core.types import TrainState
 from rlhive.runs.run_files import part_path
 from rlhive.runs.run_spec import RunSpec
@@ -49,8 +49,7 @@ def read_part(path: str | os.PathLike[str], kind: str) -> tuple[TensorDict, Head
         LoadError: the file is damaged, of another kind or format, or its header is.
     """
     tree, fields = read_tree(path)
-    if fields.get("kind") != kind:
-        raise LoadError(f"{path}: holds {fields.get('kind')!r}, but a file of {kind!r} is expected")
+    check_kind(path, fields, kind)
     spec = RunSpec.from_json(fields.get("spec", ""), f"{path}, spec in its header")
     progress = header_json(path, fields, "progress")
     numbers = [fields.get(name, "") for name in ("seed", "step")]

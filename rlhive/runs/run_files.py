@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhive.core.errors import LoadError
-from rlhive.core.tree_header import header_json, read_header
+from rlhive.core.tree_header import check_kind, header_json, read_header
 
 PathLike = str | os.PathLike[str]
 CONFIG_FILE, OPERATIVE_CONFIG_FILE, SPEC_FILE = "config.gin", "operative_config.gin", "spec.json"
@@ -71,12 +71,14 @@ def seed_dirs(checkpoint: PathLike) -> dict[int, Path]:
     """Where the files of each seed of a checkpoint lie, in ascending order of the seeds.
 
     Raises:
-        LoadError: nothing of a checkpoint is there, or the header of a seed alone is damaged.
+        LoadError: nothing of a checkpoint is there, or the file of a seed alone is damaged or of another kind.
     """
     checkpoint = Path(checkpoint)
     alone = part_path(checkpoint, "params")
     if alone.exists():
-        seed = read_header(alone).get("seed", "")
+        header = read_header(alone)
+        check_kind(alone, header, "params")
+        seed = header.get("seed", "")
         if not seed.isdecimal():
             raise LoadError(f"{alone}: its header names no seed; it is not a file of RLHive's checkpoints")
         return {int(seed): checkpoint}

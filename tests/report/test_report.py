@@ -330,9 +330,8 @@ def test_a_seed_alone_that_stopped_says_so_too(write_run):
     directory = write_run(success={4: (0.0, 0.6)})
     folder = directory / "checkpoints" / "latest"
     stop(folder, stopped_at=2000, reason=TARGET_MET)
-    save_file(
-        {"weight": np.zeros(1)}, folder / "params.safetensors", metadata={"format_version": "1", "seed": "4"}
-    )
+    header = {"format_version": "1", "kind": "params", "seed": "4"}
+    save_file({"weight": np.zeros(1)}, folder / "params.safetensors", metadata=header)
     assert read_run(directory).stopped == {4: (2000, TARGET_MET)}
 
 
