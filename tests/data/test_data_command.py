@@ -40,13 +40,6 @@ def recorded(tmp_path_factory):
     return path
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "rlhive.data.cache.cache_dir", lambda: tmp_path / "cache"
-    )  # RLHIVE_CACHE has SimHive too
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -29,12 +29,6 @@ IMAGES = PixelSpec(("top_cam", "left_cam"), 64, 64, "fast")
 SEEDS, STEPS = (11, 12), 5
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("rlhive.data.cache.cache_dir", lambda: tmp_path / "cache")  # that of SimHive stays
-    return tmp_path / "cache" / "datasets"
-
-
 def built(cache):
     return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")
 

@@ -27,8 +27,7 @@ def expert(observation):
 
 
 @pytest.fixture
-def dataset(tmp_path, monkeypatch):
-    monkeypatch.setenv("RLHIVE_CACHE", str(tmp_path / "cache"))
+def dataset(tmp_path):
     rng = np.random.default_rng(0)
     with trace_file(tmp_path / "demo.h5", None) as file:
         for number in range(20):
