@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import h5py
@@ -76,7 +76,7 @@ def inspect(path: str | os.PathLike[str]) -> tuple[str, list[Trial]]:
         LoadError: the file as a whole cannot be read.
     """
     format_name = detect(path)
-    read_episode = FORMATS[format_name].reader(path, STATE_ONLY)
+    read_episode = _reader(path, format_name)
 
     def read_one(group: h5py.Group, name: str, where: str) -> Trial:
         keys = {key: _summarize(item, key, f"{where}/{key}") for key, item in datasets(group, where).items()}
@@ -97,6 +97,19 @@ def inspect(path: str | os.PathLike[str]) -> tuple[str, list[Trial]]:
     return format_name, [
         trial._replace(episode=episode) for trial, episode in zip(found, episodes, strict=True)
     ]
+
+
+def _reader(path: str | os.PathLike[str], format_name: str) -> Callable[[h5py.Group, str, str], Episode]:
+    """The format's; where it refuses the data set as a whole, one that refuses each trial for that reason."""
+    try:
+        return FORMATS[format_name].reader(path, STATE_ONLY)
+    except LoadError as error:
+        reason = str(error)
+
+    def refuse(group: h5py.Group, name: str, where: str) -> Episode:
+        raise LoadError(reason)
+
+    return refuse
 
 
 def format_trials(path: str | os.PathLike[str], format_name: str, trials: Sequence[Trial]) -> str:

@@ -1,21 +1,17 @@
 """What `inspect` tells of files of episodes, damaged ones included, and the pictures of their frames."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from rlhive.core.errors import LoadError
-from rlhive.data import load_dataset
+from rlhive.data import load_dataset, minari
+from rlhive.data.convert import convert
 from rlhive.data.inspection import draw_frames, format_trials, inspect
 from tests.data.demo_files import write_demo, write_roboset
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "rlhive.data.cache.cache_dir", lambda: tmp_path / "cache"
-    )  # RLHIVE_CACHE has SimHive too
 
 
 def test_long_keys_leave_the_columns_in_line(tmp_path):
@@ -56,6 +52,19 @@ def test_inspect_calls_a_trial_of_other_widths_damaged_as_training_does(tmp_path
         load_dataset(path)
     reason = f"{path}: Trial1: has 4 observations and 3 actions per step, Trial0 has 6 and 3"
     assert f"Trial1        damaged: {reason}\n" in text and str(refused.value).startswith(reason)
+
+
+def test_the_keys_of_a_minari_that_training_refuses_as_a_whole_are_shown_with_the_reason(tmp_path):
+    path = tmp_path / "demo-v0"
+    convert(write_demo(tmp_path / "demo.h5", trials=2), path, "minari")
+    metadata = json.loads((path / minari.METADATA).read_text()) | {"action_space": '{"type": "Discrete"}'}
+    (path / minari.METADATA).write_text(json.dumps(metadata))
+    with pytest.raises(LoadError) as refused:
+        load_dataset(path)
+    lines = format_trials(path, *inspect(path)).splitlines()
+    assert lines[0] == f"{path}: minari, 0 trials of 0 steps; 2 damaged"
+    assert lines[3:5] == [f"episode_{number:<6}damaged: {refused.value}" for number in range(2)]
+    assert ["actions", "3", "float32", "2", "0", "0"] in [line.split() for line in lines]
 
 
 def test_the_picture_of_a_roboset(tmp_path):
