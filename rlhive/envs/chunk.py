@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -163,20 +162,29 @@ class Chunk:
         if self.spec.pixels is not None:
             cast(NumpyPixelEnv, env).render(pixels[row], depth[row] if self.spec.pixels.depth else None)
 
-    @contextlib.contextmanager
-    def _naming(self, row: int) -> Iterator[None]:
-        """Puts what an environment raises into one line that says which one it was."""
-        try:
-            yield
-        except Exception as error:
-            seed, number = self.places[row]
-            reason = f"{type(error).__name__}: {error}"
-            raise RuntimeError(f"{self.name}, seed {seed}, environment {number}: {reason}") from error
+    def _naming(self, row: int) -> _Naming:
+        seed, number = self.places[row]
+        return _Naming(f"{self.name}, seed {seed}, environment {number}")
 
     def close(self) -> None:
         """Close every environment."""
         for env in self.envs.values():
             env.close()
+
+
+# No contextlib.contextmanager, which would let a StopIteration through as it is.
+class _Naming:
+    """Puts what an environment raises into one line that says which one it was."""
+
+    def __init__(self, which: str) -> None:
+        self._which = which
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Exception):
+            raise RuntimeError(f"{self._which}: {type(error).__name__}: {error}") from error
 
 
 def episode_seed(place: Place, number: int) -> int:

@@ -28,6 +28,13 @@ class Failing(ReachPoint):
         return super().step(action)
 
 
+class Exhausted(ReachPoint):
+    """Asks an iterator for more than it has."""
+
+    def step(self, action):
+        return next(iter(()))
+
+
 def unbuildable():
     raise FileNotFoundError("no such model: arm.xml")
 

@@ -14,7 +14,7 @@ import torch
 
 from rlhive.envs import RoboHive, VectorEnv
 from rlhive.envs.pool import NICENESS, _arrives
-from tests.envs.bad_toys import Failing, Slow, second_unbuildable, unbuildable
+from tests.envs.bad_toys import Exhausted, Failing, Slow, second_unbuildable, unbuildable
 from tests.envs.toy import ConstantReward, MatchSign, ReachPoint
 
 NEXT_KEYS = {"observation", "reward", "rwd_sparse", "terminated", "truncated", "done", "solved"}
@@ -207,6 +207,13 @@ def test_environment_that_raises_is_named(num_workers):
     env = VectorEnv(partial(Failing, 70), seeds=[1, 2], num_envs=2, num_workers=num_workers)
     with env, pytest.raises(RuntimeError, match="seed 2, environment 1: ArithmeticError: the arm fell off"):
         play(env, 5, [[1, 2], [3, 70]])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_environment_that_raises_stop_iteration_is_named_as_well(num_workers):
+    env = VectorEnv(Exhausted, seeds=[1], num_workers=num_workers)
+    with env, pytest.raises(RuntimeError, match=r"seed 1, environment 0: StopIteration: $"):
+        play(env, 1)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
