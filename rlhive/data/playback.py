@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from rlhive.core.pixel_spec import PixelSpec
     from rlhive.envs.robohive import RoboHive
 
+# The drifts that rounding explains; the second at the start of what was logged in half precision, where rounded
+# positions change the forces of muscles that Myo's hand observes by 0.03.
+_ROUNDING, _HALF_ROUNDING = 1e-3, 0.1
 _WHY = "the reset drew what the logged state leaves out, or the task or scene is another"
 
 
@@ -52,12 +55,17 @@ class Drift(NamedTuple):
     @property
     def starts_elsewhere(self) -> bool:
         """Whether it starts further from the logged observation than rounding explains."""
-        # Positions rounded to half precision change the forces of muscles that Myo's hand observes by 0.03.
-        return self.largest is not None and not self.largest[0] <= (0.1 if self.half_precision else 1e-3)
+        allowed = _HALF_ROUNDING if self.half_precision else _ROUNDING
+        return self.largest is not None and not self.largest[0] <= allowed
+
+    @property
+    def drifts_away(self) -> bool:
+        """Whether it comes further from what was logged than rounding explains; never told of half precision."""
+        return self.largest is not None and not self.half_precision and not self.largest.max() <= _ROUNDING
 
     @property
     def returns_other(self) -> bool:
-        """Whether the returns are more than 1 % apart, which half precision alone is not."""
+        """Whether the returns are more than 1 % apart."""
         apart = abs(self.played_return - self.logged_return)
         return apart > 0.01 * max(1.0, abs(self.logged_return))
 
@@ -147,12 +155,16 @@ def format_drifts(drifts: Sequence[Drift]) -> str:
             f"{drift.logged_return:>15.2f}{drift.played_return:>10.2f}"
         )
     if any(drift.half_precision for drift in drifts):
-        lines.append("the states were logged as float16: a drift of 1e-3 at the first step is theirs")
+        lines.append(
+            f"the states were logged as float16: a drift of up to {_HALF_ROUNDING} at the first step is theirs"
+        )
     if count := sum(drift.starts_elsewhere for drift in drifts):
         lines.append(f"{count} of {len(drifts)} trials do not start where they were logged: {_WHY}")
-    if count := sum(drift.returns_other and not drift.starts_elsewhere for drift in drifts):
+    later = [drift for drift in drifts if drift.returns_other or drift.drifts_away]
+    if count := sum(not drift.starts_elsewhere for drift in later):
         lines.append(
-            f"{count} of {len(drifts)} trials have returns more than 1 % from those logged: {_WHY}, or rounding grew"
+            f"{count} of {len(drifts)} trials have returns more than 1 % from those logged or drift by more than "
+            f"{_ROUNDING}: {_WHY}, or rounding grew"
         )
     return "\n".join(lines)
 
@@ -161,9 +173,11 @@ def _check_start(path: str | os.PathLike[str], env_name: str, drift: Drift) -> N
     """Refuses to write an episode that is another than the logged one from its first row on."""
     if drift.starts_elsewhere:
         assert drift.largest is not None
+        back = "" if env_name == environment(path) else " Play it where it was recorded."
         raise ValueError(
             f"{path}: {drift.name}: starts {drift.largest[0]:.1e} away from what was logged if played in {env_name}: "
-            f"{_WHY}; nothing was written. Play it where it was recorded, or record anew, with the seed of each trial"
+            f"{_WHY}; nothing was written.{back} Only files that hold each trial's seed, as `record` writes them, come "
+            "back to what the reset drew"
         )
 
 

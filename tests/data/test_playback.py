@@ -62,8 +62,11 @@ def test_without_the_seed_another_start_is_told_of_and_not_written(seedless, tmp
     assert "\n2 of 2 trials do not start where they were logged: the reset drew " in format_drifts(drifts)
     with pytest.raises(
         ValueError, match=rf"Trial0: starts .* away from what was logged if played in {FINGER}"
-    ):
+    ) as refused:
         replay(seedless, out=tmp_path / "again.h5")
+    refusal = str(refused.value)
+    # It was recorded nowhere else.
+    assert "Only files that hold each trial's seed" in refusal and "Play it" not in refusal
     assert not (tmp_path / "again.h5").exists()
 
 
@@ -97,6 +100,22 @@ def test_returns_that_differ_are_told_of():
     assert "1 of 1 trials have returns more than 1 % from those logged" in said(-44.86, -46.38)
     for logged, played in ((-44.86, -44.87), (0.0, 0.009), (np.nan, 3.0)):
         assert "1 %" not in said(logged, played)
+
+
+def test_what_drifts_away_later_is_told_of():
+    def said(largest, half):
+        return format_drifts([Drift("Trial0", 1, largest, -3.0, -3.0, half)])
+
+    later = "1 of 1 trials have returns more than 1 % from those logged or drift by more than 0.001: "
+    assert later in said(np.array([0.0, 0.8]), False) and later in said(np.array([0.0, np.nan]), False)
+    for largest, half in ((np.array([0.0, 9e-4]), False), (np.array([0.0, 0.8]), True), (None, False)):
+        assert later not in said(largest, half)
+    assert later not in said(np.array([0.5, 0.8]), False)  # which is told of as another start
+
+
+def test_the_table_grants_half_precision_what_the_start_does():
+    half = Drift("Trial0", 0, np.array([0.05]), 0.0, 0.0, True)
+    assert "a drift of up to 0.1 at the first step is theirs" in format_drifts([half])
 
 
 @pytest.mark.parametrize("value", ["seven", -1, 0.5, [1, 2]])
