@@ -80,12 +80,12 @@ def export(
     load_torch()
 
     from rlhive.policy_fn import exporting
-    from rlhive.policy_fn.bundle import Bundle, check_new, describe, write_bundle
+    from rlhive.policy_fn.bundle import Bundle, check_absent, describe, write_bundle
     from rlhive.policy_fn.loading import load, seed_dir
     from rlhive.runs.checkpoint_files import read_part
     from rlhive.runs.run_files import part_path
 
-    check_new(out)
+    check_absent(out)
     folder = seed_dir(run_dir, seed, step)
     policy = load(folder)
     header = read_part(part_path(folder, "params"), "params")[1]

@@ -7,6 +7,7 @@ spec.json               what the policy is of, in words that other programs can 
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import rlhive
 from rlhive.algorithms import POLICY_KEYS
 from rlhive.core.errors import LoadError
+from rlhive.core.files import remove_left_over
 from rlhive.core.tree_file import check_names, flush, read_tree, write_tree
 from rlhive.core.types import EnvState, Params
 from rlhive.policy_fn.bundle_files import (
@@ -65,7 +67,8 @@ def write_bundle(folder: PathLike, bundle: Bundle, extras: Sequence[Path] = ()) 
         LoadError: `folder` exists.
     """
     folder = Path(folder)
-    check_new(folder)
+    check_absent(folder)
+    remove_left_over(folder.parent, f".{glob.escape(folder.name)}.*.tmp")
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     beside.mkdir(parents=True)
     try:
@@ -85,7 +88,7 @@ def write_bundle(folder: PathLike, bundle: Bundle, extras: Sequence[Path] = ()) 
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def check_new(folder: PathLike) -> None:
+def check_absent(folder: PathLike) -> None:
     """Refuses a directory that is there.
 
     Raises:
