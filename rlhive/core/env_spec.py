@@ -11,7 +11,8 @@ import attrs
 from rlhive.core.converters import floats, strings
 from rlhive.core.pixel_spec import PixelSpec, to_pixel_spec
 
-SOLVED_STEPS = 5  # RoboHive counts an episode as a success when it is solved on more steps than this
+# By default RoboHive counts an episode as a success when it is solved on more steps than this.
+SOLVED_STEPS = 5
 
 
 def _slices(values: Iterable[Iterable[int]]) -> tuple[tuple[int, int], ...]:

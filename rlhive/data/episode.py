@@ -66,7 +66,7 @@ class Episode:
 
     @property
     def success(self) -> bool | None:
-        """Whether the task was solved on more than 5 steps, as RoboHive counts it."""
+        """Whether the task was solved on more than 5 steps, as RoboHive counts it by default."""
         return None if self.solved is None else int(self.solved.sum()) > SOLVED_STEPS
 
 
