@@ -33,7 +33,7 @@ from rlhive.runs.run_files import CHECKPOINTS, checkpoint_dir
 from rlhive.training.replay_size import check_capacity
 
 if TYPE_CHECKING:
-    from rlhive.config import TrainConfig
+    from rlhive.train_config import TrainConfig
 
 logger = logging.getLogger("rlhive.config")
 

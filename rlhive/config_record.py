@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -10,7 +10,18 @@ import attrs
 from rlhive.config_errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlhive.config import TrainConfig
+    from rlhive.train_config import TrainConfig
+
+
+@attrs.frozen
+class Bound:
+    """A factory with its settings, by value."""
+
+    factory: Callable[..., Any]
+    settings: dict[str, Any]
+
+    def __call__(self, *args: Any, **given: Any) -> Any:
+        return self.factory(*args, **{**self.settings, **given})
 
 
 @attrs.frozen

@@ -13,7 +13,7 @@ from rlhive.paths import gin_directory
 from rlhive.suggest import suggest
 
 if TYPE_CHECKING:
-    from rlhive.config import TrainConfig
+    from rlhive.train_config import TrainConfig
 
 MACRO = r"[A-Za-z_][\w/]*"
 QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")

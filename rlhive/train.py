@@ -29,8 +29,8 @@ from rlhive.runs.run_files import (
 )
 
 if TYPE_CHECKING:
-    from rlhive.config import TrainConfig
     from rlhive.runs.run_spec import RunSpec
+    from rlhive.train_config import TrainConfig
 
 FLAGS = flags.FLAGS
 

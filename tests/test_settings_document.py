@@ -9,6 +9,7 @@ import pytest
 from rlhive import config
 from rlhive.algorithms import ALGORITHMS
 from rlhive.policy_fn.heads import HEADS
+from rlhive.train_config import TrainConfig
 from tests.helpers import make_spec
 
 DOCUMENT = (Path(__file__).parents[1] / "docs/settings.md").read_text()
@@ -24,7 +25,7 @@ def default_of(parameter: inspect.Parameter) -> str:
 
 def test_every_setting_is_in_the_document_with_its_default():
     written = re.findall(r"^\| `([\w.]+)` \| (.+?) \| .+ \|$", DOCUMENT, flags=re.MULTILINE)
-    makers = {"train": config.TrainConfig, **config._FACTORIES}
+    makers = {"train": TrainConfig, **config._FACTORIES}
     settings = [
         (f"{name}.{parameter}", default_of(inspect.signature(maker).parameters[parameter]))
         for name, maker in makers.items()

@@ -27,7 +27,7 @@ from rlhive.runs.run_files import (
 from rlhive.training.resume import has_met_its_targets, progress_of
 
 if TYPE_CHECKING:
-    from rlhive.config import TrainConfig
+    from rlhive.train_config import TrainConfig
 
 ADDED, MERGED = "added_seeds", ".added_seeds"  # while they train, and while what was merged is removed
 LENGTH_SETTINGS = {"TOTAL_STEPS", "train.total_steps"}

@@ -32,7 +32,7 @@ from rlhive.runs.run_spec import RunSpec
 from rlhive.training.stop import Stopped
 
 if TYPE_CHECKING:
-    from rlhive.config import TrainConfig
+    from rlhive.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

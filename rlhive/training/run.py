@@ -50,7 +50,7 @@ from rlhive.training.stop import Stopped
 from rlhive.training.usage import record_usage
 
 if TYPE_CHECKING:
-    from rlhive.config import TrainConfig
+    from rlhive.train_config import TrainConfig
 
 
 @attrs.define(kw_only=True)
