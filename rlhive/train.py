@@ -26,6 +26,7 @@ from rlhive.runs.run_files import (
     checkpoint_dir,
     latest_link,
     read_usage,
+    seed_dirs,
 )
 
 if TYPE_CHECKING:
@@ -181,11 +182,15 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
 
     Returns:
         Whether they came to their end; None where there are none.
+
+    Raises:
+        LoadError: the seeds cannot be added to this run, or its latest checkpoint is damaged.
     """
     from rlhive.algorithms import step_key
     from rlhive.config_record import record_of, with_seeds
     from rlhive.core.files import write_text
     from rlhive.curves import plot_curves
+    from rlhive.runs.checkpoint import load_checkpoint
     from rlhive.runs.run_spec import RunSpec
     from rlhive.training.merge import ADDED, check_settings, is_under_way, merge_run, seeds_to_add
     from rlhive.training.resume import progress_of
@@ -196,6 +201,8 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
         return None
     text = record_of(config).text
     check_settings(directory, text)
+    # In full: the training may take hours, and what it is merged into must be whole.
+    load_checkpoint(directory, list(seed_dirs(checkpoint_dir(directory))))
     folder, under_way = directory / ADDED, is_under_way(directory)
     if not under_way:
         shutil.rmtree(folder, ignore_errors=True)

@@ -226,6 +226,18 @@ def test_what_cannot_be_added_is_refused(grown, seeds, bindings, words):
         seeds_to_add(grown, configure(seeds, *bindings))
 
 
+@pytest.mark.parametrize("part", ["params", "train_state"])
+def test_nothing_is_added_to_a_run_whose_checkpoint_is_damaged(grown, monkeypatch, part):
+    monkeypatch.setattr("rlhive.train.train", lambda *_, **__: pytest.fail("trained before it was read"))
+    path = grown / "checkpoints" / "latest" / f"{part}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(LoadError, match=rf"{part}\.safetensors: "):
+        add(grown, (5, 6), (5,))
+    assert not (grown / ADDED).exists()
+
+
 def test_a_run_that_goes_on_with_other_settings_says_so_and_keeps_those_it_had(tmp_path, capsys):
     run_dir = train(tmp_path / "run", (5,))
     first = (run_dir / "config.gin").read_text()
