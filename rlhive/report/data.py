@@ -21,11 +21,11 @@ from rlhive.runs.run_files import (
     SPEC_FILE,
     STEP_NAMES,
     checkpoint_dir,
+    dirs_of_several,
     has_checkpoint,
     part_path,
     read_progress,
     read_usage,
-    seed_dirs,
 )
 
 SCORES = {"success": "eval/success", "return": "eval/return"}
@@ -36,12 +36,12 @@ RNG_SEED = 0  # the same runs give the same intervals
 class Process:
     """One training process: its directory's name, its seeds, and what it took; None where that is not recorded.
 
-    `steps` are of what `step_name` says: environment steps, also where nothing is recorded, or gradient updates.
+    `steps` are of what `step_name` says: environment steps or gradient updates.
     """
 
     name: str
     seeds: tuple[int, ...]
-    step_name: str
+    step_name: str | None
     seconds: float | None
     steps: int | None
     peak_memory_bytes: int | None
@@ -85,8 +85,8 @@ class Run:
 
     @property
     def step_name(self) -> str:
-        """What its steps count: environment steps, or gradient updates."""
-        return self.processes[0].step_name
+        """What its steps count: environment steps or gradient updates, or just steps where none is recorded."""
+        return next((process.step_name for process in self.processes if process.step_name), "steps")
 
     @property
     def complete(self) -> np.ndarray:
@@ -210,9 +210,9 @@ def _read_member(directory: Path) -> Run:
         raise ValueError(
             f"{directory}: has no evaluation yet: train on to train.evaluate_every steps, or anew where no seed is left"
         )
-    # A seed that broke before its first row is in the checkpoints alone, and counts all the same.
-    folders = seed_dirs(checkpoint_dir(directory)) if has_checkpoint(directory) else {}
     of_row = metrics["seed"].astype(np.int64)
+    # A seed that broke before its first row is in the checkpoints alone, and counts all the same.
+    folders = _seed_dirs(directory, of_row)
     seeds = np.union1d(of_row, np.array(list(folders), np.int64))
     stopped = {seed: how for seed, folder in folders.items() if (how := _read_stopped(folder))}
     row = np.searchsorted(seeds, of_row)
@@ -230,6 +230,14 @@ def _read_member(directory: Path) -> Run:
     return Run(
         directory, directory.name, spec, config, seeds, steps, scores, wall_time, (process,), seen, stopped
     )
+
+
+def _seed_dirs(directory: Path, of_row: np.ndarray) -> dict[int, Path]:
+    """Where the files of each seed lie in the latest checkpoint, if any; a seed alone is that of the metrics' rows."""
+    if not has_checkpoint(directory):
+        return {}
+    latest = checkpoint_dir(directory)
+    return dirs_of_several(latest) or {int(of_row[0]): latest}
 
 
 def _read_stopped(folder: Path) -> tuple[int, str] | None:
@@ -257,10 +265,10 @@ def _read_files(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
 
 def _read_process(directory: Path, seeds: tuple[int, ...]) -> Process:
     usage = read_usage(directory)
-    counted = next((key for key in STEP_NAMES if key in usage), "environment_steps")
+    counted = next((key for key in STEP_NAMES if key in usage), "")
     keys = ("seconds", counted, "peak_memory_bytes", "gpu_peak_memory_bytes")
     figures: list[Any] = [usage.get(key) for key in keys]
-    return Process(directory.resolve().name, seeds, STEP_NAMES[counted], *figures)
+    return Process(directory.resolve().name, seeds, STEP_NAMES.get(counted), *figures)
 
 
 def _spread(run: Run, name: str, steps: np.ndarray) -> np.ndarray:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from rlhive.core.errors import LoadError
 from rlhive.core.tree_file import check_names, flush, read_tree, write_tree
-from rlhive.core.tree_header import check_kind, header_json
+from rlhive.core.tree_header import check_kind
 from rlhive.core.types import TrainState
-from rlhive.runs.run_files import part_path
+from rlhive.runs.run_files import part_path, progress_in
 from rlhive.runs.run_spec import RunSpec
 
 PARTS = ("params", "env_state", "train_state")
@@ -51,11 +51,11 @@ def read_part(path: str | os.PathLike[str], kind: str) -> tuple[TensorDict, Head
     tree, fields = read_tree(path)
     check_kind(path, fields, kind)
     spec = RunSpec.from_json(fields.get("spec", ""), f"{path}, spec in its header")
-    progress = header_json(path, fields, "progress")
+    progress = progress_in(path, fields)
     numbers = [fields.get(name, "") for name in ("seed", "step")]
     if not all(number.isdecimal() for number in numbers) or fields.get("run_id") != spec.run_id:
         raise LoadError(f"{path}: seed, step or run_id of its header are missing or do not fit together")
-    return tree, Header(kind, spec, int(numbers[0]), int(numbers[1]), dict(progress))
+    return tree, Header(kind, spec, int(numbers[0]), int(numbers[1]), progress)
 
 
 def origin(header: Header) -> tuple[str, int]:

@@ -82,8 +82,7 @@ def seed_dirs(checkpoint: PathLike) -> dict[int, Path]:
         if not seed.isdecimal():
             raise LoadError(f"{alone}: its header names no seed; it is not a file of RLHive's checkpoints")
         return {int(seed): checkpoint}
-    numbers = (folder.name.removeprefix("seed_") for folder in checkpoint.glob("seed_*"))
-    folders = {seed: checkpoint / f"seed_{seed}" for seed in sorted(map(int, filter(str.isdecimal, numbers)))}
+    folders = dirs_of_several(checkpoint)
     if not folders:
         raise LoadError(
             f"{checkpoint}: is not a checkpoint, it has no params.safetensors and no seed_<seed>/"
@@ -91,19 +90,41 @@ def seed_dirs(checkpoint: PathLike) -> dict[int, Path]:
     return folders
 
 
+def dirs_of_several(checkpoint: Path) -> dict[int, Path]:
+    """The folders of the seeds of a checkpoint of several, in ascending order of the seeds; none of one alone."""
+    numbers = (folder.name.removeprefix("seed_") for folder in checkpoint.glob("seed_*"))
+    return {seed: checkpoint / f"seed_{seed}" for seed in sorted(map(int, filter(str.isdecimal, numbers)))}
+
+
 def part_path(folder: Path, kind: str) -> Path:
     """The file of a seed's "params", "env_state" or "train_state" in its folder of a checkpoint."""
     return folder / f"{kind}.safetensors"
 
 
-def read_progress(folder: Path) -> Mapping[str, Any]:
+def read_progress(folder: Path) -> dict[str, Any]:
     """What a checkpoint keeps of a seed beside its trees, by the seed's folder.
 
     Raises:
         LoadError: the file is missing or damaged.
     """
     path = part_path(folder, "train_state")
-    return dict(header_json(path, read_header(path), "progress"))
+    return progress_in(path, read_header(path))
+
+
+def progress_in(path: PathLike, header: Mapping[str, str]) -> dict[str, Any]:
+    """What the header of a seed's file keeps beside the tree: JSON values by name.
+
+    Raises:
+        LoadError: they are missing or no dict, or there is a "stopped_at" that is no int or lacks its "reason".
+    """
+    progress = header_json(path, header, "progress")
+    if isinstance(progress, dict):
+        stopped = [type(progress.get(name)) for name in ("stopped_at", "reason")]
+        if "stopped_at" not in progress or stopped == [int, str]:
+            return progress
+    raise LoadError(
+        f"{path}: its header has no valid 'progress', got {progress}; it is not a file of RLHive's checkpoints"
+    )
 
 
 def replay_path(run_dir: Path, step: int) -> Path:
@@ -119,7 +140,7 @@ def drop_other_replays(run_dir: Path, step: int) -> None:
 
 
 def read_usage(run_dir: PathLike) -> dict[str, float]:
-    """The figures of a run by their names; none where it has none yet, else at least "seconds".
+    """The figures of a run by their names; none where it has no usage.json yet, else at least "seconds".
 
     Raises:
         ValueError: they are damaged.
@@ -127,8 +148,12 @@ def read_usage(run_dir: PathLike) -> dict[str, float]:
     path = Path(run_dir) / USAGE_FILE
     if not path.exists():
         return {}
+    text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        usage = dict(json.loads(path.read_text()))
+        usage = dict(json.loads(text))
         return {name: usage[name] + 0 for name in ("seconds", *usage)}
     except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{path}: is damaged: remove it to go on without the time used so far") from None
+        raise ValueError(
+            f'{path}: is damaged: it should be numbers by name, "seconds" among them, got {text[:80]!r}; '
+            "remove it to do without the time used so far"
+        ) from None

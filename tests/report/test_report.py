@@ -174,9 +174,12 @@ def test_usage_is_reported_where_it_is_recorded(write_run, no_picture):
     assert read(write.write_report(directory)).table("process") == [expected]
     (directory / "usage.json").write_text(json.dumps(usage | {"gpu_peak_memory_bytes": 2**30}))
     assert read(write.write_report(directory)).table("process") == [[*expected, "1,024 MiB"]]
-    for damaged in ("[1]", '{"seconds": "a"}'):
+    for damaged in ("[1]", '{"seconds": "a"}', '{"seconds": 3, "peak_memory_bytes": null}'):
         (directory / "usage.json").write_text(damaged)
-        with pytest.raises(ValueError, match=r"usage.json: is damaged"):
+        with pytest.raises(
+            ValueError,
+            match=r'usage.json: is damaged: it should be numbers by name, "seconds" among them, got .*; remove it',
+        ):
             write.write_report(directory)
 
 
@@ -184,10 +187,18 @@ def test_steps_are_of_what_the_usage_says_whatever_the_algorithm_is_called(write
     directory = write_run()
     spec = json.loads((directory / "spec.json").read_text()) | {"algorithm": "mine"}
     (directory / "spec.json").write_text(json.dumps(spec))
-    assert read_run(directory).step_name == "environment steps"
+    assert read_run(directory).step_name == "steps"
+    assert "environment steps" not in read(write.write_report(directory)).text
     (directory / "usage.json").write_text(json.dumps({"seconds": 50.0, "gradient_updates": 7}))
     page = read(write.write_report(directory))
     assert page.table("process", "seeds", "time", "gradient updates")[0][3] == "7"
+
+
+def test_steps_are_of_what_the_first_process_that_says_so_says(write_run):
+    write_run("apart/a", {1: SUCCESS[1]})
+    recording = write_run("apart/b", {2: SUCCESS[2]})
+    (recording / "usage.json").write_text(json.dumps({"seconds": 50.0, "gradient_updates": 7}))
+    assert read_run(recording.parent).step_name == "gradient updates"
 
 
 def test_solo_runs_in_a_directory_are_the_seeds_of_one_run(write_run, no_picture):
@@ -328,11 +339,36 @@ def test_seeds_that_stopped_say_when_and_why(write_run, no_picture):
 
 def test_a_seed_alone_that_stopped_says_so_too(write_run):
     directory = write_run(success={4: (0.0, 0.6)})
-    folder = directory / "checkpoints" / "latest"
-    stop(folder, stopped_at=2000, reason=TARGET_MET)
-    header = {"format_version": "1", "kind": "params", "seed": "4"}
-    save_file({"weight": np.zeros(1)}, folder / "params.safetensors", metadata=header)
+    stop(directory / "checkpoints" / "latest", stopped_at=2000, reason=TARGET_MET)
     assert read_run(directory).stopped == {4: (2000, TARGET_MET)}
+
+
+def test_a_report_of_one_seed_needs_no_whole_parameters(write_run):
+    directory = write_run(success={4: SUCCESS[1]})
+    latest = directory / "checkpoints" / "latest"
+    latest.mkdir(parents=True)
+    assert read_run(directory).seeds.tolist() == [4]
+    (latest / "params.safetensors").write_bytes(b"x")
+    assert read_run(directory).seeds.tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        [1, 2],
+        {"stopped_at": 30},
+        {"stopped_at": "30", "reason": TARGET_MET},
+        {"stopped_at": 30, "reason": None},
+    ],
+)
+def test_a_damaged_header_of_a_seed_is_named(write_run, progress):
+    directory = write_run(success={4: SUCCESS[1]})
+    folder = directory / "checkpoints" / "latest"
+    stop(folder)
+    metadata = {"format_version": "1", "progress": json.dumps(progress)}
+    save_file({"step": np.zeros(1)}, folder / "train_state.safetensors", metadata=metadata)
+    with pytest.raises(ValueError, match=r"train_state.safetensors: its header has no valid 'progress'"):
+        read_run(directory)
 
 
 def test_a_median_that_no_stopped_seed_could_decide_was_not_reached(write_run, no_picture):
