@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
 from rlhive.losses_fn.common import check_network, detached
-from rlhive.policy_fn.heads import HEADS
+from rlhive.policy_fn.heads import heads_with_density
 from rlhive.policy_fn.offline import OfflineNetwork
 
 
@@ -42,10 +42,10 @@ def make_bc_loss(network: OfflineNetwork) -> LossFn:
         actor, observation, mask = params["actor"], batch["observation"], batch.get("mask")
         plan = batch["action"] if network.chunk_size > 1 else batch["action"].unsqueeze(-2)
         mse = masked_mean((network.plan(actor, observation) - plan).square(), mask)
-        if HEADS[network.head].log_prob is None:
-            loss = mse
-        else:
+        if network.head in heads_with_density():
             loss = -masked_mean(network.plan_log_prob(actor, observation, plan), mask)
+        else:
+            loss = mse
         return loss, detached({"loss_bc": loss, "mse": mse})
 
     return loss_fn

@@ -16,7 +16,7 @@ from rlhive.losses_fn.common import (
     td_target,
     weighted_mean,
 )
-from rlhive.policy_fn.heads import HEADS
+from rlhive.policy_fn.heads import heads_with_density
 from rlhive.policy_fn.offline import OfflineNetwork
 
 MAX_WEIGHT = 100.0
@@ -57,9 +57,10 @@ def make_iql_loss(
     check_range("make_iql_loss.expectile", expectile, lambda value: 0.0 < value < 1.0, "be in (0, 1)")
     check_range("make_iql_loss.temperature", temperature, lambda value: value >= 0.0, "not be negative")
     check_network("make_iql_loss", network, OfflineNetwork, "actor", "critic", "value")
-    if HEADS[network.head].log_prob is None:
+    if network.head not in (others := heads_with_density()):
         raise ValueError(
-            f"make_iql_loss weighs log-probabilities, which the head {network.head!r} has none of"
+            f"make_iql_loss weighs log-probabilities, which the head {network.head!r} has none of; "
+            f"set iql_network.head to one of {', '.join(others)}"
         )
 
     def loss_fn(params: Params, target_params: Params, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:

@@ -129,3 +129,8 @@ HEADS: dict[str, Head] = {
     ),
     "mixture": Head(lambda size: MODES * (1 + 2 * size), _mixture_sample, _mixture_mode, _mixture_log_prob),
 }
+
+
+def heads_with_density() -> list[str]:
+    """The names of those in `HEADS` that have log-probabilities."""
+    return [name for name, head in HEADS.items() if head.log_prob]

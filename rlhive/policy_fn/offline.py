@@ -15,7 +15,7 @@ from rlhive.core.keys import as_generator
 from rlhive.core.settings import one_of
 from rlhive.core.types import Params
 from rlhive.policy_fn.actor import ActorCritic
-from rlhive.policy_fn.heads import HEADS
+from rlhive.policy_fn.heads import HEADS, heads_with_density
 from rlhive.policy_fn.mlp import apply_mlp, init_mlp
 
 PARTS = ("actor", "critic", "value")
@@ -111,7 +111,7 @@ class OfflineNetwork(ActorCritic):
     def _density(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
         log_prob = HEADS[self.head].log_prob
         if log_prob is None:
-            others = ", ".join(name for name, head in HEADS.items() if head.log_prob)
+            others = ", ".join(heads_with_density())
             raise ValueError(f"the head {self.head!r} has no density; take one of {others}")
         return log_prob
 

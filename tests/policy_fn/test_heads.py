@@ -113,7 +113,9 @@ def test_the_trees_of_the_algorithms():
     started = sac.copy().update(iql.select("actor", "critic"))  # online from what was learned offline
     assert [leaf.shape for leaf in leaves(started)] == [leaf.shape for leaf in leaves(sac)]
     with pytest.raises(
-        ValueError, match="make_iql_loss weighs log-probabilities, which the head 'deterministic' has none of"
+        ValueError,
+        match=r"make_iql_loss weighs log-probabilities, which the head 'deterministic' has none of; "
+        r"set iql_network.head to one of gaussian, tanh_gaussian, mixture$",
     ):
         make_iql_loss(iql_network(spec, head="deterministic"))
     with pytest.raises(
