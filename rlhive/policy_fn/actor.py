@@ -58,12 +58,12 @@ def tanh_normal_mode(loc: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def log_density(noise: Tensor, log_scale: Tensor) -> Tensor:
-    """Elementwise log-density of a normal, `noise` of its deviations from the mean."""
+    """Elementwise log-density of a normal at `loc + exp(log_scale) * noise`; `noise` and `log_scale` of one shape."""
     return -0.5 * noise.square() - log_scale - 0.5 * math.log(2.0 * math.pi)
 
 
 def scale_of(log_scale: Tensor) -> Tensor:
-    """The standard deviation before the tanh, of its logarithm in the last layer's numbers."""
+    """The standard deviation for a log_scale, which is limited to [LOG_SCALE_MIN, LOG_SCALE_MAX] first; same shape."""
     return log_scale.clamp(LOG_SCALE_MIN, LOG_SCALE_MAX).exp()
 
 
