@@ -12,14 +12,13 @@ import numpy as np
 from rlhive.core.files import replacing
 from rlhive.core.stats import iqm
 from rlhive.metrics import read_metrics
-from rlhive.runs.run_files import STEP_NAMES
+from rlhive.runs.run_files import CURVES_FILE, STEP_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CURVES_FILE = "curves.png"
 MAX_LABELS = 33
 CURVES = ("eval/success", "eval/return", "train/success", "train/return")
 

@@ -19,6 +19,7 @@ from absl import flags
 
 from rlhive.command import INTERRUPTED, reason, refuse_arguments, start
 from rlhive.runs.run_files import (
+    ADDED,
     CONFIG_FILE,
     METRICS_FILE,
     OPERATIVE_CONFIG_FILE,
@@ -192,7 +193,7 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     from rlhive.curves import plot_curves
     from rlhive.runs.checkpoint import load_checkpoint
     from rlhive.runs.run_spec import RunSpec
-    from rlhive.training.merge import ADDED, check_settings, is_under_way, merge_run, seeds_to_add
+    from rlhive.training.merge import check_settings, is_under_way, merge_run, seeds_to_add
     from rlhive.training.resume import progress_of
     from rlhive.training.usage import write_usage
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from absl import flags
 
 from rlhive.command import start
-from rlhive.report.write import REPORT_FILE, write
+from rlhive.report.write import write
+from rlhive.runs.run_files import REPORT_FILE
 
 FLAGS = flags.FLAGS
 

@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-REPORT_FILE = "report.html"
+from rlhive.runs.run_files import ARRAYS_FILE, REPORT_FILE
+
 RENDER_SECONDS = 60  # ten times what it takes
 
 
@@ -37,7 +38,7 @@ def write_arrays(run_dir: str | os.PathLike[str]) -> Path:
     from rlhive.core.files import replacing
     from rlhive.report.data import read_run
 
-    run, path = read_run(Path(run_dir)), Path(run_dir) / "evaluations.npz"
+    run, path = read_run(Path(run_dir)), Path(run_dir) / ARRAYS_FILE
     with replacing(path) as beside:
         np.savez(beside, **{"seeds": run.seeds, "steps": run.steps, **run.scores})
     return path

@@ -6,12 +6,14 @@ runs/reach/
     spec.json                   what it is of, but for the tensors
     metrics.csv                 a row per seed and step; metrics_over_seeds.csv has what seeds have in common
     usage.json                  the time and memory it took
-    curves.png, report.html, evaluations.npz, seen.png, tensorboard/
+    curves.png, report.html, evaluations.npz, seen.png
+    videos/<step>.mp4           a film of the first seed's policy, of some of the evaluations
+    tensorboard/, csv/          what TorchRL's loggers write, each in a directory of its name
     checkpoints/latest          a relative link to the newest step
     checkpoints/<step>/         of one seed: params.safetensors, env_state.safetensors, train_state.safetensors
     checkpoints/<step>/seed_<seed>/     the same of each of several seeds
     replay/<step>.safetensors   the transitions, at the step of the latest checkpoint
-    added_seeds/                a run of the seeds that are being added
+    added_seeds/                a run of the seeds that are being added; .added_seeds/ while it is removed
 """
 
 from __future__ import annotations
@@ -28,10 +30,13 @@ from rlhive.core.tree_header import check_kind, header_json, read_header
 PathLike = str | os.PathLike[str]
 CONFIG_FILE, OPERATIVE_CONFIG_FILE, SPEC_FILE = "config.gin", "operative_config.gin", "spec.json"
 METRICS_FILE, AGGREGATE_FILE, USAGE_FILE = "metrics.csv", "metrics_over_seeds.csv", "usage.json"
+CURVES_FILE, REPORT_FILE, ARRAYS_FILE = "curves.png", "report.html", "evaluations.npz"
 SEEN_FILE = "seen.png"  # the images that the policy saw in the last evaluation
+VIDEOS = "videos"
 # What the steps of a run count, by the name of their number in usage.json.
 STEP_NAMES = {"environment_steps": "environment steps", "gradient_updates": "gradient updates"}
 CHECKPOINTS, LATEST, REPLAY = "checkpoints", "latest", "replay"
+ADDED, MERGED = "added_seeds", ".added_seeds"  # while they train, and while what was merged is removed
 # Why a seed stopped before the others: its success was train.target_success, or something of it was not finite.
 TARGET_MET, NOT_FINITE = "target met", "not finite"
 EVALUATION_SEED = 0  # of the episodes that every evaluation in metrics.csv plays

@@ -16,7 +16,9 @@ from rlhive.core.replay_file import read_replay, seeds_of, write_replay
 from rlhive.metrics import merge_metrics
 from rlhive.runs.checkpoint import load_checkpoint, recover_checkpoints, replace_checkpoint, save_checkpoint
 from rlhive.runs.run_files import (
+    ADDED,
     CONFIG_FILE,
+    MERGED,
     checkpoint_dir,
     checkpoint_steps,
     drop_other_replays,
@@ -29,7 +31,6 @@ from rlhive.training.resume import has_met_its_targets, progress_of
 if TYPE_CHECKING:
     from rlhive.train_config import TrainConfig
 
-ADDED, MERGED = "added_seeds", ".added_seeds"  # while they train, and while what was merged is removed
 LENGTH_SETTINGS = {"TOTAL_STEPS", "train.total_steps"}
 OTHER_SETTINGS = {  # that change nothing of what a seed learns
     "train.loggers",

@@ -14,7 +14,7 @@ from rlhive.algorithms import POLICY_KEYS
 from rlhive.core.files import replacing
 from rlhive.envs.vector import VectorEnv
 from rlhive.policy_fn.loading import load
-from rlhive.runs.run_files import EVALUATION_SEED, SEEN_FILE
+from rlhive.runs.run_files import EVALUATION_SEED, SEEN_FILE, VIDEOS
 from rlhive.training.encoded_env import EncodedEnv
 from rlhive.training.evaluation import Act, evaluation_seeds
 
@@ -70,7 +70,7 @@ def film_run(run: Run) -> str:
     Returns:
         What became of it, in one line: a film that fails is not worth the run.
     """
-    path = run.run_dir / "videos" / f"{run.step}.mp4"
+    path = run.run_dir / VIDEOS / f"{run.step}.mp4"
     try:
         _film(run, path)
     except (OSError, RuntimeError, ValueError) as error:

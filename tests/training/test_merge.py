@@ -15,9 +15,10 @@ from rlhive.config import config_text, load_config
 from rlhive.core.errors import LoadError
 from rlhive.policy_fn import load
 from rlhive.runs.checkpoint import load_checkpoint
+from rlhive.runs.run_files import ADDED, MERGED
 from rlhive.train import add_seeds, go_on
 from rlhive.training import loop
-from rlhive.training.merge import ADDED, MERGED, recover, seeds_to_add
+from rlhive.training.merge import recover, seeds_to_add
 from rlhive.training.run import open_run
 from tests.envs.toy import ConstantReward, ReachPoint
 from tests.training.loop_runs import of_toy
