@@ -242,6 +242,14 @@ def test_files_of_two_runs_in_one_checkpoint_are_refused(make_run):
         load_checkpoint(one.run_dir, (1,))
 
 
+@pytest.mark.parametrize("progress", [{"stopped_at": 30}, {"stopped_at": None, "reason": "target met"}])
+def test_a_seed_that_stopped_without_a_step_or_a_reason_is_refused(make_run, progress):
+    run = make_run("run", seeds=(4,))
+    save(run, 100, progress=[progress])
+    with pytest.raises(LoadError, match=r"train_state.safetensors: its header has no valid 'progress', got"):
+        load_checkpoint(run.run_dir, run.seeds)
+
+
 def test_spec_is_json_and_back(make_run):
     spec = make_run().spec
     assert RunSpec.from_json(spec.to_json()) == spec
