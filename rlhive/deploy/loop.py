@@ -122,34 +122,43 @@ class _Loop:
         if self._settings.dry_run:
             return "nothing, it was a dry run"
         if self._robot.last_action is None:
-            return "nothing had been sent"
+            return "nothing is known to have been sent"
+        safe = self._settings.safe_action
         try:
-            safe = self._settings.safe_action
-            if safe is not None and EXIT_CODES[reason] != 0 and not received:
+            if safe is None or EXIT_CODES[reason] == 0 or received:
+                return self._hold_last()
+            try:
                 return self._lead(np.asarray(safe, np.float32), received)
-            self._robot.hold()
-            self.held_at = time.monotonic()
-            return "last action"
+            except FaultError as fault:
+                return f"{self._hold_last()}, the way to the safe action failed: {fault}"
         except FaultError as fault:
             return f"nothing could be sent: {fault}"
 
+    def _hold_last(self) -> str:
+        self._robot.hold()
+        self.held_at = self.held_at or time.monotonic()
+        return "last action"
+
     def _lead(self, target: np.ndarray, received: Sequence[int]) -> str:
-        """Leads the robot to an action as fast as `max_delta` and its velocity limits allow, without its sensors."""
+        """Leads the robot to an action as fast as `max_delta` and its velocity limits allow, without its sensors.
+
+        It starts from what is known to have been sent: a command of which the sending failed may have arrived, and the
+        first step from there would be one too long.
+        """
         most = np.minimum(self._robot.reach(), self._settings.max_delta or np.inf)
         before = self._robot.led_to()
         assert before is not None  # `hold` has looked
+        self._hold_last()
         while True:
+            time.sleep(self._dt)
+            if received:
+                return f"{self._hold_last()}, stopped on the way to the safe action"
             action = limit_action(target, before, self._low, self._high, most)
             self._robot.hold(action)
-            self.held_at = self.held_at or time.monotonic()
             if np.array_equal(action, before):
                 reached = np.array_equal(action, target)
                 return "safe action" if reached else "as near the safe action as vel_range lets it"
             before = action
-            time.sleep(self._dt)
-            if received:
-                self._robot.hold()
-                return "last action, stopped on the way to the safe action"
 
     def _step(self, reading: Reading, deadline: float) -> Reading:
         record = self._record(reading) | {"refused": True}

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -65,6 +66,7 @@ class Arm:
         self.move()
         self.target = update["q_desired"].double().numpy().copy()
         self.commands.append(self.target)
+        self.before("reply")
 
     def terminate_current_policy(self):
         pass
@@ -142,47 +144,97 @@ def act_on(arm, what, count, action):
     arm.before = before
 
 
+def fail():
+    raise ConnectionError("gone")
+
+
 def fail_once(arm, what, count):
     """The `count`-th call of that kind from now on raises."""
-
-    def fail():
-        raise ConnectionError("gone")
-
     act_on(arm, what, count, fail)
+
+
+def connect_fast(config, installed):
+    """The arm, and its description, with half the control period."""
+    env = connect(NAME, config)
+    env.unwrapped.frame_skip = 20
+    return env, attrs.evolve(installed, dt=env.unwrapped.dt)
 
 
 def test_the_way_to_the_safe_action_starts_where_the_last_command_led(
     arm, installed, config, ranges, tmp_path
 ):
-    env = connect(NAME, config)
+    env, spec = connect_fast(config, installed)
     fail_once(arm, "command", 4)
-    report = deploy(Wanting(installed, lambda _: 0.9), env, tmp_path, max_delta=0.04, safe_action=SAFE)
+    report = deploy(Wanting(spec, lambda _: 0.9), env, tmp_path, max_delta=0.04, safe_action=SAFE)
     assert (report.reason, report.held) == ("robot_failed", "safe action"), report
     sent = as_actions(arm.commands, ranges)
     assert np.abs(np.diff(sent, axis=0)).max() <= 0.04 + 1e-6
     assert sent[-1] == pytest.approx(0.3)
 
 
-def test_a_first_action_that_was_not_sent_is_not_held(arm, installed, config, tmp_path):
+@pytest.mark.parametrize("wanted", [0.9, -0.9])
+def test_a_command_that_arrived_though_its_reply_did_not_is_taken_back_first(
+    arm, installed, config, ranges, tmp_path, wanted
+):
+    env, spec = connect_fast(config, installed)
+    fail_once(arm, "reply", 4)
+    report = deploy(Wanting(spec, lambda _: wanted), env, tmp_path, max_delta=0.04, safe_action=(0.0,) * 9)
+    assert (report.reason, report.steps, report.held) == ("robot_failed", 3, "safe action")
+    sent = as_actions(arm.commands, ranges)
+    assert np.array_equal(sent[4], sent[2])
+    assert np.abs(np.diff(sent, axis=0)).max() <= 0.04 + 1e-6
+    assert sent[-1] == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("what", "told"), [("command", 0), ("reply", 1)])
+def test_a_first_action_of_which_the_sending_failed_is_not_held(arm, installed, config, tmp_path, what, told):
     env = connect(NAME, config)
-    fail_once(arm, "command", 1)
+    fail_once(arm, what, 1)
     report = deploy(Wanting(installed, lambda _: 0.5), env, tmp_path, safe_action=SAFE)
-    assert (report.reason, report.held) == ("robot_failed", "nothing had been sent")
-    assert arm.commands == []
+    assert (report.reason, report.held) == ("robot_failed", "nothing is known to have been sent")
+    assert len(arm.commands) == told
+
+
+def test_a_way_to_the_safe_action_that_fails_once_ends_in_the_last_action(
+    arm, installed, config, ranges, tmp_path
+):
+    env, spec = connect_fast(config, installed)
+    fail_once(arm, "command", 8)
+    asks = Wanting(spec, lambda step: 0.0 if step < 5 else np.nan)
+    report = deploy(asks, env, tmp_path, max_delta=0.05, safe_action=SAFE)
+    assert report.reason == "action_not_finite"
+    assert report.held.startswith("last action, the way to the safe action failed: ")
+    sent = as_actions(arm.commands, ranges)
+    assert len(sent) == 8 and np.array_equal(sent[-1], sent[-2])
+    assert report.stop_seconds <= installed.dt
+
+
+def test_a_way_to_the_safe_action_that_keeps_failing_says_so(arm, installed, config, tmp_path):
+    env, spec = connect_fast(config, installed)
+    asks = Wanting(spec, lambda step: 0.0)
+
+    def lose():
+        arm.before = lambda what: fail()
+        fail()
+
+    act_on(arm, "command", 4, lose)
+    report = deploy(asks, env, tmp_path, safe_action=SAFE)
+    assert report.held.startswith("nothing could be sent: ")
+    assert len(arm.commands) == report.steps == 3
 
 
 @pytest.mark.parametrize(("speed", "max_delta"), [(3.0, 0.1), (0.0, 0.1), (3.0, 0.03)])
 def test_the_way_to_the_safe_action_keeps_the_velocity_limits(
     arm, installed, config, ranges, tmp_path, speed, max_delta
 ):
-    env = connect(NAME, config)
+    env, spec = connect_fast(config, installed)
     arm.speed = speed
-    asks = Wanting(installed, lambda step: np.eye(9)[0] if step < 7 else np.nan)
+    asks = Wanting(spec, lambda step: np.eye(9)[0] if step < 7 else np.nan)
     report = deploy(asks, env, tmp_path, max_delta=max_delta, safe_action=(0.0,) * 9)
     assert (report.reason, report.held) == ("action_not_finite", "safe action")
     low, high, _ = ranges
     sent = as_actions(arm.commands, ranges)
-    fastest = np.pi / 2 * installed.dt / ((high - low) / 2)
+    fastest = np.pi / 2 * spec.dt / ((high - low) / 2)
     steps = np.abs(np.diff(sent[5:], axis=0))  # the last action, and the way
     assert (steps <= np.minimum(fastest, max_delta) + 1e-6).all()
     assert sent[-1] == pytest.approx(0.0, abs=1e-9)
@@ -196,8 +248,8 @@ def test_the_way_to_the_safe_action_leaves_pinned_actuators_where_they_are(
         actuators[0]["vel_range"] = (0.0, 0.0)
 
     write_changed(config, pinned)
-    env = connect(NAME, config)
-    asks = Wanting(installed, lambda step: 0.0 if step < 3 else np.nan)
+    env, spec = connect_fast(config, installed)
+    asks = Wanting(spec, lambda step: 0.0 if step < 3 else np.nan)
     report = deploy(asks, env, tmp_path, safe_action=(0.1,) * 9)
     assert report.held == "as near the safe action as vel_range lets it"
     sent = as_actions(arm.commands, ranges)
@@ -282,7 +334,7 @@ def test_connecting_that_takes_too_long_is_given_up(arm, config):
     with pytest.raises(RuntimeError, match=r"^connecting did not end within 2\.000 s$"):
         connect(NAME, config, timeout=2.0)
     gc.collect()
-    assert arm.homes <= 1
+    assert arm.homes == 1
 
 
 def test_an_arm_that_is_lost_while_connecting_is_one_line(arm, config):
