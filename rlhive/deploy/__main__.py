@@ -123,7 +123,7 @@ def _deploy(settings: Settings) -> Report:
         env = simulate(name, FLAGS.seed, policy.spec.env.pixels)
     else:
         Path(FLAGS.out).mkdir(parents=True, exist_ok=True)
-        env = connect(name, FLAGS.hardware, policy=policy)
+        env = connect(name, FLAGS.hardware, policy=policy, settings=settings)
     return run(policy, env, FLAGS.out, settings)
 
 

@@ -13,6 +13,7 @@ import attrs
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.deploy.robot import RESET_SECONDS, actuators, let_go, refuse_reconnecting
 from rlhive.deploy.safety import watchdog
+from rlhive.deploy.settings import Settings, check_act_mode
 from rlhive.envs.build import action_names, make_bare
 from rlhive.envs.importing import quiet
 
@@ -39,6 +40,7 @@ def connect(
     config_path: str | os.PathLike[str],
     *,
     policy: Policy | None = None,
+    settings: Settings | None = None,
     timeout: float = RESET_SECONDS,
 ) -> Any:
     """The environment `name` on hardware, connected, with nothing sent to it but what the drivers do to connect.
@@ -51,12 +53,13 @@ def connect(
         config_path: RoboHive's configuration of the robot: devices, sensors, actuators. It is Python that RoboHive
             evaluates: trust it as you trust code.
         policy: what is to run there; nothing is connected where it does not fit.
+        settings: how it is to run; nothing is connected where they do not fit how the robot is actuated.
         timeout: seconds after which a device that does not answer is given up.
 
     Raises:
         ValueError: no such environment or file, a file that is no configuration of its robot, lists the actuators in
-            another order or with other ranges than those of training, or a policy that does not fit (every difference
-            is named).
+            another order or with other ranges than those of training, a policy that does not fit (every difference
+            is named), or a safe action for a robot whose actions are velocities.
         RuntimeError: a driver is not installed, or a device does not answer.
     """
     from rlhive.envs.names import check_name
@@ -66,7 +69,7 @@ def connect(
     if not os.path.isfile(config_path):
         raise ValueError(f"{config_path}: there is no such robot configuration")
     ensure()
-    _rehearse(name, config_path, policy)
+    _rehearse(name, config_path, policy, settings)
     try:
         with quiet(), _nothing_sent(), watchdog(timeout, "connecting"):
             env, _ = make_bare(name, is_hardware=True, config_path=str(config_path))
@@ -77,8 +80,10 @@ def connect(
     return env
 
 
-def _rehearse(name: str, config_path: str | os.PathLike[str], policy: Policy | None) -> None:
-    """Builds the environment in simulation with the robot's configuration, and compares it with the policy."""
+def _rehearse(
+    name: str, config_path: str | os.PathLike[str], policy: Policy | None, settings: Settings | None
+) -> None:
+    """Builds the environment in simulation with the robot's configuration; compares it with policy and settings."""
     from rlhive.policy_fn.compare import differences
 
     try:
@@ -93,6 +98,8 @@ def _rehearse(name: str, config_path: str | os.PathLike[str], policy: Policy | N
     if unknown := sorted(set(map(str, interfaces)) - set(INTERFACES)):
         known = ", ".join(INTERFACES)
         raise ValueError(f"{config_path}: unknown interface {unknown[0]!r}; RoboHive has {known}")
+    if settings is not None:
+        check_act_mode(settings, env.robot._act_mode)
     _check_order(config_path, env)
     lines = []
     if policy is not None:

@@ -19,7 +19,7 @@ from rlhive.deploy.journal import JOURNAL, Journal
 from rlhive.deploy.reporting import Report, write_report
 from rlhive.deploy.robot import Reading, Robot, release
 from rlhive.deploy.safety import EXIT_CODES, FaultError, ImageWatch, SensorWatch, limit_action
-from rlhive.deploy.settings import Settings, check_settings
+from rlhive.deploy.settings import Settings, check_act_mode, check_settings
 from rlhive.envs.cameras import Frames, stack_cameras
 from rlhive.policy_fn.policy import Policy
 
@@ -55,6 +55,8 @@ def _run(policy: Policy, env: Any, folder: Path, settings: Settings) -> Report:
         raise ValueError(f"the policy does not fit the robot: {'; '.join(lines)}")
     robot = Robot(env, policy.spec.env, dry_run=settings.dry_run)
     check_settings(settings, policy.spec.env, is_hardware=robot.is_hardware)
+    if robot.is_hardware:
+        check_act_mode(settings, robot.act_mode)
     folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(folder / JOURNAL, policy.spec.env, robot.name)
     loop = _Loop(policy, robot, settings, journal)
@@ -93,7 +95,7 @@ class _Loop:
     def run(self, received: Sequence[int]) -> tuple[str, str]:
         """Steps until there is a reason to stop, which it returns."""
         reading = self._robot.reset()
-        self._reference, self._started = self._robot.position(), reading.time
+        self._reference, self._started = self._robot.standstill(), reading.time
         deadline, step = reading.time, 0
         while (end := self._ended(reading, step, received)) is None:
             deadline = max(deadline, time.monotonic() - self._dt) + self._dt  # after an overrun, from now on

@@ -51,12 +51,14 @@ class Robot:
         last_action: what was sent last `[A]`, in a dry run computed; None before.
         last_control: what the actuators were told then `[A]`, in their units and after RoboHive's velocity limits; None
             in a dry run, too.
+        act_mode: RoboHive's, "pos" or "vel": whether an action asks for a position or a velocity.
     """
 
     def __init__(self, env: Any, spec: EnvSpec, *, dry_run: bool) -> None:
         self.env = env.unwrapped
         self.name: str | None = getattr(self.env.spec, "id", None)
         self.is_hardware = bool(self.env.robot.is_hardware)
+        self.act_mode: str = self.env.robot._act_mode
         self.last_action: np.ndarray | None = None
         self.last_control: np.ndarray | None = None
         self._spec, self._dry_run = spec, dry_run
@@ -140,10 +142,15 @@ class Robot:
                 )
                 robot.hardware_apply_controls(control)
 
-    def position(self) -> np.ndarray | None:
+    def standstill(self) -> np.ndarray | None:
         """The action `[A]` that would keep each actuator where it is, NaN where that is not known."""
         data = self.env.robot.sim.data
-        action = self._as_action(lambda actuator: getattr(data, actuator["data_type"])[actuator["data_id"]])
+        if self.act_mode == "vel":
+            action = self._as_action(lambda actuator: 0.0)
+        else:
+            action = self._as_action(
+                lambda actuator: getattr(data, actuator["data_type"])[actuator["data_id"]]
+            )
         return None if action is None else np.clip(action, self._spec.action_low, self._spec.action_high)
 
     def led_to(self) -> np.ndarray | None:
@@ -152,7 +159,7 @@ class Robot:
         RoboHive's velocity limits around what was measured hold back what an action asks for.
         """
         control = self.last_control
-        if self.last_action is None or control is None or not self.is_hardware:
+        if self.last_action is None or control is None or not self.is_hardware or self.act_mode != "pos":
             return self.last_action
         action = self._as_action(lambda actuator: control[actuator["sim_id"]])
         return self.last_action if action is None else np.where(np.isnan(action), self.last_action, action)
@@ -160,7 +167,7 @@ class Robot:
     def reach(self) -> np.ndarray:
         """How far an action may lead from the one before it `[A]`, by the actuators' velocity limits."""
         reach = np.full(self._spec.action_dim, np.inf)
-        if self._is_scaled():
+        if self._is_scaled() and self.act_mode == "pos":
             for actuator in actuators(self.env.robot.robot_config):
                 (low, high), (back, forth) = actuator["pos_range"], actuator["vel_range"]
                 reach[actuator["sim_id"]] = max(0.0, min(-back, forth)) * self.env.dt / ((high - low) / 2)
@@ -191,11 +198,8 @@ class Robot:
         return result
 
     def _is_scaled(self) -> bool:
-        """Whether an action is a place within `pos_range` of the configured actuators."""
-        robot = self.env.robot
-        return (
-            self.env.normalize_act and robot._act_mode == "pos" and "default_robot" not in robot.robot_config
-        )
+        """Whether an action is a place within `pos_range` or `vel_range` of the configured actuators."""
+        return self.env.normalize_act and "default_robot" not in self.env.robot.robot_config
 
     def _as_action(self, value: Callable[[dict[str, Any]], float]) -> np.ndarray | None:
         """The action `[A]` that asks each actuator for its `value`, in its units; NaN for those not configured."""
@@ -203,8 +207,9 @@ class Robot:
             return None
         action = np.full(self._spec.action_dim, np.nan)
         for actuator in actuators(self.env.robot.robot_config):
-            low, high = actuator["pos_range"]
-            action[actuator["sim_id"]] = (2 * value(actuator) - high - low) / (high - low)
+            low, high = actuator[f"{self.act_mode}_range"]
+            if low < high:  # an actuator whose `vel_range` has no width stands still whatever it is asked for
+                action[actuator["sim_id"]] = (2 * value(actuator) - high - low) / (high - low)
         return action
 
     def _sensors(self) -> dict[str, Sensors]:

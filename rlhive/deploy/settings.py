@@ -78,3 +78,16 @@ def check_settings(settings: Settings, env: EnvSpec, *, is_hardware: bool) -> No
             safe > np.asarray(env.action_high, np.float32)
         ).any():
             raise ValueError(f"safe_action is outside of the action's limits: {list(settings.safe_action)}")
+
+
+def check_act_mode(settings: Settings, act_mode: str) -> None:
+    """Refuses a safe action where hardware's actions are velocities (`act_mode` "vel"): a way there needs the sensors.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    if act_mode == "vel" and settings.safe_action is not None:
+        raise ValueError(
+            "safe_action must not be given where actions are velocities: on a fault such a robot stands still, "
+            "being told its last position again"
+        )

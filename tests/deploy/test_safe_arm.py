@@ -256,6 +256,50 @@ def test_the_way_to_the_safe_action_leaves_pinned_actuators_where_they_are(
     assert np.abs(sent[:, 0]).max() <= 1e-9 and sent[-1, 1:] == pytest.approx(0.1)
 
 
+def test_the_first_of_actions_that_are_velocities_starts_at_standstill(arm, installed, config, tmp_path):
+    env = connect(NAME, config)
+    env.unwrapped.robot._act_mode = "vel"
+    report = deploy(Wanting(installed, lambda _: 1.0), env, tmp_path, max_steps=3, max_delta=0.05)
+    assert report.reason == "finished", report
+    actions = read_journal(tmp_path / "out/journal.bin")["actions"][:-1, :7]
+    np.testing.assert_allclose(actions, np.broadcast_to([[0.05], [0.1], [0.15]], (3, 7)), atol=1e-6)
+
+
+def test_where_actions_are_velocities_the_last_position_is_told_again(arm, installed, config, tmp_path):
+    env = connect(NAME, config)
+    env.unwrapped.robot._act_mode = "vel"
+
+    def lose_a_sensor():
+        arm.position = arm.position * np.nan
+
+    act_on(arm, "positions", 10, lose_a_sensor)
+    report = deploy(Wanting(installed, lambda _: 0.05), env, tmp_path)
+    assert (report.reason, report.held) == ("observation_not_finite", "last action")
+    assert np.array_equal(arm.commands[-1], arm.commands[-2])
+
+
+def test_where_actions_are_velocities_a_safe_action_is_refused(arm, installed, config, tmp_path):
+    env = connect(NAME, config)
+    env.unwrapped.robot._act_mode = "vel"
+    with pytest.raises(ValueError, match=r"^safe_action must not be given where actions are velocities"):
+        deploy(Wanting(installed, lambda _: 0.0), env, tmp_path, safe_action=SAFE)
+    assert arm.commands == []
+
+
+def test_a_safe_action_for_velocities_is_refused_before_anything_is_connected(config, monkeypatch):
+    make = connecting.make_bare
+
+    def make_for_velocities(name, **settings):
+        assert not settings["is_hardware"]
+        env, spec = make(name, **settings)
+        env.robot._act_mode = "vel"
+        return env, spec
+
+    monkeypatch.setattr(connecting, "make_bare", make_for_velocities)
+    with pytest.raises(ValueError, match=r"^safe_action must not be given where actions are velocities"):
+        connect(NAME, config, settings=Settings(safe_action=SAFE))
+
+
 def test_a_time_stamp_that_never_comes_stops_the_robot(arm, installed, config, tmp_path):
     env = connect(NAME, config)
     act_on(arm, "state", 6, lambda: time.sleep(30.0))
@@ -401,4 +445,4 @@ def test_slower_actuators_are_a_limit_of_their_own(config):
         actuators[0]["vel_range"] = (-0.5, 0.5)
 
     write_changed(config, slower)
-    connecting._rehearse(NAME, config, None)
+    connecting._rehearse(NAME, config, None, None)
