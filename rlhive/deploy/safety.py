@@ -169,8 +169,8 @@ def limit_action(
 def watchdog(seconds: float, what: str) -> Iterator[None]:
     """Ends the block with a `FaultError` when it takes longer; main thread only.
 
-    Goes on raising every tenth of the time until the block is left, and once more behind it: RoboHive's drivers catch
-    every exception and try again, for ever.
+    Goes on raising every tenth of the time until the block is left, and once more behind it, whatever the block raised:
+    RoboHive's drivers catch every exception and try again, for ever, or raise another.
     """
     message = f"{what} did not end within {seconds:.3f} s"
     armed, ends = True, time.monotonic() + seconds
@@ -186,6 +186,10 @@ def watchdog(seconds: float, what: str) -> Iterator[None]:
             yield
         finally:
             armed = False  # or a signal in the lines below would leave the timer running
+    except Exception as error:
+        if time.monotonic() > ends:
+            raise FaultError("robot_stalled", message) from error
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
