@@ -182,7 +182,7 @@ class _Loop:
         latency = time.monotonic() - reading.time
         record.update(policy_actions=wanted, latency=latency)
         if self._robot.is_hardware and latency > self._staleness:
-            what = "the policy" if self._eyes is None else "the cameras and the policy"
+            what = "reading and the policy" if self._eyes is None else "reading, the cameras and the policy"
             message = f"{what} took {latency:.3f} s, more than {self._staleness:.3f} s"
             raise FaultError("sensors_stale", message)
         last = self._reference if self._robot.last_action is None else self._robot.last_action

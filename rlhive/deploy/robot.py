@@ -184,7 +184,7 @@ class Robot:
         _, reward, done, *_, info = result
         return Reading(
             now,
-            {key: np.array(self.env.obs_dict[key]) for key in self._spec.observation_keys},
+            {key: _unmasked(key, self.env.obs_dict[key]) for key in self._spec.observation_keys},
             self._sensors() if self.is_hardware else {},
             {},
             float(reward),
@@ -215,7 +215,9 @@ class Robot:
     def _sensors(self) -> dict[str, Sensors]:
         robot = self.env.robot
         return {
-            name: Sensors(np.array(device["sensor_data"], np.float64), _age(device, robot.time_start))
+            name: Sensors(
+                _unmasked(name, device["sensor_data"]).astype(np.float64), _age(device, robot.time_start)
+            )
             for name, device in robot.robot_config.items()
             if device["sensor"]
         }
@@ -293,6 +295,13 @@ def refuse_reconnecting(driver: Any) -> None:
 def actuators(config: dict[str, Any]) -> list[dict[str, Any]]:
     """The actuators of a robot's configuration, in the order of the file."""
     return [actuator for device in config.values() for actuator in device["actuator"]]
+
+
+def _unmasked(name: str, values: Any) -> np.ndarray:
+    """A copy; what a mask hides would pass for a measurement once the mask is dropped."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise FaultError("observation_wrong", f"{name} is a masked array, expected a plain one")
+    return np.array(values)
 
 
 def _age(device: dict[str, Any], time_start: float) -> float:

@@ -446,3 +446,17 @@ def test_slower_actuators_are_a_limit_of_their_own(config):
 
     write_changed(config, slower)
     connecting._rehearse(NAME, config, None, None)
+
+
+def test_a_masked_observation_stops_the_robot(arm, installed, config, tmp_path):
+    env = connect(NAME, config)
+    get_obs_dict = env.unwrapped.get_obs_dict
+
+    def get_masked(sim):
+        parts = get_obs_dict(sim)
+        return {**parts, "qp_robot": np.ma.masked_less(parts["qp_robot"], 0.0)}
+
+    env.unwrapped.get_obs_dict = get_masked
+    report = deploy(Wanting(installed, lambda _: 0.0), env, tmp_path)
+    assert (report.reason, report.steps) == ("observation_wrong", 0)
+    assert report.message == "qp_robot is a masked array, expected a plain one"
