@@ -130,11 +130,17 @@ def _layout(path: str | os.PathLike[str]) -> tuple[np.dtype, int, str | None, Pi
         line = file.readline(_MAX_HEADER)
     try:
         header = json.loads(line)
-        if header["format"] != _FORMAT:
-            raise ValueError(header["format"])
+        if (written := header["format"]) != _FORMAT:
+            if written.startswith("rlhive-journal-"):
+                raise LoadError(
+                    f"{path}: is a journal of another version ({written!r}); recover it with the RLHive that wrote it"
+                )
+            raise ValueError(written)
         images = header["images"]
         pixels = images and _pixels(images)
         return record_dtype(header), len(line), header["environment"], pixels
+    except LoadError:
+        raise
     except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
         raise LoadError(f"{path}: is not a journal of rlhive.deploy") from None
 

@@ -240,6 +240,23 @@ def test_watchdog_finds_what_swallowed_its_signal():
         time.sleep(5.0)
 
 
+def test_watchdog_finds_what_made_another_error_of_its_signal():
+    with (
+        pytest.raises(FaultError, match=r"the driver did not end") as caught,
+        watchdog(0.05, "the driver"),
+    ):
+        try:
+            time.sleep(5.0)
+        except FaultError:
+            raise FaultError("robot_failed", "the connection is lost") from None
+    assert caught.value.reason == "robot_stalled"
+
+
+def test_watchdog_leaves_an_error_in_time_as_it_is():
+    with pytest.raises(ValueError, match="in time"), watchdog(5.0, "the driver"):
+        raise ValueError("in time")
+
+
 def test_watchdog_leaves_no_timer(monkeypatch):
     """Where the signal comes as the block ends, before the timer is stopped."""
     setitimer = signal.setitimer
@@ -320,6 +337,13 @@ def test_journal_of_a_killed_process_becomes_a_trace(make_run, installed, tmp_pa
     assert result.stdout == f"{out / 'trace.h5'}: {steps} steps\n", result.stderr
     with h5py.File(out / "trace.h5") as file:
         assert len(file["Trial0/actions"]) == steps
+
+
+def test_a_journal_of_another_version_says_so(tmp_path):
+    (tmp_path / "journal.bin").write_bytes(b'{"format": "rlhive-journal-2"}\n')
+    message = r"another version \('rlhive-journal-2'\); recover it with the RLHive that wrote it$"
+    with pytest.raises(LoadError, match=message):
+        write_trace(tmp_path / "journal.bin", tmp_path / "trace.h5")
 
 
 def test_what_is_no_journal_is_refused(tmp_path):
