@@ -100,7 +100,7 @@ def _rehearse(
         raise ValueError(f"{config_path}: unknown interface {unknown[0]!r}; RoboHive has {known}")
     if settings is not None:
         check_act_mode(settings, env.robot._act_mode)
-    _check_order(config_path, env)
+    _check_actuators(config_path, env)
     lines = []
     if policy is not None:
         cameras = policy.spec.env.pixels.cameras if policy.spec.env.pixels else ()
@@ -115,48 +115,62 @@ def _rehearse(
     env.close()
 
 
-def _check_order(config_path: str | os.PathLike[str], env: Any) -> None:
+def _check_actuators(config_path: str | os.PathLike[str], env: Any) -> None:
     """RoboHive writes a command by the actuator's place in the file and reads it by its place in the simulation."""
-    places = [actuator["sim_id"] for actuator in actuators(env.robot.robot_config)]
+    known = actuators(env.robot.robot_config)
+    for actuator in known:
+        low, high = actuator["pos_range"]
+        if not low < high:
+            name = actuator["name"]
+            raise ValueError(f"{config_path}: pos_range of {name} is [{low}, {high}], expected low < high")
+    places = [actuator["sim_id"] for actuator in known]
     if places != list(range(len(places))):
         order = ", ".join(action_names(env)[: max(places) + 1])
         raise ValueError(f"{config_path}: list the actuators in the order {order}, each once")
 
 
-def _rescaled(env: Any, trained: dict[str, tuple[float, float]]) -> list[str]:
+def _rescaled(env: Any, trained: dict[str, str]) -> list[str]:
     """The actuators of which an action would ask for something else than in training, one line each."""
-    lines = []
-    for name, found in _ranges(env).items():
-        if found != trained.get(name):
-            expected = list(trained[name]) if name in trained else "none"
-            lines.append(
-                f"actuator {name}: {env.robot._act_mode}_range {list(found)}, but {expected} in training; an action is "
-                "a place within it"
-            )
-    return lines
+    return [
+        f"actuator {name}: {found}, but {trained.get(name, 'none')} in training; an action is a place within it"
+        for name, found in _ranges(env).items()
+        if found != trained.get(name)
+    ]
 
 
 @functools.cache
-def _trained_ranges(name: str) -> dict[str, tuple[float, float]]:
-    with quiet():
-        env, _ = make_bare(name)
-        ranges = _ranges(env)
-        env.close()
+def _trained_ranges(name: str) -> dict[str, str]:
+    from gymnasium.error import UnregisteredEnv
+
+    try:
+        with quiet():
+            env, _ = make_bare(name)
+            ranges = _ranges(env)
+            env.close()
+    except UnregisteredEnv:
+        raise ValueError(
+            f"the policy was trained on {name}, which is not installed here, so its ranges cannot be compared"
+        ) from None
     return ranges
 
 
-def _ranges(env: Any) -> dict[str, tuple[float, float]]:
-    """What actions of -1 and 1 ask each configured actuator for, by its name; none where actions are not normalised."""
+def _ranges(env: Any) -> dict[str, str]:
+    """What actions of -1 and 1 ask each configured actuator for, by its name, as "pos_range [-1.0, 1.0]".
+
+    Empty where actions are not normalised.
+    """
     robot = env.robot
     if not env.normalize_act:
         return {}
     if "default_robot" in robot.robot_config:
         limits = env.sim.model.actuator_ctrlrange.tolist()
-        return {name: (low, high) for name, (low, high) in zip(action_names(env), limits, strict=True)}
-    known = {
-        actuator["name"]: actuator[f"{robot._act_mode}_range"] for actuator in actuators(robot.robot_config)
-    }
-    return {name: (float(low), float(high)) for name, (low, high) in known.items()}
+        known = dict(zip(action_names(env), limits, strict=True))
+    else:
+        known = {
+            actuator["name"]: actuator[f"{robot._act_mode}_range"]
+            for actuator in actuators(robot.robot_config)
+        }
+    return {name: f"{robot._act_mode}_range {[float(limit) for limit in known[name]]}" for name in known}
 
 
 def _not_a_configuration(config_path: str | os.PathLike[str], error: BaseException) -> str:

@@ -286,18 +286,48 @@ def test_where_actions_are_velocities_a_safe_action_is_refused(arm, installed, c
     assert arm.commands == []
 
 
-def test_a_safe_action_for_velocities_is_refused_before_anything_is_connected(config, monkeypatch):
+@pytest.fixture
+def for_velocities(monkeypatch):
+    """Environments with a configuration take velocities, those of training do not; hardware is not to be connected."""
     make = connecting.make_bare
 
     def make_for_velocities(name, **settings):
-        assert not settings["is_hardware"]
+        assert not settings.get("is_hardware")
         env, spec = make(name, **settings)
-        env.robot._act_mode = "vel"
+        if "config_path" in settings:
+            env.robot._act_mode = "vel"
         return env, spec
 
     monkeypatch.setattr(connecting, "make_bare", make_for_velocities)
+
+
+@pytest.mark.usefixtures("for_velocities")
+def test_a_safe_action_for_velocities_is_refused_before_anything_is_connected(config):
     with pytest.raises(ValueError, match=r"^safe_action must not be given where actions are velocities"):
         connect(NAME, config, settings=Settings(safe_action=SAFE))
+
+
+@pytest.mark.usefixtures("for_velocities")
+def test_velocities_are_no_positions_though_their_range_is_the_same(config):
+    def as_fast_as_far(actuators):
+        for actuator in actuators:
+            actuator["vel_range"] = actuator["pos_range"]
+
+    write_changed(config, as_fast_as_far)
+    with pytest.raises(
+        ValueError,
+        match=r"panda0_joint1: vel_range \[-2.9671, 2.9671\], but pos_range \[-2.9671, 2.9671\] in training",
+    ):
+        connect(NAME, config)
+
+
+def test_ranges_of_an_environment_that_is_not_installed_cannot_be_compared(config, installed):
+    policy = Wanting(attrs.evolve(installed, name="MyArm-v0"), lambda _: 0.0)
+    message = (
+        r"^the policy was trained on MyArm-v0, which is not installed here, so its ranges cannot be compared$"
+    )
+    with pytest.raises(ValueError, match=message):
+        connect(NAME, config, policy=policy)
 
 
 def test_a_time_stamp_that_never_comes_stops_the_robot(arm, installed, config, tmp_path):
@@ -406,6 +436,10 @@ def narrower(actuators):
     actuators[1]["pos_range"] = (-0.5, 0.5)
 
 
+def without_width(actuators):
+    actuators[1]["pos_range"] = (0.5, 0.5)
+
+
 def with_a_finger(actuators):
     actuators.append({**actuators[0], "pos_range": (0.0, 0.04), "name": "r_gripper_finger_joint"})
 
@@ -423,9 +457,14 @@ def gripper_before_the_arm(actuators):
     [
         (
             in_degrees,
-            r"actuator panda0_joint1: pos_range \[-170.0, 170.0\], but \[-2.9671, 2.9671\] in training",
+            r"actuator panda0_joint1: pos_range \[-170.0, 170.0\], but pos_range \[-2.9671, 2.9671\] in "
+            "training; an action is a place within it",
         ),
-        (narrower, r"actuator panda0_joint2: pos_range \[-0.5, 0.5\], but \[-1.8326, 1.8326\] in training"),
+        (
+            narrower,
+            r"actuator panda0_joint2: pos_range \[-0.5, 0.5\], but pos_range \[-1.8326, 1.8326\] in training",
+        ),
+        (without_width, r"robot\.config: pos_range of panda0_joint2 is \[0\.5, 0\.5\], expected low < high$"),
         (with_a_finger, r"actuator r_gripper_finger_joint: pos_range \[0.0, 0.04\], but none in training"),
         (reversed_order, "list the actuators in the order panda0_joint1, .*, panda0_joint7, each once$"),
         (
