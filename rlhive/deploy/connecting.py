@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.deploy.robot import RESET_SECONDS, actuators, let_go, refuse_reconnecting
+from rlhive.deploy.drivers import actuators, let_go, refuse_reconnecting
+from rlhive.deploy.robot import RESET_SECONDS
 from rlhive.deploy.safety import watchdog
 from rlhive.deploy.settings import Settings, check_act_mode
 from rlhive.envs.build import action_names, make_bare

@@ -15,9 +15,10 @@ import numpy as np
 from rlhive.core.errors import NotFiniteActionError, NotFiniteError
 from rlhive.core.interrupt import catch_signals
 from rlhive.core.pixel_spec import PixelSpec
+from rlhive.deploy.drivers import release
 from rlhive.deploy.journal import JOURNAL, Journal
 from rlhive.deploy.reporting import Report, write_report
-from rlhive.deploy.robot import Reading, Robot, release
+from rlhive.deploy.robot import Reading, Robot
 from rlhive.deploy.safety import EXIT_CODES, FaultError, ImageWatch, SensorWatch, limit_action
 from rlhive.deploy.settings import Settings, check_act_mode, check_settings
 from rlhive.envs.cameras import Frames, stack_cameras

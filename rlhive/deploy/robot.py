@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
+from rlhive.deploy.drivers import actuators, refuse_reconnecting
 from rlhive.deploy.safety import FaultError, Sensors, watchdog
 from rlhive.envs.cameras import Image, open_cameras
 
@@ -113,18 +114,17 @@ class Robot:
         return self._look(reading, max(0.001, ends - time.monotonic()))
 
     def hold(self, action: np.ndarray | None = None) -> None:
-        """Sends an action without looking at sensors, which may be broken.
+        """Sends an action without looking at sensors, which may be broken; only after one was sent by `step`.
 
         Args:
             action: `[A]`, finite and within its limits; None tells the actuators again what they were told last.
 
         Raises:
-            FaultError: the robot fails or does not answer, or has never been sent anything.
+            FaultError: the robot fails or does not answer.
         """
         if self._dry_run:
             return
-        if self.last_action is None:
-            raise FaultError("robot_failed", "nothing has been sent that could be held")
+        assert self.last_action is not None
         self._wanted = self.last_action if action is None else action
         with _as_fault(self._spec.dt, "sending the safe action"):
             robot = self.env.robot
@@ -248,25 +248,6 @@ class Robot:
             refuse_reconnecting(device.get("robot"))
 
 
-def release(env: Any) -> None:
-    """Lets hardware go as it is: RoboHive's own closing, also at exit, would first move it home.
-
-    Args:
-        env: a live RoboHive environment, wrapped or not; anything else is left alone.
-    """
-    robot: Any = getattr(getattr(env, "unwrapped", env), "robot", None)
-    if getattr(robot, "is_hardware", False):
-        let_go(robot)
-
-
-def let_go(robot: Any) -> None:
-    """Takes from RoboHive's `Robot` and its drivers what they would move the hardware by; twice does no harm."""
-    for device in (robot.robot_config or {}).values():
-        if hasattr(device.get("robot"), "robot"):
-            device["robot"].robot = None
-    robot.robot_config = None
-
-
 @contextlib.contextmanager
 def _as_fault(seconds: float, what: str) -> Iterator[None]:
     """A watchdog; whatever RoboHive raises is a fault of the robot."""
@@ -278,23 +259,6 @@ def _as_fault(seconds: float, what: str) -> Iterator[None]:
     except Exception as error:
         text = " ".join(str(error).split())
         raise FaultError("robot_failed", f"{what} failed: {type(error).__name__}: {text}") from error
-
-
-def refuse_reconnecting(driver: Any) -> None:
-    """Makes a fault of a lost connection, where RoboHive's driver has a way of its own to get it back."""
-
-    def refuse() -> None:
-        raise FaultError(
-            "robot_failed", "the connection is lost; RoboHive would move the robot home to reconnect"
-        )
-
-    if hasattr(driver, "reconnect"):
-        driver.reconnect = refuse
-
-
-def actuators(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The actuators of a robot's configuration, in the order of the file."""
-    return [actuator for device in config.values() for actuator in device["actuator"]]
 
 
 def _unmasked(name: str, values: Any) -> np.ndarray:
