@@ -38,7 +38,9 @@ def _of_address_space() -> int:
 def _of_groups() -> Iterator[int]:
     """What is left to each control group that this process is in and that has a limit, as Docker and SLURM set it."""
     own = PROC / "self/cgroup"  # not there where Linux was built without them
-    for line in own.read_text().splitlines() if own.exists() else []:
+    for line in own.read_text(errors="surrogateescape").splitlines() if own.exists() else []:
+        if line.count(":") < 2:
+            continue
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
@@ -52,7 +54,14 @@ def _of_groups() -> Iterator[int]:
 def _of_group(folder: Path, limit: str, usage: str, cache: str) -> Iterator[int]:
     try:
         free = int((folder / limit).read_text()) - int((folder / usage).read_text())
-        given_back = re.search(rf"^{cache} (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
     except (OSError, ValueError):  # it has no such files, or "max" for a limit
         return
-    yield free + (int(given_back[1]) if given_back else 0)
+    yield free + _given_back(folder / "memory.stat", cache)
+
+
+def _given_back(path: Path, cache: str) -> int:
+    try:
+        found = re.search(rf"^{cache} (\d+)$", path.read_text(), re.MULTILINE)
+    except OSError:  # a container may show its limit without its statistics
+        return 0
+    return int(found[1]) if found else 0

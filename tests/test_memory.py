@@ -1,6 +1,7 @@
 """What memory there is for a process, by the machine and by what limits it."""
 
 import resource
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ def linux(tmp_path, monkeypatch):
     """A machine with 64 GB free whose files are in the directory given."""
     monkeypatch.setattr(memory, "PROC", tmp_path / "proc")
     monkeypatch.setattr(memory, "CGROUPS", tmp_path / "cgroup")
+    limit_address_space(monkeypatch, resource.RLIM_INFINITY)
     write(tmp_path / "proc/meminfo", f"MemTotal: 1 kB\nMemAvailable:   {64 * GIGABYTE // 1024} kB\n")
     return tmp_path
 
@@ -22,6 +24,11 @@ def linux(tmp_path, monkeypatch):
 def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def limit_address_space(monkeypatch, most):
+    limits = {resource.RLIMIT_AS: (most, resource.RLIM_INFINITY)}
+    monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
 
 
 def limit(folder, names, most, used, cache):
@@ -60,13 +67,31 @@ def test_a_group_that_is_over_its_limit_has_none(linux):
     assert free_memory() == 0
 
 
-def test_the_address_space_limits():
-    used, before = (
-        memory._kilobytes(memory.PROC / "self/status", "VmSize"),
-        resource.getrlimit(resource.RLIMIT_AS),
-    )
-    resource.setrlimit(resource.RLIMIT_AS, (used + GIGABYTE, before[1]))
-    try:
-        assert 0.8 * GIGABYTE < free_memory() < 1.1 * GIGABYTE
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+@pytest.mark.parametrize("names", [memory.VERSION_1, memory.VERSION_2])
+def test_a_group_without_statistics_limits_too(linux, names):
+    write(linux / "proc/self/cgroup", "4:memory:/x\n" if names is memory.VERSION_1 else "0::/x\n")
+    folder = linux / ("cgroup/memory/x" if names is memory.VERSION_1 else "cgroup/x")
+    limit(folder, names, 8 * GIGABYTE, 3 * GIGABYTE, GIGABYTE)
+    (folder / "memory.stat").unlink()
+    assert free_memory() == 5 * GIGABYTE
+
+
+def test_lines_that_name_no_group_are_passed_over(linux):
+    write(linux / "proc/self/cgroup", "\nodd\n1:odd\n0::/x\n")
+    limit(linux / "cgroup/x", memory.VERSION_2, 8 * GIGABYTE, 3 * GIGABYTE, 0)
+    assert free_memory() == 5 * GIGABYTE
+
+
+def test_the_name_of_a_group_may_be_any_bytes(linux):
+    write(linux / "proc/self/cgroup", "")
+    (linux / "proc/self/cgroup").write_bytes(b"0::/\xff\xfe\n")
+    limit(linux / "cgroup/\udcff\udcfe", memory.VERSION_2, 8 * GIGABYTE, 3 * GIGABYTE, 0)
+    assert free_memory() == 5 * GIGABYTE
+
+
+def test_the_address_space_limits(linux, monkeypatch):
+    write(linux / "proc/self/status", Path("/proc/self/status").read_text())
+    used = memory._kilobytes(linux / "proc/self/status", "VmSize")
+    limit_address_space(monkeypatch, used + GIGABYTE)
+    assert used > 0
+    assert free_memory() == GIGABYTE
