@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -54,18 +56,40 @@ def read_tree(path: str | os.PathLike[str]) -> tuple[TensorDict, dict[str, str]]
     except (SafetensorError, OSError) as error:
         raise damaged(path, error) from None
     check_version(path, header.get("format_version"), FORMAT_VERSION)
-    keys = header_json(path, header, "keys")
+    keys = _header_names(path, header, "keys")
+    empty = _header_names(path, header, "empty") if "empty" in header else []
     check_names(path, keys, tensors)
     if header.pop(_HASH, None) != content_hash(tensors, header):
         raise LoadError(
             f"{path}: damaged or changed (its {_HASH} does not fit); copy it again or take an older checkpoint"
         )
+    _check_tree(path, [*keys, *empty])
     tree = TensorDict({}, batch_size=[])
     for name in keys:  # the file sorts its tensors, but sums over the leaves depend on their order
         tree[tuple(name.split("/"))] = tensors[name]
-    for name in header_json(path, header, "empty") if "empty" in header else ():
+    for name in empty:
         tree[tuple(name.split("/"))] = TensorDict({}, batch_size=[])
     return tree, header
+
+
+def _header_names(path: object, header: Mapping[str, str], field: str) -> list[str]:
+    names = header_json(path, header, field)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise LoadError(
+            f"{path}: {field!r} of its header is no list of names; copy it again or take an older checkpoint"
+        )
+    return names
+
+
+def _check_tree(path: object, names: Sequence[str]) -> None:
+    """Refuses a name that is there twice, or that of a leaf or of an empty subtree with something within."""
+    subtrees = {subtree for name in names for subtree in accumulate(name.split("/")[:-1], "{}/{}".format)}
+    twice = sorted(name for name, count in Counter([*names, *subtrees]).items() if count > 1)
+    if twice:
+        raise LoadError(
+            f"{path}: names of its header do not make a tree: {_first(twice)} is there twice; copy it again or take an "
+            "older checkpoint"
+        )
 
 
 def content_hash(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ import attrs
 from tensordict import TensorDict
 from torch import Tensor
 
+from rlhive.algorithms import ALGORITHMS
 from rlhive.core.errors import LoadError
 from rlhive.core.tree_file import check_names, flush, read_tree, write_tree
 from rlhive.core.tree_header import check_kind
@@ -90,7 +91,8 @@ def read_seed(folder: Path) -> SeedFiles:
     """Reads what `write_seed` wrote.
 
     Raises:
-        LoadError: a file is missing or damaged, or they are of different runs, seeds or steps.
+        LoadError: a file is missing or damaged, they are of different runs, seeds or steps, or lack what the
+            algorithm trains with.
     """
     read = {kind: read_part(part_path(folder, kind), kind) for kind in PARTS}
     header = read["train_state"][1]
@@ -99,8 +101,13 @@ def read_seed(folder: Path) -> SeedFiles:
             f"{folder}: its files are of different runs, seeds or steps; copy the checkpoint again"
         )
     # Not every file names these where they are without leaves.
-    rest = TensorDict({"target_params": {}, "rollout": {"explore": {}}}).update(read["train_state"][0])
-    check_names(part_path(folder, "train_state"), {*TRAINING, "rollout", "generators"}, rest.keys())
+    rest = TensorDict({"target_params": {}, "opt_state": {}, "rollout": {"explore": {}}})
+    rest.update(read["train_state"][0])
+    path, algorithm = part_path(folder, "train_state"), ALGORITHMS[header.spec.algorithm]
+    check_names(path, {*TRAINING, "rollout", "generators"}, rest.keys())
+    check_names(f"{path}, its target_params", algorithm.target_keys, rest["target_params"].keys())
+    if not algorithm.offline:
+        check_names(f"{path}, its rollout", ("explore", "episodes"), rest["rollout"].keys())
     state = {
         "params": read["params"][0],
         "target_params": rest["target_params"],

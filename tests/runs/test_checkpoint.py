@@ -19,6 +19,7 @@ from rlhive.runs.checkpoint import (
 from rlhive.runs.run_files import checkpoint_dir, seed_dirs
 from rlhive.runs.run_spec import RunSpec, new_run_spec
 from tests.conftest import make_rollout
+from tests.helpers import rewrite
 
 PARTS = ("params", "env_state", "train_state")
 
@@ -248,6 +249,59 @@ def test_a_seed_that_stopped_without_a_step_or_a_reason_is_refused(make_run, pro
     save(run, 100, progress=[progress])
     with pytest.raises(LoadError, match=r"train_state.safetensors: its header has no valid 'progress', got"):
         load_checkpoint(run.run_dir, run.seeds)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("empty", [5], "'empty' of its header is no list of names"),
+        ("empty", {"opt_state/none": 1}, "'empty' of its header is no list of names"),
+        ("empty", ["step/x"], "names of its header do not make a tree: step is there twice"),
+        ("empty", ["step"], "names of its header do not make a tree: step is there twice"),
+        ("empty", ["opt_state"], "names of its header do not make a tree: opt_state is there twice"),
+        ("keys", [["step"]], "'keys' of its header is no list of names"),
+    ],
+)
+def test_names_that_make_no_tree_are_refused_in_one_line(make_run, field, value, message):
+    run = make_run()
+    path = run.run_dir / "checkpoints/100/train_state.safetensors"
+    rewrite(path, lambda tensors, header: header.update({field: json.dumps(value)}))
+    with pytest.raises(LoadError, match=f"train_state.safetensors: {message}") as caught:
+        load_checkpoint(run.run_dir, run.seeds)
+    assert "\n" not in str(caught.value)
+
+
+def remove(subtree):
+    """A change for `rewrite`: nothing of the subtree is left, neither tensors nor names."""
+
+    def change(tensors, header):
+        for name in [name for name in tensors if name.startswith(f"{subtree}/")]:
+            del tensors[name]
+        header["keys"] = json.dumps([name for name in json.loads(header["keys"]) if name in tensors])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("subtree", "message"),
+    [
+        ("target_params", "its target_params: keys do not fit: missing critic"),
+        ("target_params/critic", "its target_params: keys do not fit: missing critic"),
+        ("rollout", "its rollout: keys do not fit: missing episodes"),
+    ],
+)
+def test_a_checkpoint_without_what_its_algorithm_trains_with_is_refused(make_run, subtree, message):
+    run = make_run(seeds=(1, 2))
+    rewrite(run.run_dir / "checkpoints/100/seed_2/train_state.safetensors", remove(subtree))
+    with pytest.raises(LoadError, match=f"seed_2/train_state.safetensors, {message}"):
+        load_checkpoint(run.run_dir, run.seeds)
+
+
+def test_a_file_that_does_not_name_the_state_of_an_optimizer_without_leaves_is_read(make_run):
+    run = make_run()
+    rewrite(run.run_dir / "checkpoints/100/train_state.safetensors", remove("opt_state"))
+    opt_state = load_checkpoint(run.run_dir, run.seeds).state["opt_state"]
+    assert opt_state.batch_size == (1,) and not list(opt_state.keys())
 
 
 def test_spec_is_json_and_back(make_run):
