@@ -6,8 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 
-from safetensors import SafetensorError, safe_open
-
 from rlhive.core.errors import LoadError
 
 FORMAT_VERSION = 1
@@ -20,6 +18,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
         LoadError: no such file, a pickle or another format, a file cut short, or an unknown format version.
     """
+    from safetensors import SafetensorError, safe_open  # here, since an ONNX policy does without it
+
     check_is_safetensors(path)
     try:
         with safe_open(path, framework="numpy") as file:
