@@ -176,7 +176,7 @@ def _bound(part: Callable[..., Any]) -> Callable[..., Any]:
     if not hasattr(part, "__wrapped__"):
         return part
     try:
-        return Bound(inspect.unwrap(part), gin.get_bindings(part))
+        return Bound(part.__wrapped__, gin.get_bindings(part))
     except ValueError:  # some other wrapper than gin's
         return part
 

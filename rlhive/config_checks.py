@@ -63,7 +63,12 @@ def check_part(algorithm: str, part: str, factory: object) -> None:
     Raises:
         ValueError: naming both.
     """
-    owners = [name for name, parts in ALGORITHMS.items() if getattr(parts, f"make_{part}") is factory]
+    owners = []
+    for name, parts in ALGORITHMS.items():
+        own = getattr(parts, f"make_{part}")
+        # In a settled configuration stands what gin wraps, in the table what gin made of it.
+        if factory is own or factory is getattr(own, "__wrapped__", own):
+            owners.append(name)
     if owners and algorithm not in owners:
         raise ValueError(
             f"train.algorithm is {algorithm!r}, but make_{part} is that of {owners[0]}: load the configuration with "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -198,5 +197,5 @@ class TrainConfig:
         config_checks.check_seeds(self.seeds, self.num_envs, MAX_SEEDS, MAX_ENVIRONMENTS)
         for part in ("network", "loss"):
             factory = getattr(self, f"make_{part}")
-            factory = factory.factory if isinstance(factory, Bound) else inspect.unwrap(factory)
+            factory = factory.factory if isinstance(factory, Bound) else factory
             config_checks.check_part(self.algorithm, part, factory)

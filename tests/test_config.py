@@ -1,5 +1,6 @@
 """Configurations that load, and the one line each wrong one gets."""
 
+import functools
 import logging
 import re
 
@@ -19,6 +20,7 @@ from rlhive.config import (
 )
 from rlhive.config_errors import finite
 from rlhive.core.env_spec import EnvSpec
+from rlhive.core.optim import adam
 from rlhive.losses_fn import make_sac_loss
 from rlhive.policy_fn import exploration
 from rlhive.train import share_cores
@@ -28,6 +30,12 @@ SPEC = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
 
 def load(*bindings):
     return load_config(["sac_gaussian.gin"], bindings)
+
+
+def first_step(opt) -> float:
+    """How far an optimizer's first update moves a parameter."""
+    params = TensorDict({"x": torch.zeros(1)})
+    return -opt.update(params + 1.0, opt.init(params), params)[0]["x"].item()
 
 
 def refusal(*bindings) -> str:
@@ -406,6 +414,16 @@ def test_parts_of_the_users_own_stay_as_they_are_whatever_is_loaded_after(own_pa
     assert config.optimizer.settings == {"rate": 1e-3, "decay": 0.25}
 
 
+def test_a_decorator_of_the_users_own_acts_in_training_too():
+    @functools.wraps(adam)
+    def halved(learning_rate=1e-3):
+        return adam(0.5 * learning_rate)
+
+    gin.external_configurable(halved, "halved_adam")
+    config = load("train.optimizer=@halved_adam", "halved_adam.learning_rate=1.0")
+    assert first_step(config.optimizer()) == pytest.approx(0.5)
+
+
 def test_a_wrong_parameter_of_the_users_own_part_gets_the_nearest_one(own_parts):
     with pytest.raises(ConfigError, match=r"decayed has no parameter 'decai': did you mean decay\?"):
         load_config(own_parts, "decayed.decai=0.25")
@@ -515,6 +533,18 @@ def test_an_algorithm_of_ones_own_is_taken_though_gin_knows_none_of_its_parts(mo
     monkeypatch.setitem(ALGORITHMS, "mine", mine)
     config = load("ALGORITHM='mine'", "replay.n_step=3")
     assert (config.make_network, config.make_loss) == (mine.make_network, mine.make_loss)
+
+
+def test_a_loss_of_ones_own_may_be_made_of_that_of_another_algorithm(monkeypatch):
+    @functools.wraps(make_sac_loss)
+    def dressed(network, **settings):
+        return make_sac_loss(network, **settings)
+
+    monkeypatch.setitem(ALGORITHMS, "dressed", ALGORITHMS["sac"]._replace(make_loss=dressed))
+    assert load("ALGORITHM='dressed'").make_loss is dressed
+    named = gin.external_configurable(make_sac_loss, "named_loss", module="a_test")
+    monkeypatch.setitem(ALGORITHMS, "named", ALGORITHMS["sac"]._replace(make_loss=named))
+    assert load("ALGORITHM='named'", "named_loss.gamma=0.5").make_loss.settings == {"gamma": 0.5}
 
 
 @pytest.mark.parametrize(
