@@ -99,15 +99,16 @@ def load_config(files: str | Path | Sequence[str | Path], bindings: str | Sequen
         config_checks.check_origin(config, paths)
         config_checks.dry_build(config)
         config_checks.warn_without_updates(config)
+        settled = _settled(config)
     except (ValueError, TypeError) as error:
         raise ConfigError(explain_value(error)) from None
     except RecursionError:
-        raise ConfigError("a reference with (), such as @cosine_schedule(), leads back to itself") from None
+        raise ConfigError("a reference, such as @cosine_schedule(), leads back to itself") from None
     config_unread.check_seeds(config, bindings)
     config_unread.check_parts(
         config, bindings, operative_config_text(), gin.get_bindings("replay"), _FACTORIES
     )
-    return recorded(_settled(config), config_text(), operative_config_text())
+    return recorded(settled, config_text(), operative_config_text())
 
 
 def configured_seeds(file: str | Path) -> tuple[int, ...]:
@@ -155,16 +156,17 @@ def _with_encoder(config: TrainConfig) -> TrainConfig:
 
 def _settled(config: TrainConfig) -> TrainConfig:
     """The configuration whose parts keep the bindings now in force, whatever is loaded after."""
+    named = gin.get_bindings("train", resolve_references=False)
     settled: dict[str, Any] = {
-        field.name: _bound(part)
+        field.name: _bound(part) if named.get(field.name) is None else _kept(named[field.name])
         for field in attrs.fields(TrainConfig)
         if callable(part := getattr(config, field.name))
     }
     return attrs.evolve(config, **settled)
 
 
-def _bound(part: Callable[..., Any]) -> Callable[..., Any]:
-    """A part with the bindings now in force, or itself where gin does not configure it, or in a scope alone."""
+def _bound(part: Any) -> Any:
+    """A part that no binding names with the bindings now in force, or itself where gin does not configure it."""
     if isinstance(part, functools.partial):
         named = _bound(part.func)
         return (
@@ -172,13 +174,42 @@ def _bound(part: Callable[..., Any]) -> Callable[..., Any]:
         )
     for name, configured in _CONFIGURED.items():
         if part is configured:
-            return Bound(_FACTORIES[name], gin.get_bindings(name))
-    if not hasattr(part, "__wrapped__"):
-        return part
+            return Bound(_FACTORIES[name], _settings(name))
+    return Bound(part.__wrapped__, _settings(part)) if _is_of_gin(part) else part
+
+
+def _is_of_gin(part: Callable[..., Any]) -> bool:
+    """Whether a function is what gin made of another, and not some other wrapper."""
     try:
-        return Bound(part.__wrapped__, gin.get_bindings(part))
-    except ValueError:  # some other wrapper than gin's
-        return part
+        return hasattr(part, "__wrapped__") and gin.get_configurable(part) is part
+    except ValueError:
+        return False
+
+
+def _settings(part: str | Callable[..., Any]) -> dict[str, Any]:
+    return {name: _kept(value) for name, value in gin.get_bindings(part, resolve_references=False).items()}
+
+
+def _kept(value: Any) -> Any:
+    """A bound value in which all references are replaced by their parts, with the bindings now in force."""
+    if isinstance(value, dict):
+        return {key: _kept(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_kept(one) for one in value)
+    if not isinstance(value, gin.config.ConfigurableReference):
+        return value
+    factory, scope = value.configurable.wrapped, value.scopes or gin.current_scope()
+    with gin.config_scope(scope):
+        settings = _settings(value.configurable.selector)
+        if value.evaluate:
+            return factory(**settings)
+    return Bound(functools.partial(_in_scope, scope, factory) if scope else factory, settings)
+
+
+def _in_scope(scope: list[str], factory: Callable[..., Any], *args: Any, **given: Any) -> Any:
+    """Calls a factory where what it calls itself has the bindings of the scope."""
+    with gin.config_scope(scope):
+        return factory(*args, **given)
 
 
 @contextlib.contextmanager

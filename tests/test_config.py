@@ -471,6 +471,46 @@ def test_bindings_in_a_scope_count_where_a_reference_names_it(tmp_path):
         load_config(["sac.gin", path])
 
 
+def given_by(base=adam):
+    """An optimizer of one's own that another part makes."""
+    return base()
+
+
+def given_inside():
+    return gin.get_configurable("given_by")()
+
+
+gin.external_configurable(given_by, "given_by")
+gin.external_configurable(given_inside, "given_inside")
+
+
+@pytest.mark.parametrize(
+    "bindings",
+    [
+        ("train.optimizer=@foo/adam", "foo/adam.learning_rate=0.5"),
+        ("OPT=@foo/adam", "train.optimizer=%OPT", "foo/adam.learning_rate=0.5"),
+        ("train.optimizer=@given_by", "given_by.base=@adam", "adam.learning_rate=0.5"),
+        ("train.optimizer=@foo/given_by", "given_by.base=@adam", "foo/adam.learning_rate=0.5"),
+        ("train.optimizer=@foo/given_by", "given_by.base=@foo/adam", "foo/adam.learning_rate=0.5"),
+    ],
+)
+def test_parts_in_scopes_and_in_parts_stay_as_they_are_whatever_is_loaded_after(bindings):
+    config = load(*bindings)
+    load()
+    assert first_step(config.optimizer()) == pytest.approx(0.5)
+
+
+def test_a_part_in_a_scope_is_called_in_it():
+    config = load(
+        "train.optimizer=@foo/given_inside", "foo/adam.learning_rate=0.5", "foo/given_by.base=@adam"
+    )
+    assert first_step(config.optimizer()) == pytest.approx(0.5)
+
+
+def test_a_part_that_is_made_of_itself_is_refused():
+    assert "leads back to itself" in refusal("train.optimizer=@given_by", "given_by.base=@given_by")
+
+
 def test_a_load_forgets_the_one_before():
     load("train.tau=0.5", "SEED=4", "sac_loss.reward_scale=3.0")
     config = load()
