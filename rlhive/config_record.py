@@ -57,7 +57,10 @@ def record_of(config: TrainConfig) -> Record:
             "no gin file gives this configuration again, for --resume: take that of load_config"
         )
     loaded = config.record.values
-    if changed := [name for name, value in loaded.items() if getattr(config, name) != value]:
+    fields = attrs.fields_dict(type(config))
+    if changed := [
+        fields[name].alias or name for name, value in loaded.items() if getattr(config, name) != value
+    ]:
         raise ConfigError(
             f"{', '.join(changed)} of the configuration were changed after it was loaded, and its config.gin would "
             "not say so: give them to load_config, as bindings"
