@@ -25,6 +25,21 @@ from rlhive.policy_fn import encoders, exploration
 from rlhive.policy_fn.encoders import named_encoder
 from rlhive.train_config import TrainConfig
 
+
+def _is_of_gin(part: Callable[..., Any]) -> bool:
+    """Whether a function is what gin made of another, and not some other wrapper."""
+    try:
+        return hasattr(part, "__wrapped__") and gin.get_configurable(part) is part
+    except ValueError:
+        return False
+
+
+def _parts_of_algorithms(part: str) -> dict[str, Callable[..., Any]]:
+    """Each algorithm's "network" or "loss", by the names of gin files, without those that the user gave to gin."""
+    made = {f"{name}_{part}": getattr(parts, f"make_{part}") for name, parts in ALGORITHMS.items()}
+    return {name: factory for name, factory in made.items() if not _is_of_gin(factory)}
+
+
 _EXPLORATIONS = (
     exploration.gaussian,
     exploration.ornstein_uhlenbeck,
@@ -43,8 +58,8 @@ _FACTORIES: dict[str, Callable[..., Any]] = {
     "replay": ReplayBuffer,
     "images": choose_pixels,
     **{factory.__name__: factory for factory in (*_EXPLORATIONS, *_ENCODERS)},
-    **{f"{name}_network": algorithm.make_network for name, algorithm in ALGORITHMS.items()},
-    **{f"{name}_loss": algorithm.make_loss for name, algorithm in ALGORITHMS.items()},
+    **_parts_of_algorithms("network"),
+    **_parts_of_algorithms("loss"),
 }
 _OURS: dict[str, list[str]] = {  # what the run itself gives its parts, and no user
     "train": ["make_network", "make_loss", "make_replay", "choose_images", "record"],
@@ -176,14 +191,6 @@ def _bound(part: Any) -> Any:
         if part is configured:
             return Bound(_FACTORIES[name], _settings(name))
     return Bound(part.__wrapped__, _settings(part)) if _is_of_gin(part) else part
-
-
-def _is_of_gin(part: Callable[..., Any]) -> bool:
-    """Whether a function is what gin made of another, and not some other wrapper."""
-    try:
-        return hasattr(part, "__wrapped__") and gin.get_configurable(part) is part
-    except ValueError:
-        return False
 
 
 def _settings(part: str | Callable[..., Any]) -> dict[str, Any]:

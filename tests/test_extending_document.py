@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 CHECKS = """
 observation = torch.zeros(size)
 assert torch.equal(policy(observation), policy.apply(policy.params, policy.env_state, observation[None])[0])
+assert load_config("sac.gin", bindings).make_loss.settings == {"gamma": 0.9}
 assert seen["observation"].shape == (2, 1, size) and action.shape == (2, 1, 9) and reward.shape == (2, 1, 1)
 assert metrics["loss"].shape == (3,) and len(set(metrics["loss"].tolist())) == 3
 assert states["params", "actor", "layer_0", "weight"].shape == (3, 32, size)
