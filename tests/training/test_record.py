@@ -35,7 +35,7 @@ def test_a_configuration_that_was_changed_since_it_was_loaded_leaves_no_record_o
     with pytest.raises(ConfigError, match="seed, tau of the configuration were changed"):
         train(attrs.evolve(config, tau=0.5, seed=4), tmp_path, resume=False)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ConfigError, match="^seed, seeds of the configuration were changed"):
+    with pytest.raises(ConfigError, match=r"^seed, seeds of the configuration were changed"):
         record_of(attrs.evolve(config, seeds=(4, 9), seed=1))
     with pytest.raises(ConfigError, match="take that of load_config"):
         record_of(attrs.evolve(config, record=None))
