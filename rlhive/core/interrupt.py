@@ -58,6 +58,27 @@ def catch_signals(answer: str = "") -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
+def hold_signals() -> Iterator[None]:
+    """Handles the first of Ctrl-C, SIGTERM and SIGHUP that arrives in the block when the block ends.
+
+    For libraries in C that call Python and go wrong where it raises, as a signal's handler may.
+    """
+    held: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()  # which alone runs handlers
+    before = {number: signal.getsignal(number) for number in CAUGHT} if is_main else {}
+    handlers = {number: handler for number, handler in before.items() if callable(handler)}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, frame: held.append(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
+
+
+@contextlib.contextmanager
 def shield_children() -> Iterator[None]:
     """Keeps Ctrl-C, SIGTERM and SIGHUP from the processes that this thread starts in the block.
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import h5py
 
+from rlhive.core.interrupt import hold_signals
+
 
 class _Disk(io.FileIO):
     """The bytes on disk; from the first failure on, what HDF5 writes stays in memory, where it finds it again."""
@@ -51,12 +53,14 @@ class _Disk(io.FileIO):
 class NewH5(h5py.File):
     """A file to write into as into any of h5py's, at a path that is overwritten.
 
-    HDF5 guards its bookkeeping by checksums in the format chosen here.
+    HDF5 guards its bookkeeping by checksums in the format chosen here. It loses what it was writing, or crashes, where
+    Ctrl-C is raised in `_Disk`, which it calls: whoever writes does so in `hold_signals`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._disk = _Disk(path)
-        super().__init__(self._disk, "w", libver=("v110", "v110"))
+        with hold_signals():
+            super().__init__(self._disk, "w", libver=("v110", "v110"))
 
     def check(self) -> None:
         """Tells of what could not be written; to be asked now and then, and after the file is closed.
@@ -69,5 +73,6 @@ class NewH5(h5py.File):
 
     def close(self) -> None:
         """Writes what is not on disk yet, and closes."""
-        super().close()
-        self._disk.close()
+        with hold_signals():
+            super().close()
+            self._disk.close()

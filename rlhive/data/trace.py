@@ -16,6 +16,7 @@ import numpy as np
 
 from rlhive.core.errors import LoadError
 from rlhive.core.files import replacing
+from rlhive.core.interrupt import hold_signals
 from rlhive.core.pixel_spec import PixelSpec, camera_key
 from rlhive.data.episode import Episode, Selection, as_column, as_flags, as_rows
 from rlhive.data.h5 import datasets, h5_errors, open_h5, open_trial, read, trial_names
@@ -218,10 +219,11 @@ def trace_file(
     """
     with replacing(path) as beside:
         with NewH5(beside) as file:
-            if environment is not None:
-                file.attrs[ENVIRONMENT] = environment
-            if pixels is not None:
-                file.attrs[PIXELS] = json.dumps(pixels.to_dict())
+            with hold_signals():
+                if environment is not None:
+                    file.attrs[ENVIRONMENT] = environment
+                if pixels is not None:
+                    file.attrs[PIXELS] = json.dumps(pixels.to_dict())
             yield file
         file.check()
 
@@ -238,11 +240,13 @@ def write_trial(file: NewH5, name: str, values: Mapping[str, np.ndarray], seed: 
     Raises:
         OSError: it cannot be written, as on a full disk.
     """
-    trial = file.create_group(name)
-    if seed is not None:
-        trial.attrs[SEED] = np.uint64(seed)
+    with hold_signals():
+        trial = file.create_group(name)
+        if seed is not None:
+            trial.attrs[SEED] = np.uint64(seed)
     for key, value in values.items():
-        trial.create_dataset(key, data=value, compression="gzip", compression_opts=4)
+        with hold_signals():
+            trial.create_dataset(key, data=value, compression="gzip", compression_opts=4)
         file.check()
 
 

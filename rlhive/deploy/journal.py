@@ -17,6 +17,7 @@ import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
+from rlhive.core.interrupt import hold_signals
 from rlhive.core.pixel_spec import PixelSpec, camera_key
 
 if TYPE_CHECKING:
@@ -194,11 +195,15 @@ def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -
 def _write_images(file: NewH5, key: str, pixels: np.ndarray, camera: int) -> None:
     """One image at a time: all of them may not fit into memory."""
     steps, _, *shape = pixels.shape
-    stored = file.create_dataset(
-        key, (steps, *shape), np.uint8, chunks=(1, *shape), compression="gzip", compression_opts=4
-    )
+    with hold_signals():
+        file.create_dataset(
+            key, (steps, *shape), np.uint8, chunks=(1, *shape), compression="gzip", compression_opts=4
+        )
     for step in range(steps):
-        stored[step] = pixels[step, camera]
+        with hold_signals():
+            file[key][step] = pixels[
+                step, camera
+            ]  # HDF5 may write when the data set is let go of, here at once
         file.check()
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rlhive.core import interrupt
-from rlhive.core.interrupt import catch_signals
+from rlhive.core.interrupt import catch_signals, hold_signals
 
 ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -71,3 +71,33 @@ def test_outside_the_main_thread_signals_are_left_alone():
     before = signal.getsignal(signal.SIGTERM)
     with ThreadPoolExecutor() as threads:
         assert threads.submit(catch).result() == (before, [])
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_what_arrives_while_signals_are_held_is_handled_once_and_at_the_end(number):
+    before = [signal.getsignal(one) for one in ALL]
+    with catch_signals() as received:
+        with hold_signals():
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+            assert received == []
+        assert received == [number]
+    assert [signal.getsignal(one) for one in ALL] == before
+
+
+def test_held_signals_that_are_ignored_stay_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with hold_signals():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_signals_are_held_in_the_main_thread_alone():
+    def hold():
+        with hold_signals():
+            return signal.getsignal(signal.SIGINT)
+
+    with ThreadPoolExecutor() as threads:
+        assert threads.submit(hold).result() == signal.getsignal(signal.SIGINT)

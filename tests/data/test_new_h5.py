@@ -2,13 +2,17 @@
 
 import errno
 import gc
+import itertools
+import signal
 
 import h5py
 import numpy as np
 import pytest
 
-from rlhive.data.new_h5 import NewH5
+from rlhive.core.pixel_spec import PixelSpec
+from rlhive.data.new_h5 import NewH5, _Disk
 from rlhive.data.trace import trace_file, write_trial
+from rlhive.deploy.journal import _write_images
 from tests.helpers import files_up_to
 
 VALUES = {f"part/{index}": np.random.default_rng(index).standard_normal((20, 9)) for index in range(10)}
@@ -49,6 +53,35 @@ def test_what_was_not_written_is_there_for_hdf5_to_close_the_file(tmp_path):
             assert [int(file[f"{number}/values"][2]) for number in range(80)] == list(range(80))
         with pytest.raises(OSError, match="too large"):
             file.check()
+
+
+def test_ctrl_c_while_hdf5_writes_ends_the_writing_and_leaves_nothing(tmp_path, monkeypatch, capfd):
+    """HDF5 writes through Python, which handles there what came while HDF5 was busy."""
+    write = _Disk.write
+
+    def write_file(interrupted_at=None):
+        writes = itertools.count()
+
+        def interrupted(disk, data):
+            if next(writes) == interrupted_at:
+                signal.raise_signal(signal.SIGINT)
+            return write(disk, data)
+
+        monkeypatch.setattr(_Disk, "write", interrupted)
+        with trace_file(tmp_path / "demo.h5", "a-v0", PixelSpec(("cam",), 8, 8)) as file:
+            _keep_little_in_memory(file)
+            write_trial(file, "Trial0", VALUES, seed=1)
+            _write_images(file, "Trial0/images", np.zeros((5, 1, 8, 8, 3), np.uint8), 0)
+        return next(writes)
+
+    count = write_file()
+    (tmp_path / "demo.h5").unlink()
+    for number in range(count):
+        with pytest.raises(KeyboardInterrupt):
+            write_file(interrupted_at=number)
+        assert list(tmp_path.iterdir()) == []
+    gc.collect()
+    assert count > 20 and capfd.readouterr().err == ""
 
 
 def _keep_little_in_memory(file):
