@@ -16,8 +16,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
+from rlhive.core.interrupt import CAUGHT, make_is_repeated
+
 INTERRUPTED = 130  # what shells expect after Ctrl-C
-TERMINATING = (signal.SIGTERM, signal.SIGHUP)  # by schedulers, `timeout` and terminals that are closed
 _NO_DOCSTRINGS = (
     "Python without docstrings (-OO, PYTHONOPTIMIZE=2) cannot import torchrl: use -O or leave it out"
 )
@@ -96,19 +97,24 @@ def finish(name: str, main: Callable[[], int]) -> NoReturn:
     prepare_streams()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `rlhive/__init__.py` leaves it
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in TERMINATING:
+    interrupt = _make_interrupt()
+    for number in CAUGHT:
         if signal.getsignal(number) is signal.SIG_DFL:  # not ignored, as by nohup
-            signal.signal(number, _interrupt)
+            signal.signal(number, interrupt)
     if sys.flags.optimize > 1:
         leave(_say(name, _NO_DOCSTRINGS, 1))
     leave(_exit_code(name, main) or _exit_code(name, _write_out))
 
 
-def _interrupt(number: int, frame: Any) -> NoReturn:
-    """Ends the command as Ctrl-C does, so that nothing half written stays behind."""
-    for each in TERMINATING:  # `timeout` and schedulers signal twice, which would end the cleaning up as well
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt(number)
+def _make_interrupt() -> Callable[[int, Any], None]:
+    """Makes the handler that ends the command as Ctrl-C does, so that nothing half written stays behind."""
+    is_repeated = make_is_repeated()
+
+    def interrupt(number: int, frame: Any) -> None:
+        if not is_repeated():  # which would end the cleaning up as well
+            raise KeyboardInterrupt(number)
+
+    return interrupt
 
 
 def _exit_code(name: str, main: Callable[[], int]) -> int:
@@ -165,8 +171,11 @@ def leave(code: int) -> NoReturn:
 
     All else is as at any end of Python: threads are waited for, and what was registered for the end runs.
     """
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    except KeyboardInterrupt:  # whoever asks once more waits for nothing
+        code = code or INTERRUPTED
     try:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
+from rlhive import WORKER_NAME
 from rlhive import command as commands
 from rlhive.command import let_threads_sleep
-from rlhive.core import files
+from rlhive.core import files, interrupt
 
 
 def test_the_threads_of_a_command_sleep_soon():
@@ -20,8 +21,11 @@ def test_the_threads_of_a_command_sleep_soon():
     assert "GOMP_SPINCOUNT = '1000'" in output and "no-such-robot" in output
 
 
-# The module alone, without rlhive/__init__.py, which imports torch.
-LOAD = f"import runpy\ncommand = runpy.run_path({commands.__file__!r})\n"
+# Without torch, as in a worker.
+LOAD = f"""import multiprocessing, runpy
+multiprocessing.current_process().name = {WORKER_NAME!r}
+command = runpy.run_path({commands.__file__!r})
+"""
 AT_THE_END = f"""{LOAD}
 import atexit, sys, threading, time
 
@@ -134,6 +138,35 @@ def test_a_command_ends_so(ending, code, said):
     script += "command['start']('test', main, int, sys.argv)"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", said)
+
+
+def test_only_a_signal_that_is_repeated_at_once_is_ignored(monkeypatch):
+    """One later ends a command that went on, as where the first was raised while Python let go of an object."""
+    receive = commands._make_interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        receive(signal.SIGTERM, None)
+    receive(signal.SIGHUP, None)
+    monkeypatch.setattr(interrupt, "SAME_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt, match=str(int(signal.SIGTERM))):
+        receive(signal.SIGTERM, None)
+
+
+def test_a_command_that_waits_for_its_threads_can_be_interrupted():
+    script = f"""{LOAD}import os, signal, threading
+
+def main(argv):
+    def wait():
+        threading.main_thread().join(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait()
+    threading.Thread(target=wait).start()
+    return 0
+
+command['start']('test', main, int, ['test'])"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (commands.INTERRUPTED, "")
 
 
 def test_a_command_ignores_the_signals_that_it_was_told_to_ignore():

@@ -8,13 +8,25 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from typing import Any
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # `timeout` and schedulers signal a process and then its group again, and a key that is held down repeats itself.
 SAME_SECONDS = 1.0
+
+
+def make_is_repeated() -> Callable[[], bool]:
+    """Makes a function that, called at each signal, says whether it is the one before once more."""
+    latest = -math.inf
+
+    def is_repeated() -> bool:
+        nonlocal latest
+        since, latest = time.monotonic() - latest, time.monotonic()
+        return since < SAME_SECONDS
+
+    return is_repeated
 
 
 @contextlib.contextmanager
@@ -30,12 +42,10 @@ def catch_signals(answer: str = "") -> Iterator[list[int]]:
         answer: a line for stderr at the first signal, for loops that look at the list late.
     """
     received: list[int] = []
-    latest = -math.inf
+    is_repeated = make_is_repeated()
 
     def receive(number: int, frame: Any) -> None:
-        nonlocal latest
-        since, latest = time.monotonic() - latest, time.monotonic()
-        if since < SAME_SECONDS:
+        if is_repeated():
             return
         received.append(number)
         if len(received) > 1 and number == signal.SIGINT:
