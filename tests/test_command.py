@@ -305,13 +305,15 @@ def test_text_is_written_alike_in_every_locale(tmp_path):
 def test_a_file_is_replaced_beside_what_killed_processes_left_of_it(tmp_path):
     ended = subprocess.Popen(["true"])
     ended.wait()
+    host = os.uname().nodename
     kept = (
-        f".other.{ended.pid}.tmp.h5",
-        f".a[1].{os.getppid()}.tmp.h5",
+        f".other.0f.{host}.{ended.pid}.tmp.h5",
+        f".a[1].0f.{host}.{os.getppid()}.tmp.h5",
+        f".a[1].0f.other-{host}.{ended.pid}.tmp.h5",
         ".a[1].text.tmp.h5",
-        f".a1.{ended.pid}.tmp.h5",
+        f".a1.0f.{host}.{ended.pid}.tmp.h5",
     )
-    for name in (f".a[1].{ended.pid}.tmp.h5", *kept):
+    for name in (f".a[1].0f.{host}.{ended.pid}.tmp.h5", *kept):
         (tmp_path / name).touch()
     files.write_text(tmp_path / "a[1].h5", "new")
     assert {path.name for path in tmp_path.iterdir()} == {*kept, "a[1].h5"}

@@ -34,9 +34,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     killed while they wrote this file is removed first.
     """
     path = Path(path)
-    remove_left_over(path.parent, f".{glob.escape(path.stem)}.*.tmp{glob.escape(path.suffix)}")
-    # The suffix stays last: some writers choose the format by it.
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    beside = place_beside(path)
     try:
         with naming(path):
             yield beside
@@ -47,11 +45,23 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def place_beside(path: Path) -> Path:
+    """A new name beside `path` to write its file or directory to, having removed what killed processes left there."""
+    remove_left_over(path.parent, f".{glob.escape(path.stem)}.*.tmp{glob.escape(path.suffix)}")
+    # Random, as threads may write to one path; the suffix stays last, as some writers choose the format by it.
+    writer = f"{os.urandom(4).hex()}.{os.uname().nodename}.{os.getpid()}"
+    return path.with_name(f".{path.stem}.{writer}.tmp{path.suffix}")
+
+
 def remove_left_over(directory: Path, pattern: str) -> None:
-    """Removes what killed processes were writing: names with ".PID.tmp" in them, of processes that are gone."""
+    """Removes what killed processes of this machine were writing.
+
+    Those are names with ".HOST.PID.tmp" in them; other nodes may be writing in a directory that they share.
+    """
+    host = os.uname().nodename
     for left_over in directory.glob(pattern):
-        pid = left_over.name.rpartition(".tmp")[0].rpartition(".")[2]
-        if not pid.isdecimal() or Path(f"/proc/{pid}").exists():
+        before, _, pid = left_over.name.rpartition(".tmp")[0].rpartition(".")
+        if not before.endswith(f".{host}") or not pid.isdecimal() or Path(f"/proc/{pid}").exists():
             continue
         if left_over.is_dir():
             shutil.rmtree(left_over, ignore_errors=True)

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from rlhive.core.errors import LoadError
-from rlhive.core.files import check_new, naming, remove_left_over
+from rlhive.core.files import check_new, naming, place_beside
 from rlhive.data.episode import STATE_ONLY, Episode, Selection, as_column, as_flags, as_rows
 from rlhive.data.h5 import datasets, read
 from rlhive.data.trace import check_keys, read_times
@@ -108,8 +108,7 @@ def write(path: str | os.PathLike[str], episodes: Iterable[Episode], environment
     from rlhive.core.tree_file import flush  # imports torch, which reading does without
 
     path = path.absolute()  # minari joins the directory of a relative path to itself
-    remove_left_over(path.parent, f".{path.name}.*.tmp")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = place_beside(path)
     try:
         with naming(path):
             count = _write(beside, path.name, episodes, environment)

@@ -7,7 +7,6 @@ spec.json               what the policy is of, in words that other programs can 
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import rlhive
 from rlhive.algorithms import POLICY_KEYS
 from rlhive.core.errors import LoadError
-from rlhive.core.files import remove_left_over
+from rlhive.core.files import place_beside
 from rlhive.core.tree_file import check_names, flush, read_tree, write_tree
 from rlhive.core.types import EnvState, Params
 from rlhive.policy_fn.bundle_files import (
@@ -68,8 +67,7 @@ def write_bundle(folder: PathLike, bundle: Bundle, extras: Sequence[Path] = ()) 
     """
     folder = Path(folder)
     check_absent(folder)
-    remove_left_over(folder.parent, f".{glob.escape(folder.name)}.*.tmp")
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    beside = place_beside(folder)
     beside.mkdir(parents=True)
     try:
         description = describe(bundle.spec, bundle.seed, bundle.step)

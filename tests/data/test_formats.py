@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import attrs
 import gymnasium
@@ -249,7 +251,7 @@ def test_minari_is_written_beside_what_a_killed_process_left_of_it(tmp_path):
     path = write_demo(tmp_path / "demo.h5", trials=1)
     ended = subprocess.Popen(["true"])
     ended.wait()
-    (tmp_path / f".reach-v0.{ended.pid}.tmp/data").mkdir(parents=True)
+    (tmp_path / f".reach-v0.0f.{os.uname().nodename}.{ended.pid}.tmp/data").mkdir(parents=True)
     convert(path, tmp_path / "reach-v0", "minari")
     assert sorted(os.listdir(tmp_path)) == ["demo.h5", "reach-v0"]
 
@@ -264,8 +266,12 @@ def test_minari_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", noted)
     assert convert(write_demo(tmp_path / "demo.h5", trials=1), folder, "minari") == (1, [])
-    beside = tmp_path / f".reach-v0.{os.getpid()}.tmp"
+    beside = min(map(Path, before))
+    assert re.fullmatch(
+        rf"\.reach-v0\.\w+\.{re.escape(os.uname().nodename)}\.{os.getpid()}\.tmp", beside.name
+    )
     parts = ("", "data", "data/main_data.hdf5", "data/metadata.json")
+    assert beside.parent == tmp_path
     assert before == {str(beside / part) for part in parts} and after == {str(tmp_path)}
 
 

@@ -84,6 +84,21 @@ def test_ctrl_c_while_hdf5_writes_ends_the_writing_and_leaves_nothing(tmp_path, 
     assert count > 20 and capfd.readouterr().err == ""
 
 
+def test_two_files_at_one_path_are_never_mixed(tmp_path):
+    path = tmp_path / "demo.h5"
+    with trace_file(path, "a-v0") as first:
+        write_trial(first, "Trial0", VALUES)
+        with trace_file(path, "b-v0") as second:
+            write_trial(second, "Trial1", VALUES)
+        with h5py.File(path) as file:
+            assert file.attrs["environment"] == "b-v0" and list(file) == ["Trial1"]
+        write_trial(first, "Trial2", VALUES)
+    with h5py.File(path) as file:
+        assert file.attrs["environment"] == "a-v0" and list(file) == ["Trial0", "Trial2"]
+        assert all(np.array_equal(file["Trial0"][name][()], value) for name, value in VALUES.items())
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def _keep_little_in_memory(file):
     """HDF5 reads its bookkeeping again from the file as soon as it is written."""
     config = file.id.get_mdc_config()

@@ -98,7 +98,7 @@ def test_existing_directory_is_not_overwritten_and_failures_leave_nothing(make_r
 def test_a_bundle_is_written_beside_what_a_killed_process_left_of_it(bundle, tmp_path):
     ended = subprocess.Popen(["true"])
     ended.wait()
-    (tmp_path / f".again[1].{ended.pid}.tmp").mkdir()
+    (tmp_path / f".again[1].0f.{os.uname().nodename}.{ended.pid}.tmp").mkdir()
     write_bundle(tmp_path / "again[1]", read_bundle(bundle))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again[1]", "bundle", "run"]
 

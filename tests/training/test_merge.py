@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import attrs
@@ -259,7 +261,9 @@ def test_a_run_that_goes_on_with_other_settings_says_so_and_keeps_those_it_had(t
 
 
 def test_what_killed_processes_left_at_the_top_of_a_run_is_removed(tmp_path):
-    (tmp_path / ".metrics.4711.tmp.csv").touch()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / f".metrics.0f.{os.uname().nodename}.{ended.pid}.tmp.csv").touch()
     (tmp_path / "metrics.csv").touch()
     recover(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
