@@ -173,9 +173,9 @@ def leave(code: int) -> NoReturn:
     """
     try:
         threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-    except KeyboardInterrupt:  # whoever asks once more waits for nothing
+    except KeyboardInterrupt:  # whoever asks now waits for no thread
         code = code or INTERRUPTED
+    atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
         sys.stderr.flush()

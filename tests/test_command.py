@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -151,22 +152,17 @@ def test_only_a_signal_that_is_repeated_at_once_is_ignored(monkeypatch):
         receive(signal.SIGTERM, None)
 
 
-def test_a_command_that_waits_for_its_threads_can_be_interrupted():
-    script = f"""{LOAD}import os, signal, threading
+def test_a_command_that_is_interrupted_while_it_waits_for_its_threads_ends(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
 
-def main(argv):
-    def wait():
-        threading.main_thread().join(0.3)
-        os.kill(os.getpid(), signal.SIGTERM)
-        threading.Event().wait()
-    threading.Thread(target=wait).start()
-    return 0
-
-command['start']('test', main, int, ['test'])"""
-    ended = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert (ended.returncode, ended.stderr) == (commands.INTERRUPTED, "")
+    ended: list[object] = []
+    monkeypatch.setattr(threading, "_shutdown", interrupted)
+    monkeypatch.setattr(commands.atexit, "_run_exitfuncs", lambda: ended.append("cleaned up"))
+    monkeypatch.setattr(os, "_exit", ended.append)
+    commands.leave(0)
+    commands.leave(2)
+    assert ended == ["cleaned up", commands.INTERRUPTED, "cleaned up", 2]
 
 
 def test_a_command_ignores_the_signals_that_it_was_told_to_ignore():
