@@ -24,11 +24,12 @@ from tests.policy_fn.resnets import assert_same_embeddings, random_pixels, torch
 
 ROUNDS = 3
 OTHER_SIZE = "TorchRL at its default 244x244"  # other embeddings, which are not compared
+# Multiplications of an image, as torchvision documents them.
 PRODUCTS = {
     18: 1.814e9,
     34: 3.664e9,
     50: 4.089e9,
-}  # multiplications of an image, as torchvision documents them
+}
 LEAST = {
     # As fast as a matrix product, or nearly, and so is TorchRL: 1.02 to 1.22 times its speed.
     "RLHive": {"torchvision": 1.0, "TorchRL": 0.95, OTHER_SIZE: 1.3},

@@ -138,9 +138,8 @@ def reason(error: Exception) -> str:
     """Why a command fails, in words for its user."""
     if isinstance(error, MemoryError):
         return f"out of memory{f': {error}' if str(error) else ''}"
-    if isinstance(error, ImportError) and "failed to map segment" in str(
-        error
-    ):  # as the system's linker says it
+    # As the system's linker says it.
+    if isinstance(error, ImportError) and "failed to map segment" in str(error):
         return f"out of address space (ulimit -v): {error}"
     if isinstance(error, ImportError):
         return f"cannot import: {error}; `python -m rlhive.doctor` looks at the installation"
@@ -153,9 +152,8 @@ def _write_out() -> int:
 
 
 def _say(name: str, why: object, code: int) -> int:
-    sys.stderr.write(
-        f"{name}: {' '.join(map(str.strip, str(why).splitlines()))}\n"
-    )  # compilers say several lines
+    # Compilers say several lines.
+    sys.stderr.write(f"{name}: {' '.join(map(str.strip, str(why).splitlines()))}\n")
     return code
 
 
@@ -280,6 +278,5 @@ def log_to_stderr(name: str) -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False  # absl's handler would print it once more
-    logging.getLogger("matplotlib").setLevel(
-        logging.ERROR
-    )  # it tells at each start where it cannot keep its cache
+    # It tells at each start where it cannot keep its cache.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)

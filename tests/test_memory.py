@@ -55,9 +55,8 @@ def test_the_group_above_limits_too(linux, group):
 
 def test_the_first_version_of_control_groups(linux):
     write(linux / "proc/self/cgroup", "5:cpu,cpuacct:/docker/x\n4:memory:/docker/x\n0::/\n")
-    limit(
-        linux / "cgroup/memory", memory.VERSION_1, 8 * GIGABYTE, 3 * GIGABYTE, GIGABYTE
-    )  # a container's own
+    # A container's own.
+    limit(linux / "cgroup/memory", memory.VERSION_1, 8 * GIGABYTE, 3 * GIGABYTE, GIGABYTE)
     assert free_memory() == 6 * GIGABYTE
 
 

@@ -154,9 +154,8 @@ def test_the_configuration_saved_gives_the_run_again(finished):
     again = load_config([finished / "config.gin"])
     assert again == load_config(["sac_gaussian.gin"], SMALL)
     text = (finished / "operative_config.gin").read_text()
-    assert (
-        "adam.learning_rate = 0.001" in text and "adam.b1 = 0.9" in text
-    )  # what was given, and the defaults
+    # What was given, and the defaults.
+    assert "adam.learning_rate = 0.001" in text and "adam.b1 = 0.9" in text
 
 
 def test_the_checkpoint_counts_what_was_done(finished):

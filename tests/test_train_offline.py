@@ -159,9 +159,8 @@ def test_a_seed_is_the_same_alone_and_among_others_and_resumed(name, demo, tmp_p
     both = train(demo, tmp_path / "both", name, "SEEDS=(11, 3)", resume=True)
     assert bool((both.state[1:] == alone.state).all())
     assert not bool((both.state[:1]["params"] == alone.state["params"]).all())
-    later = [
-        row for row in rows(tmp_path / "both", 3) if row["step"] != "5"
-    ]  # where a run ends it is evaluated
+    # Where a run ends it is evaluated.
+    later = [row for row in rows(tmp_path / "both", 3) if row["step"] != "5"]
     assert later == rows(tmp_path / "alone", 3)
     checkpoint = load_checkpoint(tmp_path / "both", [11, 3])
     assert bool((checkpoint.state == both.state).all())

@@ -201,9 +201,8 @@ def _write_images(file: NewH5, key: str, pixels: np.ndarray, camera: int) -> Non
         )
     for step in range(steps):
         with hold_signals():
-            file[key][step] = pixels[
-                step, camera
-            ]  # HDF5 may write when the data set is let go of, here at once
+            # HDF5 may write when the data set is let go of, here at once.
+            file[key][step] = pixels[step, camera]
         file.check()
 
 

@@ -303,9 +303,8 @@ def test_sensor_watch_knows_devices_apart():
     for step in range(30):
         now = 0.1 * step
         moving = Sensors(np.array([now, 0.0]), 0.05)
-        watch.check(
-            now, {"arm": moving, "gripper": Sensors(np.array([0.08]), np.nan)}
-        )  # one value may stand still
+        # One value may stand still.
+        watch.check(now, {"arm": moving, "gripper": Sensors(np.array([0.08]), np.nan)})
     with pytest.raises(FaultError, match="no value of arm changed"):
         watch.check(now + 1.1, {"arm": moving})
     with pytest.raises(FaultError, match=r"arm measured 0\.200 s ago"):

@@ -183,7 +183,6 @@ def test_a_program_that_its_workers_cannot_import_is_told_what_to_do(monkeypatch
         )
     main.__file__ = "<stdin>"
     assert "keep it in a file" in refused(ReachPoint)
-    monkeypatch.setattr(
-        multiprocessing.current_process(), "_inheriting", True, raising=False
-    )  # while it is imported
+    # While it is imported.
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
     assert "under `if __name__ == '__main__':`" in refused(ReachPoint)

@@ -128,9 +128,8 @@ def test_an_image_is_copied_twice_between_gl_and_the_encoder():
         env.send(torch.zeros(3, 1, 9))
         env.recv()
         single = env._pool.chunk.envs[0]
-        assert (
-            allocated(lambda: single.render(env._pool.arrays.pixels[0])) < 0.1 * size
-        )  # one, into what is there
+        # One, into what is there.
+        assert allocated(lambda: single.render(env._pool.arrays.pixels[0])) < 0.1 * size
         env.send(torch.zeros(3, 1, 9))
         env._pool.wait()
         env._pool.todo = ("keep", [1, 1, 1])  # does nothing: what is left of recv() is the parent's part

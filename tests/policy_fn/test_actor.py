@@ -77,9 +77,8 @@ def test_members_are_drawn_alone_with_the_spread_of_torch_nn():
     first, second = params["critic", "layer_1", "weight"]
     assert not torch.equal(first, second)
     for weight in (first, second):
-        assert weight.std().item() == pytest.approx(
-            1.0 / math.sqrt(3 * 512), rel=0.02
-        )  # uniform in +-1/sqrt(fan_in)
+        # Uniform in +-1/sqrt(fan_in).
+        assert weight.std().item() == pytest.approx(1.0 / math.sqrt(3 * 512), rel=0.02)
 
 
 def test_equal_keys_give_equal_params_and_leave_the_global_stream_alone():

@@ -81,9 +81,8 @@ def test_layout_of_one_seed_and_of_several(make_run):
     }
     folder = several.run_dir / "checkpoints/100"
     assert seed_dirs(folder) == {1: folder / "seed_1", 2: folder / "seed_2"}
-    assert seed_dirs(folder / "seed_2") == {
-        2: folder / "seed_2"
-    }  # a seed's folder is a checkpoint of its own
+    # A seed's folder is a checkpoint of its own.
+    assert seed_dirs(folder / "seed_2") == {2: folder / "seed_2"}
     assert os.readlink(several.run_dir / "checkpoints/latest") == "100"
 
 

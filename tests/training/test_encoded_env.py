@@ -63,6 +63,7 @@ def test_the_true_successors_are_encoded(both):
 
 
 def test_no_image_is_encoded_twice(both):
+    # Reset, five steps, and the last images of the two episodes that ended.
     assert counts == [
         2,
         2,
@@ -71,4 +72,4 @@ def test_no_image_is_encoded_twice(both):
         2,
         2,
         2,
-    ]  # reset, five steps, and the last images of the two episodes that ended
+    ]
