@@ -1,50 +1,16 @@
 """Configurations that load, and the one line each wrong one gets."""
 
-import functools
 import logging
 import re
 
 import attrs
 import pytest
-import torch
-from tensordict import TensorDict
 
 import gin
-from rlhive.algorithms import ALGORITHMS
-from rlhive.config import (
-    ConfigError,
-    config_text,
-    configured_seeds,
-    load_config,
-    operative_config_text,
-)
+from rlhive.config import ConfigError, config_text, load_config, operative_config_text
 from rlhive.config_errors import finite
-from rlhive.core.env_spec import EnvSpec
-from rlhive.core.optim import adam
-from rlhive.losses_fn import make_sac_loss
-from rlhive.policy_fn import exploration
 from rlhive.train import share_cores
-
-SPEC = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
-
-
-def load(*bindings):
-    return load_config(["sac_gaussian.gin"], bindings)
-
-
-def first_step(opt) -> float:
-    """How far an optimizer's first update moves a parameter."""
-    params = TensorDict({"x": torch.zeros(1)})
-    return -opt.update(params + 1.0, opt.init(params), params)[0]["x"].item()
-
-
-def refusal(*bindings) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load(*bindings)
-    text = str(caught.value)
-    assert "\n" not in text
-    assert not re.search("not supported between|Attribute\\(|object at 0x|In call to", text)
-    return text
+from tests.config_loads import load, refusal
 
 
 @pytest.mark.parametrize(
@@ -193,14 +159,6 @@ def test_a_file_of_ones_own_that_does_not_do_is_refused_in_one_line(tmp_path, mo
     with pytest.raises(ConfigError) as caught:
         load_config(["own.gin"])
     assert words in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_the_seeds_of_a_run_are_known_though_its_data_are_gone(tmp_path):
-    own = tmp_path / "config.gin"
-    own.write_text("include 'bc_gaussian.gin'\nDATASET = 'no longer there.h5'\nSEEDS = (4, 2)\n")
-    assert configured_seeds(own) == (4, 2)
-    with pytest.raises(ConfigError, match="there is no such file"):
-        load_config([own])
 
 
 def test_a_replay_smaller_than_an_episode_is_refused():
@@ -360,157 +318,6 @@ def test_a_video_shows_each_camera_once():
     assert "each named once; got top_cam, top_cam" in twice
 
 
-def test_parts_of_the_users_own_are_taken_whatever_they_are_called():
-    def flat(action_low, action_high):
-        return exploration.none(action_low, action_high)
-
-    def late(k=1.0):
-        return k
-
-    gin.external_configurable(flat, "my_noise")
-    gin.external_configurable(late, "late_noise")
-    load("train.exploration=@my_noise", "late_noise.k=2.0")
-
-
-OWN_PARTS = """
-import gin
-from rlhive.core.optim import adam
-from rlhive.algorithms import ALGORITHMS
-
-def decayed(rate, decay=0.5):
-    return adam(rate * decay)
-
-def make_loss(network, *, gamma=0.95):
-    return ALGORITHMS["sac"].make_loss(network, gamma=gamma)
-
-gin.external_configurable(decayed, "decayed")
-configurable = gin.external_configurable(make_loss, "imported_loss")
-ALGORITHMS["imported"] = ALGORITHMS["sac"]._replace(make_loss=configurable)
-"""
-
-
-@pytest.fixture(scope="module")
-def own_parts(tmp_path_factory):
-    """A gin file that imports an optimizer and an algorithm of one's own and names them."""
-    folder = tmp_path_factory.mktemp("own")
-    (folder / "own_parts_of_a_test.py").write_text(OWN_PARTS)
-    text = ["import own_parts_of_a_test", "include 'sac.gin'", "ALGORITHM = 'imported'"]
-    text += ["train.optimizer = @decayed", "decayed.rate = 1e-3"]
-    (folder / "own.gin").write_text("\n".join(text))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        yield folder / "own.gin"
-        ALGORITHMS.pop("imported", None)
-
-
-def test_an_algorithm_that_a_file_imports_is_taken_and_its_parts_are_set(own_parts):
-    config = load_config(own_parts, "imported_loss.gamma=0.5")
-    assert config.algorithm == "imported" and config.make_loss.settings == {"gamma": 0.5}
-
-
-def test_parts_of_the_users_own_stay_as_they_are_whatever_is_loaded_after(own_parts):
-    config = load_config(own_parts, "decayed.decay=0.25")
-    load_config(own_parts)
-    assert config.optimizer.settings == {"rate": 1e-3, "decay": 0.25}
-
-
-def test_a_decorator_of_the_users_own_acts_in_training_too():
-    @functools.wraps(adam)
-    def halved(learning_rate=1e-3):
-        return adam(0.5 * learning_rate)
-
-    gin.external_configurable(halved, "halved_adam")
-    config = load("train.optimizer=@halved_adam", "halved_adam.learning_rate=1.0")
-    assert first_step(config.optimizer()) == pytest.approx(0.5)
-
-
-def test_a_wrong_parameter_of_the_users_own_part_gets_the_nearest_one(own_parts):
-    with pytest.raises(ConfigError, match=r"decayed has no parameter 'decai': did you mean decay\?"):
-        load_config(own_parts, "decayed.decai=0.25")
-
-
-def test_a_binding_of_what_the_run_uses_is_taken_in_a_scope_too():
-    load("replay.alpha=0.3", "replay.prioritized=True")
-    load("replay.gamma=0.95", "replay.n_step=2")
-    load(
-        "cosine_schedule.final_fraction=0.5",
-        "adam.learning_rate=@cosine_schedule()",
-        "cosine_schedule.learning_rate=1e-3",
-        "cosine_schedule.decay_updates=100",
-    )
-    load("train.optimizer=@slow/adam", "slow/adam.b1=0.5")
-
-
-@pytest.mark.parametrize(
-    ("bindings", "name"),
-    [
-        (("foo/adam.learning_rate=1e-4",), "foo/adam.learning_rate"),
-        (("foo/train.tau=0.5",), "foo/train.tau"),
-        (("a/b/adam.b1=0.5", "train.optimizer=@a/adam"), "a/b/adam.b1"),
-    ],
-)
-def test_a_binding_in_a_scope_that_nothing_refers_to_is_refused(bindings, name):
-    scope = name.rpartition("/")[0]
-    assert f"nothing reads {name}: no reference is @{scope}/" in refusal(*bindings)
-
-
-def test_a_macro_in_a_scope_is_another_macro():
-    assert "nothing reads the macro 'foo/TOTAL_STEPS': did you mean" in refusal("foo/TOTAL_STEPS=5")
-    assert load("foo/TOTAL_STEPS=5", "SEED=%foo/TOTAL_STEPS").seed == 5
-
-
-def test_bindings_in_a_scope_count_where_a_reference_names_it(tmp_path):
-    path = tmp_path / "mine.gin"
-    path.write_text("train.optimizer = @a/b/adam\na/adam.learning_rate = 0.5\na/b/adam.b1 = 0.0\n")
-    opt, params = load_config(["sac.gin", path]).optimizer(), TensorDict({"x": torch.zeros(1)})
-    assert opt.update(params + 1.0, opt.init(params), params)[0]["x"].item() == pytest.approx(-0.5)
-    with pytest.raises(ConfigError, match=r"a/b/adam\.b1 must be float"):
-        load_config(["sac.gin", path], ["a/b/adam.b1='x'"])
-    path.write_text("foo/adam.learning_rate = 0.5\n")
-    with pytest.raises(ConfigError, match=r"nothing reads foo/adam\.learning_rate"):
-        load_config(["sac.gin", path])
-
-
-def given_by(base=adam):
-    """An optimizer of one's own that another part makes."""
-    return base()
-
-
-def given_inside():
-    return gin.get_configurable("given_by")()
-
-
-gin.external_configurable(given_by, "given_by")
-gin.external_configurable(given_inside, "given_inside")
-
-
-@pytest.mark.parametrize(
-    "bindings",
-    [
-        ("train.optimizer=@foo/adam", "foo/adam.learning_rate=0.5"),
-        ("OPT=@foo/adam", "train.optimizer=%OPT", "foo/adam.learning_rate=0.5"),
-        ("train.optimizer=@given_by", "given_by.base=@adam", "adam.learning_rate=0.5"),
-        ("train.optimizer=@foo/given_by", "given_by.base=@adam", "foo/adam.learning_rate=0.5"),
-        ("train.optimizer=@foo/given_by", "given_by.base=@foo/adam", "foo/adam.learning_rate=0.5"),
-    ],
-)
-def test_parts_in_scopes_and_in_parts_stay_as_they_are_whatever_is_loaded_after(bindings):
-    config = load(*bindings)
-    load()
-    assert first_step(config.optimizer()) == pytest.approx(0.5)
-
-
-def test_a_part_in_a_scope_is_called_in_it():
-    config = load(
-        "train.optimizer=@foo/given_inside", "foo/adam.learning_rate=0.5", "foo/given_by.base=@adam"
-    )
-    assert first_step(config.optimizer()) == pytest.approx(0.5)
-
-
-def test_a_part_that_is_made_of_itself_is_refused():
-    assert "leads back to itself" in refusal("train.optimizer=@given_by", "given_by.base=@given_by")
-
-
 def test_a_load_forgets_the_one_before():
     load("train.tau=0.5", "SEED=4", "sac_loss.reward_scale=3.0")
     config = load()
@@ -542,132 +349,11 @@ def test_the_text_of_a_configuration_gives_it_again(bindings, tmp_path):
     assert config_text() == text
 
 
-def test_a_configuration_stays_as_it_is_whatever_is_loaded_or_cleared_after():
-    small = ["sac_network.hidden_sizes=(8, 8)", "replay.capacity=5000", "sac_loss.gamma=0.5"]
-    small += ["adam.learning_rate=@cosine_schedule()", "cosine_schedule.learning_rate=1e-2"]
-    small += ["cosine_schedule.decay_updates=10", "gaussian.sigma_init=0.25", "gaussian.sigma_end=0.25"]
-    images = ["ENV_NAME='FrankaReachRandom_v2d-v0'", "images.cameras=('top_cam',)", "r3m.weights='random'"]
-    config = load(*small, *images)
-    load()
-    gin.clear_config()
-    assert config.make_network(SPEC).hidden_sizes == (8, 8)
-    assert config.make_replay(num_seeds=1, num_envs=1, device="cpu").capacity == 5000
-    assert config.pixels.cameras == ("top_cam",)
-    assert config.make_encoder().weights == "random"
-    explore, zero = config.exploration((-1.0,), (1.0,)), torch.zeros(1, 1)
-    noise = TensorDict({"normal": torch.ones(1, 1)}, [1])
-    assert explore.apply(explore.init((1,)), zero, noise, 0, zero.bool())[0].item() == 0.25
-    opt, params = config.optimizer(), TensorDict({"x": zero})
-    assert opt.update(params + 1.0, opt.init(params), params)[0]["x"].item() == pytest.approx(-1e-2)
-
-
-def test_discounts_of_loss_and_replay_are_one():
-    words = refusal("replay.n_step=3", "sac_loss.gamma=0.5")
-    assert "sac_loss.gamma is 0.5 but replay.gamma" in words and "set GAMMA alone" in words
-    load("replay.n_step=3", "GAMMA=0.5")
-    load("sac_loss.gamma=0.5")  # one step has no sum
-
-
-def test_an_algorithm_of_ones_own_is_taken_though_gin_knows_none_of_its_parts(monkeypatch):
-    mine = ALGORITHMS["sac"]._replace()
-    monkeypatch.setitem(ALGORITHMS, "mine", mine)
-    config = load("ALGORITHM='mine'", "replay.n_step=3")
-    assert (config.make_network, config.make_loss) == (mine.make_network, mine.make_loss)
-
-
-def test_a_loss_of_ones_own_may_be_made_of_that_of_another_algorithm(monkeypatch):
-    @functools.wraps(make_sac_loss)
-    def dressed(network, **settings):
-        return make_sac_loss(network, **settings)
-
-    monkeypatch.setitem(ALGORITHMS, "dressed", ALGORITHMS["sac"]._replace(make_loss=dressed))
-    assert load("ALGORITHM='dressed'").make_loss is dressed
-    named = gin.external_configurable(make_sac_loss, "named_loss", module="a_test")
-    monkeypatch.setitem(ALGORITHMS, "named", ALGORITHMS["sac"]._replace(make_loss=named))
-    assert load("ALGORITHM='named'", "named_loss.gamma=0.5").make_loss.settings == {"gamma": 0.5}
-
-
-@pytest.mark.parametrize(
-    "binding",
-    [
-        "replay.num_seeds=7",
-        "replay.total_steps=5",
-        "replay.device='cuda'",
-        "gaussian.action_low=(0.0,)",
-        "sac_network.spec=None",
-        "sac_loss.network=None",
-        "r3m.pixels=None",
-    ],
-)
-def test_what_a_run_gives_its_parts_itself_is_no_setting(binding):
-    name = binding.split("=")[0]
-    assert f"{name} cannot be set" in refusal(binding)
-
-
 def test_the_operative_text_has_the_defaults_too():
     load()
     text = operative_config_text()
     assert "adam.b1 = 0.9" in text
     assert "gaussian.sigma_init = 1.0" in text
-
-
-def test_seeds_count_up_from_the_first():
-    assert load("SEED=3", "NUM_SEEDS=3").seeds == (3, 4, 5)
-
-
-def test_seeds_can_be_named():
-    config = load("SEEDS=[3, 11, 7]")
-    assert config.seeds == (3, 11, 7) and (config.seed, config.num_seeds) == (1, 1)
-
-
-@pytest.mark.parametrize("binding", ["SEED=4", "NUM_SEEDS=5", "train.num_seeds=2"])
-def test_seeds_are_named_or_counted_up(binding):
-    assert refusal("SEEDS=(3, 7)", binding).startswith(f"nothing reads {binding.split('=')[0]}: SEEDS=(3, 7)")
-
-
-def test_seeds_may_be_named_that_are_to_be_added_to_a_run_of_others(tmp_path):
-    (tmp_path / "config.gin").write_text("include 'sac.gin'\nSEED=4\nNUM_SEEDS=2")
-    assert load_config(tmp_path / "config.gin", "SEEDS=(4, 5, 9)").seeds == (4, 5, 9)
-
-
-def test_the_seeds_of_a_copy_are_those_that_it_is_given():
-    config = load("SEED=3", "NUM_SEEDS=2")
-    assert attrs.evolve(config, seed=5).seeds == (5, 6)
-    assert attrs.evolve(config, num_seeds=3).seeds == (3, 4, 5)
-    assert attrs.evolve(config, seeds=(9, 2), seed=1, num_seeds=1).seeds == (9, 2)
-    for given in ({"seeds": (9, 2)}, {"seeds": (3, 4), "seed": 1}):
-        with pytest.raises(ValueError, match="stands instead of"):
-            attrs.evolve(config, **given)
-
-
-def test_a_copy_of_another_algorithm_takes_its_parts_too(monkeypatch):
-    config, mine = load(), ALGORITHMS["sac"]._replace(make_loss=lambda network: make_sac_loss(network))
-    monkeypatch.setitem(ALGORITHMS, "mine", mine)
-    with pytest.raises(ValueError, match="algorithm is 'mine', but make_loss is that of sac: load"):
-        attrs.evolve(config, algorithm="mine")
-    assert attrs.evolve(config, algorithm="mine", make_loss=mine.make_loss).make_loss is mine.make_loss
-    with pytest.raises(ValueError, match="algorithm is 'bc', but make_network is that of sac"):
-        attrs.evolve(config, algorithm="bc")
-
-
-@pytest.mark.parametrize("wrong", ["[1, 1]", "[-1]", "[1.5]", "3"])
-def test_wrong_seeds_are_refused(wrong):
-    with pytest.raises(ConfigError, match=r"train.seeds must be|whole numbers"):
-        load(f"SEEDS={wrong}")
-
-
-def test_the_last_seed_is_below_2_to_the_32():
-    assert load("SEED=4294967294", "NUM_SEEDS=2").seeds[-1] == 2**32 - 1
-    text = refusal("SEED=4294967294", "NUM_SEEDS=4096")
-    assert "from 0 to 2**32 - 1, each once, got [4294967294, " in text and len(text) < 200
-    with pytest.raises(ValueError, match="from 0 to 2"):
-        attrs.evolve(load(), seed=2**32)
-
-
-def test_the_most_seeds_and_environments():
-    assert load("NUM_SEEDS=4096", "NUM_ENVS=16", "replay.prioritized=True").num_seeds == 4096
-    assert "2 seed(s) of 32769 environments each" in refusal("SEEDS=(3, 5)", "NUM_ENVS=32769")
-    assert "Length of 'seeds' must be <= 4096" in refusal(f"SEEDS={tuple(range(4097))}")
 
 
 def no_updates(caplog, *bindings) -> list[str]:

@@ -33,18 +33,11 @@ def make_policy(algorithm, env, network):
     return load(network.init(1), TensorDict({"observation": constants}), spec=spec)
 
 
-def test_a_head_of_ones_own_acts_alone_as_it_does_among_others(monkeypatch):
+@pytest.mark.parametrize("name", ["own", "deterministic"])
+def test_a_head_with_a_mode_of_ones_own_acts_alone_as_it_does_among_others(monkeypatch, name):
     head = HEADS["deterministic"]._replace(mode=lambda out, low, high: 0.25 * torch.tanh(out))
-    monkeypatch.setitem(HEADS, "own", head)
-    policy = make_policy("bc", make_spec(), bc_network(make_spec(), head="own", hidden_sizes=(16,)))
-    observation = torch.linspace(-1.0, 1.0, 5)
-    assert torch.equal(policy(observation), policy(observation[None])[0])
-
-
-def test_a_head_with_another_mode_acts_alone_as_it_does_among_others(monkeypatch):
-    head = HEADS["deterministic"]._replace(mode=lambda out, low, high: 0.25 * torch.tanh(out))
-    monkeypatch.setitem(HEADS, "deterministic", head)
-    policy = make_policy("bc", make_spec(), bc_network(make_spec(), head="deterministic", hidden_sizes=(16,)))
+    monkeypatch.setitem(HEADS, name, head)
+    policy = make_policy("bc", make_spec(), bc_network(make_spec(), head=name, hidden_sizes=(16,)))
     observation = torch.linspace(-1.0, 1.0, 5)
     assert torch.equal(policy(observation), policy(observation[None])[0])
 
