@@ -29,8 +29,10 @@ def update_normalizer(normalizer: TensorDict, observation: Tensor) -> TensorDict
     """Takes a batch of raw observations into the running statistics (Chan 1982, equation 2.1b).
 
     Args:
-        normalizer: `{"loc" [..., O], "scale" [..., O] (standard deviation of the population), "count" [...]}`.
-        observation: raw observations `[..., E, O]`; leading dimensions are seeds.
+        normalizer: `{"loc" [..., O], "scale" [..., O] (standard deviation of the population), "count" [...]}`, of many
+            updates in float64: in float32 the shares of most observations soon are below the last digit of a mean that
+            is large against its deviation, and are lost.
+        observation: raw observations `[..., E, O]` of the same dtype; leading dimensions are seeds.
 
     Returns:
         The new statistics. The first observations' own deviation counts from the first update on; from 2**24 in

@@ -107,7 +107,9 @@ def read_seed(folder: Path) -> SeedFiles:
     check_names(path, {*TRAINING, "rollout", "generators"}, rest.keys())
     check_names(f"{path}, its target_params", algorithm.target_keys, rest["target_params"].keys())
     if not algorithm.offline:
-        check_names(f"{path}, its rollout", ("explore", "episodes"), rest["rollout"].keys())
+        # Files of before the sums were kept in float64 have none.
+        rest["rollout"].setdefault("normalizer", read["env_state"][0]["observation"].double())
+        check_names(f"{path}, its rollout", ("explore", "episodes", "normalizer"), rest["rollout"].keys())
     state = {
         "params": read["params"][0],
         "target_params": rest["target_params"],

@@ -157,11 +157,20 @@ def keys_of(streams: Sequence[Generator]) -> Noise:
     return TensorDict({"key": keys}, batch_size=keys.shape)
 
 
-def observe(state: TrainState, observation: Tensor) -> TrainState:
-    """The state with raw observations `[S, E, O]` taken into its normaliser; nothing else is touched."""
-    env_state = state["env_state"]
-    seen = update_normalizer(env_state["observation"], observation)
-    return replace(state, {"env_state": replace(env_state, {"observation": seen})})
+def observe(state: TrainState, normalizer: TensorDict, observation: Tensor) -> tuple[TrainState, TensorDict]:
+    """Takes raw observations into the normaliser; nothing else of the state is touched.
+
+    Args:
+        state: `[S]`; its "env_state" has the normaliser in float32.
+        normalizer: the same `[S]` in float64, on the CPU.
+        observation: `[S, E, O]`, on the CPU.
+
+    Returns:
+        The new state and normaliser.
+    """
+    normalizer = update_normalizer(normalizer, observation.double())
+    constants = to_device(normalizer.float(), state["step"].device)
+    return replace(state, {"env_state": replace(state["env_state"], {"observation": constants})}), normalizer
 
 
 def logged_metrics(metrics: Metrics) -> dict[str, Tensor]:

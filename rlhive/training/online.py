@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from rlhive.core.random import normal, uniform
-from rlhive.core.tree import send, to_device, tree_of_leaves
+from rlhive.core.tree import to_device, tree_of_leaves
 from rlhive.core.types import TrainState
 from rlhive.progress import Progress
 from rlhive.training.learner import logged_metrics, observe
@@ -32,14 +32,15 @@ def step(run: OnlineRun, progress: Progress) -> None:
     run.envs.send(action)
     run.store_step()
     before = run.acted_with = run.state
-    run.state = observe(before, send(run.rollout["observation"], run.config.device))
-    scale = run.state["env_state", "observation", "scale"]
+    run.state, run.rollout["normalizer"] = observe(
+        before, run.rollout["normalizer"], run.rollout["observation"]
+    )
+    # An observation whose square is more than a float32 holds.
+    overflown = not_finite(run, run.rollout["observation"].square())
     updates = _update(run)
     transition = run.envs.recv()
     good_states = updates.good_states()
     broken = dict.fromkeys(not_finite(run, _seen(transition)), "observation or reward")
-    # An observation whose square is more than a float32 holds.
-    overflown = not_finite(run, scale)
     broken |= dict.fromkeys(good_states, "loss or a parameter") | dict.fromkeys(overflown, "normaliser")
     if broken:
         good_states |= {seed: before[run.seeds.index(seed)] for seed in overflown}

@@ -2,9 +2,10 @@
 
     rollout   {"observation" [S,E,O], ("pixels" uint8 [S,E,cameras,H,W,C],) what the policies see,
                "is_init" bool [S,E,1]: whether an episode begins there,
-               "explore": the exploration's state, "episodes": their count and sums so far}
+               "explore": the exploration's state, "episodes": their count and sums so far,
+               "normalizer": {"loc", "scale", "count"} float64 of what was observed, which env_state has in float32}
 
-"explore" and "episodes" are saved with each checkpoint; the rest follows from them and the replay's actions.
+Those of `SAVED` are saved with each checkpoint; the rest follows from them and the replay's actions.
 """
 
 from __future__ import annotations
@@ -14,20 +15,23 @@ from tensordict import TensorDict
 
 from rlhive.core.env_spec import SOLVED_STEPS
 from rlhive.core.replay import ReplayBuffer
+from rlhive.core.types import EnvState
 from rlhive.envs.vector import VectorEnv
 from rlhive.policy_fn.exploration import Exploration
 from rlhive.training.encoded_env import EncodedEnv
 
 SEEN = ("observation", "pixels")
+SAVED = ("explore", "episodes", "normalizer")
 
 
-def first_rollout(envs: VectorEnv | EncodedEnv, explore: Exploration) -> TensorDict:
-    """Starts the first episodes."""
+def first_rollout(envs: VectorEnv | EncodedEnv, explore: Exploration, env_state: EnvState) -> TensorDict:
+    """Starts the first episodes, of policies with `env_state` `[S]`."""
     parts = {
         **envs.reset().select(*SEEN, strict=False),
         "is_init": torch.ones(*envs.shape, 1, dtype=torch.bool),
         "explore": explore.init(envs.shape),
         "episodes": init_episodes(envs.shape),
+        "normalizer": env_state["observation"].cpu().double(),
     }
     return TensorDict(parts, batch_size=envs.shape[:1])
 

@@ -38,7 +38,7 @@ from rlhive.training.resume import (
     load_replay,
     restore_metrics,
 )
-from rlhive.training.rollout import SEEN, count_step, first_rollout, resume_rollout
+from rlhive.training.rollout import SAVED, SEEN, count_step, first_rollout, resume_rollout
 from rlhive.training.start import (
     first_state,
     open_dataset,
@@ -184,8 +184,7 @@ def open_run(
         parts: dict[str, Any] = {"rollout": TensorDict({}, [len(seeds)])}
         if training_envs is not None:
             kind = OnlineRun
-            parts = _online_parts(config, run_dir, training_envs, seeds, spec, checkpoint)
-            parts["acted_with"] = state
+            parts = _online_parts(config, run_dir, training_envs, seeds, spec, state, checkpoint)
             stack.callback(parts["replay"].close)
         recorder = Recorder(
             run_dir,
@@ -234,6 +233,7 @@ def _online_parts(
     envs: VectorEnv | EncodedEnv,
     seeds: Sequence[int],
     spec: RunSpec,
+    state: TrainState,
     checkpoint: Checkpoint | None,
 ) -> dict[str, Any]:
     """What an `OnlineRun` has beside what every run has, and where its environments are."""
@@ -251,8 +251,8 @@ def _online_parts(
         check_exploration(run_dir, saved["explore"], explore.init(envs.shape))
         rollout = resume_rollout(envs, replay, saved)
     else:
-        rollout = first_rollout(envs, explore)
-    return {"explore": explore, "envs": envs, "replay": replay, "rollout": rollout}
+        rollout = first_rollout(envs, explore, state["env_state"])
+    return {"explore": explore, "envs": envs, "replay": replay, "acted_with": state, "rollout": rollout}
 
 
 def save_run(run: Run, *, with_replay: bool = True) -> None:
@@ -282,7 +282,7 @@ def save_run(run: Run, *, with_replay: bool = True) -> None:
         stack_seeds([state.cpu() for state in states]),
         run.spec,
         seeds=run.config.seeds,
-        rollout=stack_seeds([rollout.select("explore", "episodes", strict=False) for rollout in rollouts]),
+        rollout=stack_seeds([rollout.select(*SAVED, strict=False) for rollout in rollouts]),
         generators={name: [own[name] for own in generators] for name in generators[0]},
         progress=[_progress(run, seed) for seed in run.config.seeds],
     )

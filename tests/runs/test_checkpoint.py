@@ -53,6 +53,8 @@ def test_restored_state_equals_saved_one_bit_for_bit(make_run, seeds):
     assert checkpoint.spec == run.spec
     assert checkpoint.rollout["episodes", "number"].tolist() == list(seeds)
     assert (checkpoint.step, checkpoint.progress) == (100, [{"episodes": 7}] * len(seeds))
+    # These files, like those of before it was saved, have no normaliser in float64.
+    assert_equal_trees(checkpoint.rollout["normalizer"], run.state["env_state", "observation"].double())
 
 
 @pytest.mark.parametrize("opt_state", [{}, {"none": {}, "deeper": {"none": {}, "one": torch.zeros(2, 3)}}])

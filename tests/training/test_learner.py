@@ -23,7 +23,11 @@ def learn(*bindings, seeds=(1,)):
     generators = [make_generators(seed) for seed in seeds]
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
     observations = torch.stack([3.0 + 5.0 * torch.randn(100, 5, generator=draw) for draw in draws])
-    return config, learner, generators, observe(learner.init(generators), observations)
+    return config, learner, generators, observed(learner.init(generators), observations)
+
+
+def observed(state, observation):
+    return observe(state, state["env_state", "observation"].double(), observation)[0]
 
 
 def batches(seeds=(1,)):
@@ -70,11 +74,24 @@ def test_observing_changes_the_normaliser_alone():
     _, _, _, state = learn(seeds=(1, 2))
     before = state.clone()
     observation = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(3))
-    after = observe(state.lock_(), observation)
+    normalizer = state["env_state", "observation"].double().lock_()
+    after, seen = observe(state.lock_(), normalizer, observation)
     assert after["env_state", "observation", "count"].tolist() == [104.0, 104.0]
+    assert bool((after["env_state", "observation"] == seen.float()).all())
     for key in ("params", "target_params", "opt_state", "step"):
         assert bool((after[key] == before[key]).all())
     assert bool((state == before).all())
+
+
+def test_what_an_observation_adds_is_kept_where_a_float32_mean_would_lose_it():
+    _, _, _, state = learn()
+    normalizer = state["env_state", "observation"].double()
+    normalizer["loc"], normalizer["count"] = torch.full((1, 5), 1.6).double(), torch.tensor([2e5]).double()
+    for _ in range(500):  # each moves the mean by 5e-8, less than half of its last digit in float32
+        state, normalizer = observe(state, normalizer, torch.full((1, 1, 5), 1.61))
+    assert state["env_state", "observation", "loc"].dtype == torch.float32
+    expected = 1.6 + 0.01 * 500 / 200_500
+    assert state["env_state", "observation", "loc"].tolist() == [pytest.approx([expected] * 5, abs=3e-7)]
 
 
 def test_an_update_leaves_its_inputs_and_the_normaliser():
