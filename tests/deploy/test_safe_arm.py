@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rlhive.data.formats import episodes
-from rlhive.deploy import Settings, connect, connecting, reporting, run
+from rlhive.deploy import Settings, connect, connecting, rehearsal, reporting, run
 from rlhive.deploy.journal import read_journal
 from rlhive.deploy.safety import FaultError
 from rlhive.envs.importing import quiet
@@ -109,7 +109,7 @@ def arm(monkeypatch):
         from robohive.robot import hardware_franka
     arm = Arm()
     monkeypatch.setattr(hardware_franka, "RobotInterface", lambda ip_address, enforce_version: arm)
-    monkeypatch.setattr(connecting, "_rehearse", lambda *_: None)
+    monkeypatch.setattr(connecting, "rehearse", lambda *_: None)
     monkeypatch.setattr(reporting, "plot", lambda *_: None)
     return arm
 
@@ -289,7 +289,7 @@ def test_where_actions_are_velocities_a_safe_action_is_refused(arm, installed, c
 @pytest.fixture
 def for_velocities(monkeypatch):
     """Environments with a configuration take velocities, those of training do not; hardware is not to be connected."""
-    make = connecting.make_bare
+    make = rehearsal.make_bare
 
     def make_for_velocities(name, **settings):
         assert not settings.get("is_hardware")
@@ -298,6 +298,7 @@ def for_velocities(monkeypatch):
             env.robot._act_mode = "vel"
         return env, spec
 
+    monkeypatch.setattr(rehearsal, "make_bare", make_for_velocities)
     monkeypatch.setattr(connecting, "make_bare", make_for_velocities)
 
 
@@ -484,7 +485,7 @@ def test_slower_actuators_are_a_limit_of_their_own(config):
         actuators[0]["vel_range"] = (-0.5, 0.5)
 
     write_changed(config, slower)
-    connecting._rehearse(NAME, config, None, None)
+    rehearsal.rehearse(NAME, config, None, None)
 
 
 def test_a_masked_observation_stops_the_robot(arm, installed, config, tmp_path):

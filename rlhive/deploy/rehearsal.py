@@ -1,0 +1,237 @@
+"""What can be known of a robot's configuration without the robot: whether it says what its environment and policy say.
+
+RoboHive writes a command by the actuator's place in the file and names a measurement by the sensor's, whatever the
+driver gives there; a wrong order, range or calibration is no error to it, and would move the robot elsewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import attrs
+import numpy as np
+
+from rlhive.deploy.drivers import actuators
+from rlhive.deploy.settings import Settings, check_act_mode
+from rlhive.envs.build import action_names, make_bare
+from rlhive.envs.importing import quiet
+
+if TYPE_CHECKING:
+    from rlhive.policy_fn.policy import Policy
+
+LOG = logging.getLogger("rlhive.deploy")
+INTERFACES = ("dynamixel", "franka", "optitrack", "realsense", "robotiq")  # that RoboHive has drivers for
+_CLOSE = 1e-3  # of calibrations, in radians or metres: constants are rounded by hand
+
+
+class _Trained(NamedTuple):
+    """What the configuration of a policy's own environment says.
+
+    Attributes:
+        ranges: as of `_ranges`.
+        calibrations: as of `_calibrations`.
+        sensors: their names in order; none where the environment has no configuration.
+    """
+
+    ranges: dict[str, str]
+    calibrations: dict[str, tuple[float, float]]
+    sensors: list[str]
+
+
+def rehearse(
+    name: str, config_path: str | os.PathLike[str], policy: Policy | None, settings: Settings | None
+) -> None:
+    """Builds the environment in simulation with a robot's configuration; compares it with policy and settings.
+
+    Args:
+        name: id of RoboHive's suites.
+        config_path: of the configuration.
+        policy: what is to run there, if that is known.
+        settings: how it is to run, if that is known.
+
+    Raises:
+        ValueError: it is no configuration of that robot, or would measure or move something else than in training.
+    """
+    try:
+        with quiet():
+            env, _ = make_bare(name, is_hardware=False, config_path=str(config_path))
+            config = env.robot.robot_config
+            interfaces = [device["interface"]["type"] for device in config.values()]
+            calibrations = _calibrations(env)
+    except (Exception, SystemExit) as error:  # it is code, and RoboHive quits at what it does not know
+        raise ValueError(not_a_configuration(config_path, error)) from None
+    if not interfaces:
+        raise ValueError(f"{config_path}: is no configuration of this robot: it names no device")
+    if unknown := sorted(set(map(str, interfaces)) - set(INTERFACES)):
+        known = ", ".join(INTERFACES)
+        raise ValueError(f"{config_path}: unknown interface {unknown[0]!r}; RoboHive has {known}")
+    if settings is not None:
+        check_act_mode(settings, env.robot._act_mode)
+    _check_actuators(config_path, env)
+    lines = [] if policy is None else _compare_policy(policy, env)
+    if not lines:
+        trained = _trained(name if policy is None else policy.spec.env.name)
+        lines = [*_rescaled(env, trained), *_recalibrated(calibrations, trained)]
+        lines = lines or _misplaced(env) or _reordered(env, trained)
+    if lines:
+        what = "the configuration" if policy is None else "the policy"
+        raise ValueError(f"{what} does not fit the robot: {'; '.join(lines)}")
+    env.close()
+
+
+def not_a_configuration(config_path: str | os.PathLike[str], error: BaseException) -> str:
+    """One line for what RoboHive raised of a configuration."""
+    reason = " ".join(str(error).split()).partition(" was raised from the environment creator")[0]
+    return f"{config_path}: is no configuration of this robot: {type(error).__name__}: {reason}"
+
+
+def _compare_policy(policy: Policy, env: Any) -> list[str]:
+    """What differs between policy and environment, one line each; of cameras those of the configuration."""
+    from rlhive.policy_fn.compare import differences
+
+    lines = differences(attrs.evolve(policy.spec.env, pixels=None), env)
+    config = env.robot.robot_config
+    for name in policy.spec.env.pixels.cameras if policy.spec.env.pixels else ():
+        if name not in config:
+            lines.append(f"camera {name}: missing")
+        elif config[name]["interface"].get("d_topic"):
+            # RoboHive's driver keeps one time stamp for both, so depth would pass for a new image.
+            lines.append(f"camera {name}: leave out its d_topic, policies see no depth")
+    return lines
+
+
+def _check_actuators(config_path: str | os.PathLike[str], env: Any) -> None:
+    known = actuators(env.robot.robot_config)
+    for actuator in known:
+        low, high = actuator["pos_range"]
+        if not low < high:
+            name = actuator["name"]
+            raise ValueError(f"{config_path}: pos_range of {name} is [{low}, {high}], expected low < high")
+    places = [actuator["sim_id"] for actuator in known]
+    if places != list(range(len(places))):
+        order = ", ".join(action_names(env)[: max(places) + 1])
+        raise ValueError(f"{config_path}: list the actuators in the order {order}, each once")
+
+
+def _misplaced(env: Any) -> list[str]:
+    """What is wrong with the order of the sensors: drivers measure joints in the order in which they move them."""
+    config = env.robot.robot_config
+    counts = Counter(sensor["name"] for device in config.values() for sensor in device["sensor"])
+    lines = [f"sensor {name} is listed {count} times" for name, count in counts.items() if count > 1]
+    for name, device in config.items():
+        measured = [_measured_joint(env, sensor) for sensor in device["sensor"]]
+        for place, actuator in enumerate(device["actuator"]):
+            if measured[place : place + 1] != [_moved_joint(env, actuator)]:
+                found = device["sensor"][place]["name"] if place < len(measured) else "missing"
+                lines.append(f"sensor {place + 1} of {name} must measure {actuator['name']}, is {found}")
+    return lines
+
+
+def _measured_joint(env: Any, sensor: dict[str, Any]) -> int | None:
+    """The joint of which a sensor gives the position; None of one that gives another thing."""
+    return int(env.sim.model.sensor_objid[sensor["sim_id"]]) if sensor["data_type"] == "qpos" else None
+
+
+def _moved_joint(env: Any, actuator: dict[str, Any]) -> int:
+    return int(env.sim.model.actuator_trnid[actuator["sim_id"], 0])
+
+
+def _rescaled(env: Any, trained: _Trained) -> list[str]:
+    """The actuators of which an action would ask for something else than in training, one line each."""
+    return [
+        f"actuator {name}: {found}, but {trained.ranges.get(name, 'none')} in training; an action is a place within it"
+        for name, found in _ranges(env).items()
+        if found != trained.ranges.get(name)
+    ]
+
+
+def _recalibrated(calibrations: dict[str, tuple[float, float]], trained: _Trained) -> list[str]:
+    """The actuators that would be measured elsewhere than where they are sent, one line each."""
+    lines = []
+    for name, found in calibrations.items():
+        expected = trained.calibrations.get(name, (1.0, 0.0))
+        if not np.allclose(found, expected, rtol=0.0, atol=_CLOSE):
+            lines.append(
+                f"actuator {name}: sent to x it would be measured at {_line(found)}, but at {_line(expected)} in "
+                "training; look at scale and offset of it and of its sensor"
+            )
+    return lines
+
+
+def _reordered(env: Any, trained: _Trained) -> list[str]:
+    """The devices with the sensors of training in another order, one line each; tells of those that are nowhere."""
+    lines = []
+    listed = {name: device["sensor_names"] for name, device in env.robot.robot_config.items()}
+    for device, names in listed.items():
+        found = [name for name in names if name in trained.sensors]
+        if found != (order := sorted(found, key=trained.sensors.index)):
+            lines.append(f"sensors of {device}: {', '.join(found)}, but {', '.join(order)} in training")
+    if missing := sorted(set(trained.sensors).difference(*listed.values()), key=trained.sensors.index):
+        LOG.warning(
+            "no device measures %s: what the policy observes of them stays as the simulation has it",
+            ", ".join(missing),
+        )
+    return lines
+
+
+@functools.cache
+def _trained(name: str) -> _Trained:
+    from gymnasium.error import UnregisteredEnv
+
+    try:
+        with quiet():
+            env, _ = make_bare(name)
+    except UnregisteredEnv:
+        raise ValueError(
+            f"the policy was trained on {name}, which is not installed here, so its ranges cannot be compared"
+        ) from None
+    ranges, calibrations, sensors = _ranges(env), {}, []
+    if "default_robot" not in env.robot.robot_config:
+        calibrations = _calibrations(env)
+        sensors = [name for device in env.robot.robot_config.values() for name in device["sensor_names"]]
+    env.close()
+    return _Trained(ranges, calibrations, sensors)
+
+
+def _ranges(env: Any) -> dict[str, str]:
+    """What actions of -1 and 1 ask each configured actuator for, by its name, as "pos_range [-1.0, 1.0]".
+
+    Empty where actions are not normalised.
+    """
+    robot = env.robot
+    if not env.normalize_act:
+        return {}
+    if "default_robot" in robot.robot_config:
+        limits = env.sim.model.actuator_ctrlrange.tolist()
+        known = dict(zip(action_names(env), limits, strict=True))
+    else:
+        known = {
+            actuator["name"]: actuator[f"{robot._act_mode}_range"]
+            for actuator in actuators(robot.robot_config)
+        }
+    return {name: f"{robot._act_mode}_range {[float(limit) for limit in known[name]]}" for name in known}
+
+
+def _calibrations(env: Any) -> dict[str, tuple[float, float]]:
+    """Scale and offset from what each actuator is sent to, by its name, to what its position is measured as there.
+
+    By RoboHive's formulas: the driver is told `control * scale + offset`, and what it says is measured likewise.
+    """
+    found = {}
+    for device in env.robot.robot_config.values():
+        sensors = {_measured_joint(env, sensor): sensor for sensor in device["sensor"]}
+        for actuator in device["actuator"]:
+            if sensor := sensors.get(_moved_joint(env, actuator)):
+                scale = sensor["scale"] * actuator["scale"]
+                offset = sensor["scale"] * actuator["offset"] + sensor["offset"]
+                found[actuator["name"]] = (scale, offset)
+    return found
+
+
+def _line(calibration: tuple[float, float]) -> str:
+    scale, offset = calibration
+    return f"{scale:.4g}x{offset:+.4g}" if abs(offset) > _CLOSE else f"{scale:.4g}x"
