@@ -120,8 +120,8 @@ def read_journal(path: str | os.PathLike[str]) -> np.ndarray:
     return np.memmap(path, dtype, "r", start, (count,)) if count else np.zeros(0, dtype)
 
 
-def is_sent(records: np.ndarray) -> np.ndarray:
-    """Which records `[T]` have an action that was sent; nothing was on the last reading."""
+def is_sent(records: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which records, or columns of them, `[T]` have an action that was sent; nothing was on the last reading."""
     return np.isfinite(records["actions"]).all(axis=-1)
 
 
@@ -164,45 +164,47 @@ def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -
         OSError: the trace cannot be written, as on a full disk.
     """
     records, (*_, environment, pixels) = read_journal(journal), _layout(journal)
-    records = records[~records["refused"]]
-    steps = int(is_sent(records).sum())
+    # Column by column: rows have the images in them, and all of those may not fit into memory.
+    kept = np.flatnonzero(~records["refused"])
+    columns = {name: records[name][kept] for name in records.dtype.names or () if name != "pixels"}
+    steps = int(is_sent(columns).sum())
     if not steps:
         raise LoadError(f"{journal}: has no step")
     from rlhive.data.trace import trace_file, write_trial  # h5py, which the loop does without
 
-    actions = records["actions"].copy()
+    actions = columns["actions"].copy()
     actions[-1] = np.nan
     values = {
-        "time": records["time"],
-        "observations": records["observations"],
+        "time": columns["time"],
+        "observations": columns["observations"],
         "actions": actions,
-        "rewards": _after_step(records["rewards"]),
-        "done": _after_step(records["done"]),
-        "env_infos/solved": _after_step(records["solved"]),
-        "env_infos/rwd_dense": _after_step(records["rewards"]),
-        **{f"deploy/{name}": records[name] for name in _DEPLOYED},
+        "rewards": _after_step(columns["rewards"]),
+        "done": _after_step(columns["done"]),
+        "env_infos/solved": _after_step(columns["solved"]),
+        "env_infos/rwd_dense": _after_step(columns["rewards"]),
+        **{f"deploy/{name}": columns[name] for name in _DEPLOYED},
     }
     names = [camera_key(camera, pixels) for camera in pixels.cameras] if pixels else []
     if names:
-        values["env_infos/visual_dict/time"] = records["time"][:, None]
+        values["env_infos/visual_dict/time"] = columns["time"][:, None]
     with trace_file(path, environment, pixels) as file:
         write_trial(file, "Trial0", values)
         for index, name in enumerate(names):
-            _write_images(file, f"Trial0/env_infos/visual_dict/{name}", records["pixels"], index)
+            _write_images(file, f"Trial0/env_infos/visual_dict/{name}", records["pixels"], kept, index)
     return steps
 
 
-def _write_images(file: NewH5, key: str, pixels: np.ndarray, camera: int) -> None:
-    """One image at a time: all of them may not fit into memory."""
-    steps, _, *shape = pixels.shape
+def _write_images(file: NewH5, key: str, pixels: np.ndarray, kept: np.ndarray, camera: int) -> None:
+    """The images of the records `kept` `[K]`, one at a time."""
+    _, _, *shape = pixels.shape
     with hold_signals():
         file.create_dataset(
-            key, (steps, *shape), np.uint8, chunks=(1, *shape), compression="gzip", compression_opts=4
+            key, (len(kept), *shape), np.uint8, chunks=(1, *shape), compression="gzip", compression_opts=4
         )
-    for step in range(steps):
+    for row, record in enumerate(kept):
         with hold_signals():
             # HDF5 may write when the data set is let go of, here at once.
-            file[key][step] = pixels[step, camera]
+            file[key][row] = pixels[record, camera]
         file.check()
 
 

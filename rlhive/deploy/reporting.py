@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -64,7 +65,9 @@ def write_report(
         stop_seconds: as of `Report`.
     """
     records = read_journal(folder / JOURNAL)
-    ended = records[np.isfinite(records["period"])]  # steps of which the outcome is known
+    known = np.isfinite(records["period"])  # steps of which the outcome is known
+    # Column by column: rows have the images in them, and all of those may not fit into memory.
+    ended = {name: records[name][known] for name in ("solved", "rewards", "latency", "period")}
     report = Report(
         reason=reason,
         message=message,
@@ -76,14 +79,14 @@ def write_report(
         timing=summarize(ended["latency"], ended["period"], dt),
     )
     try:
-        journal.close()
         values = attrs.asdict(report) | {"exit_code": report.exit_code}
-        write_text(folder / REPORT, json.dumps(values, indent=2) + "\n")
+        with contextlib.closing(journal):
+            write_text(folder / REPORT, json.dumps(values, indent=2) + "\n")
         if report.steps:
             write_trace(folder / JOURNAL, folder / TRACE)
-        if len(ended):
+        if known.any():
             plot(ended["latency"], ended["period"], dt, folder / PICTURE)
     # The exit code has to say why the robot stopped. A RuntimeError is h5py's of a file that it cannot finish.
-    except (OSError, RuntimeError, KeyboardInterrupt) as error:
-        LOG.error("%s: not all could be written: %s", folder, str(error) or "Ctrl-C, twice")
+    except (OSError, RuntimeError, MemoryError, KeyboardInterrupt) as error:
+        LOG.error("%s: not all could be written: %s", folder, str(error) or type(error).__name__)
     return report

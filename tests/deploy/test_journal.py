@@ -1,0 +1,71 @@
+"""A journal on its own: what is made of it at the end, however large it is."""
+
+import json
+import tracemalloc
+
+import attrs
+import h5py
+import numpy as np
+import pytest
+
+from rlhive.core.pixel_spec import PixelSpec
+from rlhive.deploy import reporting
+from rlhive.deploy.journal import Journal, read_journal
+from tests.helpers import make_spec
+
+STEPS, PIXELS = 40, PixelSpec(("top_cam",), 128, 128, "fast")
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """A journal of `STEPS` steps with images, the third reading of which was refused."""
+    spec = attrs.evolve(make_spec(), pixels=PIXELS)
+    journal = Journal(tmp_path / "journal.bin", spec, None)
+    for step in range(STEPS):
+        acted = {"actions": [0.1, 0.2], "latency": 0.01, "period": 0.05, "rewards": 1.0}
+        said = {"refused": True} if step == 2 else acted
+        journal.append({"time": 0.05 * step, "observations": np.zeros(5), "pixels": np.uint8(step), **said})
+    journal.append({"time": 0.05 * STEPS, "observations": np.zeros(5), "pixels": np.uint8(STEPS)})
+    return journal
+
+
+def report_on(journal, folder):
+    return reporting.write_report(
+        journal, 0.05, folder, reason="finished", message="", held="last action", stop_seconds=0.0
+    )
+
+
+def test_images_are_never_in_memory_all_at_once(journal, tmp_path, monkeypatch):
+    monkeypatch.setattr(reporting, "plot", lambda *_: None)
+    tracemalloc.start()
+    try:
+        report = report_on(journal, tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (report.steps, report.total_reward) == (STEPS - 1, STEPS - 1)
+    images = read_journal(tmp_path / "journal.bin")["pixels"].nbytes
+    with h5py.File(tmp_path / "trace.h5") as file:
+        stored = file["Trial0/env_infos/visual_dict/rgb:top_cam:128x128:2d"][:, 0, 0, 0]
+    assert stored.tolist() == [0, 1, *range(3, STEPS + 1)]
+    assert peak < images / 2
+
+
+def test_what_does_not_fit_into_memory_leaves_the_report(journal, tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(reporting, "write_trace", fail)
+    assert report_on(journal, tmp_path).exit_code == 0
+    assert json.loads((tmp_path / "report.json").read_text())["reason"] == "finished"
+    assert "not all could be written: MemoryError" in caplog.text
+
+
+def test_the_report_is_written_before_what_may_fail(journal, tmp_path, monkeypatch):
+    def close():
+        assert (tmp_path / "report.json").exists()
+        raise OSError("full")
+
+    monkeypatch.setattr(journal, "close", close)
+    report_on(journal, tmp_path)
+    assert not (tmp_path / "trace.h5").exists()
