@@ -29,6 +29,7 @@ STATE, SOLVED, TIME = "env_infos/state/", "env_infos/solved", "time"
 OBSERVED, SEEN = "env_infos/obs_dict/", "env_infos/visual_dict/"
 ENVIRONMENT = "environment"  # an attribute of the file, ours: RoboHive does not say where a trace is from
 PIXELS = "pixels"  # another one: how its images were drawn, as JSON
+DRY_RUN = "dry_run"  # another one, of deployments: whether the actions were computed and never sent
 SEED = "seed"  # an attribute of a trial, ours: what its episode was reset with
 
 
@@ -36,8 +37,13 @@ def reader(path: str | os.PathLike[str], selection: Selection) -> Callable[[h5py
     """`read_episode` for the trials of a file: rewards are needed in each if any has some.
 
     Raises:
-        LoadError: the file as a whole cannot be read.
+        LoadError: the file as a whole cannot be read, or is of a dry run.
     """
+    with open_h5(path) as file, h5_errors(f"{path}: its attribute {DRY_RUN!r}"):
+        if file.attrs.get(DRY_RUN):
+            raise LoadError(
+                f"{path}: is of a dry run: its actions were never sent, so nothing can be learned from it"
+            )
     needed = KEYS if _has_rewards(path) else tuple(key for key in KEYS if key != REWARDS)
     return functools.partial(read_episode, selection=selection, needed=needed)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,6 +106,7 @@ def _deploy(settings: Settings) -> Report:
     load_torch_on_one_thread()
     from rlhive.deploy.connecting import connect, simulate
     from rlhive.deploy.loop import run
+    from rlhive.deploy.provenance import describe_policy
     from rlhive.deploy.settings import check_settings
     from rlhive.policy_fn.loading import load
     from rlhive.runs.run_files import CHECKPOINTS, checkpoint_dir, seed_dirs
@@ -113,18 +114,35 @@ def _deploy(settings: Settings) -> Report:
     if (Path(FLAGS.bundle) / CHECKPOINTS).is_dir() and len(seed_dirs(checkpoint_dir(FLAGS.bundle))) > 1:
         command = f"python -m rlhive.export --run_dir={FLAGS.bundle} --seed=… DIRECTORY"
         raise ValueError(f"--bundle={FLAGS.bundle}: is a run of several seeds; export one with `{command}`")
-    policy = load(FLAGS.bundle)
+    policy_source = describe_policy(FLAGS.bundle)
+    policy = load(policy_source["path"])
     # Before the robot is connected, which may move it.
     check_settings(settings, policy.spec.env, is_hardware=FLAGS.hardware is not None)
     name = FLAGS.env or policy.spec.env.name
     if settings.max_steps is None and settings.max_seconds is None:
         settings = attrs.evolve(settings, max_steps=policy.spec.env.max_episode_steps)
-    if FLAGS.hardware is None:
-        env = simulate(name, FLAGS.seed, policy.spec.env.pixels)
-    else:
-        Path(FLAGS.out).mkdir(parents=True, exist_ok=True)
-        env = connect(name, FLAGS.hardware, policy=policy, settings=settings)
-    return run(policy, env, FLAGS.out, settings)
+    with _alone_in(Path(FLAGS.out)):
+        if FLAGS.hardware is None:
+            env = simulate(name, FLAGS.seed, policy.spec.env.pixels)
+        else:
+            env = connect(name, FLAGS.hardware, policy=policy, settings=settings)
+        return run(policy, env, FLAGS.out, settings, policy_source)
+
+
+@contextlib.contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Makes the directory, and keeps other deployments out of it: a second must not move the robot to be refused."""
+    from rlhive.core.files import lock_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    lock = lock_file(out / ".lock")
+    if lock is None:
+        raise ValueError(f"--out={out}: another deployment is running there; name another directory")
+    try:
+        _check_out(out)  # one may have ended since this was looked at
+        yield
+    finally:
+        lock.release()
 
 
 def _check_out(out: Path) -> None:

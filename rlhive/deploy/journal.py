@@ -1,8 +1,8 @@
 """Every step of a deployment on disk: a journal that survives a crash, and RoboHive's Trace made from it.
 
-The journal is one line of JSON with the sizes of observation, action and images, then one record of fixed size for each
-reading and what was done on it, handed to the operating system before the next step begins. What was written before the
-process died is there; a record cut short is left out.
+The journal is one line of JSON with the sizes of observation, action and images and what the deployment was, then one
+record of fixed size for each reading and what was done on it, handed to the operating system before the next step
+begins. What was written before the process died is there; a record cut short is left out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 JOURNAL, TRACE = "journal.bin", "trace.h5"
 # What a trace has under deploy.
-_DEPLOYED = ("policy_actions", "actions", "controls", "sensor_age", "latency", "period")
-_FORMAT = "rlhive-journal-3"
+_DEPLOYED = ("policy_actions", "actions", "controls", "sensor_age", "latency", "period", "unix_time")
+_FORMAT = "rlhive-journal-4"
 _MAX_HEADER = 1 << 16
 
 
@@ -48,9 +48,30 @@ def record_dtype(header: Mapping[str, Any]) -> np.dtype:
             ("sensor_age", "<f8"),
             ("latency", "<f8"),
             ("period", "<f8"),
+            ("unix_time", "<f8"),
             *pixels,
         ]
     )
+
+
+class _Layout(NamedTuple):
+    """What the first line of a journal says.
+
+    Attributes:
+        dtype: the columns of a record.
+        start: where the first one begins, bytes.
+        environment: of what was run, if it has a name.
+        pixels: the images, None without any.
+        deployment: of `provenance.describe_deployment`.
+        dry_run: whether no action was sent.
+    """
+
+    dtype: np.dtype
+    start: int
+    environment: str | None
+    pixels: PixelSpec | None
+    deployment: dict[str, Any]
+    dry_run: bool
 
 
 class Journal:
@@ -60,12 +81,13 @@ class Journal:
         path: the file; nothing may be there yet.
         env: what is observed and done.
         name: of the live environment, which may be another than the one trained on; None where it has none.
+        deployment: of `provenance.describe_deployment`.
 
     Raises:
         FileExistsError: the file is there.
     """
 
-    def __init__(self, path: Path, env: EnvSpec, name: str | None) -> None:
+    def __init__(self, path: Path, env: EnvSpec, name: str | None, deployment: Mapping[str, Any]) -> None:
         pixels = env.pixels
         header = {
             "format": _FORMAT,
@@ -78,6 +100,7 @@ class Journal:
                 "size": [pixels.height, pixels.width],
                 "quality": pixels.quality,
             },
+            "deployment": deployment,
         }
         dtype = record_dtype(header)
         self._unknown = np.zeros((), dtype)
@@ -115,9 +138,11 @@ def read_journal(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         LoadError: it is not a journal.
     """
-    dtype, start, *_ = _layout(path)
-    count = (os.path.getsize(path) - start) // dtype.itemsize
-    return np.memmap(path, dtype, "r", start, (count,)) if count else np.zeros(0, dtype)
+    layout = _layout(path)
+    count = (os.path.getsize(path) - layout.start) // layout.dtype.itemsize
+    if not count:
+        return np.zeros(0, layout.dtype)
+    return np.memmap(path, layout.dtype, "r", layout.start, (count,))
 
 
 def is_sent(records: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
@@ -125,8 +150,7 @@ def is_sent(records: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
     return np.isfinite(records["actions"]).all(axis=-1)
 
 
-def _layout(path: str | os.PathLike[str]) -> tuple[np.dtype, int, str | None, PixelSpec | None]:
-    """The columns of a journal, where its first record begins, and its environment and images, if it says so."""
+def _layout(path: str | os.PathLike[str]) -> _Layout:
     with open(path, "rb") as file:
         line = file.readline(_MAX_HEADER)
     try:
@@ -137,9 +161,10 @@ def _layout(path: str | os.PathLike[str]) -> tuple[np.dtype, int, str | None, Pi
                     f"{path}: is a journal of another version ({written!r}); recover it with the RLHive that wrote it"
                 )
             raise ValueError(written)
-        images = header["images"]
-        pixels = images and _pixels(images)
-        return record_dtype(header), len(line), header["environment"], pixels
+        pixels = header["images"] and _pixels(header["images"])
+        deployment = header["deployment"]
+        dry_run = deployment["settings"]["dry_run"]
+        return _Layout(record_dtype(header), len(line), header["environment"], pixels, deployment, dry_run)
     except LoadError:
         raise
     except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
@@ -163,14 +188,14 @@ def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -
         LoadError: it is not a journal, or has no step.
         OSError: the trace cannot be written, as on a full disk.
     """
-    records, (*_, environment, pixels) = read_journal(journal), _layout(journal)
+    records, layout = read_journal(journal), _layout(journal)
     # Column by column: rows have the images in them, and all of those may not fit into memory.
     kept = np.flatnonzero(~records["refused"])
     columns = {name: records[name][kept] for name in records.dtype.names or () if name != "pixels"}
     steps = int(is_sent(columns).sum())
     if not steps:
         raise LoadError(f"{journal}: has no step")
-    from rlhive.data.trace import trace_file, write_trial  # h5py, which the loop does without
+    from rlhive.data.trace import DRY_RUN, trace_file, write_trial  # h5py, which the loop does without
 
     actions = columns["actions"].copy()
     actions[-1] = np.nan
@@ -184,10 +209,13 @@ def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -
         "env_infos/rwd_dense": _after_step(columns["rewards"]),
         **{f"deploy/{name}": columns[name] for name in _DEPLOYED},
     }
+    pixels = layout.pixels
     names = [camera_key(camera, pixels) for camera in pixels.cameras] if pixels else []
     if names:
         values["env_infos/visual_dict/time"] = columns["time"][:, None]
-    with trace_file(path, environment, pixels) as file:
+    with trace_file(path, layout.environment, pixels) as file:
+        with hold_signals():
+            file.attrs[DRY_RUN], file.attrs["deployment"] = layout.dry_run, json.dumps(layout.deployment)
         write_trial(file, "Trial0", values)
         for index, name in enumerate(names):
             _write_images(file, f"Trial0/env_infos/visual_dict/{name}", records["pixels"], kept, index)

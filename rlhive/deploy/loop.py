@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rlhive.core.interrupt import catch_signals
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.deploy.drivers import release
 from rlhive.deploy.journal import JOURNAL, Journal
+from rlhive.deploy.provenance import describe_deployment
 from rlhive.deploy.reporting import Report, write_report
 from rlhive.deploy.robot import Reading, Robot
 from rlhive.deploy.safety import EXIT_CODES, FaultError, ImageWatch, SensorWatch, limit_action
@@ -28,7 +29,13 @@ LOG = logging.getLogger("rlhive.deploy")
 _DEFAULTS = Settings()
 
 
-def run(policy: Policy, env: Any, folder: str | Path, settings: Settings = _DEFAULTS) -> Report:
+def run(
+    policy: Policy,
+    env: Any,
+    folder: str | Path,
+    settings: Settings = _DEFAULTS,
+    policy_source: Mapping[str, Any] | None = None,
+) -> Report:
     """Runs a policy on a robot until it has finished, fails, or Ctrl-C, SIGTERM or SIGHUP arrives; then holds it.
 
     Writes into `folder`: `journal.bin` step by step, and at the end `trace.h5` (RoboHive's Trace), `report.json` and
@@ -40,26 +47,30 @@ def run(policy: Policy, env: Any, folder: str | Path, settings: Settings = _DEFA
         env: a live RoboHive environment, simulated or of `deploy.connect`.
         folder: where to write; made if it is not there.
         settings: how to run and when to stop.
+        policy_source: where the policy is from, as of `provenance.describe_policy`, to be written down.
 
     Raises:
         ValueError: the environment is not the one trained on (every difference is named), or a setting does not fit it.
         FileExistsError: `folder` has a journal.
     """
     try:
-        return _run(policy, env, Path(folder), settings)
+        return _run(policy, env, Path(folder), settings, policy_source)
     finally:
         release(env)
 
 
-def _run(policy: Policy, env: Any, folder: Path, settings: Settings) -> Report:
+def _run(
+    policy: Policy, env: Any, folder: Path, settings: Settings, policy_source: Mapping[str, Any] | None
+) -> Report:
     if lines := policy.check(env):
         raise ValueError(f"the policy does not fit the robot: {'; '.join(lines)}")
     robot = Robot(env, policy.spec.env, dry_run=settings.dry_run)
     check_settings(settings, policy.spec.env, is_hardware=robot.is_hardware)
     if robot.is_hardware:
         check_act_mode(settings, robot.act_mode)
+    deployment = describe_deployment(policy_source, robot.env, settings, policy.spec.env.dt)
     folder.mkdir(parents=True, exist_ok=True)
-    journal = Journal(folder / JOURNAL, policy.spec.env, robot.name)
+    journal = Journal(folder / JOURNAL, policy.spec.env, robot.name, deployment)
     loop = _Loop(policy, robot, settings, journal)
     with catch_signals() as received:
         reason, message = _guarded(loop, received)
@@ -68,12 +79,13 @@ def _run(policy: Policy, env: Any, folder: Path, settings: Settings) -> Report:
         stop_seconds = (loop.held_at or detected) - detected
         return write_report(
             journal,
-            policy.spec.env.dt,
             folder,
+            deployment,
             reason=reason,
             message=message,
             held=held,
             stop_seconds=stop_seconds,
+            repeated_frames=loop.repeated_frames(),
         )
 
 
@@ -163,6 +175,13 @@ class _Loop:
                 return "safe action" if reached else "as near the safe action as vel_range lets it"
             before = action
 
+    def repeated_frames(self) -> dict[str, int]:
+        """As of `Report`; tells of those of hardware, whose cameras are slower than the loop."""
+        counts = {} if self._eyes is None else self._eyes.repeated
+        if self._robot.is_hardware and any(counts.values()):
+            LOG.warning("images that were the one before once more: %s", counts)
+        return counts
+
     def _step(self, reading: Reading, deadline: float) -> Reading:
         record = self._record(reading) | {"refused": True}
         try:
@@ -215,7 +234,11 @@ class _Loop:
         env = self._policy.spec.env
         ages = [age for _, age in (*reading.sensors.values(), *reading.images.values())]
         vector = np.concatenate([reading.observation[key].ravel() for key in env.observation_keys])
-        record = {"time": reading.time - self._started, "sensor_age": max(ages, default=np.nan)}
+        record = {
+            "time": reading.time - self._started,
+            "unix_time": time.time() - (time.monotonic() - reading.time),
+            "sensor_age": max(ages, default=np.nan),
+        }
         return record | ({"observations": vector} if vector.size == env.observation_dim else {})
 
     def _write_last(self, reading: Reading) -> None:
@@ -230,14 +253,22 @@ class _Loop:
 
 
 class _Eyes:
+    """What a policy sees; `repeated` counts, for each camera, the images that were the one before once more."""
+
     def __init__(self, pixels: PixelSpec, staleness: float, frozen: float) -> None:
         self._pixels, self._frames = pixels, Frames(pixels)
+        self._shown: np.ndarray | None = None
+        self.repeated = dict.fromkeys(pixels.cameras, 0)
         self._watch = ImageWatch((pixels.height, pixels.width, 3), staleness, frozen)
 
     def see(self, reading: Reading) -> np.ndarray:
         """The images as the policy sees them, u8 `[cameras, H, W, 3 * frames]`."""
-        images = self._watch.check(reading.time, reading.images)
-        return self._frames.append(stack_cameras(images, self._pixels))
+        shown = stack_cameras(self._watch.check(reading.time, reading.images), self._pixels)
+        if self._shown is not None:
+            for name, new, old in zip(self.repeated, shown, self._shown, strict=True):
+                self.repeated[name] += np.array_equal(new, old)
+        self._shown = shown
+        return self._frames.append(shown)
 
 
 def _newest(seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -33,6 +33,9 @@ class Report:
         held: how it was left: "last action", "safe action", stopped on the way there, or why neither was sent.
         stop_seconds: from the detection of the reason to the first action sent for safety.
         timing: as in `latency.summarize`.
+        repeated_frames: of each camera, how many of its images were the one before once more.
+        dry_run: whether no action was sent.
+        deployment: what it was, as of `provenance.describe_deployment`.
     """
 
     reason: str
@@ -43,6 +46,9 @@ class Report:
     held: str
     stop_seconds: float
     timing: dict[str, Any]
+    repeated_frames: dict[str, int]
+    dry_run: bool
+    deployment: dict[str, Any]
 
     @property
     def exit_code(self) -> int:
@@ -51,19 +57,29 @@ class Report:
 
 
 def write_report(
-    journal: Journal, dt: float, folder: Path, *, reason: str, message: str, held: str, stop_seconds: float
+    journal: Journal,
+    folder: Path,
+    deployment: dict[str, Any],
+    *,
+    reason: str,
+    message: str,
+    held: str,
+    stop_seconds: float,
+    repeated_frames: dict[str, int],
 ) -> Report:
-    """Closes the journal of a loop in `folder`, and writes beside it trace, report and picture, as far as that goes.
+    """Closes the journal of a loop in `folder`, and writes beside it report, trace and picture, as far as that goes.
 
     Args:
         journal: of the loop, in `folder`.
-        dt: the control period that was to be kept, seconds.
         folder: where to write.
+        deployment: as of `Report`.
         reason: as of `Report`.
         message: as of `Report`.
         held: as of `Report`.
         stop_seconds: as of `Report`.
+        repeated_frames: as of `Report`.
     """
+    dt = deployment["dt"]
     records = read_journal(folder / JOURNAL)
     known = np.isfinite(records["period"])  # steps of which the outcome is known
     # Column by column: rows have the images in them, and all of those may not fit into memory.
@@ -77,6 +93,9 @@ def write_report(
         held=held,
         stop_seconds=stop_seconds,
         timing=summarize(ended["latency"], ended["period"], dt),
+        repeated_frames=repeated_frames,
+        dry_run=deployment["settings"]["dry_run"],
+        deployment=deployment,
     )
     try:
         values = attrs.asdict(report) | {"exit_code": report.exit_code}

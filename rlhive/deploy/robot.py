@@ -265,6 +265,8 @@ def _unmasked(name: str, values: Any) -> np.ndarray:
     """A copy; what a mask hides would pass for a measurement once the mask is dropped."""
     if isinstance(values, np.ma.MaskedArray):
         raise FaultError("observation_wrong", f"{name} is a masked array, expected a plain one")
+    if np.iscomplexobj(values):
+        raise FaultError("observation_wrong", f"{name} is complex, expected real numbers")
     return np.array(values)
 
 

@@ -79,17 +79,18 @@ def _read(drivers: Mapping[str, Any]) -> Cameras:
     """By the drivers themselves: `Robot.get_visual_sensors` copies any dtype into uint8, and drops the time stamps."""
 
     def read() -> dict[str, Image]:
-        shown = {name: driver.get_sensors() for name, driver in drivers.items()}
-        return {name: Image(_narrow(of["rgb"]), _age(of["time"])) for name, of in shown.items()}
+        return {name: _show(driver) for name, driver in drivers.items()}
 
     return read
 
 
-def _narrow(image: np.ndarray | None) -> np.ndarray | None:
-    """RoboHive's `RealsenseAPI` gives bytes in uint16, because depth lies beside them."""
-    if image is not None and image.dtype == np.uint16 and image.max(initial=0) <= 255:
-        return image.astype(np.uint8)
-    return image
+def _show(driver: Any) -> Image:
+    shown = driver.get_sensors()
+    pixels = shown["rgb"]
+    # RoboHive's `RealsenseAPI`, which alone has this method, gives bytes in uint16 because depth lies beside them.
+    if hasattr(driver, "get_rgbd") and pixels.max(initial=0) <= 255:
+        pixels = pixels.astype(np.uint8)
+    return Image(pixels, _age(shown["time"]))
 
 
 def _age(stamp: Any) -> float:

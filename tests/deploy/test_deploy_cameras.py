@@ -1,6 +1,8 @@
 """The loop with a policy that sees: drawn as in training, or RoboHive's RealSense driver and a camera that fails."""
 
+import itertools
 import time
+from types import SimpleNamespace
 
 import attrs
 import h5py
@@ -14,6 +16,7 @@ from rlhive.data.trace import pixels as recorded_pixels
 from rlhive.deploy import Settings, connect, run, simulate
 from rlhive.deploy.journal import read_journal, write_trace
 from rlhive.deploy.safety import FaultError, ImageWatch
+from rlhive.envs import cameras
 from rlhive.envs.cameras import Image
 from rlhive.envs.robohive import RoboHive, env_spec
 from tests.deploy.fake_camera import SHAPE, image
@@ -70,6 +73,21 @@ def test_trace_has_the_images_by_robohives_names(simulated):
     assert len(episode.actions) == 5
     assert environment(simulated[1] / "trace.h5") == NAME
     assert recorded_pixels(simulated[1] / "trace.h5") == attrs.evolve(PIXELS, frames=1)
+
+
+def test_images_that_do_not_change_are_counted(simulated, tmp_path):
+    report = run(simulated[0], simulate(NAME, 3, PIXELS), tmp_path, Settings(max_steps=2, dry_run=True))
+    assert report.repeated_frames == {"top_cam": 2, "left_cam": 2}
+
+
+def test_images_of_sixteen_bits_are_narrowed_for_the_driver_that_widens_them_alone():
+    pixels = np.full((2, 2, 3), 7, np.uint16)
+    shown = {"time": 0, "rgb": pixels, "d": None}
+    widening = SimpleNamespace(get_sensors=lambda: shown, get_rgbd=None)
+    other = SimpleNamespace(get_sensors=lambda: shown)
+    images = cameras._read({"a": widening, "b": other})()
+    assert images["a"].pixels.dtype == np.uint8 and np.array_equal(images["a"].pixels, pixels)
+    assert images["b"].pixels.dtype == np.uint16  # which the loop refuses
 
 
 def test_blind_policy_is_deployed(installed, tmp_path):
@@ -166,6 +184,9 @@ def test_healthy_camera_is_seen_and_recorded(drivers, seeing, tmp_path):
         for record in records
     ]
     assert numbers == sorted(numbers) and len(set(numbers)) > AFTER
+    shown = read_journal(tmp_path / "out/journal.bin")["pixels"]
+    repeated = sum(np.array_equal(new, old) for old, new in itertools.pairwise(shown))
+    assert report.repeated_frames == {"top_cam": repeated}
     seen = {"observation": records["observations"][-1], "pixels": records["pixels"][-1]}
     assert np.array_equal(seeing(seen), records["policy_actions"][-1])
 
@@ -181,7 +202,7 @@ def test_healthy_camera_is_seen_and_recorded(drivers, seeing, tmp_path):
         ("dtype", "observation_wrong", "camera top_cam shows float32 [32, 32, 3]"),
     ],
 )
-def test_faults_of_a_camera_end_in_the_last_action(drivers, seeing, tmp_path, fault, reason, message):
+def test_faults_of_a_camera_end_in_the_last_action(drivers, seeing, tmp_path, caplog, fault, reason, message):
     with fake_franka(tmp_path, "camera", AFTER) as robot:
         robot.add_camera("top_cam", fault)
         report = deploy(seeing, robot, tmp_path / "out", frozen=0.3)
@@ -191,6 +212,8 @@ def test_faults_of_a_camera_end_in_the_last_action(drivers, seeing, tmp_path, fa
     assert message in report.message
     assert report.held == "last action"
     assert report.stop_seconds <= seeing.spec.env.dt
+    told = "images that were the one before once more: {'top_cam': " in caplog.text
+    assert told == (report.repeated_frames["top_cam"] > 0) and (told or fault != "frozen")
 
 
 def test_camera_must_fit_before_anything_is_sent(drivers, seeing, tmp_path):

@@ -13,6 +13,7 @@ from rlhive.deploy import reporting
 from rlhive.deploy.journal import Journal, read_journal
 from tests.helpers import make_spec
 
+DEPLOYMENT = {"dt": 0.05, "settings": {"dry_run": False}}
 STEPS, PIXELS = 40, PixelSpec(("top_cam",), 128, 128, "fast")
 
 
@@ -20,7 +21,7 @@ STEPS, PIXELS = 40, PixelSpec(("top_cam",), 128, 128, "fast")
 def journal(tmp_path):
     """A journal of `STEPS` steps with images, the third reading of which was refused."""
     spec = attrs.evolve(make_spec(), pixels=PIXELS)
-    journal = Journal(tmp_path / "journal.bin", spec, None)
+    journal = Journal(tmp_path / "journal.bin", spec, None, DEPLOYMENT)
     for step in range(STEPS):
         acted = {"actions": [0.1, 0.2], "latency": 0.01, "period": 0.05, "rewards": 1.0}
         said = {"refused": True} if step == 2 else acted
@@ -30,9 +31,8 @@ def journal(tmp_path):
 
 
 def report_on(journal, folder):
-    return reporting.write_report(
-        journal, 0.05, folder, reason="finished", message="", held="last action", stop_seconds=0.0
-    )
+    ended = {"reason": "finished", "message": "", "held": "last action", "stop_seconds": 0.0}
+    return reporting.write_report(journal, folder, DEPLOYMENT, repeated_frames={}, **ended)
 
 
 def test_images_are_never_in_memory_all_at_once(journal, tmp_path, monkeypatch):

@@ -488,15 +488,22 @@ def test_slower_actuators_are_a_limit_of_their_own(config):
     rehearsal.rehearse(NAME, config, None, None)
 
 
-def test_a_masked_observation_stops_the_robot(arm, installed, config, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda values: np.ma.masked_less(values, 0.0), "a masked array, expected a plain one"),
+        (lambda values: values + 0.5j, "complex, expected real numbers"),
+    ],
+)
+def test_an_observation_of_no_plain_numbers_stops_the_robot(arm, installed, config, tmp_path, change, what):
     env = connect(NAME, config)
     get_obs_dict = env.unwrapped.get_obs_dict
 
-    def get_masked(sim):
+    def get_changed(sim):
         parts = get_obs_dict(sim)
-        return {**parts, "qp_robot": np.ma.masked_less(parts["qp_robot"], 0.0)}
+        return {**parts, "qp_robot": change(parts["qp_robot"])}
 
-    env.unwrapped.get_obs_dict = get_masked
+    env.unwrapped.get_obs_dict = get_changed
     report = deploy(Wanting(installed, lambda _: 0.0), env, tmp_path)
     assert (report.reason, report.steps) == ("observation_wrong", 0)
-    assert report.message == "qp_robot is a masked array, expected a plain one"
+    assert report.message == f"qp_robot is {what}"

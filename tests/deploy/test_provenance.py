@@ -1,0 +1,104 @@
+"""What is written down of a deployment: its policy, settings and configuration, when it was, and whether it was dry."""
+
+import datetime
+import hashlib
+import json
+import time
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+
+from rlhive.data import load_dataset
+from rlhive.data.inspection import inspect
+from rlhive.deploy import Settings, reporting, run, simulate
+from rlhive.deploy.__main__ import _alone_in
+from rlhive.deploy.journal import read_journal, write_trace
+from rlhive.deploy.provenance import describe_deployment, describe_policy
+from rlhive.envs.robohive import env_spec
+from rlhive.export import export
+from rlhive.policy_fn import LoadError, load
+
+NAME = "FrankaReachRandom-v0"
+
+
+@pytest.fixture
+def run_dir(make_run):
+    return make_run(env=env_spec(NAME)).run_dir
+
+
+def test_a_policy_is_named_by_the_hash_of_its_bundle(run_dir, tmp_path):
+    export(run_dir, tmp_path / "bundle")
+    spec = json.loads((tmp_path / "bundle/spec.json").read_text())
+    found = describe_policy(tmp_path / "bundle")
+    assert found == {
+        "path": str(tmp_path / "bundle"),
+        **{key: spec[key] for key in ("sha256", "seed", "step")},
+    }
+
+
+def test_a_policy_of_a_run_is_named_by_its_checkpoint(run_dir):
+    found = describe_policy(run_dir)
+    parameters = [path for path in run_dir.rglob("params.safetensors") if str(path.parent) == found["path"]]
+    assert found["sha256"] == hashlib.sha256(parameters[0].read_bytes()).hexdigest()
+    assert load(found["path"]).spec == load(run_dir).spec
+
+
+def test_hardware_is_named_by_its_configuration(tmp_path):
+    (tmp_path / "robot.config").write_text("{}")
+    spec = SimpleNamespace(kwargs={"config_path": str(tmp_path / "robot.config")})
+    for is_hardware in (True, False):
+        env = SimpleNamespace(spec=spec, robot=SimpleNamespace(is_hardware=is_hardware))
+        found = describe_deployment(None, env, Settings(), 0.08)["hardware"]
+        sha256 = hashlib.sha256(b"{}").hexdigest()
+        assert found == ({"path": str(tmp_path / "robot.config"), "sha256": sha256} if is_hardware else None)
+
+
+@pytest.fixture
+def dry(run_dir, tmp_path, monkeypatch):
+    """A report, and where it lies, of a dry run."""
+    monkeypatch.setattr(reporting, "plot", lambda *_: None)
+    settings = Settings(max_steps=2, max_delta=0.1, dry_run=True)
+    source = {"path": "policies/reach", "sha256": "ab", "seed": 1, "step": 2}
+    return run(load(run_dir), simulate(NAME, 0), tmp_path / "out", settings, source), tmp_path / "out"
+
+
+def test_report_journal_and_trace_say_what_the_deployment_was(dry):
+    _, folder = dry
+    saved = json.loads((folder / "report.json").read_text())["deployment"]
+    header = json.loads((folder / "journal.bin").open("rb").readline())["deployment"]
+    with h5py.File(folder / "trace.h5") as file:
+        assert saved == header == json.loads(file.attrs["deployment"])
+    assert saved["policy"] == {"path": "policies/reach", "sha256": "ab", "seed": 1, "step": 2}
+    assert (saved["dt"], saved["hardware"]) == (pytest.approx(0.08), None)
+    assert (saved["settings"]["max_delta"], saved["settings"]["frozen"]) == (0.1, 1.0)
+    assert {"rlhive-torch", "torch", "robohive"} <= set(saved["versions"])
+    records = read_journal(folder / "journal.bin")
+    assert np.diff(records["unix_time"]) == pytest.approx(np.diff(records["time"]), abs=0.05)
+    started = datetime.datetime.fromisoformat(saved["started"]).timestamp()
+    assert started < records["unix_time"][0] < time.time()
+
+
+def test_nothing_is_learned_from_a_dry_run(dry):
+    report, folder = dry
+    assert report.dry_run and json.loads((folder / "report.json").read_text())["dry_run"] is True
+    write_trace(folder / "journal.bin", folder / "trace.h5")  # as --recover does
+    message = r"trace\.h5: is of a dry run: its actions were never sent, so nothing can be learned from it$"
+    with pytest.raises(LoadError, match=message):
+        load_dataset(folder / "trace.h5", skip_damaged=True)
+    _, [trial] = inspect(folder / "trace.h5")
+    assert "is of a dry run" in str(trial.episode)
+
+
+def test_two_deployments_do_not_share_a_directory(tmp_path):
+    message = f"--out={tmp_path / 'out'}: another deployment is running there; name another directory"
+    with _alone_in(tmp_path / "out"), pytest.raises(ValueError) as caught, _alone_in(tmp_path / "out"):
+        pass
+    assert str(caught.value) == message
+    (tmp_path / "out/journal.bin").touch()
+    with (
+        pytest.raises(ValueError, match=r"has the journal\.bin of another deployment"),
+        _alone_in(tmp_path / "out"),
+    ):
+        pass
