@@ -48,7 +48,7 @@ def write_graphs(
     Args:
         policy: the policy, on the CPU in float32.
         folder: where to write.
-        description: as in `write_onnx`.
+        description: what the graphs say of themselves, under "spec.json".
         onnx: write `policy.onnx`.
         torch_export: write `policy.pt2`.
 
@@ -65,7 +65,7 @@ def write_graphs(
     if onnx:
         graphs[ONNX] = write_onnx(program, folder / ONNX, description)
     if torch_export:
-        graphs[TORCH_EXPORT] = write_torch_export(program, folder / TORCH_EXPORT)
+        graphs[TORCH_EXPORT] = write_torch_export(program, folder / TORCH_EXPORT, description)
     compare(policy, graphs)
     return [folder / name for name in graphs]
 
@@ -80,11 +80,19 @@ def trace(policy: Policy) -> torch.export.ExportedProgram:
         return torch.export.export(_Graph(policy), example, dynamic_shapes=[{0: batch}] * len(example))
 
 
-def write_torch_export(program: torch.export.ExportedProgram, path: Path) -> Act:
-    """Writes the program of `trace` as a .pt2 file, and returns what the file computes."""
+def write_torch_export(
+    program: torch.export.ExportedProgram, path: Path, description: Mapping[str, Any]
+) -> Act:
+    """Writes the program of `trace` as a .pt2 file, and returns what the file computes.
+
+    Args:
+        program: what to write.
+        path: the .pt2 file.
+        description: what goes into the file's extra files, as JSON under "spec.json".
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of weights in channels-last order
-        torch.export.save(program, path)
+        torch.export.save(program, path, extra_files={SPEC: json.dumps(description)})
     module = torch.export.load(path).module()
 
     def act(seen: Seen) -> np.ndarray:

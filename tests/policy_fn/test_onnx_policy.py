@@ -37,7 +37,7 @@ def bundle_with_graphs(policy, folder):
     program = exporting.trace(policy)
     onnx_act = exporting.write_onnx(program, folder / "policy.onnx", description)
     acts = {"policy.onnx": onnx_act}
-    acts["policy.pt2"] = exporting.write_torch_export(program, folder / "policy.pt2")
+    acts["policy.pt2"] = exporting.write_torch_export(program, folder / "policy.pt2", description)
     exporting.compare(policy, acts, 40)
     bundle = Bundle(policy.spec, policy.params, policy.env_state, 1, 100)
     write_bundle(folder / "bundle", bundle, [folder / name for name in acts])
@@ -98,7 +98,9 @@ def test_onnx_acts_as_torch_does_on_random_and_recorded_observations(exported):
 
 def test_torch_export_acts_as_torch_does(exported):
     bundle, observations = exported
-    program = torch.export.load(bundle / "policy.pt2").module()
+    written = {"spec.json": ""}
+    program = torch.export.load(bundle / "policy.pt2", extra_files=written).module()
+    assert written["spec.json"] == json.dumps(describe(load(bundle).spec, 1, 100))
     expected = load(bundle)(observations)
     for batch in (observations, observations[:1]):
         action = program(torch.from_numpy(batch)).numpy()
