@@ -14,15 +14,14 @@ import numpy as np
 
 from rlhive.core.errors import NotFiniteActionError, NotFiniteError
 from rlhive.core.interrupt import catch_signals
-from rlhive.core.pixel_spec import PixelSpec
 from rlhive.deploy.drivers import release
+from rlhive.deploy.eyes import Eyes, newest
 from rlhive.deploy.journal import JOURNAL, Journal
 from rlhive.deploy.provenance import describe_deployment
 from rlhive.deploy.reporting import Report, write_report
 from rlhive.deploy.robot import Reading, Robot
-from rlhive.deploy.safety import EXIT_CODES, FaultError, ImageWatch, SensorWatch, limit_action
+from rlhive.deploy.safety import EXIT_CODES, FaultError, SensorWatch, limit_action
 from rlhive.deploy.settings import Settings, check_act_mode, check_settings
-from rlhive.envs.cameras import Frames, stack_cameras
 from rlhive.policy_fn.policy import Policy
 
 LOG = logging.getLogger("rlhive.deploy")
@@ -99,7 +98,7 @@ class _Loop:
         self._staleness = 2 * env.dt if settings.staleness is None else settings.staleness
         self._watch = SensorWatch(self._staleness, settings.frozen)
         frozen = settings.frozen if robot.is_hardware else math.inf  # a simulation may be at rest
-        self._eyes = None if env.pixels is None else _Eyes(env.pixels, self._staleness, frozen)
+        self._eyes = None if env.pixels is None else Eyes(env.pixels, self._staleness, frozen)
         self._started = 0.0
         self._reference: np.ndarray | None = None
         self._plan: np.ndarray | None = None  # what is left of it
@@ -197,7 +196,7 @@ class _Loop:
     def _decide(self, reading: Reading, record: dict[str, Any]) -> np.ndarray:
         """The action to send; what it comes from goes into the record."""
         seen = self._see(reading)
-        record.update(_newest(seen))
+        record.update(newest(seen))
         wanted, self._plan = _act(self._policy, reading.observation | seen, self._plan)
         latency = time.monotonic() - reading.time
         record.update(policy_actions=wanted, latency=latency)
@@ -245,34 +244,11 @@ class _Loop:
         """Writes down the reading that the last action led to, on which nothing is done any more."""
         record = self._record(reading)
         try:
-            record.update(_newest(self._see(reading)))
+            record.update(newest(self._see(reading)))
             record["refused"] = not np.isfinite(record.get("observations", np.nan)).all()
         except FaultError:
             record["refused"] = True
         self._journal.append(record)
-
-
-class _Eyes:
-    """What a policy sees; `repeated` counts, for each camera, the images that were the one before once more."""
-
-    def __init__(self, pixels: PixelSpec, staleness: float, frozen: float) -> None:
-        self._pixels, self._frames = pixels, Frames(pixels)
-        self._shown: np.ndarray | None = None
-        self.repeated = dict.fromkeys(pixels.cameras, 0)
-        self._watch = ImageWatch((pixels.height, pixels.width, 3), staleness, frozen)
-
-    def see(self, reading: Reading) -> np.ndarray:
-        """The images as the policy sees them, u8 `[cameras, H, W, 3 * frames]`."""
-        shown = stack_cameras(self._watch.check(reading.time, reading.images), self._pixels)
-        if self._shown is not None:
-            for name, new, old in zip(self.repeated, shown, self._shown, strict=True):
-                self.repeated[name] += np.array_equal(new, old)
-        self._shown = shown
-        return self._frames.append(shown)
-
-
-def _newest(seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: pixels[..., -3:] for name, pixels in seen.items()}
 
 
 def _act(
