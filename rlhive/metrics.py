@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from rlhive.core.files import naming, replacing
+from rlhive.core.files import append, replacing
 from rlhive.core.stats import iqm
 from rlhive.runs.run_files import AGGREGATE_FILE, METRICS_FILE
 from rlhive.suggest import suggest
@@ -67,6 +67,7 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             )
         last_step = resume_step or 0
         self._table = _Table(run_dir / METRICS_FILE, COLUMNS, last_step)
+        sum_up(run_dir)  # which a process that was killed may not have come to
         self._aggregate = _Table(run_dir / AGGREGATE_FILE, AGGREGATE_COLUMNS, last_step)
         self._started = time.monotonic() - self._table.last_wall_time
         self._loggers = [_logger(name, run_dir, wandb or {}, resume_step) for name in loggers]
@@ -120,11 +121,7 @@ class _Table:
 
     def append(self, rows: Sequence[tuple[Mapping[str, object], Mapping[str, float]]]) -> None:
         """Appends rows, each an index and metrics, in one write, so that a process that is killed leaves no part."""
-        written = [
-            {name: str(value) for name, value in index.items()}
-            | {name: repr(float(value)) for name, value in metrics.items()}
-            for index, metrics in rows
-        ]
+        written = [_as_text(*row) for row in rows]
         new = [name for name in dict.fromkeys(itertools.chain(*written)) if name not in self._columns]
         if new or not self._path.exists():
             self._columns += new
@@ -133,8 +130,7 @@ class _Table:
             return
         text = io.StringIO()
         _writer(text, self._columns).writerows(written)
-        with naming(self._path), self._path.open("ab") as file:
-            file.write(text.getvalue().encode())
+        append(self._path, text.getvalue().encode())
 
 
 def merge_metrics(run_dir: Path, added_dir: Path, seeds: Sequence[int]) -> None:
@@ -153,16 +149,41 @@ def merge_metrics(run_dir: Path, added_dir: Path, seeds: Sequence[int]) -> None:
     columns += [name for name in more_columns if name not in columns]
     _write_table(run_dir / METRICS_FILE, columns, rows)
     (run_dir / AGGREGATE_FILE).unlink(missing_ok=True)
-    aggregate = _Table(run_dir / AGGREGATE_FILE, AGGREGATE_COLUMNS, 0)
-    groups: dict[tuple[int, bool], list[dict[str, float]]] = {}
+    sum_up(run_dir)
+
+
+def sum_up(run_dir: Path) -> None:
+    """Writes metrics_over_seeds.csv anew from metrics.csv; its rows of steps before those in metrics.csv stay."""
+    _, rows = _read(run_dir / METRICS_FILE)
+    groups: dict[tuple[int, bool], list[dict[str, str]]] = {}
     for row in rows:
-        values = {name: float(row[name]) for name in row if name not in COLUMNS and row[name]}
-        groups.setdefault((int(row["step"]), _is_evaluation(row)), []).append(values)
-    times = {int(row["step"]): row["wall_time"] for row in rows}
+        groups.setdefault((int(row["step"]), _is_evaluation(row)), []).append(row)
+    if not groups:
+        return
+    path = run_dir / AGGREGATE_FILE
+    columns, before = _read(path) if path.exists() else (list(AGGREGATE_COLUMNS), [])
+    summed = [row for row in before if int(row["step"]) < min(groups)[0]]
     for (step, _), of_seeds in groups.items():
         if len(of_seeds) > 1:
-            index = {"step": step, "wall_time": times[step], "num_seeds": len(of_seeds)}
-            aggregate.append([(index, _over_seeds(of_seeds))])
+            index = {"step": step, "wall_time": of_seeds[-1]["wall_time"], "num_seeds": len(of_seeds)}
+            summed.append(_as_text(index, _over_seeds([_metrics(row) for row in of_seeds])))
+    columns += [name for name in dict.fromkeys(itertools.chain(*summed)) if name not in columns]
+    if before or summed:
+        _write_table(path, columns, summed)
+
+
+def drop_evaluation(run_dir: Path, step: int, seeds: Sequence[int]) -> None:
+    """Drops what both tables have of the evaluation of these seeds at a step, before it is written again."""
+    again = {None, *map(str, seeds)}  # a row over seeds names none
+    for path in filter(Path.exists, (run_dir / METRICS_FILE, run_dir / AGGREGATE_FILE)):
+        columns, rows = _read(path)
+        kept = [
+            row
+            for row in rows
+            if int(row["step"]) != step or row.get("seed") not in again or not _is_evaluation(row)
+        ]
+        if len(kept) < len(rows):
+            _write_table(path, columns, kept)
 
 
 def check_loggers(loggers: Sequence[str], wandb: Mapping[str, Any] | None) -> None:
@@ -208,6 +229,16 @@ def has_evaluation(run_dir: str | os.PathLike[str], step: int, seeds: Sequence[i
 
 def _damaged(path: Path, error: ValueError) -> ValueError:
     return ValueError(f"{path}: is no table of metrics ({error}): mend or remove it")
+
+
+def _as_text(index: Mapping[str, object], metrics: Mapping[str, float]) -> dict[str, str]:
+    """A row of a table; numbers read back bit for bit."""
+    values = {name: repr(float(value)) for name, value in metrics.items()}
+    return {name: str(value) for name, value in index.items()} | values
+
+
+def _metrics(row: Mapping[str, str]) -> dict[str, float]:
+    return {name: float(row[name]) for name in row if name not in COLUMNS and row[name]}
 
 
 def _is_evaluation(row: Mapping[str, str]) -> bool:

@@ -12,8 +12,16 @@ import numpy as np
 import pytest
 
 from rlhive.curves import plot_curves
-from rlhive.metrics import Recorder, check_loggers, has_evaluation, merge_metrics, read_metrics
+from rlhive.metrics import (
+    Recorder,
+    check_loggers,
+    drop_evaluation,
+    has_evaluation,
+    merge_metrics,
+    read_metrics,
+)
 from rlhive.progress import Progress
+from tests.helpers import files_up_to
 
 
 def lines(run_dir):
@@ -105,6 +113,63 @@ def test_the_rows_of_all_seeds_come_in_one_write(tmp_path, monkeypatch):
         recorder.write(200, rows)
     assert opened == ["metrics.csv", "metrics_over_seeds.csv"]
     assert len(lines(tmp_path)) == 101
+
+
+def test_what_a_full_disk_refuses_leaves_no_part_of_a_row(tmp_path):
+    rows, path = {seed: {"eval/return": 1.0} for seed in range(50)}, tmp_path / "metrics.csv"
+    with Recorder(tmp_path, loggers=()) as recorder:
+        recorder.write(100, rows)
+        before = path.read_bytes()
+        with files_up_to(len(before) + 100), pytest.raises(OSError, match=r"too large: .*metrics\.csv"):
+            recorder.write(200, rows)
+        assert path.read_bytes() == before
+        recorder.write(200, rows)
+    assert read_metrics(tmp_path)["step"].tolist() == [100] * 50 + [200] * 50
+
+
+def write_evaluations(run_dir, seeds=(1, 2)):
+    with Recorder(run_dir, loggers=()) as recorder:
+        for step in (100, 200):
+            recorder.write(step, {seed: {"loss/actor": float(step)} for seed in seeds})
+            recorder.write(step, {seed: {"eval/return": float(step + seed)} for seed in seeds})
+
+
+def over_seeds(run_dir):
+    rows = csv.DictReader((run_dir / "metrics_over_seeds.csv").open())
+    return [{**row, "wall_time": ""} for row in rows]
+
+
+def test_what_was_not_summed_up_over_seeds_is_when_the_run_goes_on(tmp_path):
+    write_evaluations(tmp_path)
+    path, whole = tmp_path / "metrics_over_seeds.csv", over_seeds(tmp_path)
+    assert len(whole) == 4
+    for lost in (slice(0, 4), slice(0, 3), slice(0, 0)):  # the last row, two of them, the file
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[lost])) if lines[lost] else path.unlink()
+        Recorder(tmp_path, loggers=(), resume_step=200).close()
+        assert over_seeds(tmp_path) == whole
+    path.with_name("metrics.csv").unlink()
+    Recorder(tmp_path, loggers=(), resume_step=200).close()
+    with Recorder(tmp_path, loggers=(), resume_step=200) as recorder:
+        recorder.write(300, {1: {"loss/actor": 1.0}, 2: {"loss/actor": 2.0}})
+    Recorder(tmp_path, loggers=(), resume_step=300).close()
+    assert over_seeds(tmp_path)[:4] == whole and len(over_seeds(tmp_path)) == 5
+
+
+def test_an_evaluation_that_is_written_again_is_there_once(tmp_path):
+    write_evaluations(tmp_path, (1, 2, 3))
+    whole = read_metrics(tmp_path), over_seeds(tmp_path)
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(path.read_bytes()[:-3])
+    with Recorder(tmp_path, loggers=(), resume_step=200) as recorder:
+        drop_evaluation(tmp_path, 200, (1, 2, 3))
+        assert over_seeds(tmp_path) == whole[1][:3]
+        recorder.write(200, {seed: {"eval/return": 200.0 + seed} for seed in (1, 2, 3)})
+    for name in ("step", "seed", "eval/return", "loss/actor"):
+        np.testing.assert_array_equal(read_metrics(tmp_path)[name], whole[0][name])
+    assert over_seeds(tmp_path) == whole[1]
+    drop_evaluation(tmp_path, 200, (1, 3))  # 2 has stopped
+    assert read_metrics(tmp_path)["seed"][-4:].tolist() == [1, 2, 3, 2]
 
 
 def test_a_new_run_refuses_an_old_table(tmp_path):

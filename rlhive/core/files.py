@@ -92,6 +92,18 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
+def append(path: str | os.PathLike[str], content: bytes) -> None:
+    """Appends to a file: all of the content or, where the system refuses it, as on a full disk, nothing."""
+    with naming(path), Path(path).open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            while content:
+                content = content[file.write(content) :]
+        except OSError:
+            file.truncate(size)
+            raise
+
+
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as file:

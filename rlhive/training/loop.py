@@ -10,7 +10,7 @@ from torch import Tensor
 from rlhive.algorithms import step_key
 from rlhive.core.interrupt import catch_signals
 from rlhive.curves import plot_curves
-from rlhive.metrics import has_evaluation
+from rlhive.metrics import drop_evaluation, has_evaluation
 from rlhive.policy_fn.plan import follow
 from rlhive.progress import Progress
 from rlhive.runs.run_files import EVALUATION_SEED, NOT_FINITE, TARGET_MET
@@ -39,6 +39,8 @@ def train(run: Run) -> bool:
     saved_at = run.step
     # A run may have ended between its last checkpoint and the evaluation after it.
     evaluated_at = run.step if has_evaluation(run.run_dir, run.step, run.seeds) else None
+    if evaluated_at is None:
+        drop_evaluation(run.run_dir, run.step, run.seeds)
     drawn_at = time.monotonic()
     with catch_signals(STOPPING) as stopped:
         while run.step < config.total_steps and run.seeds and not stopped:

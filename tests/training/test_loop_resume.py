@@ -93,6 +93,16 @@ def test_an_evaluation_that_the_end_of_a_run_did_not_come_to_is_made_up_for(plai
         assert rows(tmp_path) == rows(plain.run_dir)
 
 
+def test_an_evaluation_of_which_a_part_was_lost_is_there_once(tmp_path):
+    train(ReachPoint, tmp_path, "SEEDS=(1, 2)")
+    path, whole = tmp_path / "metrics.csv", rows(tmp_path)
+    path.write_bytes(path.read_bytes()[:-20])
+    train(ReachPoint, tmp_path, "SEEDS=(1, 2)", resume=True)
+    assert rows(tmp_path) == whole
+    steps = [line.split(",")[0] for line in (tmp_path / "metrics_over_seeds.csv").read_text().splitlines()]
+    assert steps[-2:] == ["60", "60"] and steps.count("60") == 2  # of the update, and of the evaluation
+
+
 def test_ctrl_c_in_the_last_step_leaves_its_evaluation_to_the_resumed_run(plain, tmp_path, monkeypatch):
     step = loop._step
 
