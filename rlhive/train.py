@@ -28,6 +28,7 @@ from rlhive.runs.run_files import (
     latest_link,
     read_usage,
     seed_dirs,
+    write_settings,
 )
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _check_run(run_dir: Path, resume: bool) -> None:
             f"--resume: {run_dir} has no checkpoint to go on from: start it anew, in another directory"
         )
     if resume and not has_config:
-        raise ValueError(f"--resume: {run_dir} has no config.gin; copy its operative_config.gin there")
+        raise ValueError(f"--resume: {run_dir} has no config.gin; copy its checkpoints/config.gin there")
     if resume and not latest.is_symlink():
         raise ValueError(
             f"--resume: {latest} is a copy, not a link: replace it by one to its step's directory"
@@ -189,7 +190,6 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     """
     from rlhive.algorithms import step_key
     from rlhive.config_record import record_of, with_seeds
-    from rlhive.core.files import write_text
     from rlhive.curves import plot_curves
     from rlhive.runs.checkpoint import load_checkpoint
     from rlhive.runs.run_spec import RunSpec
@@ -216,8 +216,7 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
     merge_run(directory, config.seeds, before)
     seconds = sum(of.get("seconds", 0.0) for of in (usage, read_usage(directory)))
     write_usage(directory, {**usage, "seconds": seconds})
-    write_text(directory / CONFIG_FILE, text)
-    write_text(directory / OPERATIVE_CONFIG_FILE, operative)
+    write_settings(directory, text, operative)
     plot_curves(directory, step_key(config.algorithm))
     return True
 
@@ -233,7 +232,6 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from rlhive.config_record import record_of
-    from rlhive.core.files import write_text
     from rlhive.policy_fn.encoders import describe
     from rlhive.training import loop
     from rlhive.training.merge import keep_settings
@@ -254,8 +252,7 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     ):
         if resume and (changes := keep_settings(directory, session.step, record.text)):
             sys.stderr.write(f"rlhive.train: {changes}\n")
-        write_text(directory / CONFIG_FILE, record.text)
-        write_text(directory / OPERATIVE_CONFIG_FILE, record.operative_text)
+        write_settings(directory, record.text, record.operative_text)
         if (pixels := session.spec.env.pixels) is not None:
             size = f"{pixels.height}x{pixels.width}, {pixels.quality} quality"
             images = (

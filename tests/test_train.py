@@ -133,7 +133,9 @@ def test_the_run_directory_is_complete(finished):
         "config.gin", "operative_config.gin", "spec.json", "metrics.csv", "curves.png", "checkpoints",
         "replay", "tensorboard", "usage.json", "report.html", "evaluations.npz", ".lock",
     }  # fmt: skip
-    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"200", "240", "latest"}
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == {
+        "200", "240", "latest", "config.gin",
+    }  # fmt: skip
     assert os.readlink(finished / "checkpoints" / "latest") == "240"
     for step in ("200", "240"):
         files = {path.name for path in (finished / "checkpoints" / step).iterdir()}
@@ -151,6 +153,7 @@ def test_the_metrics_come_when_they_are_due(finished):
 
 
 def test_the_configuration_saved_gives_the_run_again(finished):
+    assert (finished / "checkpoints" / "config.gin").read_text() == (finished / "config.gin").read_text()
     again = load_config([finished / "config.gin"])
     assert again == load_config(["sac_gaussian.gin"], SMALL)
     text = (finished / "operative_config.gin").read_text()

@@ -26,6 +26,7 @@ from rlhive.runs.run_files import (
     part_path,
     read_progress,
     read_usage,
+    settings_path,
 )
 
 SCORES = {"success": "eval/success", "return": "eval/return"}
@@ -224,7 +225,7 @@ def _read_member(directory: Path) -> Run:
         [metrics["wall_time"][row == index].max(initial=-np.inf) for index in range(len(seeds))]
     )
     process = _read_process(directory, tuple(seeds.tolist()))
-    config = (directory / CONFIG_FILE).read_text(encoding="utf-8")
+    config = settings_path(directory).read_text(encoding="utf-8")
     strip = directory / SEEN_FILE
     seen = strip.read_bytes() if strip.exists() else None
     return Run(

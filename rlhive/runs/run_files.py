@@ -9,6 +9,7 @@ runs/reach/
     curves.png, report.html, evaluations.npz, seen.png
     videos/<step>.mp4           a film of the first seed's policy, of some of the evaluations
     tensorboard/, csv/          what TorchRL's loggers write, each in a directory of its name
+    checkpoints/config.gin      the settings that they were trained with, whatever becomes of those above
     checkpoints/latest          a relative link to the newest step
     checkpoints/<step>/         of one seed: params.safetensors, env_state.safetensors, train_state.safetensors
     checkpoints/<step>/seed_<seed>/     the same of each of several seeds
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhive.core.errors import LoadError
+from rlhive.core.files import write_text
 from rlhive.core.tree_header import check_kind, header_json, read_header
 
 PathLike = str | os.PathLike[str]
@@ -40,6 +42,20 @@ ADDED, MERGED = "added_seeds", ".added_seeds"  # while they train, and while wha
 # Why a seed stopped before the others: its success was train.target_success, or something of it was not finite.
 TARGET_MET, NOT_FINITE = "target met", "not finite"
 EVALUATION_SEED = 0  # of the episodes that every evaluation in metrics.csv plays
+
+
+def write_settings(run_dir: Path, text: str, operative_text: str) -> None:
+    """Writes the settings that a run trains with from now on: all bindings, and those in use with the defaults."""
+    (run_dir / CHECKPOINTS).mkdir(exist_ok=True)
+    write_text(run_dir / CONFIG_FILE, text)
+    write_text(run_dir / OPERATIVE_CONFIG_FILE, operative_text)
+    write_text(run_dir / CHECKPOINTS / CONFIG_FILE, text)
+
+
+def settings_path(run_dir: Path) -> Path:
+    """The file of the settings that a run trained with: its config.gin may have been edited to go on with others."""
+    written = run_dir / CHECKPOINTS / CONFIG_FILE
+    return written if written.exists() else run_dir / CONFIG_FILE  # of runs of before
 
 
 def latest_link(run_dir: PathLike) -> Path:

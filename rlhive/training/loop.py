@@ -37,10 +37,7 @@ def train(run: Run) -> bool:
     config = run.config
     progress = Progress(config.total_steps, initial_step=run.step)
     saved_at = run.step
-    # A run may have ended between its last checkpoint and the evaluation after it.
-    evaluated_at = run.step if has_evaluation(run.run_dir, run.step, run.seeds) else None
-    if evaluated_at is None:
-        drop_evaluation(run.run_dir, run.step, run.seeds)
+    evaluated_at = run.step if _is_evaluated(run) else None
     drawn_at = time.monotonic()
     with catch_signals(STOPPING) as stopped:
         while run.step < config.total_steps and run.seeds and not stopped:
@@ -73,6 +70,17 @@ def train(run: Run) -> bool:
             "Lower adam.learning_rate or set adam.max_grad_norm, and start again"
         )
     return not stopped
+
+
+def _is_evaluated(run: Run) -> bool:
+    """Whether a run goes on from a step with an evaluation of all its seeds; what there is of one of some is dropped.
+
+    It may have ended between its last checkpoint and the evaluation after it, or before all of that was on disk.
+    """
+    if has_evaluation(run.run_dir, run.step, run.seeds):
+        return True
+    drop_evaluation(run.run_dir, run.step, run.seeds)
+    return False
 
 
 def _step(run: Run, progress: Progress) -> None:

@@ -17,7 +17,6 @@ from rlhive.metrics import merge_metrics
 from rlhive.runs.checkpoint import load_checkpoint, recover_checkpoints, replace_checkpoint, save_checkpoint
 from rlhive.runs.run_files import (
     ADDED,
-    CONFIG_FILE,
     MERGED,
     checkpoint_dir,
     checkpoint_steps,
@@ -25,6 +24,7 @@ from rlhive.runs.run_files import (
     has_checkpoint,
     replay_path,
     seed_dirs,
+    settings_path,
 )
 from rlhive.training.resume import has_met_its_targets, progress_of
 
@@ -93,7 +93,7 @@ def check_settings(run_dir: Path, text: str) -> None:
     Raises:
         LoadError: naming what differs.
     """
-    differing = other_settings(run_dir / CONFIG_FILE, text)
+    differing = other_settings(settings_path(run_dir), text)
     if names := [name for name in differing if name not in OTHER_SETTINGS]:
         there, now = differing[names[0]]
         raise LoadError(
@@ -110,7 +110,7 @@ def check_settings(run_dir: Path, text: str) -> None:
 
 
 def other_settings(path: Path, text: str) -> dict[str, tuple[str, str]]:
-    """What the config.gin at `path` and `text` say differently of anything but seeds: both values by name."""
+    """What the gin file at `path` and `text` say differently of anything but seeds: both values by name."""
     there, now = settings(path.read_text(encoding="utf-8")), settings(text)
     names = sorted({*there, *now} - SEED_SETTINGS)
     pairs = {name: (there.get(name, "not set"), now.get(name, "not set")) for name in names}
@@ -121,23 +121,22 @@ def keep_settings(run_dir: Path, step: int, text: str) -> str:
     """Keeps the settings that a run had until `step` beside those it goes on with, where they differ.
 
     Args:
-        run_dir: the run; its config.gin is still the old one.
+        run_dir: the run; those in its checkpoints are still the old ones.
         step: of the checkpoint that it goes on from.
         text: the bindings that it goes on with.
 
     Returns:
         What differs, in one line; empty where nothing does.
     """
-    differing = other_settings(run_dir / CONFIG_FILE, text)
+    kept = run_dir / f"config-{step}.gin"
+    before = kept if kept.exists() else settings_path(run_dir)  # nothing was learned since with other ones
+    differing = other_settings(before, text)
     if not differing:
         return ""
-    kept = run_dir / f"config-{step}.gin"
-    where = ""
-    if not kept.exists():  # else nothing was learned since with those in config.gin
-        write_text(kept, (run_dir / CONFIG_FILE).read_text(encoding="utf-8"))
-        where = f", those it had are in {kept.name}"
+    if before != kept:
+        write_text(kept, before.read_text(encoding="utf-8"))
     changes = ", ".join(f"{name} {there} -> {now}" for name, (there, now) in differing.items())
-    return f"goes on from step {step} with other settings{where}: {changes}"
+    return f"goes on from step {step} with other settings, those it had are in {kept.name}: {changes}"
 
 
 def merge_run(run_dir: Path, seeds: Sequence[int], before: Sequence[int]) -> None:

@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlhive import train as commands
 from rlhive.config import config_text, load_config
+from rlhive.config_record import record_of
 from rlhive.core.errors import LoadError
 from rlhive.policy_fn import load
 from rlhive.runs.checkpoint import load_checkpoint
@@ -258,6 +260,25 @@ def test_a_run_that_goes_on_with_other_settings_says_so_and_keeps_those_it_had(t
     words = r"had other settings until step 60: adam\.learning_rate, train\.exploration differ"
     with pytest.raises(LoadError, match=words):
         add(run_dir, (5, 6), (5,), *other, "TOTAL_STEPS=90")
+
+
+def test_settings_edited_in_config_gin_are_other_ones_than_the_run_had(tmp_path, capsys, monkeypatch):
+    run_dir, brief = tmp_path / "run", ("TOTAL_STEPS=4", "train.updates_per_step=0")
+    run_dir.mkdir()
+    edited = (*brief, "adam.learning_rate=0.1")
+    with attrs.validators.disabled():
+        assert commands.train(configure((5,), *brief), run_dir, resume=False)
+        first = (run_dir / "config.gin").read_text()
+        (run_dir / "config.gin").write_text(record_of(configure((5,), *edited)).text)
+        with pytest.raises(LoadError, match=r"adam\.learning_rate is 0\.001 there, 0\.1 here"):
+            add(run_dir, (5, 6), (5,), *edited)
+        for total in (6, 7):  # as if the first one had been killed before it learned anything
+            with monkeypatch.context() as patch:
+                patch.setattr(loop, "train", lambda _: True)
+                assert go_on(configure((5,), *edited, f"TOTAL_STEPS={total}"), run_dir, (5,))
+    said = "those it had are in config-4.gin: TOTAL_STEPS 4 -> 7, adam.learning_rate 0.001 -> 0.1\n"
+    assert said in capsys.readouterr().err
+    assert (run_dir / "config-4.gin").read_text() == first
 
 
 def test_what_killed_processes_left_at_the_top_of_a_run_is_removed(tmp_path):
