@@ -164,14 +164,14 @@ def go_on(config: TrainConfig, directory: Path, before: Sequence[int]) -> bool:
         ValueError: it is beyond that already, or its files are damaged.
     """
     from rlhive.training.merge import recover
-    from rlhive.training.resume import check_replay_settings, check_run_files, has_met_its_targets
+    from rlhive.training.resume import check_run_files, check_saved_replay, has_met_its_targets
 
-    check_run_files(directory)
+    spec = check_run_files(directory)
     recover(directory)
     there = int(checkpoint_dir(directory).name)
     if there >= config.total_steps + config.num_envs:
         raise ValueError(f"{directory} is at step {there} already, beyond TOTAL_STEPS={config.total_steps}")
-    check_replay_settings(config, directory, there)
+    check_saved_replay(config, directory, spec, there)
     finished = add_seeds(config, directory, before)
     if finished is None and has_met_its_targets(directory):
         sys.stderr.write("rlhive.train: all of its seeds have met their target, nothing is left to train\n")

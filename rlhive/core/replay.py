@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rlhive.core.keys import check_draw
 from rlhive.core.priority import PrioritySampler
-from rlhive.core.replay_file import read_replay, seeds_of, write_replay
+from rlhive.core.replay_file import columns_of, read_replay, write_replay
 from rlhive.core.replay_storage import check_room, lock_directory, make_storage, reserve_files
 from rlhive.core.returns import n_step_return
 from rlhive.core.tree import LeafPath, map_tree, send, tree_of_leaves
@@ -246,15 +246,17 @@ class ReplayBuffer:
         if self._priorities:
             self._priorities = [self._priorities[index] for index in indices]
 
-    def save(self, path: str | os.PathLike[str], seeds: Sequence[int]) -> None:
-        """Writes the filled part, of these S seeds, to one safetensors file, in one step; without generators."""
+    def save(
+        self, path: str | os.PathLike[str], seeds: Sequence[int], origin: Mapping[str, str] = {}
+    ) -> None:
+        """Writes the filled part, of these S seeds of `origin`, to one safetensors file, in one step; no generators."""
         tensors = {_name(key): self._own(rows[: self._num_rows].cpu()) for key, rows in self._rows.items()}
         if self._priorities:
             states = (sampler.state(len(self)) for sampler in self._priorities)
             leaves, largest = (torch.stack(part, dim=-1) for part in zip(*states, strict=True))
             shape = (self._num_rows, self.num_envs, self.num_seeds)
             tensors |= {LEAVES: leaves.view(shape).mT.contiguous(), LARGEST: largest.unsqueeze(0)}
-        header = self._header() | {"num_rows": str(self._num_rows), "cursor": str(self._cursor)}
+        header = {**origin, **self._header(), "num_rows": str(self._num_rows), "cursor": str(self._cursor)}
         write_replay(path, tensors, header, seeds)
 
     def load(self, path: str | os.PathLike[str], seeds: Sequence[int]) -> None:
@@ -270,10 +272,7 @@ class ReplayBuffer:
                 raise ValueError(
                     f"{path} has {field} {header.get(field)}, but this replay buffer has {expected}"
                 )
-        saved = seeds_of(header)
-        if not set(seeds) <= set(saved):
-            raise ValueError(f"{path} is of {len(saved)} seed(s), {saved}, not of {list(seeds)}")
-        order = [saved.index(seed) for seed in seeds]
+        order = columns_of(path, header, seeds)
         if (num_rows := int(header["num_rows"])) > self._allocated_rows:
             raise ValueError(
                 f"{path} has {num_rows * self.num_envs} transitions per seed, more than total_steps"

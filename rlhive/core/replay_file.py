@@ -1,4 +1,7 @@
-"""The file of a replay: its tensors, `[T, S, E, ...]` or `[1, S]`, by name, and a header that names the S seeds."""
+"""The file of a replay: its tensors, `[T, S, E, ...]` or `[1, S]`, by name, and a header that names the S seeds.
+
+And the hash of all that, which takes a quarter of the time of writing it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlhive.core.files import replacing
+from rlhive.core.tree_file import HASH, content_hash
 
 
 def write_replay(
@@ -27,6 +31,7 @@ def write_replay(
         OSError: it cannot be written, as on a full disk.
     """
     named = {**header, "seeds": json.dumps(list(seeds))}
+    named[HASH] = content_hash(tensors, named)
     with replacing(path) as beside:
         beside.touch()
         mode = beside.stat().st_mode
@@ -41,10 +46,15 @@ def read_replay(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[s
     """What `write_replay` wrote: tensors and header.
 
     Raises:
-        ValueError: it is no such file, or not whole.
+        ValueError: it is no such file, not whole, or damaged.
     """
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = file.metadata() or {}
+    # Files of before have none.
+    if header.pop(HASH, None) not in (None, content_hash(tensors, header)):
+        raise ValueError(f"{path} is damaged or changed (its {HASH} does not fit): copy it again")
+    return tensors, header
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -60,6 +70,18 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file ({error}): was it cut short?") from error
+
+
+def columns_of(path: object, header: Mapping[str, str], seeds: Sequence[int]) -> list[int]:
+    """Where these seeds are among the S of a file.
+
+    Raises:
+        ValueError: one of them is not.
+    """
+    saved = seeds_of(header)
+    if not set(seeds) <= set(saved):
+        raise ValueError(f"{path} is of {len(saved)} seed(s), {saved}, not of {list(seeds)}")
+    return [saved.index(seed) for seed in seeds]
 
 
 def seeds_of(header: Mapping[str, str]) -> list[int]:

@@ -16,9 +16,16 @@ from tensordict import TensorDict
 
 from rlhive.core.errors import LoadError
 from rlhive.core.files import naming
-from rlhive.core.tree_header import FORMAT_VERSION, check_is_safetensors, check_version, damaged, header_json
+from rlhive.core.tree_header import (
+    FORMAT_VERSION,
+    REMEDY,
+    check_is_safetensors,
+    check_version,
+    damaged,
+    header_json,
+)
 
-_HASH = "content_sha256"
+HASH = "content_sha256"
 _NAMED = 8  # names in one message
 
 
@@ -36,7 +43,7 @@ def write_tree(path: str | os.PathLike[str], tree: TensorDict, header: Mapping[s
     if empty := _empty_subtrees(tree):
         fields["empty"] = json.dumps(empty)
     with naming(path), open(path, "wb") as file:
-        file.write(save(tensors, {**fields, _HASH: content_hash(tensors, fields)}))
+        file.write(save(tensors, {**fields, HASH: content_hash(tensors, fields)}))
         file.flush()
         os.fsync(file.fileno())
 
@@ -59,10 +66,8 @@ def read_tree(path: str | os.PathLike[str]) -> tuple[TensorDict, dict[str, str]]
     keys = _header_names(path, header, "keys")
     empty = _header_names(path, header, "empty") if "empty" in header else []
     check_names(path, keys, tensors)
-    if header.pop(_HASH, None) != content_hash(tensors, header):
-        raise LoadError(
-            f"{path}: damaged or changed (its {_HASH} does not fit); copy it again or take an older checkpoint"
-        )
+    if header.pop(HASH, None) != content_hash(tensors, header):
+        raise LoadError(f"{path}: damaged or changed (its {HASH} does not fit); {REMEDY}")
     _check_tree(path, [*keys, *empty])
     tree = TensorDict({}, batch_size=[])
     for name in keys:  # the file sorts its tensors, but sums over the leaves depend on their order
@@ -75,9 +80,7 @@ def read_tree(path: str | os.PathLike[str]) -> tuple[TensorDict, dict[str, str]]
 def _header_names(path: object, header: Mapping[str, str], field: str) -> list[str]:
     names = header_json(path, header, field)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise LoadError(
-            f"{path}: {field!r} of its header is no list of names; copy it again or take an older checkpoint"
-        )
+        raise LoadError(f"{path}: {field!r} of its header is no list of names; {REMEDY}")
     return names
 
 
@@ -87,8 +90,7 @@ def _check_tree(path: object, names: Sequence[str]) -> None:
     twice = sorted(name for name, count in Counter([*names, *subtrees]).items() if count > 1)
     if twice:
         raise LoadError(
-            f"{path}: names of its header do not make a tree: {_first(twice)} is there twice; copy it again or take an "
-            "older checkpoint"
+            f"{path}: names of its header do not make a tree: {_first(twice)} is there twice; {REMEDY}"
         )
 
 

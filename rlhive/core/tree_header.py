@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from rlhive.core.errors import LoadError
 
 FORMAT_VERSION = 1
+# No more of an older checkpoint: a run goes on with its replay, and only the newest one has that.
+REMEDY = "copy it again; to evaluate and export, an older checkpoint will do, too"
 _JSON_START = b"{"  # byte 8 of every safetensors file, after the length of the header
 
 
@@ -32,7 +34,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, str]:
 
 def damaged(path: object, error: Exception) -> LoadError:
     """What is said of a file of a checkpoint that the library cannot read."""
-    return LoadError(f"{path}: damaged or cut short ({error}); copy it again or take an older checkpoint")
+    return LoadError(f"{path}: damaged or cut short ({error}); {REMEDY}")
 
 
 def check_version(where: object, version: object, known: int) -> None:

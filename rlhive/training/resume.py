@@ -12,6 +12,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from rlhive.algorithms import ALGORITHMS
 from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.replay_file import read_header
@@ -115,8 +116,8 @@ def check_optimizer(run_dir: Path, saved: TensorDict, now: TensorDict) -> None:
             )
 
 
-def check_run_files(run_dir: Path) -> None:
-    """Refuses a run whose records beside the checkpoints are damaged, before it goes on.
+def check_run_files(run_dir: Path) -> RunSpec:
+    """The spec of a run, whose records beside the checkpoints are looked at before it goes on.
 
     Raises:
         LoadError: spec.json is missing or damaged.
@@ -125,12 +126,13 @@ def check_run_files(run_dir: Path) -> None:
     path = run_dir / SPEC_FILE
     if not path.exists():
         raise LoadError(f"{path}: is missing; copy it from the header of a params.safetensors of this run")
-    RunSpec.from_json(path.read_text(errors="replace"), path)
+    spec = RunSpec.from_json(path.read_text(errors="replace"), path)
     read_usage(run_dir)
     if (run_dir / METRICS_FILE).exists():
         read_metrics(run_dir)
     else:
         logger.warning("%s has no %s: its rows so far are gone, a new one begins", run_dir, METRICS_FILE)
+    return spec
 
 
 def progress_of(run_dir: Path) -> dict[int, Mapping[str, Any]]:
@@ -144,19 +146,22 @@ def has_met_its_targets(run_dir: Path) -> bool:
     return all(progress.get("reason") == TARGET_MET for progress in progress_of(run_dir).values())
 
 
-def check_replay_settings(config: TrainConfig, run_dir: Path, step: int) -> None:
-    """Refuses to go on with a replay that was saved at `step` with other settings than the configured ones.
+def replay_origin(spec: RunSpec, step: int) -> dict[str, str]:
+    """What the header of a replay says of where it is from."""
+    return {"run_id": spec.run_id, "step": str(step)}
+
+
+def check_saved_replay(config: TrainConfig, run_dir: Path, spec: RunSpec, step: int) -> None:
+    """Refuses to go on where the replay of `step` is missing, of another run, or of other settings than configured.
 
     Raises:
-        LoadError: naming the setting.
+        LoadError: naming the setting, or how to mend it.
     """
     path = replay_path(run_dir, step)
-    if not path.exists():  # as of data sets, and of a run all of whose seeds have stopped
+    has_stopped = all("stopped_at" in progress for progress in progress_of(run_dir).values())
+    if not path.exists() and (has_stopped or ALGORITHMS[spec.algorithm].offline):  # which have none
         return
-    try:
-        header = read_header(path)
-    except (ValueError, OSError) as error:
-        raise LoadError(f"{run_dir}: its replay cannot be read: {error}") from None
+    header = _replay_header(run_dir, spec, step)
     now = config.make_replay(num_envs=config.num_envs, total_steps=config.total_steps)
     capacity = int(header.get("max_rows", 0)) * now.num_envs
     for name, there, here in (
@@ -170,13 +175,34 @@ def check_replay_settings(config: TrainConfig, run_dir: Path, step: int) -> None
             )
 
 
-def load_replay(replay: ReplayBuffer, run_dir: Path, step: int, seeds: Sequence[int]) -> None:
-    """Fills a replay of these seeds with what was saved at a step.
+def load_replay(replay: ReplayBuffer, run_dir: Path, checkpoint: Checkpoint, seeds: Sequence[int]) -> None:
+    """Fills a replay of these seeds with what was saved with a checkpoint.
 
     Raises:
-        LoadError: it cannot be read.
+        LoadError: it is missing, of another run, or cannot be read.
     """
+    _replay_header(run_dir, checkpoint.spec, checkpoint.step)
     try:
-        replay.load(replay_path(run_dir, step), seeds)
+        replay.load(replay_path(run_dir, checkpoint.step), seeds)
     except (ValueError, OSError) as error:
         raise LoadError(f"{run_dir}: its replay cannot be read: {error}") from None
+
+
+def _replay_header(run_dir: Path, spec: RunSpec, step: int) -> dict[str, str]:
+    """That of the replay of a run and a step."""
+    path = replay_path(run_dir, step)
+    if not path.exists():
+        raise LoadError(
+            f"{path}: is missing, without which training cannot go on: copy it from where the run was; evaluating and "
+            "exporting do without"
+        )
+    try:
+        header = read_header(path)
+    except (ValueError, OSError) as error:
+        raise LoadError(f"{run_dir}: its replay cannot be read: {error}") from None
+    for name, expected in replay_origin(spec, step).items():
+        if (there := header.get(name, expected)) != expected:  # files of before have neither
+            raise LoadError(
+                f"{path}: is of another run or step, {name} {there} instead of {expected}: copy it again"
+            )
+    return header

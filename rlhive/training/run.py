@@ -36,16 +36,11 @@ from rlhive.training.resume import (
     check_optimizer,
     check_same,
     load_replay,
+    replay_origin,
     restore_metrics,
 )
 from rlhive.training.rollout import SAVED, SEEN, count_step, first_rollout, resume_rollout
-from rlhive.training.start import (
-    first_state,
-    open_dataset,
-    open_envs,
-    seeds_to_train,
-    source_of,
-)
+from rlhive.training.start import first_state, open_dataset, open_envs, seeds_to_train, source_of
 from rlhive.training.stop import Stopped
 from rlhive.training.usage import record_usage
 
@@ -246,7 +241,7 @@ def _online_parts(
     check_replay(replay, config, spec)
     explore = config.exploration(envs.spec.action_low, envs.spec.action_high)
     if checkpoint:
-        load_replay(replay, run_dir, checkpoint.step, seeds)
+        load_replay(replay, run_dir, checkpoint, seeds)
         saved = checkpoint.rollout[[config.seeds.index(seed) for seed in seeds]]
         check_exploration(run_dir, saved["explore"], explore.init(envs.shape))
         rollout = resume_rollout(envs, replay, saved)
@@ -269,7 +264,7 @@ def save_run(run: Run, *, with_replay: bool = True) -> None:
     if isinstance(run, OnlineRun) and with_replay:
         path = replay_path(run.run_dir, run.step)
         path.parent.mkdir(exist_ok=True)
-        run.replay.save(path, run.seeds)
+        run.replay.save(path, run.seeds, replay_origin(run.spec, run.step))
     training = {
         seed: (run.state[index], run.rollout[index], run.generators[index])
         for index, seed in enumerate(run.seeds)

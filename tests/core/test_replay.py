@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from torchrl.data.postprocs import MultiStep
 
 from rlhive.core.replay import ReplayBuffer
+from tests.helpers import rewrite
 
 NEXT_OBS, REWARD, TERMINATED, DONE = (
     ("next", key) for key in ("observation", "reward", "terminated", "done")
@@ -344,6 +345,21 @@ def test_load_refuses_another_buffer(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match="cut short"):
         ReplayBuffer(10).load(path, [1])
+
+
+def test_load_refuses_a_file_that_was_changed_but_takes_one_without_a_hash(tmp_path):
+    path = tmp_path / "replay.safetensors"
+    filled(5, 10).save(path, [1], {"step": "5"})
+    content = path.read_bytes()
+    for changed in (content[:-1] + bytes([content[-1] ^ 1]), content.replace(b'"step":"5"', b'"step":"6"')):
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"replay\.safetensors is damaged or changed .*: copy it again"):
+            ReplayBuffer(10).load(path, [1])
+    path.write_bytes(content)
+    rewrite(path, lambda tensors, header: header.pop("content_sha256"))  # as files of before
+    buffer = ReplayBuffer(10)
+    buffer.load(path, [1])
+    assert len(buffer) == 5
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path):

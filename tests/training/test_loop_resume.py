@@ -1,5 +1,6 @@
 """A run that goes on from its checkpoint, and what it refuses."""
 
+import shutil
 import signal
 
 import attrs
@@ -18,6 +19,7 @@ from rlhive.training import loop
 from rlhive.training import run as runs
 from rlhive.training.run import open_run
 from tests.envs.toy import ConstantReward, ReachPoint
+from tests.helpers import rewrite
 from tests.training.loop_runs import configure, rows, stored, train
 
 
@@ -180,6 +182,46 @@ def test_a_run_of_other_settings_cannot_be_resumed(plain, binding, words):
     ):
         pass
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def copy(plain, tmp_path):
+    """A copy of the finished run."""
+    return shutil.copytree(plain.run_dir, tmp_path / "run", symlinks=True)
+
+
+def test_a_missing_replay_is_refused_before_anything_is_started(copy):
+    path = copy / "replay" / "60.safetensors"
+    path.unlink()
+    words = (
+        r"60\.safetensors: is missing, without which training cannot go on: copy it from where the run was"
+    )
+    with pytest.raises(LoadError, match=words):
+        go_on(configure(ReachPoint), copy, (1,))
+    with pytest.raises(LoadError, match=words), open_run(configure(ReachPoint), copy, resume=True):
+        pass
+
+
+@pytest.mark.parametrize("origin", [{"run_id": "0" * 64}, {"step": "50"}])
+def test_a_replay_of_another_run_or_step_is_refused(copy, origin):
+    path = copy / "replay" / "60.safetensors"
+    rewrite(path, lambda tensors, header: header.update(origin))
+    (name,) = origin
+    words = f"is of another run or step, {name} {origin[name]} instead of .*: copy it again"
+    with pytest.raises(LoadError, match=words):
+        go_on(configure(ReachPoint), copy, (1,))
+    with pytest.raises(LoadError, match=words), open_run(configure(ReachPoint), copy, resume=True):
+        pass
+
+
+def test_a_replay_that_does_not_say_where_it_is_from_is_taken(copy):
+    def forget(tensors, header):
+        for name in ("run_id", "step", "content_sha256"):
+            del header[name]
+
+    rewrite(copy / "replay" / "60.safetensors", forget)
+    with open_run(configure(ReachPoint), copy, resume=True) as run:
+        assert len(run.replay) == 60
 
 
 def sgd():
