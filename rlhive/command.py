@@ -9,6 +9,7 @@ import gc
 import io
 import logging
 import os
+import re
 import select
 import signal
 import sys
@@ -18,6 +19,7 @@ from typing import Any, NoReturn, TextIO
 
 from rlhive.core.interrupt import CAUGHT, make_is_repeated
 
+_LIMIT = "; the limit of processes and threads is reached (ulimit -u, or the container's)"
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 _NO_DOCSTRINGS = (
     "Python without docstrings (-OO, PYTHONOPTIMIZE=2) cannot import torchrl: use -O or leave it out"
@@ -103,7 +105,16 @@ def finish(name: str, main: Callable[[], int]) -> NoReturn:
             signal.signal(number, interrupt)
     if sys.flags.optimize > 1:
         leave(_say(name, _NO_DOCSTRINGS, 1))
-    leave(_exit_code(name, main) or _exit_code(name, _write_out))
+    leave(_exit_code(name, _check_directory) or _exit_code(name, main) or _exit_code(name, _write_out))
+
+
+def _check_directory() -> int:
+    """Refuses to begin in a directory that was removed, in which torch finds its own libraries no more."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ValueError("the working directory is gone: cd to one that exists") from None
+    return 0
 
 
 def _make_interrupt() -> Callable[[int, Any], None]:
@@ -143,7 +154,10 @@ def reason(error: Exception) -> str:
         return f"out of address space (ulimit -v): {error}"
     if isinstance(error, ImportError):
         return f"cannot import: {error}; `python -m rlhive.doctor` looks at the installation"
-    return str(error)
+    # gin adds lines that say which of its configurables called.
+    text = re.sub(r"\s*\n\s*In call to configurable .*", "", str(error))
+    is_limit = any(words in text for words in ("can't start new thread", "Resource temporarily unavailable"))
+    return f"{text}{_LIMIT}" if is_limit and _LIMIT not in text else text
 
 
 def _write_out() -> int:

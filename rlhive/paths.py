@@ -34,6 +34,18 @@ def find_gin_file(name: str) -> Path:
     raise ValueError(f"there is no gin file {name!r}: {suggest(Path(name).name, shipped)}")
 
 
+def check_encoding(path: str | os.PathLike[str], flag: str = "") -> None:
+    """Refuses a path that is not UTF-8, or not to Python in this locale: neither checkpoints nor reports could have it.
+
+    Raises:
+        ValueError: naming the path after `flag`.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{flag}{path}: its name is not UTF-8 here (LANG?): choose another") from None
+
+
 def has_compiler() -> bool:
     """Whether there is the C++ compiler that Inductor needs."""
     return any(shutil.which(name) for name in ("g++", "clang++"))

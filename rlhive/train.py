@@ -69,11 +69,11 @@ def check_flags(gin_files: Sequence[str], run_dir: str | None, resume: bool) -> 
     """Refuses what cannot work before anything slow is imported.
 
     Raises:
-        ValueError: no configuration, a file that is not there, a run directory that does not fit --resume, or a
-            MUJOCO_GL that nothing knows.
+        ValueError: no configuration, a file that is not there, a run directory that does not fit --resume or is
+            not UTF-8, or a MUJOCO_GL that nothing knows.
     """
     from rlhive.gl_backend import check_backend
-    from rlhive.paths import find_gin_file
+    from rlhive.paths import check_encoding, find_gin_file
 
     check_backend(draws=False)
     for name in gin_files:
@@ -87,6 +87,7 @@ def check_flags(gin_files: Sequence[str], run_dir: str | None, resume: bool) -> 
             f"--run_dir={run_dir} is no directory: choose one that is, or one that is not there yet"
         )
     if run_dir is not None:
+        check_encoding(run_dir, "--run_dir=")
         _check_run(Path(run_dir), resume)
 
 

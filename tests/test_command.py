@@ -13,6 +13,8 @@ from rlhive import command as commands
 from rlhive.command import let_threads_sleep
 from rlhive.core import files, interrupt
 
+LIMIT = "; the limit of processes and threads is reached (ulimit -u, or the container's)\n"
+
 
 def test_the_threads_of_a_command_sleep_soon():
     command = [sys.executable, "-m", "rlhive.train", "--gin_file=sac.gin", "--gin.ENV_NAME='no-such-robot'"]
@@ -106,6 +108,19 @@ def test_commands_end_quietly_when_their_reader_leaves(arguments, buffering):
             1,
             "test: out of address space (ulimit -v): lib.so: failed to map segment from shared object\n",
         ),
+        (
+            OSError(
+                "no space: '/dev/shm'\n  In call to configurable 'replay' (<class 'x'>)\n  In call to configurable 'a'"
+            ),
+            1,
+            "test: no space: '/dev/shm'\n",
+        ),
+        (
+            BlockingIOError(11, "Resource temporarily unavailable"),
+            1,
+            f"test: [Errno 11] Resource temporarily unavailable{LIMIT}",
+        ),
+        (RuntimeError("can't start new thread"), 1, f"test: can't start new thread{LIMIT}"),
     ],
 )
 def test_each_way_to_end_has_its_code_and_its_line(ending, code, said, capsys):
@@ -171,6 +186,20 @@ def test_a_command_ignores_the_signals_that_it_was_told_to_ignore():
     script += "command['start']('test', main, int, sys.argv)"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (3, "")
+
+
+def test_a_working_directory_that_is_gone_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    assert commands._exit_code("test", commands._check_directory) == 0
+    (tmp_path / "gone").rmdir()
+    assert commands._exit_code("test", commands._check_directory) == 2
+    assert capsys.readouterr().err == "test: the working directory is gone: cd to one that exists\n"
+
+
+def test_a_limit_is_named_once():
+    error = RuntimeError("can't start new thread")
+    assert commands.reason(RuntimeError(commands.reason(error))) == commands.reason(error)
 
 
 def test_help_is_no_failure():

@@ -87,6 +87,11 @@ def test_a_gl_backend_that_nobody_knows_is_refused_at_once(monkeypatch):
     train.check_flags(["sac_gaussian.gin"], None, False)
 
 
+def test_a_run_directory_that_is_not_utf8_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"--run_dir=r\udcff: its name is not UTF-8 here .*: choose another"):
+        train.check_flags(["sac_gaussian.gin"], "r\udcff", False)
+
+
 def test_the_log_says_where_updates_run():
     config = attrs.evolve(load_config(["sac_gaussian.gin"]), device="cuda")
     assert train.share_cores(config).endswith(", updates on cuda")

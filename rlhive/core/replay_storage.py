@@ -25,7 +25,9 @@ def make_storage(
     """
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar
     if scratch_dir is None:
-        return LazyTensorStorage(max_rows, device=device)
+        # Python keeps the lock there that each storage has.
+        with naming("/dev/shm"):
+            return LazyTensorStorage(max_rows, device=device)
     if device.type != "cpu":
         raise ValueError(
             f"memory-mapped transitions are kept on the CPU, got device={device} with scratch_dir"

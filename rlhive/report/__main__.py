@@ -17,6 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from rlhive.command import start
+from rlhive.paths import check_encoding
 from rlhive.report.write import write
 from rlhive.runs.run_files import REPORT_FILE
 
@@ -41,11 +42,12 @@ def check_input(paths: Sequence[Path], out: str | None) -> Path:
     """Where the report is to be written; refuses what cannot work before anything slow is imported.
 
     Raises:
-        ValueError: no run, no such directory, one twice, or a report that could not be written.
+        ValueError: no run, no such directory, one twice or not UTF-8, or a report that could not be written.
     """
     if not paths:
         raise ValueError("which run? Such as python -m rlhive.report runs/reach; see --help")
     for path in paths:
+        check_encoding(path)
         if not path.is_dir():
             raise ValueError(f"{path}: there is no such directory")
     if len({path.resolve() for path in paths}) < len(paths):

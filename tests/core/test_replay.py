@@ -451,6 +451,15 @@ def test_adding_and_sampling_is_fast():
     assert best_of(300, lambda: buffer.extend(row)) + best_of(300, lambda: buffer.sample(own, 256)) < 1e-3
 
 
+def test_a_full_shared_memory_is_named(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rlhive.core.replay_storage.LazyTensorStorage", refuse)
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/shm'"):
+        ReplayBuffer(10)
+
+
 def test_the_disk_for_all_transitions_is_taken_with_the_first_one(tmp_path):
     """The files would be sparse, and a disk that fills up later would kill the process (SIGBUS)."""
     filled(1, 5000, scratch_dir=tmp_path)

@@ -471,6 +471,7 @@ def test_wrong_commands_are_refused_in_one_line(arguments, message, write_run, t
     [
         (["nowhere"], None, "nowhere: there is no such directory"),
         ([".", "../run"], None, "a run is given twice"),
+        (["r\udcff"], None, "its name is not UTF-8"),
         (["."], "x.pdf", r"--out=x.pdf: must be a file ending in .html"),
         (["."], "no/x.html", r"--out=no/x.html: must be a file ending in .html in a directory that exists"),
     ],
