@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
+from rlhive.core.files import naming
 from rlhive.core.interrupt import CAUGHT, make_is_repeated
 
 _LIMIT = "; the limit of processes and threads is reached (ulimit -u, or the container's)"
@@ -161,7 +162,8 @@ def reason(error: Exception) -> str:
 
 
 def _write_out() -> int:
-    sys.stdout.flush()
+    with naming("stdout"):
+        sys.stdout.flush()
     return 0
 
 

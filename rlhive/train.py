@@ -122,14 +122,10 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
     before = configured_seeds(own[0]) if resume else ()
     config = load_config(list(gin_files) or own, bindings)
     directory = Path(run_dir) if run_dir else default_run_dir(config)
-    try:
-        directory.mkdir(parents=True, exist_ok=run_dir is not None)
-    except OSError as error:
-        raise OSError(f"{error}: give a --run_dir that can be written to") from None
     flag = shlex.quote(f"--run_dir={directory}")
     seeds = f" --gin.SEEDS='{config.seeds}'" if resume and config.seeds != before else ""
-    sys.stderr.write(f"rlhive.train: {config.env_name}, seeds {list(config.seeds)}, in {directory}\n")
-    with alone_in(directory):
+    with alone_in(directory, exist_ok=run_dir is not None):
+        sys.stderr.write(f"rlhive.train: {config.env_name}, seeds {list(config.seeds)}, in {directory}\n")
         finished = go_on(config, directory, before) if resume else train(config, directory, resume=False)
         if not finished:
             sys.stderr.write(f"rlhive.train: stopped and saved; go on with {flag} --resume{seeds}\n")
@@ -141,15 +137,21 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
 
 
 @contextlib.contextmanager
-def alone_in(directory: Path) -> Iterator[None]:
-    """Keeps other processes from training in the directory meanwhile.
+def alone_in(directory: Path, *, exist_ok: bool = True) -> Iterator[None]:
+    """Makes the directory where it is not there, and keeps other processes from training in it meanwhile.
 
     Raises:
-        RuntimeError: another one does.
+        OSError: it cannot be written to, or is there and may not be.
+        RuntimeError: another process trains in it.
     """
-    from rlhive.core.files import lock_file
+    from rlhive.core.files import check_writable, lock_file
 
-    lock = lock_file(directory / ".lock")
+    try:
+        directory.mkdir(parents=True, exist_ok=exist_ok)
+        check_writable(directory)
+        lock = lock_file(directory / ".lock")
+    except OSError as error:
+        raise OSError(f"{error}: give a --run_dir that can be written to") from None
     if lock is None:
         raise RuntimeError(f"another process trains in {directory}: wait for it, or choose another --run_dir")
     try:

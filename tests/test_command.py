@@ -225,7 +225,10 @@ def test_output_that_cannot_be_written_is_a_failure_in_one_line():
         ended = subprocess.run(
             command, env=BUFFERED, stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
-    assert (ended.returncode, ended.stderr) == (1, "rlhive.envs: [Errno 28] No space left on device\n")
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "rlhive.envs: [Errno 28] No space left on device: 'stdout'\n",
+    )
 
 
 SPEAKS = f"""{LOAD}

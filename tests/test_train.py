@@ -433,3 +433,17 @@ def test_a_working_directory_that_cannot_be_written_to_asks_for_a_run_dir(tmp_pa
     (tmp_path / "runs").touch()
     with pytest.raises(OSError, match=r"Not a directory: .*: give a --run_dir that can be written to"):
         train_here(None)
+
+
+def test_a_run_in_a_directory_that_cannot_be_written_to_is_refused_before_it_goes_on(copy, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", str(copy))
+
+    monkeypatch.setattr(train, "go_on", lambda *_: pytest.fail("went on"))
+    for needed in ("tempfile.TemporaryFile", "rlhive.core.files.lock_file"):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(OSError, match=r"denied: .*: give a --run_dir that can be"),
+        ):
+            patch.setattr(needed, refuse)
+            train.run([], [], str(copy), resume=True)

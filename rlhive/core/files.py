@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +85,16 @@ def check_new(path: str | os.PathLike[str], ending: str = "") -> None:
     if not os.fspath(path).endswith(ending) or not Path(path).parent.is_dir():
         suffix = f" ending in {ending}" if ending else ""
         raise ValueError(f"{path}: must be a new name{suffix} in a directory that exists")
+
+
+def check_writable(directory: str | os.PathLike[str]) -> None:
+    """Looks whether files can be made in a directory: root may write where `os.access` says it may, or not.
+
+    Raises:
+        OSError: none can.
+    """
+    with tempfile.TemporaryFile(dir=directory):
+        pass
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -10,13 +10,13 @@ seeds.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from rlhive.command import start
+from rlhive.core.files import check_writable
 from rlhive.paths import check_encoding
 from rlhive.report.write import write
 from rlhive.runs.run_files import REPORT_FILE
@@ -64,10 +64,10 @@ def _why_not_writable(target: Path) -> str:
     if target.is_dir():
         return "it is a directory"
     try:
-        with tempfile.TemporaryFile(dir=target.parent):  # root may write where os.access says it may, or not
-            return ""
+        check_writable(target.parent)
     except OSError as error:
         return error.strerror or str(error)
+    return ""
 
 
 if __name__ == "__main__":
