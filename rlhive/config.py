@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,8 @@ _PARAMETERS = {
 
 
 gin.add_config_file_search_path(str(gin_directory()))
+# What is bound is gin's own, one for all threads; a module that a gin file imports may load a configuration itself.
+_BINDINGS_LOCK = threading.RLock()
 
 
 def load_config(files: str | Path | Sequence[str | Path], bindings: str | Sequence[str] = ()) -> TrainConfig:
@@ -98,32 +101,33 @@ def load_config(files: str | Path | Sequence[str | Path], bindings: str | Sequen
     """
     files = [files] if isinstance(files, str | Path) else files
     bindings = [bindings] if isinstance(bindings, str) else bindings
-    gin.clear_config()
-    paths = [str(find_gin_file(str(name))) for name in files]
-    for path in paths:
-        _parse(path, gin.parse_config_file, path)
-    for binding in bindings:
-        _parse(f"--gin_bindings={binding}", gin.parse_config, binding)
-    config_unread.check_macros(config_text(), bindings)
-    scopes = config_unread.scopes_in_use(config_text())
-    try:
-        config_checks.check_types({**_FACTORIES, "train": TrainConfig}, gin.get_bindings, scopes)
-        config = _with_encoder(config_checks.with_environment(_made()))
-        config_checks.check_choices(config, _CHOICES, _FACTORIES.values())
-        config_checks.check_discount(config.algorithm, _FACTORIES, gin.get_bindings)
-        config_checks.check_origin(config, paths)
-        config_checks.dry_build(config)
-        config_checks.warn_without_updates(config)
-        settled = _settled(config)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(explain_value(error)) from None
-    except RecursionError:
-        raise ConfigError("a reference, such as @cosine_schedule(), leads back to itself") from None
-    config_unread.check_seeds(config, bindings)
-    config_unread.check_parts(
-        config, bindings, operative_config_text(), gin.get_bindings("replay"), _FACTORIES
-    )
-    return recorded(settled, config_text(), operative_config_text())
+    with _BINDINGS_LOCK:
+        gin.clear_config()
+        paths = [str(find_gin_file(str(name))) for name in files]
+        for path in paths:
+            _parse(path, gin.parse_config_file, path)
+        for binding in bindings:
+            _parse(f"--gin_bindings={binding}", gin.parse_config, binding)
+        config_unread.check_macros(config_text(), bindings)
+        scopes = config_unread.scopes_in_use(config_text())
+        try:
+            config_checks.check_types({**_FACTORIES, "train": TrainConfig}, gin.get_bindings, scopes)
+            config = _with_encoder(config_checks.with_environment(_made()))
+            config_checks.check_choices(config, _CHOICES, _FACTORIES.values())
+            config_checks.check_discount(config.algorithm, _FACTORIES, gin.get_bindings)
+            config_checks.check_origin(config, paths)
+            config_checks.dry_build(config)
+            config_checks.warn_without_updates(config)
+            settled = _settled(config)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(explain_value(error)) from None
+        except RecursionError:
+            raise ConfigError("a reference, such as @cosine_schedule(), leads back to itself") from None
+        config_unread.check_seeds(config, bindings)
+        config_unread.check_parts(
+            config, bindings, operative_config_text(), gin.get_bindings("replay"), _FACTORIES
+        )
+        return recorded(settled, config_text(), operative_config_text())
 
 
 def configured_seeds(file: str | Path) -> tuple[int, ...]:
@@ -132,12 +136,13 @@ def configured_seeds(file: str | Path) -> tuple[int, ...]:
     Raises:
         ConfigError: it cannot be parsed.
     """
-    gin.clear_config()
-    _parse(str(file), gin.parse_config_file, str(file))
-    try:
-        return _made().seeds
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{file}: {explain_value(error)}") from None
+    with _BINDINGS_LOCK:
+        gin.clear_config()
+        _parse(str(file), gin.parse_config_file, str(file))
+        try:
+            return _made().seeds
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{file}: {explain_value(error)}") from None
 
 
 def _made() -> TrainConfig:

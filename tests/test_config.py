@@ -2,6 +2,7 @@
 
 import logging
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import attrs
 import pytest
@@ -423,3 +424,15 @@ def test_a_gpu_is_one_by_whatever_number(device, is_one):
     config = attrs.evolve(load(), device=device)
     assert config.on_gpu == is_one
     assert ("thread(s)" in share_cores(config)) != is_one
+
+
+def test_loads_in_several_threads_do_not_mix():
+    def loads(thread):
+        asked = [(f"TOTAL_STEPS={2000 * thread + number}", f"SEED={thread}") for number in range(1, 6)]
+        return [load_config("sac.gin", bindings) for bindings in asked]
+
+    with ThreadPoolExecutor(2) as threads:
+        configs = list(threads.map(loads, (1, 2)))
+    found = [[(config.total_steps, config.seed) for config in own] for own in configs]
+    assert found == [[(2000 * seed + number, seed) for number in range(1, 6)] for seed in (1, 2)]
+    assert "TOTAL_STEPS = 4005\n" in configs[1][-1].record.text
