@@ -27,7 +27,8 @@ class Algorithm(NamedTuple):
         network: the class of its networks.
         make_network: `make_network(env_spec, ...) -> network`.
         make_loss: `make_loss(network, ...) -> loss_fn`.
-        draw_noise: `draw_noise(source, network, batch_size) -> noise` for one call of the loss.
+        draw_noise: `draw_noise(source, network, batch_size) -> noise` for one call of the loss; by `uniform` and
+            `normal` of `rlhive.core.random`, which take the generators of a CPU's run and the `Key` of a GPU's.
         target_keys: subtrees of the parameters that have a target network.
         policy_keys: subtrees of the parameters that the policy reads; "encoder" is there where one learns.
         offline: whether it learns from a data set alone, and steps no environment to learn.

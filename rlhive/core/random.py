@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
+import attrs
 import torch
 from torch import Generator, Tensor
 
@@ -16,16 +17,29 @@ MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)
 ROUNDS, WORD = 10, 0xFFFFFFFF
 
 
-class Key(NamedTuple):
-    """What a draw follows from; the same two numbers give the same draw, and any others another.
+@attrs.define(eq=False)
+class Key:
+    """What draws follow from; the same two numbers give the same draws, one after another, and any others others.
 
     Attributes:
         seed: int64 `[]`, 0 to 2**32 - 1, of the stream.
-        step: int64 `[]`, number of the draw.
+        step: int64 `[]`, such as the number of the update.
+        draws: how many were made; `uniform` and `normal` count them, so that no two of one key are the same.
     """
 
     seed: Tensor
     step: Tensor
+    draws: int = 0
+
+    def words(self, count: int) -> tuple[Tensor, ...]:
+        """The next draw: random words, int64 `[count]` each, four times, 0 to 2**32 - 1."""
+        block = torch.arange(count, device=self.seed.device)
+        zero = torch.zeros_like(block)
+        draw = torch.full_like(block, self.draws)
+        self.draws += 1
+        # The block second: Inductor multiplies an index by the first and the third in 32 bits.
+        counter = zero + (self.step & WORD), block, zero + (self.step >> 32), draw
+        return philox(counter, (self.seed, torch.zeros_like(self.seed)))
 
 
 def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -56,11 +70,16 @@ Streams: TypeAlias = Generator | Sequence[Generator]  # of one seed, or of S
 Source: TypeAlias = Streams | Key
 
 
-def uniform(source: Streams, *shape: int) -> Tensor:
+def uniform(source: Source, *shape: int) -> Tensor:
     """Numbers uniform in [0, 1), float32 `[*shape]`; from the generators of S seeds `[S, *shape]`."""
     if isinstance(source, Generator):
         return torch.rand(shape, generator=source, dtype=torch.float32)
-    return torch.stack([torch.rand(shape, generator=one, dtype=torch.float32) for one in source])
+    if not isinstance(source, Key):
+        return torch.stack([torch.rand(shape, generator=one, dtype=torch.float32) for one in source])
+    size = math.prod(shape)
+    # The 24 bits that float32 has for them: with more some would round to 1.
+    fractions = [(word >> 8).float() * 2.0**-24 for word in source.words(-(-size // 4))]
+    return torch.stack(fractions, dim=-1).flatten()[:size].view(shape)
 
 
 def normal(source: Source, *shape: int) -> Tensor:
@@ -73,13 +92,8 @@ def normal(source: Source, *shape: int) -> Tensor:
     if not isinstance(source, Key):
         return torch.stack([torch.randn(shape, generator=one, dtype=torch.float32) for one in source])
     size = math.prod(shape)
-    block = torch.arange(-(-size // 4), device=source.seed.device)
-    zero = torch.zeros_like(block)
-    # The block second: Inductor multiplies an index by the first and the third in 32 bits.
-    counter = zero + (source.step & WORD), block, zero + (source.step >> 32), zero
-    words = philox(counter, (source.seed, torch.zeros_like(source.seed)))
     # The middle of each of 2**32 intervals: never 0, whose logarithm is none.
-    fractions = [(word.double() + 0.5) * 2.0**-32 for word in words]
+    fractions = [(word.double() + 0.5) * 2.0**-32 for word in source.words(-(-size // 4))]
     pairs = []
     for first, second in ((fractions[0], fractions[1]), (fractions[2], fractions[3])):
         radius = (-2.0 * first.log()).sqrt().float()

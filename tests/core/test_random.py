@@ -6,7 +6,7 @@ from scipy import stats
 from torch.func import vmap
 
 from rlhive.core.compile import trace
-from rlhive.core.random import WORD, Key, normal, philox
+from rlhive.core.random import WORD, Key, normal, philox, uniform
 
 PI = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344, 0xA4093822, 0x299F31D0)
 
@@ -41,6 +41,30 @@ def test_numbers_are_standard_normal_and_independent():
         assert stats.kstest(one.double().numpy(), "norm").pvalue > 1e-3
     for one in (second, other, first.roll(1), first.roll(2)):
         assert abs(torch.corrcoef(torch.stack([first, one]))[0, 1]) < 0.01
+
+
+def test_uniform_numbers_of_a_key_are_uniform_and_those_of_their_shape():
+    found = uniform(make_key(3, 5), 10, 20_000)
+    assert found.shape == (10, 20_000) and found.dtype == torch.float32
+    assert found.min() >= 0.0 and found.max() < 1.0
+    assert stats.kstest(found.flatten().double().numpy(), "uniform").pvalue > 1e-3
+    assert found.equal(uniform(make_key(3, 5), 10, 20_000)) and not found.equal(
+        uniform(make_key(3, 6), 10, 20_000)
+    )
+
+
+def draws_after_draws(seed, count):
+    key = Key(seed, count)
+    return torch.stack([normal(key, 50_000), normal(key, 50_000), uniform(key, 50_000), uniform(key, 50_000)])
+
+
+def test_draws_from_one_key_are_independent_and_the_same_again():
+    found = draws_after_draws(torch.tensor(3), torch.tensor(5))
+    assert (torch.corrcoef(found) - torch.eye(4)).abs().max() < 0.02
+    assert found.equal(draws_after_draws(torch.tensor(3), torch.tensor(5)))
+    assert found[0].equal(normal(make_key(3, 5), 50_000))
+    together = vmap(draws_after_draws)(torch.tensor([3, 4]), torch.tensor([5, 5]))
+    assert together[0].equal(found) and not (together[0] == together[1]).all(-1).any()
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 5), (2, 9, 256)])
