@@ -16,6 +16,7 @@ import attrs
 import gin
 from rlhive import config_checks, config_unread
 from rlhive.algorithms import ALGORITHMS
+from rlhive.config_build import dry_build
 from rlhive.config_errors import ConfigError, explain_gin, explain_value
 from rlhive.config_record import Bound, recorded
 from rlhive.core.optim import adam, cosine_schedule
@@ -116,7 +117,7 @@ def load_config(files: str | Path | Sequence[str | Path], bindings: str | Sequen
             config_checks.check_choices(config, _CHOICES, _FACTORIES.values())
             config_checks.check_discount(config.algorithm, _FACTORIES, gin.get_bindings)
             config_checks.check_origin(config, paths)
-            config_checks.dry_build(config)
+            dry_build(config)
             config_checks.warn_without_updates(config)
             settled = _settled(config)
         except (ValueError, TypeError) as error:

@@ -12,25 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import torch
-from tensordict import TensorDict
 
 from rlhive.algorithms import ALGORITHMS
 from rlhive.config_errors import ConfigError, finite, fits, within_64_bits
-from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
-from rlhive.core.pixel_spec import check_each_once
 from rlhive.core.replay import ReplayBuffer
 from rlhive.data.source import environment_of
-from rlhive.envs.names import check_name, max_episode_steps
-from rlhive.envs.pixels import check_camera_names
-from rlhive.ffmpeg import check_ffmpeg
-from rlhive.gl_backend import check_backend
-from rlhive.metrics import check_loggers
-from rlhive.paths import has_compiler
-from rlhive.policy_fn.encoders import learned
+from rlhive.envs.names import check_name
 from rlhive.runs.run_files import CHECKPOINTS, checkpoint_dir
-from rlhive.training.replay_size import check_capacity
 
 if TYPE_CHECKING:
     from rlhive.train_config import TrainConfig
@@ -92,57 +81,6 @@ def with_environment(config: TrainConfig) -> TrainConfig:
         raise ValueError(f"{config.dataset} does not say which environment it is of: set ENV_NAME")
     check_name(config.env_name or recorded or "")
     return config if config.env_name or recorded is None else attrs.evolve(config, env_name=recorded)
-
-
-def dry_build(config: TrainConfig) -> None:
-    """Builds all parts of a run that take no time, so that what is wrong with them is known now.
-
-    Raises:
-        ValueError, TypeError: a value that will not do.
-    """
-    check_loggers(config.loggers, config.wandb)
-    check_camera_names(config.env_name, config.video_cameras)
-    check_each_once(config.video_cameras)
-    if config.video_every:
-        check_ffmpeg("train.video_every")
-    if config.video_every or config.pixels is not None:
-        check_backend(draws=True)
-    _check_device(config.device)
-    if config.compile and not has_compiler():
-        raise ValueError("train.compile=True needs a C++ compiler: install g++, or leave it out")
-    encoder = config.make_encoder()
-    if config.dataset is not None and learned(encoder) is not None:
-        raise ValueError(
-            "data sets are learned from through a frozen encoder alone: @r3m or @rrl with frozen=True, or @flat"
-        )
-    stand_in = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
-    config.make_loss(config.make_network(stand_in))
-    opt, params = config.optimizer(), TensorDict({"x": torch.zeros(1)})
-    opt.update(params, opt.init(params), params)  # a schedule is only called here
-    replay = config.make_replay(num_seeds=1, num_envs=config.num_envs, device="cpu")
-    if not ALGORITHMS[config.algorithm].offline:
-        config.exploration(stand_in.action_low, stand_in.action_high)
-        _check_capacity(config, replay.capacity)
-    if config.dataset is not None and (replay.prioritized or replay.n_step > 1):
-        raise ValueError(
-            "learning from a data set goes with replay.n_step=1 and replay.prioritized=False alone"
-        )
-
-
-def _check_capacity(config: TrainConfig, capacity: int) -> None:
-    if config.num_envs * (capacity // config.num_envs) < config.batch_size:
-        raise ValueError(
-            f"replay.capacity={capacity} never holds the {config.batch_size} transitions of train.batch_size"
-        )
-    check_capacity(capacity, config.num_envs, max_episode_steps(config.env_name))
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.zeros((), device=name).item()  # "meta" holds no values
-    except (RuntimeError, AssertionError):
-        expected = "'cpu', or 'cuda' where torch sees a GPU (`python -m rlhive.doctor` tells)"
-        raise ValueError(f"train.device={name!r} cannot be used here; expected {expected}") from None
 
 
 def check_origin(config: TrainConfig, files: Iterable[str]) -> None:

@@ -10,9 +10,10 @@ from tensordict import TensorDict
 import gin
 from rlhive.algorithms import ALGORITHMS
 from rlhive.config import ConfigError, load_config
-from rlhive.core.optim import adam
+from rlhive.core.optim import GradientTransformation, adam
 from rlhive.losses_fn import make_sac_loss
 from rlhive.policy_fn import exploration
+from rlhive.policy_fn.actor import ActorCritic
 from tests.config_loads import SPEC, first_step, load, refusal
 
 
@@ -30,7 +31,7 @@ def test_parts_of_the_users_own_are_taken_whatever_they_are_called():
 
 OWN_PARTS = """
 import gin
-from rlhive.core.optim import adam
+from rlhive.core.optim import GradientTransformation, adam
 from rlhive.algorithms import ALGORITHMS
 
 def decayed(rate, decay=0.5):
@@ -113,6 +114,46 @@ def test_a_binding_in_a_scope_that_nothing_refers_to_is_refused(bindings, name):
 def test_a_macro_in_a_scope_is_another_macro():
     assert "nothing reads the macro 'foo/TOTAL_STEPS': did you mean" in refusal("foo/TOTAL_STEPS=5")
     assert load("foo/TOTAL_STEPS=5", "SEED=%foo/TOTAL_STEPS").seed == 5
+
+
+@attrs.frozen
+class Counted(ActorCritic):
+    """Networks whose parameters count the updates."""
+
+    def init(self, key):
+        return super().init(key).update({"count": torch.zeros(())})
+
+
+def counting_adam(learning_rate=1e-3, *, counted="count"):
+    """Adam that adds 1 to a number, as docs/extending.md says."""
+    inner = adam(learning_rate)
+
+    def update(grads, opt_state, params):
+        updates, opt_state = inner.update(grads, opt_state, params)
+        return updates.update({counted: torch.ones_like(params[counted])}), opt_state
+
+    return GradientTransformation(inner.init, update)
+
+
+gin.external_configurable(counting_adam, "counting_adam")
+
+
+def test_an_optimizer_of_ones_own_may_name_parameters_of_the_algorithm(monkeypatch):
+    counted = ALGORITHMS["sac"]._replace(
+        network=Counted, make_network=lambda spec: Counted(1, spec.action_low, spec.action_high)
+    )
+    monkeypatch.setitem(ALGORITHMS, "counted", counted)
+    load("ALGORITHM='counted'", "train.optimizer=@counting_adam")
+    load("train.optimizer=@counting_adam", "counting_adam.counted='log_alpha'")
+    images = ["images.from_pixels=True", "images.cameras=('top_cam',)", "images.image_size=(64, 64)"]
+    encoder = ("counting_adam.counted=('encoder', 'trunk', 'bias')", "train.encoder=@cnn")
+    load("train.optimizer=@counting_adam", *encoder, *images)
+
+
+def test_an_optimizer_that_names_parameters_that_are_not_there_is_refused():
+    words = refusal("train.optimizer=@counting_adam")
+    assert "train.optimizer" in words and "['actor', 'critic', 'log_alpha'] of sac" in words
+    assert 'key "count" not found' in words
 
 
 def test_bindings_in_a_scope_count_where_a_reference_names_it(tmp_path):

@@ -1,0 +1,88 @@
+"""Builds the parts of a configuration once, before the run that will. Free of gin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from rlhive.algorithms import ALGORITHMS
+from rlhive.core.env_spec import EnvSpec
+from rlhive.core.pixel_spec import check_each_once
+from rlhive.envs.names import max_episode_steps
+from rlhive.envs.pixels import check_camera_names
+from rlhive.ffmpeg import check_ffmpeg
+from rlhive.gl_backend import check_backend
+from rlhive.metrics import check_loggers
+from rlhive.paths import has_compiler
+from rlhive.policy_fn.encoders import Encoder, encoder_tree, learned
+from rlhive.training.replay_size import check_capacity
+
+if TYPE_CHECKING:
+    from rlhive.policy_fn.actor import ActorCritic
+    from rlhive.train_config import TrainConfig
+
+
+def dry_build(config: TrainConfig) -> None:
+    """Builds all parts of a run that take no time, so that what is wrong with them is known now.
+
+    Raises:
+        ValueError, TypeError: a value that will not do.
+    """
+    check_loggers(config.loggers, config.wandb)
+    check_camera_names(config.env_name, config.video_cameras)
+    check_each_once(config.video_cameras)
+    if config.video_every:
+        check_ffmpeg("train.video_every")
+    if config.video_every or config.pixels is not None:
+        check_backend(draws=True)
+    _check_device(config.device)
+    if config.compile and not has_compiler():
+        raise ValueError("train.compile=True needs a C++ compiler: install g++, or leave it out")
+    encoder = config.make_encoder()
+    if config.dataset is not None and learned(encoder) is not None:
+        raise ValueError(
+            "data sets are learned from through a frozen encoder alone: @r3m or @rrl with frozen=True, or @flat"
+        )
+    stand_in = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
+    network = config.make_network(stand_in)
+    config.make_loss(network)
+    _try_optimizer(config, network, encoder)
+    replay = config.make_replay(num_seeds=1, num_envs=config.num_envs, device="cpu")
+    if not ALGORITHMS[config.algorithm].offline:
+        config.exploration(stand_in.action_low, stand_in.action_high)
+        _check_capacity(config, replay.capacity)
+    if config.dataset is not None and (replay.prioritized or replay.n_step > 1):
+        raise ValueError(
+            "learning from a data set goes with replay.n_step=1 and replay.prioritized=False alone"
+        )
+
+
+def _try_optimizer(config: TrainConfig, network: ActorCritic, encoder: Encoder | None) -> None:
+    """Makes an update of parameters such as the run's, at which a schedule is first called."""
+    opt, params = config.optimizer(), network.init(0)
+    if (learns := learned(encoder)) is not None:
+        params["encoder"] = encoder_tree(learns)
+    try:
+        opt.update(params, opt.init(params), params)
+    except KeyError as error:
+        there = sorted(params.keys())
+        raise ValueError(
+            f"train.optimizer does not fit the parameters {there} of {config.algorithm}: {error.args[0]}"
+        ) from None
+
+
+def _check_capacity(config: TrainConfig, capacity: int) -> None:
+    if config.num_envs * (capacity // config.num_envs) < config.batch_size:
+        raise ValueError(
+            f"replay.capacity={capacity} never holds the {config.batch_size} transitions of train.batch_size"
+        )
+    check_capacity(capacity, config.num_envs, max_episode_steps(config.env_name))
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.zeros((), device=name).item()  # "meta" holds no values
+    except (RuntimeError, AssertionError):
+        expected = "'cpu', or 'cuda' where torch sees a GPU (`python -m rlhive.doctor` tells)"
+        raise ValueError(f"train.device={name!r} cannot be used here; expected {expected}") from None
