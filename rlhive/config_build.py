@@ -15,7 +15,7 @@ from rlhive.ffmpeg import check_ffmpeg
 from rlhive.gl_backend import check_backend
 from rlhive.metrics import check_loggers
 from rlhive.paths import has_compiler
-from rlhive.policy_fn.encoders import Encoder, encoder_tree, learned
+from rlhive.policy_fn.encoders import Encoder, check_kind, encoder_tree, learned
 from rlhive.training.replay_size import check_capacity
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def dry_build(config: TrainConfig) -> None:
     if config.compile and not has_compiler():
         raise ValueError("train.compile=True needs a C++ compiler: install g++, or leave it out")
     encoder = config.make_encoder()
+    if encoder is not None:
+        check_kind(encoder)
     if config.dataset is not None and learned(encoder) is not None:
         raise ValueError(
             "data sets are learned from through a frozen encoder alone: @r3m or @rrl with frozen=True, or @flat"

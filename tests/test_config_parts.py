@@ -14,6 +14,7 @@ from rlhive.core.optim import GradientTransformation, adam
 from rlhive.losses_fn import make_sac_loss
 from rlhive.policy_fn import exploration
 from rlhive.policy_fn.actor import ActorCritic
+from rlhive.policy_fn.encoders import KINDS, Flat
 from tests.config_loads import SPEC, first_step, load, refusal
 
 
@@ -154,6 +155,23 @@ def test_an_optimizer_that_names_parameters_that_are_not_there_is_refused():
     words = refusal("train.optimizer=@counting_adam")
     assert "train.optimizer" in words and "['actor', 'critic', 'log_alpha'] of sac" in words
     assert 'key "count" not found' in words
+
+
+class Seen(Flat):
+    """An encoder of one's own."""
+
+    def to_dict(self):
+        return {"kind": "seen"}
+
+
+def test_an_encoder_of_ones_own_is_taken_where_runs_of_it_can_be_loaded(monkeypatch):
+    gin.external_configurable(lambda pixels: Seen(), "seen")
+    bindings = ["train.encoder=@seen", "images.from_pixels=True", "images.cameras=('top_cam',)"]
+    words = refusal(*bindings, "images.image_size=(8, 8)")
+    assert "no run of the encoder Seen could be loaded: enter it" in words
+    assert "rlhive.policy_fn.encoders.KINDS['seen'] = Seen" in words
+    monkeypatch.setitem(KINDS, "seen", Seen)
+    assert type(load(*bindings, "images.image_size=(8, 8)").make_encoder()) is Seen
 
 
 def test_bindings_in_a_scope_count_where_a_reference_names_it(tmp_path):

@@ -13,6 +13,10 @@ CHECKS = """
 observation = torch.zeros(size)
 assert torch.equal(policy(observation), policy.apply(policy.params, policy.env_state, observation[None])[0])
 assert load_config("sac.gin", bindings).make_loss.settings == {"gamma": 0.9}
+encoder = seeing.make_encoder()
+assert encoder == Colours(4) == KINDS["colours"].from_dict(encoder.to_dict())
+images = torch.full((5, 1, 64, 64, 3), 255, dtype=torch.uint8)
+assert torch.allclose(encoder.apply(weights := encoder.init(1), images), weights["weight"].sum(-1))
 assert seen["observation"].shape == (2, 1, size) and action.shape == (2, 1, 9) and reward.shape == (2, 1, 1)
 assert metrics["loss"].shape == (3,) and len(set(metrics["loss"].tolist())) == 3
 assert states["params", "actor", "layer_0", "weight"].shape == (3, 32, size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import attrs
 import torch
@@ -17,6 +17,34 @@ from rlhive.envs.names import encoder_of
 from rlhive.policy_fn.cnn import CNN, LAYERS, Layer
 from rlhive.policy_fn.r3m import BFLOAT16, FLOAT32, PUBLISHED, R3M, load_r3m
 from rlhive.policy_fn.resnet import fold
+
+
+class Encoder(Protocol):
+    """What turns the images of one step into features: pure functions, no parameters inside."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it stays as it is; otherwise it learns with the critics."""
+
+    def feature_dim(self, pixels: PixelSpec) -> int:
+        """Length of the features of one step."""
+
+    def init(self, key: int | Generator) -> Params:
+        """The parameters, drawn from a seed or CPU generator; a frozen one's are the same for any."""
+
+    def apply(self, params: Params, pixels: Tensor) -> Tensor:
+        """uint8 `[B, cameras, H, W, C]` to `[B, F]`; also under vmap, and grad over `params`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for JSON, in which "kind" is the name of its class in `KINDS`."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Encoder:
+        """The inverse of `to_dict`."""
 
 
 @attrs.frozen
@@ -49,9 +77,9 @@ class Flat:
         return cls()
 
 
-Encoder: TypeAlias = R3M | CNN | Flat
 EncoderFactory: TypeAlias = Callable[[PixelSpec], Encoder]
-KINDS: dict[str, type[R3M] | type[CNN] | type[Flat]] = {"r3m": R3M, "cnn": CNN, "flat": Flat}
+# By the "kind" that `to_dict` gives; encoders of one's own are entered here.
+KINDS: dict[str, type[Encoder]] = {"r3m": R3M, "cnn": CNN, "flat": Flat}
 
 
 def learned(encoder: Encoder | None) -> Encoder | None:
@@ -174,5 +202,22 @@ def encoder_from_dict(values: Mapping[str, Any]) -> Encoder:
     """
     kind = values.get("kind")
     if kind not in KINDS:
-        raise ValueError(f"encoder: unknown kind {kind!r}; there are {', '.join(KINDS)}")
+        raise ValueError(
+            f"encoder: unknown kind {kind!r}; there are {', '.join(KINDS)}, and what is entered in "
+            "rlhive.policy_fn.encoders.KINDS before"
+        )
     return KINDS[kind].from_dict(dict(values))
+
+
+def check_kind(encoder: Encoder) -> None:
+    """Refuses an encoder that `encoder_from_dict` could not make again.
+
+    Raises:
+        ValueError: saying where to enter it.
+    """
+    kind, made = str(encoder.to_dict().get("kind")), type(encoder)
+    if KINDS.get(kind) is not made:
+        raise ValueError(
+            f"no run of the encoder {made.__name__} could be loaded: enter it, as its to_dict() has kind={kind!r}, by "
+            f"rlhive.policy_fn.encoders.KINDS[{kind!r}] = {made.__name__} in the module that makes it"
+        )
