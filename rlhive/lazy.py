@@ -1,4 +1,7 @@
-"""Packages whose names load on first use, so that importing one costs nothing for the others."""
+"""Packages whose names load on first use, so that importing one costs nothing for the others.
+
+Type checkers, to which a module's `__getattr__` says nothing, are given the names by imports that they alone see.
+"""
 
 from __future__ import annotations
 

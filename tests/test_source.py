@@ -1,6 +1,7 @@
 """What no file of the library may do, read from its source."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ def test_no_package_imports_what_is_above_it(package):
             names = imported(ast.parse(path.read_text()))
             packages = {dotted.split(".")[1] for dotted in names if dotted.startswith("rlhive.")}
             assert not packages & ABOVE[package], name
+
+
+@pytest.mark.parametrize("package", ["data", "deploy", "envs", "policy_fn"])
+def test_type_checkers_see_the_names_that_load_on_first_use(package):
+    path = SOURCES[f"rlhive/{package}/__init__.py"]
+    (branch,) = (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.If))
+    assert branch.test.id == "TYPE_CHECKING"
+    seen = {name.asname: node.module for node in branch.body for name in node.names}
+    assert seen == importlib.import_module(f"rlhive.{package}")._HOME
 
 
 def test_published_weights_are_read_as_plain_tensors():

@@ -1,5 +1,7 @@
 """Recorded episodes: RoboHive's Trace, RoboSet and Minari, and transitions made of them; names load on first use."""
 
+from typing import TYPE_CHECKING
+
 from rlhive.lazy import attach
 
 _HOME = {
@@ -10,4 +12,10 @@ _HOME = {
 }
 
 __all__ = [*_HOME]
-__getattr__, __dir__ = attach(__name__, _HOME)
+if TYPE_CHECKING:
+    from rlhive.data.cache import load_dataset as load_dataset
+    from rlhive.data.dataset import Dataset as Dataset
+    from rlhive.data.dataset import DatasetSpec as DatasetSpec
+    from rlhive.data.episode import Episode as Episode
+else:
+    __getattr__, __dir__ = attach(__name__, _HOME)

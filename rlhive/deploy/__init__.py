@@ -1,5 +1,7 @@
 """A trained policy in a control loop, on a RoboHive robot or its simulation; names load on first use."""
 
+from typing import TYPE_CHECKING
+
 from rlhive.lazy import attach
 
 _HOME = {
@@ -12,4 +14,12 @@ _HOME = {
 }
 
 __all__ = [*_HOME]
-__getattr__, __dir__ = attach(__name__, _HOME)
+if TYPE_CHECKING:
+    from rlhive.deploy.connecting import connect as connect
+    from rlhive.deploy.connecting import simulate as simulate
+    from rlhive.deploy.loop import run as run
+    from rlhive.deploy.reporting import Report as Report
+    from rlhive.deploy.safety import FaultError as FaultError
+    from rlhive.deploy.settings import Settings as Settings
+else:
+    __getattr__, __dir__ = attach(__name__, _HOME)

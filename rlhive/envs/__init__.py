@@ -1,5 +1,7 @@
 """RoboHive environments and the robot models they need; names load on first use."""
 
+from typing import TYPE_CHECKING
+
 from rlhive.lazy import attach
 
 _HOME = {
@@ -13,4 +15,13 @@ _HOME = {
 }
 
 __all__ = [*_HOME]
-__getattr__, __dir__ = attach(__name__, _HOME)
+if TYPE_CHECKING:
+    from rlhive.envs.names import check_name as check_name
+    from rlhive.envs.names import list_names as list_names
+    from rlhive.envs.robohive import RoboHive as RoboHive
+    from rlhive.envs.robohive import env_spec as env_spec
+    from rlhive.envs.robohive import make as make
+    from rlhive.envs.torchrl_env import RoboHiveEnv as RoboHiveEnv
+    from rlhive.envs.vector import VectorEnv as VectorEnv
+else:
+    __getattr__, __dir__ = attach(__name__, _HOME)
