@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,8 @@ SHARED_BYTES_PER_SEED = 1024
 GPU_CONFIG: dict[str, Any] = {"deterministic": True}
 
 logger = logging.getLogger(__name__)
+# `make_fx` and Inductor change what all threads share while they work.
+_TRACING_LOCK = threading.RLock()
 
 
 def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Callable[..., Any]:
@@ -217,17 +220,22 @@ def traced_at_first_call(
     """
     traced: dict[int, Callable[..., Any]] = {}
 
-    def call(*args: Any) -> Any:
-        num_seeds = args[0].shape[0]
-        if num_seeds not in traced:
+    def trace_now(num_seeds: int, args: Sequence[Any]) -> Callable[..., Any]:
+        with _TRACING_LOCK:
+            if num_seeds in traced:  # by another thread meanwhile
+                return traced[num_seeds]
             if compile:
                 traced.clear()  # seeds leave and do not come back, and on a GPU each graph has memory of its own
-            started = time.monotonic()
-            if compile:
                 logger.info("compiling %s of %d seed(s), up to half a minute at first", name, num_seeds)
-            traced[num_seeds] = trace(fn, *args, compile=compile)
+            started = time.monotonic()
+            run = traced[num_seeds] = trace(fn, *args, compile=compile)
             if compile:
                 logger.info("compiled in %.0f s", time.monotonic() - started)
-        return traced[num_seeds](*args)
+            return run
+
+    def call(*args: Any) -> Any:
+        num_seeds = args[0].shape[0]
+        run = traced.get(num_seeds) or trace_now(num_seeds, args)
+        return run(*args)
 
     return call

@@ -4,6 +4,7 @@ import logging
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -225,3 +226,16 @@ def test_constants_become_arguments(compile):
             graph, [values, *constants], dynamic_shapes="from_example_inputs"
         )
     torch.testing.assert_close(graph(values, *constants), scale(values))
+
+
+def test_several_threads_trace_one_after_another():
+    def double(x):
+        return 2.0 * x.sin()
+
+    def trace_many(thread):
+        inputs = [torch.arange(1.0 + number)[:, None] + thread for number in range(30)]
+        return all(traced_at_first_call(double)(x).equal(double(x)) for x in inputs)
+
+    trace_many(0)  # what torch imports at the first
+    with ThreadPoolExecutor(2) as threads:
+        assert all(threads.map(trace_many, (1, 2)))
