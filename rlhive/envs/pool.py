@@ -230,7 +230,7 @@ def _spawn(
 
 
 def _check_main(name: str, factory: Factory) -> None:
-    """Refuses workers that could not import the program that starts them, as each of them does first.
+    """Refuses workers that this process may not start, or that could not import its program, as each does first.
 
     Raises:
         ValueError: saying what to change.
@@ -240,6 +240,11 @@ def _check_main(name: str, factory: Factory) -> None:
         raise ValueError(
             "this program starts worker processes whenever it is imported, and each of them imports it: put the lines "
             "that start environments under `if __name__ == '__main__':`, or give num_workers=0"
+        )
+    if multiprocessing.current_process().daemon:
+        raise ValueError(
+            "this process is daemonic, as those of multiprocessing.Pool are, and may start no worker processes: give "
+            'num_workers=0, or start it by concurrent.futures.ProcessPoolExecutor with the context "spawn"'
         )
     path = getattr(sys.modules["__main__"], "__file__", None)
     if path == "<stdin>":

@@ -186,3 +186,13 @@ def test_a_program_that_its_workers_cannot_import_is_told_what_to_do(monkeypatch
     # While it is imported.
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
     assert "under `if __name__ == '__main__':`" in refused(ReachPoint)
+
+
+def test_a_process_that_may_have_none_of_its_own_is_told_so(monkeypatch):
+    monkeypatch.setitem(
+        multiprocessing.current_process()._config, "daemon", True
+    )  # as in a multiprocessing.Pool
+    with pytest.raises(
+        ValueError, match=r"daemonic, as those of multiprocessing\.Pool are.*num_workers=0, or"
+    ):
+        VectorEnv(NAME, seeds=[1], num_workers=1)
