@@ -31,7 +31,17 @@ def init_state(
         opt: the optimizer.
         observation_dim: O.
         target_keys: subtrees of `params` that have a target network.
+
+    Raises:
+        ValueError: the parameters are no TensorDict, or have no such subtrees.
     """
+    is_tree = isinstance(params, TensorDict)
+    keys = {*params.keys()} if is_tree else set()
+    if not is_tree or isinstance(target_keys, str) or not keys.issuperset(target_keys):
+        raise ValueError(
+            f"init_state takes params as a TensorDict and target_keys as a tuple of its keys {sorted(keys)}, got "
+            f"{type(params).__name__} and {target_keys!r}"
+        )
     return TensorDict(
         {
             "params": params,

@@ -138,10 +138,15 @@ class VectorEnv:
         """Let every environment take one step with `action` f32 [S,E,A] and return at once; `recv` waits.
 
         Raises:
-            ValueError: a wrong shape, or a value that is not finite; nothing was stepped.
+            ValueError: no tensor, a wrong shape, or a value that is not finite; nothing was stepped.
             RuntimeError: the steps sent before are not yet received.
         """
         expected = (*self.shape, self.spec.action_dim)
+        if not isinstance(action, Tensor):
+            raise ValueError(
+                f"action must be a tensor of shape {expected}, got {type(action).__name__}: torch.from_numpy makes "
+                "one of an array"
+            )
         if tuple(action.shape) != expected:
             raise ValueError(f"action must have shape {expected}, got {tuple(action.shape)}")
         if self._pending:

@@ -204,6 +204,22 @@ def test_one_file_and_one_binding_need_no_list():
         assert load_config(file, "TOTAL_STEPS=100").total_steps == 100
 
 
+@pytest.mark.parametrize(
+    ("make", "keys", "got"),
+    [
+        (dict, ("actor",), "keys [], got dict and ('actor',)"),
+        (list, (), "keys [], got list and ()"),
+        (TensorDict, "actor", "keys ['actor', 'log_alpha'], got TensorDict and 'actor'"),
+        (TensorDict, ("critics",), "keys ['actor', 'log_alpha'], got TensorDict and ('critics',)"),
+    ],
+)
+def test_a_state_is_of_a_tree_and_names_of_its_subtrees(make, keys, got):
+    params = make({"actor": TensorDict({"weight": torch.zeros(2)}), "log_alpha": torch.zeros(())})
+    with pytest.raises(ValueError) as caught:
+        init_state(params, adam(1e-3), observation_dim=5, target_keys=keys)
+    assert str(caught.value).endswith(got) and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("wrap", [dict, TensorDict])
 def test_metrics_are_a_dict_or_a_tree(wrap):
     state, step, batch, noise = make_step(lambda metrics: wrap({"one": metrics["loss_actor"]}))

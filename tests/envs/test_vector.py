@@ -166,6 +166,10 @@ def test_calls_out_of_order_and_bad_actions_are_refused(num_workers):
             env.recv()
         with pytest.raises(ValueError, match=r"must have shape \(1, 2, 1\), got \(2, 1\)"):
             env.send(torch.zeros(2, 1))
+        with pytest.raises(
+            ValueError, match=r"must be a tensor of shape \(1, 2, 1\), got ndarray: torch.from_n"
+        ):
+            env.send(np.zeros((1, 2, 1)))
         with pytest.raises(ValueError, match="ConstantReward: the action must be finite, got nan"):
             env.send(torch.tensor([[[0.0], [float("nan")]]]))
         env.send(torch.zeros(1, 2, 1))
