@@ -48,7 +48,7 @@ def define_flags() -> None:
         lower_bound=0,
     )
     flags.DEFINE_bool("deterministic", None, "Act with the policy's mode; the default.")
-    flags.DEFINE_bool("stochastic", False, "Act with samples from the policy.")
+    flags.DEFINE_bool("stochastic", False, "Act with samples from the policy; all seeds get the same noise.")
     flags.DEFINE_string("video", None, "Film the first episode of the first seed into this .mp4 file.")
     flags.DEFINE_list(
         "cameras",
@@ -117,7 +117,7 @@ def evaluate(
     Args:
         run_dir: the directory of the run or bundle.
         episodes: for each trained seed.
-        seed: chooses the episodes, and the noise of a stochastic policy.
+        seed: chooses the episodes, and the noise of stochastic policies, the same for every trained seed.
         stochastic: act with samples from the policy instead of its mode.
         video: an .mp4 file to film the first seed's first episode into, before anything else.
         cameras: of the video; none for those of the policy, or the model's first one.

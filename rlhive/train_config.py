@@ -76,7 +76,7 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints.
         compile: compile the update by Inductor, and the action where that leaves seeds their bits; None does where it
             pays: with a C++ compiler at hand, in runs of 10 000 updates or more, on a GPU of 2 000.
-        log_every: steps between rows of training metrics.
+        log_every: steps between rows of training metrics; none before the first update, while actions are random.
         video_every: evaluations between videos of the first seed's policy; None or 0 films none.
         video_cameras: of the videos; none for those of the policy, or else the model's first one.
         loggers: TorchRL loggers beside metrics.csv: "csv", "tensorboard", "wandb".

@@ -22,21 +22,34 @@ class StepResult(NamedTuple):
 
 
 class NumpyEnv(Protocol):
-    """An environment without images."""
+    """An environment without images; `VectorEnv` resets it before its first step and after all that end an episode."""
 
     spec: EnvSpec
 
-    def reset(self, seed: int | None = None) -> np.ndarray: ...
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        """Start an episode and return its first observation, f32 [O].
 
-    def step(self, action: np.ndarray) -> StepResult: ...
+        Args:
+            seed: 0 to 2**64 - 1, which alone determines the episode; None for the next in the environment's own stream.
+        """
 
-    def close(self) -> None: ...
+    def step(self, action: np.ndarray) -> StepResult:
+        """Take one step with `action` f32 [A], which is finite and may exceed the limits in `spec`."""
+
+    def close(self) -> None:
+        """Free what it holds; may be called twice."""
 
 
 class NumpyPixelEnv(NumpyEnv, Protocol):
-    """An environment whose spec has images, which `render` draws."""
+    """An environment whose spec has images, which `render` draws after each reset and step."""
 
-    def render(self, out: np.ndarray | None = None, depth: np.ndarray | None = None) -> np.ndarray: ...
+    def render(self, out: np.ndarray | None = None, depth: np.ndarray | None = None) -> np.ndarray:
+        """Draw the present state and return it, u8 [cameras,H,W,C] as in `spec.pixels`.
+
+        Args:
+            out: where to, u8 [cameras,H,W,C]; None for a new array.
+            depth: where the distances in metres go, f32 [cameras,H,W]; None for none.
+        """
 
 
 def check_seed(seed: int) -> None:
