@@ -151,7 +151,11 @@ class ActorCritic:
         """Action `[B, A]` and log-probability `[B]` for normalised observations and standard normal noise `[B, A]`.
 
         The action is transposed in memory, which makes the loss's loops over the minibatch fast.
+
+        Raises:
+            ValueError: observations that are no minibatch.
         """
+        self._check_minibatch("sample", observation)
         loc, scale = _dist(apply_mlp_columns(actor, observation, activation=self.activation))
         return tanh_normal_sample(loc, scale, noise, *self.limits(loc))
 
@@ -169,11 +173,23 @@ class ActorCritic:
         return action.contiguous().unsqueeze(-2)
 
     def value(self, critic: Params, observation: Tensor, action: Tensor) -> Tensor:
-        """State-action values `[N, B]` for normalised observations `[B, O]` and actions `[B, A]`."""
+        """State-action values `[N, B]` for normalised observations `[B, O]` and actions `[B, A]`.
+
+        Raises:
+            ValueError: observations that are no minibatch.
+        """
+        self._check_minibatch("value", observation)
         # Transposed in memory, as the actor's actions are.
         columns = torch.cat([observation.mT, action.mT], dim=-2)
         x = columns.expand(self.num_critics, *columns.shape).mT
         return apply_mlp(critic, x, activation=self.activation).squeeze(-1)
+
+    def _check_minibatch(self, method: str, observation: Tensor) -> None:
+        if observation.dim() != 2:
+            raise ValueError(
+                f"{method} takes a minibatch of observations, [B, {self.observation_dim}], "
+                f"got {list(observation.shape)}"
+            )
 
     def limits(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper action limits `[A]`, with the dtype and device of `like`."""

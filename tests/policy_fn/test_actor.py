@@ -1,6 +1,7 @@
 """The tanh-normal's maths against TorchRL and SciPy's integral, and the networks' shapes, init and ensembles."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -113,3 +114,14 @@ def test_a_network_has_the_same_bits_alone_and_among_others(width, hidden):
         own_grads, own_loss = gradient(params[[seed]], x[[seed]])
         assert torch.equal(own_loss[0], loss[seed])
         assert bool((own_grads[0] == grads[seed]).all())
+
+
+@pytest.mark.parametrize("shape", [(), (4, 5)])
+def test_samples_and_values_are_of_a_minibatch(shape):
+    network = make_network()
+    params, seen, action = network.init(1), torch.zeros(*shape, 5), torch.zeros(*shape, 2)
+    message = re.escape(f"takes a minibatch of observations, [B, 5], got {[*shape, 5]}")
+    with pytest.raises(ValueError, match=f"sample {message}"):
+        network.sample(params["actor"], seen, action)
+    with pytest.raises(ValueError, match=f"value {message}"):
+        network.value(params["critic"], seen, action)
