@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import threading
+import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import gin
 from rlhive import config_checks, config_unread
 from rlhive.algorithms import ALGORITHMS
 from rlhive.config_build import dry_build
-from rlhive.config_errors import ConfigError, explain_gin, explain_value
+from rlhive.config_errors import ConfigError, explain_gin, explain_value, place
 from rlhive.config_record import Bound, recorded
 from rlhive.core.optim import adam, cosine_schedule
 from rlhive.core.replay import ReplayBuffer
@@ -255,7 +256,8 @@ def _parse(source: str, parse: Callable[[str], Any], text: str) -> None:
     try:
         with _no_log():
             parse(text)
-    except (ValueError, SyntaxError, NameError, OSError, ImportError) as error:
-        raise ConfigError(f"{source}: {explain_gin(error, sorted(_PARAMETERS), _parameters_of)}") from None
+    except (ValueError, SyntaxError, NameError, OSError, ImportError, tokenize.TokenError) as error:
+        why = explain_gin(error, sorted(_PARAMETERS), _parameters_of)
+        raise ConfigError(f"{place(source, error)}: {why}") from None
     except RecursionError:
         raise ConfigError(f"{source}: includes itself") from None

@@ -145,7 +145,8 @@ def check_types(
         for parameter, value in get_bindings(name).items():
             if not fits(value, hints[parameter]):
                 expected = str(inspect.formatannotation(hints[parameter])).replace("collections.abc.", "")
-                raise ConfigError(f"{name}.{parameter} must be {expected}, got {value!r}")
+                hint = f"; write @{value}" if isinstance(value, str) and value in factories else ""
+                raise ConfigError(f"{name}.{parameter} must be {expected}, got {value!r}{hint}")
             if not finite(value):
                 raise ConfigError(f"{name}.{parameter} must be finite, got {value!r}")
             if not within_64_bits(value):

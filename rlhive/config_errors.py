@@ -53,6 +53,15 @@ def _numbers(value: Any) -> Iterator[int | float]:
             yield from _numbers(part)
 
 
+def place(source: str, error: Exception) -> str:
+    """What gin could not read: the file, number and text of the line, or `source`, a binding that says all of it."""
+    if isinstance(error, SyntaxError) and error.filename and error.text:
+        return f"{error.filename}, line {error.lineno}, `{error.text.strip()}`"
+    if match := re.search(r'In file "(.+)", line (\d+)\n\s*(.+)', str(error)):
+        return f"{match[1]}, line {match[2]}, `{match[3]}`"
+    return source
+
+
 def explain_gin(error: Exception, names: Sequence[str], parameters_of: Callable[[str], Sequence[str]]) -> str:
     """What gin refused, in one line, of the names that gin files can use and the parameters of each."""
     text = str(error).strip().split("\n")[0]
@@ -62,6 +71,13 @@ def explain_gin(error: Exception, names: Sequence[str], parameters_of: Callable[
         return f"{match[1]} has no parameter {match[2]!r}: {suggest(match[2], parameters_of(match[1]))}"
     if match := re.search(r"Configurable '([\w.]+)' has denylisted kwarg '(\w+)'", text):
         return f"{match[1]}.{match[2]} cannot be set: the run itself gives it"
+    if (match := re.search(r"Failed to parse token '(\w+)'", str(error))) and match[1] in names:
+        return f"write @{match[1]} for the part of that name"
+    statement = (getattr(error, "text", None) or "").strip()
+    if match := re.fullmatch(r"([\w./]+)\s*=\s*([^#()\[\]{}]+,[^#()\[\]{}]*)", statement):
+        return f"several values need brackets, as in {match[1]}=({match[2]})"
+    if "EOF in multi-line statement" in text:
+        return "a bracket is opened and never closed"
     if "malformed node" in text or "Couldn't parse" in text or isinstance(error, SyntaxError):
         return "expected NAME=VALUE with a Python literal as value; strings need quotes, as in NAME='text'"
     return text

@@ -60,7 +60,8 @@ def check_macros(text: str, bindings: Sequence[str]) -> None:
     # A shipped macro is no longer read where the parameter that read it is bound to a value itself.
     overridden = set(re.findall(f"%({MACRO})", shipped)) - given
     for name in sorted(defined - used - overridden):
-        raise ConfigError(f"nothing reads the macro {name!r}: {suggest(name, sorted(used))}")
+        hint = suggest(name, sorted(used)) if used else "include 'base.gin' or a shipped file that does"
+        raise ConfigError(f"nothing reads the macro {name!r}: {hint}")
     for name in sorted(used - defined):
         raise ConfigError(f"the macro %{name} has no value: {suggest(name, sorted(defined))}")
     _check_cycles({name: sorted(re.findall(f"%({MACRO})", value)) for name, value in sorted(values.items())})

@@ -54,6 +54,13 @@ def test_what_is_no_binding_is_told_how_to_write_one(binding):
     )
 
 
+def test_several_values_and_the_name_of_a_part_are_told_how_they_are_written():
+    assert refusal("SEEDS=3,7, 11").endswith(": several values need brackets, as in SEEDS=(3,7, 11)")
+    assert refusal("train.exploration=gaussian").endswith(": write @gaussian for the part of that name")
+    assert refusal("train.exploration='gaussian'").endswith(", got 'gaussian'; write @gaussian")
+    assert refusal("train.exploration='gaussen'").endswith(", got 'gaussen'")
+
+
 @pytest.mark.parametrize(
     ("binding", "parameter", "expected"),
     [
@@ -151,7 +158,18 @@ def test_a_size_that_no_image_has_is_refused(size, words):
             "train has no value for 'env_name': include base.gin or a shipped file that does",
         ),
         ("include 'own.gin'", "own.gin: includes itself"),
-        ("import no_such_module", "own.gin: No module named 'no_such_module'"),
+        (
+            "import no_such_module",
+            "own.gin, line 1, `import no_such_module`: No module named 'no_such_module'",
+        ),
+        (
+            "include 'base.gin'\nENV_NAME = door-v1",
+            "own.gin, line 2, `ENV_NAME = door-v1`: expected NAME=VALUE",
+        ),
+        ("\n\nadam.b1: 0.5\n", "own.gin, line 3, `adam.b1: 0.5`: expected NAME=VALUE"),
+        ("train.optimizer = adam", "own.gin, line 1, `train.optimizer = adam`: write @adam for the part"),
+        ("SEEDS = (1,", "own.gin: a bracket is opened and never closed"),
+        ("MINE = 3", "nothing reads the macro 'MINE': include 'base.gin' or a shipped file that does"),
     ],
 )
 def test_a_file_of_ones_own_that_does_not_do_is_refused_in_one_line(tmp_path, monkeypatch, text, words):
@@ -221,7 +239,10 @@ def test_an_unknown_file_gets_the_nearest_shipped_one():
 def test_a_wrong_line_in_a_file_is_told_with_the_file(tmp_path):
     path = tmp_path / "mine.gin"
     path.write_text('include "sac.gin"\nadam.learning_rat = 1.0\n')
-    with pytest.raises(ConfigError, match=r"mine.gin: adam has no parameter 'learning_rat': did you mean"):
+    with pytest.raises(
+        ConfigError,
+        match=r"mine.gin, line 2, `adam.learning_rat = 1.0`: adam has no parameter 'learning_rat': did",
+    ):
         load_config([path])
     path.write_text('include "nothing.gin"\n')
     with pytest.raises(ConfigError, match=r"nothing\.gin"):
