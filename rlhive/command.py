@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import select
+import shlex
 import signal
 import sys
 import threading
@@ -66,14 +67,33 @@ def start(
     finish(name, run)
 
 
-def refuse_arguments(argv: Sequence[str]) -> None:
+def refuse_arguments(argv: Sequence[str], flag: str) -> None:
     """Refuses arguments after the flags, for a command that takes none.
+
+    Args:
+        argv: the command and its arguments.
+        flag: the one whose value they may have been meant for.
 
     Raises:
         ValueError: naming the first one.
     """
     if len(argv) > 1:
-        raise ValueError(f"unknown argument {argv[1]!r}; see --help")
+        raise ValueError(
+            f"unknown argument {argv[1]!r}: did you mean {shlex.quote(f'--{flag}={argv[1]}')}? See --help"
+        )
+
+
+def require_flags(*names: str) -> None:
+    """Refuses a command line without a value for each of these flags.
+
+    Raises:
+        ValueError: naming the first one that lacks it.
+    """
+    from absl import flags
+
+    for name in names:
+        if not flags.FLAGS[name].value:
+            raise ValueError(f"--{name} must be given; see --help")
 
 
 def load_torch_on_one_thread() -> None:
@@ -183,12 +203,15 @@ def _reader_left() -> bool:
 def leave(code: int) -> NoReturn:
     """Ends the process without taking apart what it imported, which takes torch and its compiler two seconds.
 
-    All else is as at any end of Python: threads are waited for, and what was registered for the end runs.
+    All else is as at any end of Python: threads are waited for, and what was registered for the end runs; no signal
+    breaks that off.
     """
     try:
         threading._shutdown()  # type: ignore[attr-defined]
     except KeyboardInterrupt:  # whoever asks now waits for no thread
         code = code or INTERRUPTED
+    for number in CAUGHT:
+        signal.signal(number, signal.SIG_IGN)
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()

@@ -174,10 +174,29 @@ def test_a_command_that_is_interrupted_while_it_waits_for_its_threads_ends(monke
     ended: list[object] = []
     monkeypatch.setattr(threading, "_shutdown", interrupted)
     monkeypatch.setattr(commands.atexit, "_run_exitfuncs", lambda: ended.append("cleaned up"))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(os, "_exit", ended.append)
     commands.leave(0)
     commands.leave(2)
     assert ended == ["cleaned up", commands.INTERRUPTED, "cleaned up", 2]
+
+
+def test_what_runs_at_the_end_is_not_broken_off_by_a_second_ctrl_c():
+    script = f"""{LOAD}
+import atexit, signal, sys
+
+def end():
+    signal.raise_signal(signal.SIGINT)
+    print("ended")
+
+def main(argv):
+    atexit.register(end)
+    raise KeyboardInterrupt
+
+command["start"]("test", main, lambda: None, sys.argv)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "ended\n", "test: interrupted\n")
 
 
 def test_a_command_ignores_the_signals_that_it_was_told_to_ignore():
