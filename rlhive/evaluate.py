@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from rlhive import load_torch
-from rlhive.command import load_torch_on_one_thread, refuse_arguments, start
+from rlhive.command import load_torch_on_one_thread, refuse_arguments, require_flags, start
 from rlhive.runs.run_files import EVALUATION_SEED, METRICS_FILE
 
 if TYPE_CHECKING:
@@ -33,12 +33,8 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string(
-        "run_dir",
-        None,
-        "Directory of a run, whose latest checkpoint is taken, or of a bundle.",
-        required=True,
-    )
+    flags.DEFINE_string("run_dir", None, "Directory of a run, of one of its checkpoints, or of a bundle.")
+    flags.DEFINE_integer("step", None, "Which checkpoint of the run; by default the latest.", lower_bound=0)
     flags.DEFINE_integer("episodes", 20, "How many episodes for each trained seed.", lower_bound=1)
     flags.DEFINE_integer(
         "seed",
@@ -61,7 +57,8 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command."""
-    refuse_arguments(argv)
+    refuse_arguments(argv, "run_dir")
+    require_flags("run_dir")
     video = Path(FLAGS.video) if FLAGS.video else None
     check_input(Path(FLAGS.run_dir), video, FLAGS.cameras)
     load_torch_on_one_thread()
@@ -71,6 +68,7 @@ def main(argv: Sequence[str]) -> int:
             FLAGS.run_dir,
             FLAGS.episodes,
             FLAGS.seed,
+            step=FLAGS.step,
             stochastic=stochastic,
             video=video,
             cameras=FLAGS.cameras,
@@ -108,23 +106,25 @@ def evaluate(
     episodes: int,
     seed: int,
     *,
+    step: int | None = None,
     stochastic: bool = False,
     video: Path | None = None,
     cameras: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Evaluates every seed of a run's latest checkpoint, or a bundle, on the same episodes.
+    """Evaluates every seed of a run's checkpoint, or a bundle, on the same episodes.
 
     Args:
-        run_dir: the directory of the run or bundle.
+        run_dir: the directory of the run, of one of its checkpoints, or of the bundle.
         episodes: for each trained seed.
         seed: chooses the episodes, and the noise of stochastic policies, the same for every trained seed.
+        step: which checkpoint of the run; the latest by default.
         stochastic: act with samples from the policy instead of its mode.
         video: an .mp4 file to film the first seed's first episode into, before anything else.
         cameras: of the video; none for those of the policy, or the model's first one.
 
     Returns:
         A plain dict for JSON; "seeds" has each one's summary, "success" and "return_mean" are over them all, and
-        "best_seed" is the one that the run's own last evaluations choose, None where they do not. "not_finite" are
+        "best_seed" is the one that the run's own last evaluations until then choose, None where they do not. "not_finite" are
         the seeds whose policies give actions that are not finite; they have no figures and count nowhere.
 
     Raises:
@@ -138,7 +138,7 @@ def evaluate(
     from rlhive.play import all_broken, load_policies, play
     from rlhive.training.evaluation import evaluation_seeds
 
-    policies, step, not_finite = load_policies(run_dir)
+    policies, step, not_finite = load_policies(run_dir, step)
     # Before episodes are played: a damaged table is refused.
     metrics = read_metrics(run_dir) if (Path(run_dir) / METRICS_FILE).exists() else {}
     first = next(iter(policies.values()))
@@ -166,7 +166,7 @@ def evaluate(
         "return_mean": float(returns.mean()),
         "seeds": by_seed,
         "not_finite": sorted(not_finite),
-        "best_seed": best_seed(metrics, list(finite), seed),
+        "best_seed": best_seed(metrics, list(finite), seed, step),
         "video": None if video is None else str(video),
     }
 
@@ -213,23 +213,28 @@ def summarize_seed(returns: np.ndarray, success: np.ndarray, seed: int) -> dict[
     }
 
 
-def best_seed(metrics: Mapping[str, np.ndarray], seeds: Sequence[int], evaluation_seed: int) -> int | None:
+def best_seed(
+    metrics: Mapping[str, np.ndarray], seeds: Sequence[int], evaluation_seed: int, step: int
+) -> int | None:
     """The trained seed whose last evaluation in metrics.csv has the highest success rate, then the highest return.
 
     Args:
         metrics: the columns of the run's metrics.csv, `[rows]` each; none without one.
         seeds: the trained seeds to choose from.
         evaluation_seed: of the episodes it is to be reported on.
+        step: of the policies; later evaluations are not of them.
 
     Returns:
         None for one seed, without evaluations to choose by, and on the very episodes of those evaluations: the best
         of several on the episodes it was chosen by looks better than it is.
     """
-    names = ("seed", "eval/success", "eval/return")
+    names = ("step", "seed", "eval/success", "eval/return")
     if len(seeds) < 2 or evaluation_seed == EVALUATION_SEED or any(name not in metrics for name in names):
         return None
     rows = zip(*(metrics[name].tolist() for name in names), strict=True)
-    last = {int(seed): scores for seed, *scores in rows if not any(map(math.isnan, scores))}
+    last = {
+        int(seed): scores for at, seed, *scores in rows if at <= step and not any(map(math.isnan, scores))
+    }
     return max((seed for seed in seeds if seed in last), key=lambda seed: last[seed], default=None)
 
 

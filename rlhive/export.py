@@ -17,14 +17,14 @@ from pathlib import Path
 from absl import flags
 
 from rlhive import load_torch
-from rlhive.command import start
+from rlhive.command import require_flags, start
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string("run_dir", None, "Directory of the run, or of one of its checkpoints.", required=True)
+    flags.DEFINE_string("run_dir", None, "Directory of the run, or of one of its checkpoints.")
     flags.DEFINE_integer("seed", None, "Which seed; needed where the run has several.", lower_bound=0)
     flags.DEFINE_integer("step", None, "Which checkpoint; by default the latest.", lower_bound=0)
     flags.DEFINE_bool("onnx", False, "Write policy.onnx as well, and compare it with the policy.")
@@ -33,6 +33,7 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command."""
+    require_flags("run_dir")
     if len(argv) != 2:
         raise ValueError("name one directory to write, such as `--run_dir=runs/reach policies/reach`")
     if not Path(FLAGS.run_dir).is_dir():

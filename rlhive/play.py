@@ -18,22 +18,28 @@ from rlhive.policy_fn.loading import load
 from rlhive.policy_fn.plan import follow
 from rlhive.policy_fn.policy import Policy
 from rlhive.runs.checkpoint_files import read_part
-from rlhive.runs.run_files import checkpoint_dir, part_path, seed_dirs
+from rlhive.runs.run_files import choose_checkpoint, part_path, seed_dirs
 from rlhive.training.evaluation import Act, Episodes, run_episodes
 
 
-def load_policies(run_dir: str | os.PathLike[str]) -> tuple[dict[int, Policy], int, set[int]]:
-    """The policies of a run's latest checkpoint, or that of a bundle, by their seeds, and their step.
+def load_policies(
+    run_dir: str | os.PathLike[str], step: int | None = None
+) -> tuple[dict[int, Policy], int, set[int]]:
+    """The policies of a run's checkpoint, or that of a bundle, by their seeds, and their step.
 
     And the seeds without one, since the actions of theirs are not finite.
+
+    Args:
+        run_dir: the directory of the run, of one of its checkpoints, or of the bundle.
+        step: which checkpoint of the run; the latest by default.
 
     Raises:
         ValueError: no policy that can be loaded.
     """
     if is_bundle(run_dir):
         bundle = read_bundle(run_dir)
-        return {bundle.seed: load(run_dir)}, bundle.step, set()
-    folders = seed_dirs(checkpoint_dir(run_dir))
+        return {bundle.seed: load(run_dir, step=step)}, bundle.step, set()
+    folders = seed_dirs(choose_checkpoint(run_dir, step))
     # By the header: in a copy without links the directory's name is "latest".
     header = read_part(part_path(next(iter(folders.values())), "params"), "params")[1]
     policies = {}

@@ -60,7 +60,7 @@ def expand_gin_flags(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; the exit code is 0, or 130 where the run was stopped before its end."""
-    refuse_arguments(argv)
+    refuse_arguments(argv, "gin_file")
     check_flags(FLAGS.gin_file, FLAGS.run_dir, FLAGS.resume)
     return run(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.run_dir, resume=FLAGS.resume)
 

@@ -41,7 +41,7 @@ def installed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "--run_dir must have a value"),
+        ((), "rlhive.evaluate: --run_dir must be given; see --help"),
         (("--rundir=x",), "Did you mean: run_dir"),
         (("--run_dir=nowhere",), "--run_dir=nowhere: there is no such directory"),
         (("--run_dir=.", "--episodes=0"), "0 is not a positive integer"),
@@ -53,7 +53,7 @@ def installed():
             ("--run_dir=.", "--video=film.mp4", "--cameras=left_cam,top_cam,left_cam"),
             "each named once; got left_cam, top_cam, left_cam",
         ),
-        (("--run_dir=.", "more"), "unknown argument 'more'"),
+        (("--run_dir=.", "more"), "unknown argument 'more': did you mean --run_dir=more? See --help"),
     ],
 )
 def test_wrong_input_is_refused_in_one_line(arguments, message):
@@ -190,6 +190,12 @@ def test_every_seed_plays_its_own_policy_on_the_same_episodes(make_run, installe
             "return_interval_95": list(bootstrap_interval(returns, np.random.default_rng(5))),
         }
     assert report["seeds"][0]["return_mean"] != report["seeds"][1]["return_mean"]
+    for same in (evaluate(run.run_dir, 3, 5, step=100), evaluate(run.run_dir / "checkpoints" / "100", 3, 5)):
+        assert {**same, "run_dir": ""} == {**report, "run_dir": ""}
+    with pytest.raises(ValueError, match=r"checkpoints/50: there is no such checkpoint; complete .*: 100"):
+        evaluate(run.run_dir, 3, 5, step=50)
+    with pytest.raises(ValueError, match="is not the directory of a run, so step=100 cannot be chosen"):
+        evaluate(run.run_dir / "checkpoints" / "100", 3, 5, step=100)
     assert report["return_mean"] == pytest.approx(
         np.mean([entry["return_mean"] for entry in report["seeds"]])
     )
@@ -283,11 +289,12 @@ def test_best_seed_is_not_named_on_the_episodes_it_is_chosen_by(tmp_path):
             recorder.write(100, {seed: {"eval/success": success, "eval/return": 1.0}})
         recorder.write(150, {1: {"loss/actor": 1.0}})
     metrics = read_metrics(tmp_path)
-    assert best_seed(metrics, [1, 2, 3], 7) == 2
-    assert best_seed(metrics, [1, 3], 7) == 1
-    assert best_seed(metrics, [1, 2, 3], EVALUATION_SEED) is None
-    assert best_seed(metrics, [2], 7) is None
-    assert best_seed({}, [1, 2], 7) is None
+    assert best_seed(metrics, [1, 2, 3], 7, 150) == 2
+    assert best_seed(metrics, [1, 2, 3], 7, 99) is None
+    assert best_seed(metrics, [1, 3], 7, 150) == 1
+    assert best_seed(metrics, [1, 2, 3], EVALUATION_SEED, 150) is None
+    assert best_seed(metrics, [2], 7, 150) is None
+    assert best_seed({}, [1, 2], 7, 150) is None
     nobody = {"seeds": [{"seed": 1}, {"seed": 2}], "best_seed": None, "seed": 0}
     assert "none is named with --seed=0" in _describe_best(nobody)
 
@@ -311,7 +318,7 @@ def test_environment_other_than_the_one_trained_on_is_refused(make_run, franka_s
 
 
 def test_run_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="there is no such checkpoint"):
+    with pytest.raises(ValueError, match="is not a checkpoint, nor the directory of a run that has one"):
         evaluate(tmp_path, 1, 0)
 
 

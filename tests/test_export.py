@@ -18,7 +18,7 @@ def command(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("out",), "--run_dir must have a value"),
+        (("out",), "rlhive.export: --run_dir must be given; see --help"),
         (("--run_dir=nowhere", "out"), "--run_dir=nowhere: there is no such directory"),
         (("--run_dir=.",), "name one directory to write"),
         (("--run_dir=.", "a", "b"), "name one directory to write"),

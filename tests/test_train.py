@@ -375,7 +375,7 @@ def test_a_finished_run_is_done_again_with_a_command_that_can_be_copied(copy, ca
     [
         (["--gin_fil=sac.gin"], "gin_fil"),
         (["--gin_file=sac_gausian.gin"], "no gin file 'sac_gausian.gin': did you mean sac_gaussian.gin"),
-        (["--gin_file=sac.gin", "extra"], "unknown argument 'extra'"),
+        (["--gin_file=sac.gin", "extra"], "unknown argument 'extra': did you mean --gin_file=extra?"),
         ([], "which configuration? Such as --gin_file=sac_gaussian.gin"),
         (["--resume"], "--resume needs --run_dir"),
         (["--resume", "--run_dir=new"], "new has no checkpoint to go on from"),

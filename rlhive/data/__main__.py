@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags
 
-from rlhive.command import load_torch_on_one_thread, start
+from rlhive.command import load_torch_on_one_thread, require_flags, start
 from rlhive.core.files import check_new
 from rlhive.suggest import suggest
 
@@ -69,14 +69,15 @@ def _chosen_images(env_name: str) -> PixelSpec | None:
 
 def _record_flags() -> None:
     _image_flags()
-    flags.DEFINE_string("env", None, "RoboHive's id.", required=True)
-    flags.DEFINE_string("policy", None, "Directory of a run or bundle, or random, or zero.", required=True)
+    flags.DEFINE_string("env", None, "RoboHive's id.")
+    flags.DEFINE_string("policy", None, "Directory of a run or bundle, or random, or zero.")
     flags.DEFINE_integer("episodes", 10, "How many episodes.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Which episodes, and what is drawn.", lower_bound=0)
     flags.DEFINE_bool("stochastic", False, "Act with samples from the policy instead of its mode.")
 
 
 def _record(out: str) -> str:
+    require_flags("env", "policy")
     pixels = _chosen_images(FLAGS.env)
     check_new(out, ".h5")
     if FLAGS.policy not in ("random", "zero") and not Path(FLAGS.policy).is_dir():
@@ -114,11 +115,12 @@ def _inspect(path: str) -> str:
 
 
 def _convert_flags() -> None:
-    flags.DEFINE_enum("to", None, ["trace", "roboset", "minari"], "The new format.", required=True)
+    flags.DEFINE_enum("to", None, ["trace", "roboset", "minari"], "The new format.")
     flags.DEFINE_bool("skip_damaged", False, "Leave damaged trials out instead of refusing the file.")
 
 
 def _convert(source: str, out: str) -> str:
+    require_flags("to")
     check_new(out, "" if FLAGS.to == "minari" else ".h5")
     load_torch_on_one_thread()
     from rlhive.data.convert import convert

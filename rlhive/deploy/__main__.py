@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import attrs
 from absl import flags
 
-from rlhive.command import load_torch_on_one_thread, refuse_arguments, start
+from rlhive.command import load_torch_on_one_thread, refuse_arguments, require_flags, start
 
 if TYPE_CHECKING:
     from rlhive.deploy.reporting import Report
@@ -67,7 +67,7 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command."""
-    refuse_arguments(argv)
+    refuse_arguments(argv, "bundle")
     if FLAGS.recover is not None:
         return _recover(FLAGS.recover)
     settings = _settings()
@@ -81,9 +81,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _settings() -> Settings:
     """The flags that are the loop's, after what is wrong is refused before anything slow is imported."""
-    for name in ("bundle", "out"):
-        if not getattr(FLAGS, name):
-            raise ValueError(f"--{name} must be given; see --help")
+    require_flags("bundle", "out")
     if not Path(FLAGS.bundle).is_dir():
         raise ValueError(f"--bundle={FLAGS.bundle}: there is no such directory")
     _check_out(Path(FLAGS.out))

@@ -20,7 +20,7 @@ from rlhive.policy_fn.observation import example_observation
 from rlhive.policy_fn.policy import Policy
 from rlhive.policy_fn.tree_checks import check_env_state, check_params
 from rlhive.runs.checkpoint_files import read_part
-from rlhive.runs.run_files import CHECKPOINTS, PathLike, checkpoint_dir, part_path, seed_dirs
+from rlhive.runs.run_files import CHECKPOINTS, PathLike, choose_checkpoint, part_path, seed_dirs
 from rlhive.runs.run_spec import RunSpec
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -130,10 +130,7 @@ def seed_dir(path: PathLike | Params, seed: int | None = None, step: int | None 
         raise LoadError(f"{folder}: there is no such file or directory")
     if is_bundle(folder) and not part_path(folder, "params").exists():
         raise LoadError(f"{folder}: {NO_CHECKPOINT}")
-    if (folder / CHECKPOINTS).is_dir():
-        folder = checkpoint_dir(folder, step)
-    elif step is not None:
-        raise LoadError(f"{folder}: is not the directory of a run, so step={step} cannot be chosen there")
+    folder = choose_checkpoint(folder, step)
     folders = seed_dirs(folder)
     seeds = ", ".join(map(str, folders))
     if seed is None and len(folders) > 1:

@@ -81,6 +81,22 @@ def checkpoint_dir(run_dir: PathLike, step: int | None = None) -> Path:
     return folder.resolve()
 
 
+def choose_checkpoint(path: PathLike, step: int | None = None) -> Path:
+    """The checkpoint of the run in a directory, as `checkpoint_dir` has it; or the directory, if it is one itself.
+
+    Raises:
+        LoadError: there is none, or a step is to be chosen where there is one alone.
+    """
+    path = Path(path)
+    if (path / CHECKPOINTS).is_dir():
+        return checkpoint_dir(path, step)
+    if not part_path(path, "params").exists() and not dirs_of_several(path):
+        raise LoadError(f"{path}: is not a checkpoint, nor the directory of a run that has one")
+    if step is not None:
+        raise LoadError(f"{path}: is not the directory of a run, so step={step} cannot be chosen there")
+    return path
+
+
 def checkpoint_steps(run_dir: PathLike) -> list[int]:
     """The steps of the complete checkpoints of a run, ascending."""
     folders = (Path(run_dir) / CHECKPOINTS).glob("*")

@@ -47,7 +47,7 @@ def recorded(tmp_path_factory):
         (("inspekt", "x"), "there is no task 'inspekt': did you mean inspect?"),
         (("inspect",), "inspect takes FILE, got nothing"),
         (("inspect", "nowhere.h5"), "nowhere.h5: there is no such file"),
-        (("record", "out.h5", "--policy=zero"), "Flag --env must have a value"),
+        (("record", "out.h5", "--policy=zero"), "--env must be given; see --help"),
         (
             ("record", "out.h5", "--env=FrankaReach", "--policy=zero"),
             "is not an environment of RoboHive: did you mean",
@@ -65,6 +65,7 @@ def recorded(tmp_path_factory):
             ("record", "out.h5", f"--env={FRANKA}", "--policy=zero", "--cameras=top_cam"),
             f"{FRANKA} has no images of its own: give both --cameras and --image_size",
         ),
+        (("convert", "a", "b"), "--to must be given; see --help"),
         (("convert", "a", "b", "--to=csv"), "flag --to=csv: value should be one of"),
         (("replay", "x.h5", "--out=no/such/place.h5"), "no/such/place.h5: must be a new name ending in .h5"),
     ],
