@@ -34,5 +34,11 @@ _MODULE = sys.orig_argv[sys.orig_argv.index("-m") + 1] if "-m" in sys.orig_argv[
 _IS_COMMAND = sys.argv[0] == "-m" and _MODULE.startswith("rlhive.")
 if _IS_COMMAND and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `rlhive.command.finish`: no traceback of the imports
+# The first package that commands import; the doctor says what else is missing.
+if _IS_COMMAND and _MODULE != "rlhive.doctor" and importlib.util.find_spec("absl") is None:
+    sys.exit(
+        f"{_MODULE}: absl-py is missing from {sys.executable}: run it with `uv run`, or install rlhive's packages "
+        "(README.md)"
+    )
 if not _IS_COMMAND and multiprocessing.current_process().name != WORKER_NAME:
     load_torch()

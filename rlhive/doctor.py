@@ -10,19 +10,21 @@ import importlib.metadata
 import os
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import attrs
-from packaging.requirements import Requirement
-
+# Free of packages, which checks import: one may be missing.
 from rlhive import ffmpeg
 from rlhive.command import finish
-from rlhive.envs import simhive
 from rlhive.fresh_process import answer_of
 from rlhive.gl_backend import FAST_FLAGS, FAST_QUALITY
 from rlhive.memory import free_memory
 from rlhive.paths import cache_dir, has_compiler
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 OK, NOTE, FAIL = "ok", "note", "FAIL"
 
@@ -72,8 +74,7 @@ print(f"a frame of 320x240 takes {' or '.join(took)} on {device}")
 """
 
 
-@attrs.frozen
-class Finding:
+class Finding(NamedTuple):
     """One line of the report.
 
     Attributes:
@@ -130,11 +131,14 @@ def _check_disk(purpose: str, place: Callable[[], Path], remedy: str) -> Finding
 
 def check_packages() -> Iterator[Finding]:
     """Installed versions against what RLHive was tried with."""
+    from packaging.requirements import Requirement
+
     try:
         lines = importlib.metadata.requires("rlhive-torch") or []
     except importlib.metadata.PackageNotFoundError:
-        yield Finding(NOTE, "rlhive-torch", "runs without being installed: versions not compared", _REINSTALL)
-        lines = ["torch", "tensordict", "torchrl", "robohive", "numpy"]
+        yield Finding(NOTE, "rlhive-torch", "runs without being installed", _REINSTALL)
+        project = Path(__file__).parent.parent / "pyproject.toml"
+        lines = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
     for requirement in map(Requirement, [*lines, "mujoco", "gymnasium"]):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield _check_package(requirement)
@@ -169,6 +173,8 @@ def check_torch() -> Iterator[Finding]:
 
 def check_simhive() -> Iterator[Finding]:
     """The robot models."""
+    from rlhive.envs import simhive
+
     try:
         found = simhive.status()
     except simhive.SimHiveError as error:
@@ -192,7 +198,7 @@ def check_environment() -> Iterator[Finding]:
     if not shutil.which("git") and "GIT_PYTHON_REFRESH" not in os.environ:
         fix = "`apt-get install git`, or `export GIT_PYTHON_REFRESH=quiet`"
         yield Finding(NOTE, "git", "not found, and robohive's GitPython asks for it", fix)
-    if not _models_found():
+    if _robohive_with_models() is None:
         return
     good, answer = _probe(_STEP)
     text = "FrankaReachRandom-v0 steps, torch imported before mujoco" if good else answer
@@ -202,8 +208,8 @@ def check_environment() -> Iterator[Finding]:
 
 def check_rendering() -> Iterator[Finding]:
     """Both headless GL backends, in the scene of the Franka arm where its models are there, and which one draws."""
-    scene = "envs/arms/franka/assets/franka_reach_v0.xml"
-    path = str(simhive.robohive_directory() / scene) if _models_found() else ""
+    robohive = _robohive_with_models()
+    path = str(robohive / "envs/arms/franka/assets/franka_reach_v0.xml") if robohive else ""
     working = []
     for backend, package in (("egl", "libegl1 libgl1-mesa-dri"), ("osmesa", "libosmesa6")):
         good, answer = _probe(_RENDER, path, " ".join(FAST_FLAGS), " ".join(FAST_QUALITY), MUJOCO_GL=backend)
@@ -249,19 +255,25 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 
 
 def examine(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """What a check finds; and that it failed, where this user may not look at what it looks at."""
+    """What a check finds; and that it failed, where a package is missing or this user may not read something."""
+    subject = check.__name__.removeprefix("check_")
     try:
         yield from check()
+    except ImportError as error:
+        yield Finding(FAIL, subject, f"cannot be looked at: {error}", _REINSTALL)
     except OSError as error:
-        subject, path = check.__name__.removeprefix("check_"), error.filename or "the working directory"
+        path = error.filename or "the working directory"
         yield Finding(FAIL, subject, str(error), f"make {path} readable for this user")
 
 
-def _models_found() -> bool:
+def _robohive_with_models() -> Path | None:
+    """Where robohive is installed, if it has its models."""
     try:
-        return simhive.is_installed()
-    except simhive.SimHiveError:
-        return False
+        from rlhive.envs import simhive
+
+        return simhive.robohive_directory() if simhive.is_installed() else None
+    except (ImportError, RuntimeError):  # a package is missing, or robohive itself
+        return None
 
 
 def _probe(code: str, *arguments: str, **environment: str) -> tuple[bool, str]:

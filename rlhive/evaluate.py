@@ -124,8 +124,9 @@ def evaluate(
 
     Returns:
         A plain dict for JSON; "seeds" has each one's summary, "success" and "return_mean" are over them all, and
-        "best_seed" is the one that the run's own last evaluations until then choose, None where they do not. "not_finite" are
-        the seeds whose policies give actions that are not finite; they have no figures and count nowhere.
+        "best_seed" is the one that the run's own last evaluations until then choose, None where they do not.
+        "not_finite" are the seeds whose policies give actions that are not finite; they have no figures and count
+        nowhere.
 
     Raises:
         ValueError: no policy that can be loaded or that gives finite actions, its environment is not the one

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import packaging
 import pytest
 
 from rlhive import doctor
@@ -116,6 +118,36 @@ def test_what_cannot_be_read_is_a_finding_of_its_check(tmp_path):
     first, failed = examine(check_models)
     assert first.state == "ok" and (failed.state, failed.subject) == ("FAIL", "models")
     assert failed.fix == f"make {tmp_path / 'none'} readable for this user"
+
+
+WITHOUT_PACKAGES = """
+import sys
+from rlhive import doctor
+doctor.CHECKS = (doctor.check_packages, doctor.check_simhive, doctor.check_environment)
+sys.exit(doctor.main())
+"""
+
+
+def test_missing_packages_are_findings_and_no_traceback(tmp_path):
+    command = [sys.executable, "-S", "-c", WITHOUT_PACKAGES]  # without site-packages
+    environment = {**os.environ, "PYTHONPATH": str(Path(doctor.__file__).parent.parent)}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (1, "")
+    assert "FAIL  packages           cannot be looked at: No module named 'packaging'\n" in ran.stdout
+    assert "FAIL  simhive            cannot be looked at: No module named 'attrs'\n" in ran.stdout
+    (tmp_path / "packaging").symlink_to(Path(packaging.__file__).parent)
+    environment["PYTHONPATH"] += f":{tmp_path}"
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+    assert "FAIL  absl-py            not installed\n" in said and "FAIL  filelock " in said
+
+
+def test_a_command_without_its_packages_says_how_to_run_it():
+    environment = {**os.environ, "PYTHONPATH": str(Path(doctor.__file__).parent.parent)}
+    for name, code in (("train", 1), ("data", 1), ("doctor", 0)):
+        command = [sys.executable, "-S", "-m", f"rlhive.{name}", "--help"]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert ran.returncode == code and ran.stderr.startswith(code * f"rlhive.{name}: absl-py is missing")
+        assert ran.stderr.count("\n") == code and (not code or "run it with `uv run`" in ran.stderr)
 
 
 def test_a_cache_without_the_models_is_noted_and_nothing_is_installed(monkeypatch, tmp_path):
