@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import contextlib
 import ctypes
@@ -20,6 +21,7 @@ from typing import Any, NoReturn, TextIO
 
 from rlhive.core.files import naming
 from rlhive.core.interrupt import CAUGHT, make_is_repeated
+from rlhive.paths import command_line
 
 _LIMIT = "; the limit of processes and threads is reached (ulimit -u, or the container's)"
 INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -65,6 +67,14 @@ def start(
         app.run(run_main, argv=list(argv), flags_parser=parse)
 
     finish(name, run)
+
+
+class Parser(argparse.ArgumentParser):
+    """For commands that need no absl; a wrong flag is one line, too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command with 2 and the message."""
+        self.exit(2, f"{self.prog.split()[-1]}: {message}; see --help\n")
 
 
 def refuse_arguments(argv: Sequence[str], flag: str) -> None:
@@ -174,7 +184,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, ImportError) and "failed to map segment" in str(error):
         return f"out of address space (ulimit -v): {error}"
     if isinstance(error, ImportError):
-        return f"cannot import: {error}; `python -m rlhive.doctor` looks at the installation"
+        return f"cannot import: {error}; `{command_line('rlhive.doctor')}` looks at the installation"
     # gin adds lines that say which of its configurables called.
     text = re.sub(r"\s*\n\s*In call to configurable .*", "", str(error))
     is_limit = any(words in text for words in ("can't start new thread", "Resource temporarily unavailable"))

@@ -14,7 +14,7 @@ from rlhive.envs.pixels import check_camera_names
 from rlhive.ffmpeg import check_ffmpeg
 from rlhive.gl_backend import check_backend
 from rlhive.metrics import check_loggers
-from rlhive.paths import has_compiler
+from rlhive.paths import command_line, has_compiler
 from rlhive.policy_fn.encoders import Encoder, check_kind, encoder_tree, learned
 from rlhive.training.replay_size import check_capacity
 
@@ -86,5 +86,5 @@ def _check_device(name: str) -> None:
     try:
         torch.zeros((), device=name).item()  # "meta" holds no values
     except (RuntimeError, AssertionError):
-        expected = "'cpu', or 'cuda' where torch sees a GPU (`python -m rlhive.doctor` tells)"
+        expected = f"'cpu', or 'cuda' where torch sees a GPU (`{command_line('rlhive.doctor')}` tells)"
         raise ValueError(f"train.device={name!r} cannot be used here; expected {expected}") from None

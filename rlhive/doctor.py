@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import os
 import shutil
@@ -17,11 +16,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 # Free of packages, which checks import: one may be missing.
 from rlhive import ffmpeg
-from rlhive.command import finish
+from rlhive.command import Parser, finish
 from rlhive.fresh_process import answer_of
 from rlhive.gl_backend import FAST_FLAGS, FAST_QUALITY
 from rlhive.memory import free_memory
-from rlhive.paths import cache_dir, has_compiler
+from rlhive.paths import cache_dir, command_line, has_compiler
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -180,12 +179,12 @@ def check_simhive() -> Iterator[Finding]:
     except simhive.SimHiveError as error:
         yield Finding(FAIL, "SimHive", str(error), _REINSTALL)
         return
-    fix = "`python -m rlhive.envs.simhive` installs it"
+    fix = f"`{command_line('rlhive.envs.simhive')}` installs it"
     if found.path is None:
         yield Finding(FAIL, "SimHive", "not installed", fix)
         return
     suites = sorted({suite for name in found.differing for suite in simhive.suites_touched(name)})
-    wrong = f"{len(found.differing)} files differ, which touches {', '.join(suites)}"
+    wrong = f"{simhive.count_differing(len(found.differing))}, which touches {', '.join(suites)}"
     text = f"{wrong if suites else 'the exact models'} in {found.path} ({found.source})"
     yield Finding(FAIL if suites else OK, "SimHive", text, fix if suites else "")
     if not simhive.is_in_place():
@@ -282,7 +281,7 @@ def _probe(code: str, *arguments: str, **environment: str) -> tuple[bool, str]:
 
 def main() -> int:
     """Print every finding as soon as it is known; 1 when training could not run."""
-    argparse.ArgumentParser(prog="python -m rlhive.doctor", description=__doc__).parse_args()
+    Parser(prog="python -m rlhive.doctor", description=__doc__).parse_args()
     failures = 0
     for check in CHECKS:
         for finding in examine(check):

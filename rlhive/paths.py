@@ -1,4 +1,4 @@
-"""Where RLHive keeps what it downloads, where its gin files are, and what is on the PATH."""
+"""Where RLHive keeps what it downloads, where its gin files are, what is on the PATH, and how to run it."""
 
 import os
 import shutil
@@ -44,6 +44,11 @@ def check_encoding(path: str | os.PathLike[str], flag: str = "") -> None:
         os.fspath(path).encode()
     except UnicodeEncodeError:
         raise ValueError(f"{flag}{path}: its name is not UTF-8 here (LANG?): choose another") from None
+
+
+def command_line(arguments: str) -> str:
+    """How a command of RLHive is run here, such as "rlhive.doctor": by uv where that runs this process."""
+    return f"{'uv run ' if 'UV' in os.environ else ''}python -m {arguments}"
 
 
 def has_compiler() -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from rlhive.command import INTERRUPTED, reason, refuse_arguments, start
+from rlhive.paths import command_line
 from rlhive.runs.run_files import (
     ADDED,
     CONFIG_FILE,
@@ -132,7 +133,7 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
             return INTERRUPTED
         write_arrays(directory)
         sys.stderr.write(f"rlhive.train: done; see {write_report(directory)}, or evaluate it:\n")
-    sys.stderr.write(f"    python -m rlhive.evaluate {flag}\n")
+    sys.stderr.write(f"    {command_line(f'rlhive.evaluate {flag}')}\n")
     return 0
 
 

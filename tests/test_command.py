@@ -12,6 +12,7 @@ from rlhive import WORKER_NAME
 from rlhive import command as commands
 from rlhive.command import let_threads_sleep
 from rlhive.core import files, interrupt
+from rlhive.paths import command_line
 
 LIMIT = "; the limit of processes and threads is reached (ulimit -u, or the container's)\n"
 
@@ -101,7 +102,7 @@ def test_commands_end_quietly_when_their_reader_leaves(arguments, buffering):
         (
             ImportError("lib.so:\n failed"),
             1,
-            "test: cannot import: lib.so: failed; `python -m rlhive.doctor` looks at the installation\n",
+            f"test: cannot import: lib.so: failed; `{command_line('rlhive.doctor')}` looks at the installation\n",
         ),
         (
             ImportError("lib.so: failed to map segment from shared object"),

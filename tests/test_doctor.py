@@ -24,6 +24,7 @@ from rlhive.doctor import (
 )
 from rlhive.envs import simhive
 from rlhive.fresh_process import answer_of
+from rlhive.paths import command_line
 
 COMMAND = [sys.executable, "-m", "rlhive.doctor"]
 
@@ -69,7 +70,7 @@ def test_without_simhive_it_says_how_to_install_and_installs_nothing(tmp_path):
     code, report = run(package.parent, tmp_path / "cache")
     assert code == 1
     assert "FAIL  SimHive            not installed\n" in report
-    assert "fix: `python -m rlhive.envs.simhive` installs it" in report
+    assert f"fix: `{command_line('rlhive.envs.simhive')}` installs it" in report
     assert report.endswith("training cannot run: 1 to fix\n")
     assert not (tmp_path / "cache").exists()
 

@@ -20,6 +20,7 @@ import attrs
 from absl import flags
 
 from rlhive.command import load_torch_on_one_thread, refuse_arguments, require_flags, start
+from rlhive.paths import command_line
 
 if TYPE_CHECKING:
     from rlhive.deploy.reporting import Report
@@ -110,7 +111,7 @@ def _deploy(settings: Settings) -> Report:
     from rlhive.runs.run_files import CHECKPOINTS, checkpoint_dir, seed_dirs
 
     if (Path(FLAGS.bundle) / CHECKPOINTS).is_dir() and len(seed_dirs(checkpoint_dir(FLAGS.bundle))) > 1:
-        command = f"python -m rlhive.export --run_dir={FLAGS.bundle} --seed=… DIRECTORY"
+        command = command_line(f"rlhive.export --run_dir={FLAGS.bundle} --seed=… DIRECTORY")
         raise ValueError(f"--bundle={FLAGS.bundle}: is a run of several seeds; export one with `{command}`")
     policy_source = describe_policy(FLAGS.bundle)
     policy = load(policy_source["path"])

@@ -7,6 +7,7 @@ import importlib.resources
 import json
 import re
 
+from rlhive.paths import command_line
 from rlhive.suggest import nearest
 
 _ENCODER = re.compile(r"_v(flat|r3m18|r3m34|r3m50|rrl18|rrl34|rrl50|vc1s|vc1l)(?=-v\d+$)")
@@ -55,7 +56,11 @@ def check_name(name: str) -> None:
     if any(built_name(name) in names for names in suites().values()):
         return
     close = nearest(name, list_names())
-    hint = f"did you mean {', '.join(close)}?" if close else "`python -m rlhive.envs --list` prints them all."
+    hint = (
+        f"did you mean {', '.join(close)}?"
+        if close
+        else f"`{command_line('rlhive.envs --list')}` prints them all."
+    )
     raise ValueError(
         f"{name!r} is not an environment of RoboHive: {hint} Those of RoboHive 0.7.0 are known; a variant or "
         "environment of one's own goes through VectorEnv(factory)"

@@ -19,6 +19,7 @@ from rlhive import WORKER_NAME
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.interrupt import shield_children
 from rlhive.envs.chunk import Arrays, Chunk, Factory, Place, byte_count, map_arrays
+from rlhive.paths import command_line
 
 # Workers yield to the learner, which needs their steps only after its update: on two cores a training step took 9.7 ms
 # instead of 11.3 (means of four and of three runs in turns, FrankaReachRandom-v0).
@@ -166,8 +167,8 @@ class ProcessPool:
         self.close()
         raise RuntimeError(
             f"the worker process of {self.name}, seeds {_seeds(worker)}, has not answered for {seconds:g} s: "
-            "if it draws images, its GL driver may hang (`python -m rlhive.doctor`; MUJOCO_GL=osmesa is the other, "
-            "fewer max_renderers help a GPU); if it is only slow, give VectorEnv a longer timeout"
+            f"if it draws images, its GL driver may hang (`{command_line('rlhive.doctor')}`; MUJOCO_GL=osmesa is the "
+            "other, fewer max_renderers help a GPU); if it is only slow, give VectorEnv a longer timeout"
         )
 
 

@@ -17,6 +17,7 @@ from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.pixels import no_camera
 from rlhive.fresh_process import answer_of
 from rlhive.gl_backend import FAST_FLAGS, FAST_QUALITY, check_backend
+from rlhive.paths import command_line
 
 BACKENDS = ("egl", "osmesa")
 MAX_RENDERERS = 4  # processes that draw, so GL contexts, at once; many at once have hung on a GPU
@@ -47,7 +48,7 @@ def choose_backend() -> str:
         problems.append(f"{backend}: {problem}")
     raise RuntimeError(
         f"no GL backend can draw images here ({'; '.join(problems)}); "
-        "`python -m rlhive.doctor` says what to install"
+        f"`{command_line('rlhive.doctor')}` says what to install"
     )
 
 
@@ -66,7 +67,7 @@ def rendering_errors() -> Iterator[None]:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise RuntimeError(
             f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} cannot render here ({reason}); "
-            "`python -m rlhive.doctor` says what to do"
+            f"`{command_line('rlhive.doctor')}` says what to do"
         ) from error
 
 

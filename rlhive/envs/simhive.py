@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import hashlib
+import itertools
 import os
 import re
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ import attrs
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from rlhive.command import finish
+from rlhive.command import Parser, finish
 from rlhive.envs.simhive_sources import (
     NOT_ON_INDEX,
     VERSION,
@@ -36,7 +37,7 @@ from rlhive.envs.simhive_sources import (
     robohive_directory,
     sources,
 )
-from rlhive.paths import cache_dir
+from rlhive.paths import cache_dir, command_line
 
 __all__ = ["VERSION", "SimHiveError", "SimHiveStatus", "ensure", "status"]
 
@@ -44,6 +45,8 @@ _SOURCE_FILE = ".rlhive-source"
 _NAME = f"simhive-{VERSION}"
 # robohive's myohand_die.xml reads it as `simhive/myo_sim/../../envs/…`: through the link, beside the tree.
 _OUTSIDE = "envs/myo/assets/hand/dice.png"
+# Environments that are built side by side ask for the models at once; the lock in `_locked` is for other processes.
+_THREADS = threading.Lock()
 
 
 @attrs.frozen
@@ -101,6 +104,11 @@ def differing_files(tree: Path, manifest: Manifest) -> list[str]:
     return [name for name, digest in manifest.items() if _sha256(tree / name) != digest]
 
 
+def count_differing(count: int) -> str:
+    """That so many files differ, in words."""
+    return "1 file differs" if count == 1 else f"{count} files differ"
+
+
 def suites_touched(name: str) -> list[str]:
     """RoboHive's suites whose environments name the folder that a file belongs to; none for documents."""
     if name in NOT_ON_INDEX or not name.endswith((".xml", ".stl", ".msh", ".obj", ".png")):
@@ -127,7 +135,9 @@ def _install_and_link(link: Path, tree: Path, *, again: bool) -> Path:
     if link.exists() and not link.is_symlink():
         raise SimHiveError(f"{link} is a directory, not SimHive {VERSION}: move it away and run this again")
     try:
-        with _locked(tree):
+        with _THREADS, _locked(tree):
+            for left in tree.parent.glob(f"{tree.name}.partial-*"):
+                shutil.rmtree(left, ignore_errors=True)
             if again or not _is_tree(tree):
                 _write(tree.parent / _OUTSIDE, (link.parent / _OUTSIDE).read_bytes())
                 install(tree, sources(), read_manifest())
@@ -164,8 +174,6 @@ def install(tree: Path, candidates: list[Source], manifest: Manifest) -> None:
         SimHiveError: no source holds the exact files, or there is too little free space.
         OSError: the disk is full after all, or not writable.
     """
-    for left in tree.parent.glob(f"{tree.name}.partial-*"):
-        shutil.rmtree(left, ignore_errors=True)
     failures = []
     for source in candidates:
         _say(f"installing SimHive {VERSION} in {tree} from {source.label}")
@@ -190,7 +198,11 @@ def install(tree: Path, candidates: list[Source], manifest: Manifest) -> None:
 
 def _write_tree(tree: Path, source: Source, contents: TreeFiles, manifest: Manifest) -> None:
     exact = set()
-    for name, content in tqdm(contents, desc="models", total=len(manifest), unit="file", disable=None):
+    first = list(
+        itertools.islice(contents, 1)
+    )  # for which git and the package index are waited for, without this bar
+    files = itertools.chain(first, contents)
+    for name, content in tqdm(files, desc="models", total=len(manifest), unit="file", disable=None):
         if hashlib.sha256(content).hexdigest() == manifest[name]:
             _write(tree / name, content)
             exact.add(name)
@@ -248,14 +260,16 @@ def _say(line: str) -> None:
 def _verify() -> int:
     found = status()
     if found.path is None:
-        raise SimHiveError("SimHive is not installed: `python -m rlhive.envs.simhive` installs it")
+        raise SimHiveError(f"SimHive is not installed: `{command_line('rlhive.envs.simhive')}` installs it")
     suites = {name: suites_touched(name) for name in found.differing}
     for name, touched in suites.items():
         state = "differs" if (found.path / name).is_file() else "missing"
         sys.stdout.write(f"{state}  {name}  (suites: {', '.join(touched) or 'none'})\n")
-    sys.stdout.write(f"{found.path} ({found.source}): {len(suites)} files differ from SimHive {VERSION}\n")
+    sys.stdout.write(
+        f"{found.path} ({found.source}): {count_differing(len(suites))} from SimHive {VERSION}\n"
+    )
     if any(suites.values()):
-        sys.stdout.write("`python -m rlhive.envs.simhive` installs the exact files\n")
+        sys.stdout.write(f"`{command_line('rlhive.envs.simhive')}` installs the exact files\n")
     return int(any(suites.values()))
 
 
@@ -270,7 +284,7 @@ def _install_command() -> int:
 
 def main() -> int:
     """The command line: installs SimHive, or with `--verify` compares it with the exact tree."""
-    parser = argparse.ArgumentParser(prog="python -m rlhive.envs.simhive", description=__doc__)
+    parser = Parser(prog="python -m rlhive.envs.simhive", description=__doc__)
     parser.add_argument(
         "--verify", action="store_true", help="list the files that differ, and the suites they touch"
     )

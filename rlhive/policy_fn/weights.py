@@ -19,7 +19,7 @@ from rlhive.core.errors import LoadError
 from rlhive.core.files import file_sha256, replacing
 from rlhive.core.tree_file import check_leaves, named_leaves, read_tree, write_tree
 from rlhive.core.types import Params
-from rlhive.paths import cache_dir
+from rlhive.paths import cache_dir, command_line
 from rlhive.policy_fn.resnet import DEPTHS, ResNet
 
 _TIMEOUT = 20.0  # seconds without an answer
@@ -219,7 +219,7 @@ def _cached(path: Path) -> Params | None:
 
 def _by_hand(target: Path, url: str = "") -> str:
     first = f"download {url} and " if url else ""
-    return f"{first}run python -m rlhive.policy_fn.r3m convert FILE {target}"
+    return f"{first}run {command_line(f'rlhive.policy_fn.r3m convert FILE {target}')}"
 
 
 @functools.cache

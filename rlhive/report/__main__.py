@@ -17,7 +17,7 @@ from absl import flags
 
 from rlhive.command import start
 from rlhive.core.files import check_writable
-from rlhive.paths import check_encoding
+from rlhive.paths import check_encoding, command_line
 from rlhive.report.write import write
 from rlhive.runs.run_files import REPORT_FILE
 
@@ -45,7 +45,7 @@ def check_input(paths: Sequence[Path], out: str | None) -> Path:
         ValueError: no run, no such directory, one twice or not UTF-8, or a report that could not be written.
     """
     if not paths:
-        raise ValueError("which run? Such as python -m rlhive.report runs/reach; see --help")
+        raise ValueError(f"which run? Such as {command_line('rlhive.report runs/reach')}; see --help")
     for path in paths:
         check_encoding(path)
         if not path.is_dir():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rlhive.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
-GIGABYTE = 1e9
+MEGABYTE, GIGABYTE = 1e6, 1e9
 
 
 def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> None:
@@ -36,10 +36,10 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
     )
     memory = "of memory on the GPU" if config.on_gpu else "of memory"
     logger.info(
-        "the replay of %d steps of %d seed(s) takes %.2f GB %s",
+        "the replay of %d steps of %d seed(s) takes %.0f MB %s",
         min(replay.capacity, config.total_steps),
         replay.num_seeds,
-        size / GIGABYTE,
+        size / MEGABYTE,
         memory if replay.scratch_dir is None else "on disk",
     )
     if replay.scratch_dir is None and size > (free := _free_memory(config.device)):

@@ -25,6 +25,7 @@ from rlhive.deploy.safety import EXIT_CODES, FaultError, Sensors, SensorWatch, l
 from rlhive.envs.importing import quiet
 from rlhive.envs.robohive import env_spec
 from rlhive.export import export
+from rlhive.paths import command_line
 from rlhive.policy_fn import LoadError, load
 
 NAME = "FrankaReachRandom-v0"
@@ -408,7 +409,7 @@ def test_a_run_of_several_seeds_is_to_be_exported(tmp_path):
         (tmp_path / "run" / "checkpoints" / "latest" / f"seed_{seed}").mkdir(parents=True)
     result = command(f"--bundle={tmp_path / 'run'}", f"--out={tmp_path / 'out'}")
     assert result.returncode == 2 and result.stderr.count("\n") == 1
-    assert f"`python -m rlhive.export --run_dir={tmp_path / 'run'} --seed=" in result.stderr
+    assert f"`{command_line('rlhive.export')} --run_dir={tmp_path / 'run'} --seed=" in result.stderr
 
 
 def test_a_journal_is_never_added_to(tmp_path):
