@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import ctypes
+import functools
 import importlib.util
 import json
 import lzma
@@ -40,6 +42,8 @@ TreeFiles = Iterator[tuple[str, bytes]]
 _PROBE_SECONDS = 10.0
 _FETCH_SECONDS = 900.0
 _INDEX_BYTES = 280_000_000  # both wheels, unpacked
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
 class SimHiveError(RuntimeError):
@@ -259,7 +263,10 @@ def _run(
     environment: Mapping[str, str],
     tick: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run a command with its last line of output as the error; ends it and its children on any exit."""
+    """Run a command with its last line of output as the error; ends it and its children on any exit.
+
+    The command itself ends with this process, too, where that is killed.
+    """
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             command,
@@ -268,6 +275,7 @@ def _run(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=functools.partial(_LIBC.prctl, _PR_SET_PDEATHSIG, signal.SIGKILL),
         )
         deadline = time.monotonic() + seconds
         try:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,50 @@ def test_two_processes_at_once_install_once(robohive, exact_tree):
     assert [process.returncode for process in both] == [0, 0]
     assert sum("installing SimHive 0.7.0 in" in message for message in messages) == 1
     assert run(env, "--verify").returncode == 0
+
+
+def test_two_threads_at_once_install_once_and_no_other_process_is_told_of(tmp_path, monkeypatch, capsys):
+    manifest = small_tree(tmp_path / "models")
+    (tmp_path / "robohive" / simhive._OUTSIDE).parent.mkdir(parents=True)
+    (tmp_path / "robohive" / simhive._OUTSIDE).touch()
+    tree, left = tmp_path / "cache" / "tree", tmp_path / "cache" / "tree.partial-x"
+    left.mkdir(parents=True)
+
+    def slowly(scratch):
+        time.sleep(0.2)  # the other thread comes meanwhile
+        assert not left.exists()
+        yield from local_files(tmp_path / "models", manifest)
+
+    monkeypatch.setattr(simhive, "sources", lambda: [Source("here", 0, slowly)])
+    monkeypatch.setattr(simhive, "read_manifest", lambda: manifest)
+    with ThreadPoolExecutor() as threads:
+        both = [
+            threads.submit(simhive._install_and_link, tmp_path / "robohive" / "simhive", tree, again=False)
+            for _ in range(2)
+        ]
+    assert [one.result() for one in both] == [tree, tree]
+    said = capsys.readouterr().err
+    assert said.count("installing SimHive") == 1 and "another process" not in said
+
+
+KILLED = """
+import os, sys
+from rlhive.envs.simhive_sources import _run
+_run(["sh", "-c", "echo $$ > pid; exec sleep 60"], seconds=60, environment={})
+"""
+
+
+def test_what_an_installation_started_ends_with_it_where_it_is_killed(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", KILLED], cwd=tmp_path) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    child = Path("/proc") / (tmp_path / "pid").read_text().strip()
+    while child.exists() and (child / "stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_no_network_is_one_line_within_seconds(robohive):
