@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from rlhive.command import finish
+from rlhive.command import Parser, finish
 from rlhive.core.env_spec import SOLVED_STEPS
+from rlhive.core.files import check_new
 from rlhive.envs.names import check_name, list_names, suites
 from rlhive.envs.pixels import model_cameras
+from rlhive.suggest import nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from rlhive.envs.interface import StepResult
     from rlhive.envs.robohive import RoboHive
 
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
@@ -29,14 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list is not None:
         return _list(options.list)
     check_name(options.check)
-    _check(options.check, options.policy, options.steps, options.seed)
+    if options.picture is not None:
+        check_new(options.picture, ".png")
+    _check(options.check, options.policy, options.steps, options.seed, options.picture)
     return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m rlhive.envs", description=__doc__.partition(": ")[2], allow_abbrev=False
-    )
+    parser = Parser(prog="python -m rlhive.envs", description=__doc__.partition(": ")[2], allow_abbrev=False)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--list", nargs="?", const="", metavar="PATTERN", help="print the ids that contain PATTERN"
@@ -45,6 +50,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--policy", choices=("zero", "random"), default="random", help="actions of --check")
     parser.add_argument("--steps", type=_integer(1), default=200, help="steps of --check (200)")
     parser.add_argument("--seed", type=_integer(0), default=0, help="seed of --check (0)")
+    parser.add_argument(
+        "--picture", metavar="FILE.png", help="draw the last state of --check into this new file"
+    )
     return parser.parse_args(arguments)
 
 
@@ -60,24 +68,27 @@ def _integer(least: int) -> Callable[[str], int]:
 def _list(pattern: str) -> int:
     names = list_names(pattern)
     if not names:
-        sys.stderr.write(
-            f"no environment of RoboHive contains {pattern!r}; --list without a pattern has them all\n"
+        close = nearest(
+            pattern, sorted({word.lower() for name in list_names() for word in _WORD.findall(name)})
         )
+        hint = f"did you mean {' or '.join(close)}?" if close else "--list without a pattern has them all"
+        sys.stderr.write(f"rlhive.envs: no environment of RoboHive contains {pattern!r}: {hint}\n")
         return 1
     suite_of = {name: suite for suite, members in suites().items() for name in members}
     sys.stdout.writelines(f"{suite_of[name]:<14}{name}\n" for name in names)
     return 0
 
 
-def _check(name: str, policy: str, steps: int, seed: int) -> None:
+def _check(name: str, policy: str, steps: int, seed: int, picture: str | None) -> None:
     import numpy as np
 
     from rlhive.envs.render import choose_backend
     from rlhive.envs.robohive import RoboHive
 
-    # Before mujoco is imported; where none works, `_picture` says so.
-    with contextlib.suppress(RuntimeError, ValueError):
-        choose_backend()
+    if picture is not None:
+        # Before mujoco is imported; where none works, `_draw` says so.
+        with contextlib.suppress(RuntimeError, ValueError):
+            choose_backend()
     generator = np.random.default_rng(seed)
     scale = 1.0 if policy == "random" else 0.0
     with contextlib.closing(RoboHive(name)) as env:
@@ -90,7 +101,8 @@ def _check(name: str, policy: str, steps: int, seed: int) -> None:
         rate = steps / (time.perf_counter() - start)
         sys.stdout.write(f"{steps} steps with the {policy} policy, seed {seed}: {rate:.0f} steps/s\n")
         sys.stdout.write(_summarise(results))
-        sys.stdout.write(_picture(env))
+        if picture is not None:
+            sys.stdout.write(_draw(env, picture))
 
 
 def _describe(spec: EnvSpec) -> str:
@@ -140,7 +152,7 @@ def _summarise(results: list[StepResult]) -> str:
     return text
 
 
-def _picture(env: RoboHive) -> str:
+def _draw(env: RoboHive, path: str) -> str:
     """Writes the scene, seen from the model's first camera, and returns a line that says where, or why not."""
     import matplotlib.image
     import numpy as np
@@ -148,7 +160,6 @@ def _picture(env: RoboHive) -> str:
     from rlhive.core.files import replacing
     from rlhive.envs.render import Renderer, choose_backend, rendering_errors, view_options
 
-    path = f"{env.spec.name}.png"
     model, data = env.env.sim_obsd.model.ptr, env.env.sim_obsd.data.ptr
     image = np.empty((480, 640, 3), np.uint8)
     try:

@@ -38,13 +38,18 @@ def test_list_without_a_match_fails_in_one_line(capsys):
     assert main(["--list", "nothing-like-it"]) == 1
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
+    assert captured.err.endswith(": --list without a pattern has them all\n")
+    assert main(["--list", "Farnka"]) == 1
+    assert "contains 'Farnka': did you mean franka" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--help"], "--check NAME"),
-        (["--lost"], "error"),
+        (["--help"], "--picture FILE.png"),
+        (["--lost"], "rlhive.envs: one of the arguments --list --check is required; see --help"),
+        (["--list", "--lost"], "rlhive.envs: unrecognized arguments: --lost; see --help"),
         ([], "one of the arguments --list --check is required"),
         (["--check", "door-v1", "--steps", "0"], "must be an integer of 1 or more, got '0'"),
         (["--check", "door-v1", "--seed", "x"], "must be an integer of 0 or more, got 'x'"),
@@ -57,6 +62,7 @@ def test_help_and_wrong_flags_are_answered(arguments, said, capsys):
     captured = capsys.readouterr()
     assert caught.value.code == (0 if arguments == ["--help"] else 2)
     assert said in captured.out + captured.err
+    assert captured.err.count("\n") == (0 if arguments == ["--help"] else 1)
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--lost",), ("--check", "FrankaReach-v0")])
@@ -78,7 +84,16 @@ def test_unknown_environment_fails_in_one_line():
 
 
 def test_check_prints_what_the_environment_is_and_does(tmp_path):
-    result = run("--check", "FrankaReachRandom-v0", "--policy", "zero", "--steps", "60", cwd=tmp_path)
+    result = run(
+        "--check",
+        "FrankaReachRandom-v0",
+        "--policy",
+        "zero",
+        "--steps",
+        "60",
+        "--picture=seen.png",
+        cwd=tmp_path,
+    )
     assert result.returncode == 0 and result.stderr == ""
     said = result.stdout
     assert "FrankaReachRandom-v0: 0.08 s per step, 50 steps per episode" in said
@@ -88,6 +103,7 @@ def test_check_prints_what_the_environment_is_and_does(tmp_path):
     assert "reward: " in said and "1 episodes: mean return" in said and "0 successful" in said
     picture = said.splitlines()[-1]
     if picture.startswith("picture: "):
+        assert picture == "picture: seen.png"
         assert (tmp_path / picture.removeprefix("picture: ")).read_bytes()[:4] == b"\x89PNG"
     else:
         assert picture.startswith("no picture: ")
@@ -111,7 +127,9 @@ def test_check_says_where_success_and_episodes_tell_nothing():
 
 def test_check_goes_on_where_rendering_does_not_work(tmp_path):
     variables = {"MUJOCO_GL": "glfw", "DISPLAY": ""}
-    result = run("--check", "TrifingerReachRandom-v0", "--steps", "5", cwd=tmp_path, **variables)
+    result = run(
+        "--check", "TrifingerReachRandom-v0", "--steps", "5", "--picture=x.png", cwd=tmp_path, **variables
+    )
     assert result.returncode == 0 and result.stderr == ""
     assert result.stdout.splitlines()[-1].startswith("no picture: ")
     assert "no episode ended" in result.stdout
@@ -120,11 +138,18 @@ def test_check_goes_on_where_rendering_does_not_work(tmp_path):
 
 def test_check_says_why_a_picture_cannot_be_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "FrankaReachRandom-v0.png").mkdir()
-    assert main(["--check", "FrankaReachRandom-v0", "--steps=1"]) == 0
+    (tmp_path / "seen.png").mkdir()
+    with pytest.raises(ValueError, match=r"seen\.png: is there already"):
+        main(["--check", "FrankaReachRandom-v0", "--steps=1", "--picture=seen.png"])
+    monkeypatch.setattr(
+        "rlhive.envs.__main__.check_new", lambda *_: None
+    )  # as if it came to be there meanwhile
+    assert main(["--check", "FrankaReachRandom-v0", "--steps=1", "--picture=seen.png"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("no picture: ") and "Is a directory" in last and "MUJOCO_GL" not in last
-    assert [path.name for path in tmp_path.iterdir()] == ["FrankaReachRandom-v0.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["seen.png"]
+    assert main(["--check", "FrankaReachRandom-v0", "--steps=1"]) == 0
+    assert "picture" not in capsys.readouterr().out and [*tmp_path.iterdir()] == [tmp_path / "seen.png"]
 
 
 def test_check_closes_an_environment_that_fails(monkeypatch, capsys):
