@@ -24,6 +24,7 @@ from rlhive.runs.run_files import (
     CONFIG_FILE,
     METRICS_FILE,
     OPERATIVE_CONFIG_FILE,
+    REPORT_FILE,
     SPEC_FILE,
     checkpoint_dir,
     latest_link,
@@ -117,13 +118,14 @@ def _check_run(run_dir: Path, resume: bool) -> None:
 def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, *, resume: bool) -> int:
     """Checks the configuration, prepares the run's directory, and trains."""
     from rlhive.config import configured_seeds, load_config
-    from rlhive.report.write import write_arrays, write_report
+    from rlhive.report.write import is_current, write_arrays, write_report
 
     own = [] if run_dir is None else [Path(run_dir) / CONFIG_FILE]
     before = configured_seeds(own[0]) if resume else ()
     config = load_config(list(gin_files) or own, bindings)
     directory = Path(run_dir) if run_dir else default_run_dir(config)
     flag = shlex.quote(f"--run_dir={directory}")
+    was_at = latest_link(directory).resolve() if resume and is_current(directory) else None
     seeds = f" --gin.SEEDS='{config.seeds}'" if resume and config.seeds != before else ""
     with alone_in(directory, exist_ok=run_dir is not None):
         sys.stderr.write(f"rlhive.train: {config.env_name}, seeds {list(config.seeds)}, in {directory}\n")
@@ -131,8 +133,12 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
         if not finished:
             sys.stderr.write(f"rlhive.train: stopped and saved; go on with {flag} --resume{seeds}\n")
             return INTERRUPTED
-        write_arrays(directory)
-        sys.stderr.write(f"rlhive.train: done; see {write_report(directory)}, or evaluate it:\n")
+        if config.seeds == before and latest_link(directory).resolve() == was_at:
+            said = f"nothing was left to train; see {directory / REPORT_FILE}"
+        else:
+            write_arrays(directory)
+            said = f"done; see {write_report(directory)}"
+        sys.stderr.write(f"rlhive.train: {said}, or evaluate it:\n")
     sys.stderr.write(f"    {command_line(f'rlhive.evaluate {flag}')}\n")
     return 0
 
@@ -245,7 +251,12 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
 
     record = record_of(config)
     shares = share_cores(config)
-    sys.stderr.write(f"rlhive.train: {shares}\n")
+    sys.stderr.write(f"rlhive.train: {shares}\nrlhive.train: {config.describe_compiling()}\n")
+    if resume and read_usage(directory).get("updates_compiled", config.compiles) != config.compiles:
+        before = "not compiled" if config.compiles else "compiled"
+        sys.stderr.write(
+            f"rlhive.train: until now they were {before}: from here on the run rounds otherwise\n"
+        )
     if config.video_every:
         from rlhive.video import check_cameras
 

@@ -161,9 +161,22 @@ class TrainConfig:
     def compiles(self) -> bool:
         """Whether the update is compiled; it depends on nothing but the configuration and the machine."""
         if self.compile is None:
-            least = COMPILE_FROM_UPDATES_ON_GPU if self.on_gpu else COMPILE_FROM_UPDATES
-            return has_compiler() and self.total_steps * self.updates_per_step >= least
+            return has_compiler() and self.total_steps * self.updates_per_step >= self._compile_from
         return self.compile
+
+    @property
+    def _compile_from(self) -> int:
+        return COMPILE_FROM_UPDATES_ON_GPU if self.on_gpu else COMPILE_FROM_UPDATES
+
+    def describe_compiling(self) -> str:
+        """Whether updates are compiled, and why, for the log; compiled ones round otherwise."""
+        if self.compile is not None:
+            why = "as train.compile says"
+        elif not has_compiler():
+            why = "there is no C++ compiler"
+        else:
+            why = f"the run has {'' if self.compiles else 'not '}{self._compile_from} updates or more"
+        return f"updates are {'' if self.compiles else 'not '}compiled: {why}"
 
     @property
     def pixels(self) -> PixelSpec | None:

@@ -438,6 +438,16 @@ def test_the_update_is_compiled_where_that_pays(device, least):
     assert not attrs.evolve(config, compile=False).compiles
 
 
+def test_whether_and_why_the_update_is_compiled_is_told(monkeypatch):
+    long, short = load("TOTAL_STEPS=10000"), load("TOTAL_STEPS=9999")
+    assert long.describe_compiling() == "updates are compiled: the run has 10000 updates or more"
+    assert short.describe_compiling() == "updates are not compiled: the run has not 10000 updates or more"
+    told = attrs.evolve(long, compile=False).describe_compiling()
+    assert told == "updates are not compiled: as train.compile says"
+    monkeypatch.setattr("rlhive.train_config.has_compiler", lambda: False)
+    assert long.describe_compiling() == "updates are not compiled: there is no C++ compiler"
+
+
 @pytest.mark.parametrize(
     ("device", "is_one"), [("cpu", False), ("cpu:0", False), ("cuda", True), ("cuda:1", True)]
 )

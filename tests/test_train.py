@@ -1,5 +1,6 @@
 """`python -m rlhive.train` in processes of its own, on a real robot for few steps."""
 
+import json
 import os
 import resource
 import shutil
@@ -19,6 +20,7 @@ from rlhive import command as commands
 from rlhive import train
 from rlhive.config import load_config
 from rlhive.policy_fn import load
+from rlhive.report.write import is_current
 from rlhive.runs.checkpoint import load_checkpoint
 from tests.training.loop_runs import rows
 
@@ -366,8 +368,21 @@ def test_what_ends_a_run_in_its_midst_says_how_it_goes_on(tmp_path, failure, sai
 
 
 def test_a_finished_run_is_done_again_with_a_command_that_can_be_copied(copy, capsys):
+    assert json.loads((copy / "usage.json").read_text())["updates_compiled"] == 0
+    edited = json.dumps({**json.loads((copy / "usage.json").read_text()), "updates_compiled": 1})
+    (copy / "usage.json").write_text(edited)
+    (copy / "report.html").write_text("of rlhive.report")
     assert train.run([], [], str(copy), resume=True) == 0
-    assert f"python -m rlhive.evaluate '--run_dir={copy}'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"python -m rlhive.evaluate '--run_dir={copy}'" in said
+    assert "updates are not compiled: the run has not 10000 updates or more\n" in said
+    assert "until now they were compiled: from here on the run rounds otherwise\n" in said
+    assert f"nothing was left to train; see {copy / 'report.html'}, or evaluate it" in said
+    assert (copy / "report.html").read_text() == "of rlhive.report"
+    os.utime(
+        copy / "metrics.csv", ns=(2**62, 2**62)
+    )  # as of a run that was killed before its report was written
+    assert not is_current(copy)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhive.runs.run_files import ARRAYS_FILE, REPORT_FILE
+from rlhive.runs.run_files import ARRAYS_FILE, METRICS_FILE, REPORT_FILE
 
 RENDER_SECONDS = 60  # ten times what it takes
 
@@ -23,6 +23,12 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     """
     path = Path(run_dir)
     return write([path], path / REPORT_FILE, f"`python -m rlhive.report {shlex.quote(str(path))}` draws one.")
+
+
+def is_current(run_dir: str | os.PathLike[str]) -> bool:
+    """Whether a run's `report.html` is there and younger than its metrics, so that it is of all of them."""
+    report, metrics = Path(run_dir) / REPORT_FILE, Path(run_dir) / METRICS_FILE
+    return report.exists() and metrics.exists() and report.stat().st_mtime_ns >= metrics.stat().st_mtime_ns
 
 
 def write_arrays(run_dir: str | os.PathLike[str]) -> Path:
@@ -64,7 +70,9 @@ def render(environment: str) -> bytes | str:
 
     In a process of its own: this one may have loaded mujoco without a renderer, and a GL driver can crash it.
     """
+    name = "picture.png"
     command = [sys.executable, "-m", "rlhive.envs", "--check", environment, "--policy=zero", "--steps=1"]
+    command.append(f"--picture={name}")
     with tempfile.TemporaryDirectory() as directory:
         try:
             finished = subprocess.run(
@@ -79,7 +87,7 @@ def render(environment: str) -> bytes | str:
             )
         except subprocess.TimeoutExpired:
             return f"rendering it took more than {RENDER_SECONDS} s"
-        picture = Path(directory) / f"{environment}.png"
+        picture = Path(directory) / name
         if picture.is_file():
             return picture.read_bytes()
     said = [*finished.stderr.splitlines(), *finished.stdout.splitlines()] or [

@@ -1,4 +1,7 @@
-"""What a run took, in its usage.json: the time of all its processes, its steps, the largest memory of any of them."""
+"""What a run took, in its usage.json: the time of all its processes, its steps, the largest memory of any of them.
+
+And whether updates were compiled, 1 or 0, since that decides how they round.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ def record_usage(run: Run) -> None:
         "seconds": round(time.monotonic() - run.started, 3),
         step_key(run.config.algorithm): run.step,
         "peak_memory_bytes": _peak_memory("self"),
+        "updates_compiled": int(run.config.compiles),
     }
     workers = [process for process in multiprocessing.active_children() if process.name == WORKER_NAME]
     if workers:

@@ -41,7 +41,7 @@ def test_a_run_that_is_killed_keeps_the_time_up_to_its_last_checkpoint(tmp_path)
 
 def test_the_steps_of_an_algorithm_of_ones_own_are_counted_as_its_entry_says(tmp_path, monkeypatch):
     monkeypatch.setitem(ALGORITHMS, "mine", ALGORITHMS["bc"])
-    config = SimpleNamespace(algorithm="mine", on_gpu=False)
+    config = SimpleNamespace(algorithm="mine", on_gpu=False, compiles=False)
     record_usage(SimpleNamespace(run_dir=tmp_path, config=config, step=7, started=time.monotonic()))
     usage = read_usage(tmp_path)
     assert usage["gradient_updates"] == 7 and "environment_steps" not in usage
