@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any
 
 import attrs
@@ -14,9 +16,33 @@ from rlhive.core.env_spec import EnvSpec
 _MIN_DELTA = 1e-4
 
 
-def _positive(_: Settings, field: attrs.Attribute[Any], value: float | None) -> None:
-    if value is not None and not 0 < value < math.inf:
-        raise ValueError(f"{field.name} must be positive and finite, got {value}")
+def _positive(kind: Any, expected: str) -> Callable[[Settings, attrs.Attribute[Any], Any], None]:
+    """A validator that asks for a number of this kind, which a bool is not, positive and finite."""
+
+    def check(_: Settings, field: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{field.name} must be {expected}, got {value!r}")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{field.name} must be positive and finite, got {value}")
+
+    return check
+
+
+_number = _positive(Real, "a number")
+_optional_number = attrs.validators.optional(_number)
+_optional_count = attrs.validators.optional(_positive(Integral, "a whole number"))
+
+
+def _bool(_: Settings, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{field.name} must be True or False, got {value!r}")
+
+
+def _action(values: Any) -> tuple[float, ...]:
+    try:
+        return floats(values)
+    except (TypeError, ValueError):
+        raise ValueError(f"safe_action must be a number for each actuator, got {values!r}") from None
 
 
 def _not_too_small(_: Settings, field: attrs.Attribute[Any], value: float | None) -> None:
@@ -34,21 +60,22 @@ class Settings:
         max_steps: steps after which it has finished; None for any.
         max_seconds: seconds after which it has; None for any.
         safe_action: where to go on a fault, `[A]`; None holds the last action.
-        max_delta: the most that an action changes per step, in the action's units; None for any.
+        max_delta: the most that an action changes per step, in the action's units, from what hardware was told last; None
+            for any.
         staleness: seconds that a measurement may be old; None for two control periods.
         frozen: seconds for which a device's values may stay the same in every bit.
         dry_run: everything but sending, resets included.
     """
 
-    max_steps: int | None = attrs.field(default=None, validator=_positive)
-    max_seconds: float | None = attrs.field(default=None, validator=_positive)
+    max_steps: int | None = attrs.field(default=None, validator=_optional_count)
+    max_seconds: float | None = attrs.field(default=None, validator=_optional_number)
     safe_action: tuple[float, ...] | None = attrs.field(
-        default=None, converter=attrs.converters.optional(floats)
+        default=None, converter=attrs.converters.optional(_action)
     )
-    max_delta: float | None = attrs.field(default=None, validator=[_positive, _not_too_small])
-    staleness: float | None = attrs.field(default=None, validator=_positive)
-    frozen: float = attrs.field(default=1.0, validator=_positive)
-    dry_run: bool = False
+    max_delta: float | None = attrs.field(default=None, validator=[_optional_number, _not_too_small])
+    staleness: float | None = attrs.field(default=None, validator=_optional_number)
+    frozen: float = attrs.field(default=1.0, validator=_number)
+    dry_run: bool = attrs.field(default=False, validator=_bool)
 
 
 def check_max_delta(settings: Settings, *, is_hardware: bool) -> None:

@@ -289,6 +289,23 @@ def test_settings_that_make_no_sense(policy, tmp_path, settings, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frozen": None}, "frozen must be a number, got None"),
+        ({"max_steps": 2.5}, r"max_steps must be a whole number, got 2\.5"),
+        ({"max_steps": True}, "max_steps must be a whole number, got True"),
+        ({"max_delta": "0.1"}, r"max_delta must be a number, got '0\.1'"),
+        ({"max_delta": [0.1]}, r"max_delta must be a number, got \[0\.1\]"),
+        ({"dry_run": "no"}, "dry_run must be True or False, got 'no'"),
+        ({"safe_action": 0.3}, r"safe_action must be a number for each actuator, got 0\.3"),
+    ],
+)
+def test_settings_of_another_type_are_one_line(settings, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Settings(**settings)
+
+
 def test_limit_action_checks_before_it_clips():
     low, high = np.float32([-1, 0]), np.float32([1, 4])
     assert limit_action(np.float32([-3, 9]), None, low, high, None).tolist() == [-1, 4]
