@@ -11,7 +11,7 @@ from rlhive.core.pixel_spec import PixelSpec
 from rlhive.deploy.drivers import let_go, refuse_reconnecting
 from rlhive.deploy.rehearsal import not_a_configuration, rehearse
 from rlhive.deploy.robot import RESET_SECONDS
-from rlhive.deploy.safety import watchdog
+from rlhive.deploy.safety import check_main_thread, signals_first, watchdog
 from rlhive.deploy.settings import Settings
 from rlhive.envs.build import make_bare
 from rlhive.envs.importing import quiet
@@ -58,18 +58,20 @@ def connect(
             sensors in another order, with other ranges or another calibration than those of training, a policy that
             does not fit (every difference is named), a safe action for a robot whose actions are velocities, or a
             device that measures another number of values than its sensors are.
+        ValueError: not in the main thread.
         RuntimeError: a driver is not installed, or a device does not answer.
     """
     from rlhive.envs.names import check_name
     from rlhive.envs.simhive import ensure
 
+    check_main_thread("connect")
     check_name(name)
     if not os.path.isfile(config_path):
         raise ValueError(f"{config_path}: there is no such robot configuration")
     ensure()
     rehearse(name, config_path, policy, settings)
     try:
-        with quiet(), _nothing_sent(), watchdog(timeout, "connecting"):
+        with quiet(), _nothing_sent(), signals_first(), watchdog(timeout, "connecting"):
             env, _ = make_bare(name, is_hardware=True, config_path=str(config_path))
             _check_counts(env.robot.robot_config)
     except ImportError as error:

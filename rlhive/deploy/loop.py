@@ -20,7 +20,7 @@ from rlhive.deploy.journal import JOURNAL, Journal
 from rlhive.deploy.provenance import describe_deployment
 from rlhive.deploy.reporting import Report, write_report
 from rlhive.deploy.robot import Reading, Robot
-from rlhive.deploy.safety import EXIT_CODES, FaultError, SensorWatch, limit_action
+from rlhive.deploy.safety import EXIT_CODES, FaultError, SensorWatch, check_main_thread, limit_action
 from rlhive.deploy.settings import Settings, check_act_mode, check_settings
 from rlhive.policy_fn.policy import Policy
 
@@ -49,7 +49,8 @@ def run(
         policy_source: where the policy is from, as of `provenance.describe_policy`, to be written down.
 
     Raises:
-        ValueError: the environment is not the one trained on (every difference is named), or a setting does not fit it.
+        ValueError: the environment is not the one trained on (every difference is named), a setting does not fit it, or
+            not in the main thread.
         FileExistsError: `folder` has a journal.
     """
     try:
@@ -61,6 +62,7 @@ def run(
 def _run(
     policy: Policy, env: Any, folder: Path, settings: Settings, policy_source: Mapping[str, Any] | None
 ) -> Report:
+    check_main_thread("run")
     if lines := policy.check(env):
         raise ValueError(f"the policy does not fit the robot: {'; '.join(lines)}")
     robot = Robot(env, policy.spec.env, dry_run=settings.dry_run)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlhive.core.interrupt import CAUGHT
 from rlhive.envs.cameras import Image
 
 # Exit codes of `python -m rlhive.deploy` by the reason why it stopped; docs/deployment.md explains each.
@@ -163,6 +165,49 @@ def limit_action(
         reference = np.where(np.isfinite(last), last, action)
         action = np.clip(action, reference - max_delta, reference + max_delta)
     return np.clip(action, low, high)
+
+
+def check_main_thread(what: str) -> None:
+    """Refuses another thread, in which no signal can end what does not answer.
+
+    Raises:
+        ValueError: naming `what` was called.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise ValueError(f"{what} must be called in the main thread, where signals arrive")
+
+
+@contextlib.contextmanager
+def signals_first() -> Iterator[None]:
+    """Lets Ctrl-C, SIGTERM and SIGHUP end the block as their handlers say; main thread only.
+
+    RoboHive's drivers catch what those raise, too, and fail with something else, or go on.
+    """
+    raised: list[BaseException] = []
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in CAUGHT}
+
+    def receive(number: int, frame: Any) -> None:
+        handler = before[number]
+        assert callable(handler)
+        try:
+            handler(number, frame)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    caught = [number for number in CAUGHT if callable(before[number])]
+    try:
+        for number in caught:
+            signal.signal(number, receive)
+        yield
+    except Exception:
+        if not raised:
+            raise
+    finally:
+        for number in caught:
+            signal.signal(number, before[number])
+    if raised:
+        raise raised[0] from None
 
 
 @contextlib.contextmanager
