@@ -20,7 +20,14 @@ from rlhive.deploy.journal import JOURNAL, Journal
 from rlhive.deploy.provenance import describe_deployment
 from rlhive.deploy.reporting import Report, write_report
 from rlhive.deploy.robot import Reading, Robot
-from rlhive.deploy.safety import EXIT_CODES, FaultError, SensorWatch, check_main_thread, limit_action
+from rlhive.deploy.safety import (
+    EXIT_CODES,
+    FaultError,
+    PositionWatch,
+    SensorWatch,
+    check_main_thread,
+    limit_action,
+)
 from rlhive.deploy.settings import Settings, check_act_mode, check_settings
 from rlhive.policy_fn.policy import Policy
 
@@ -65,14 +72,21 @@ def _run(
     check_main_thread("run")
     if lines := policy.check(env):
         raise ValueError(f"the policy does not fit the robot: {'; '.join(lines)}")
-    robot = Robot(env, policy.spec.env, dry_run=settings.dry_run)
+    staleness = 2 * policy.spec.env.dt if settings.staleness is None else settings.staleness
+    robot = Robot(
+        env,
+        policy.spec.env,
+        max_delta=settings.max_delta,
+        staleness=staleness,
+        dry_run=settings.dry_run,
+    )
     check_settings(settings, policy.spec.env, is_hardware=robot.is_hardware)
     if robot.is_hardware:
-        check_act_mode(settings, robot.act_mode)
+        check_act_mode(settings, robot.actuators.act_mode)
     deployment = describe_deployment(policy_source, robot.env, settings, policy.spec.env.dt)
     folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(folder / JOURNAL, policy.spec.env, robot.name, deployment)
-    loop = _Loop(policy, robot, settings, journal)
+    loop = _Loop(policy, robot, settings, staleness, journal)
     with catch_signals() as received:
         reason, message = _guarded(loop, received)
         detected = time.monotonic()
@@ -91,16 +105,19 @@ def _run(
 
 
 class _Loop:
-    def __init__(self, policy: Policy, robot: Robot, settings: Settings, journal: Journal) -> None:
+    def __init__(
+        self, policy: Policy, robot: Robot, settings: Settings, staleness: float, journal: Journal
+    ) -> None:
         env = policy.spec.env
         self._policy, self._robot, self._settings, self._journal = policy, robot, settings, journal
         self._dt = env.dt
         self._low = np.asarray(env.action_low, np.float32)
         self._high = np.asarray(env.action_high, np.float32)
-        self._staleness = 2 * env.dt if settings.staleness is None else settings.staleness
-        self._watch = SensorWatch(self._staleness, settings.frozen)
+        self._staleness = staleness
+        self._watch = SensorWatch(staleness, settings.frozen)
+        self._joints = PositionWatch(robot.actuators.limits_by_name(), env.dt)
         frozen = settings.frozen if robot.is_hardware else math.inf  # a simulation may be at rest
-        self._eyes = None if env.pixels is None else Eyes(env.pixels, self._staleness, frozen)
+        self._eyes = None if env.pixels is None else Eyes(env.pixels, staleness, frozen)
         self._started = 0.0
         self._reference: np.ndarray | None = None
         self._plan: np.ndarray | None = None  # what is left of it
@@ -110,9 +127,12 @@ class _Loop:
         """Steps until there is a reason to stop, which it returns."""
         reading = self._robot.reset()
         self._reference, self._started = self._robot.standstill(), reading.time
+        self._joints.start(self._robot.rest)
         deadline, step = reading.time, 0
         while (end := self._ended(reading, step, received)) is None:
-            deadline = max(deadline, time.monotonic() - self._dt) + self._dt  # after an overrun, from now on
+            # The time that a reading takes keeps the beat; after a longer wait it starts anew.
+            is_late = reading.time - deadline > self._dt / 2
+            deadline = (reading.time if is_late else deadline) + self._dt
             reading = self._step(reading, deadline)
             step += 1
         self._write_last(reading)
@@ -161,7 +181,7 @@ class _Loop:
         It starts from what is known to have been sent: a command of which the sending failed may have arrived, and the
         first step from there would be one too long.
         """
-        most = np.minimum(self._robot.reach(), self._settings.max_delta or np.inf)
+        most = np.minimum(self._robot.actuators.reach(), self._settings.max_delta or np.inf)
         before = self._robot.led_to()
         assert before is not None  # `hold` has looked
         self._hold_last()
@@ -206,14 +226,19 @@ class _Loop:
             what = "reading and the policy" if self._eyes is None else "reading, the cameras and the policy"
             message = f"{what} took {latency:.3f} s, more than {self._staleness:.3f} s"
             raise FaultError("sensors_stale", message)
-        last = self._reference if self._robot.last_action is None else self._robot.last_action
+        # Not from the last action, which runs ahead of an arm that is blocked, for the arm to follow once it is free.
+        last = self._reference if self._robot.last_action is None else self._robot.led_to()
         return limit_action(wanted, last, self._low, self._high, self._settings.max_delta)
 
     def _send(self, action: np.ndarray, reading: Reading, deadline: float, record: dict[str, Any]) -> Reading:
         """Sends the action and reads what it led to, both of which goes into the record, the action if it was sent."""
-        limit = max(0.0, deadline - time.monotonic()) + self._staleness
+        self._robot.wait_for_turn()
+        now = time.monotonic()
+        if now > deadline:  # a late action has a whole period, too, to show what it leads to
+            deadline = now + self._dt
+        record.update(latency=now - reading.time)
         try:
-            following = self._robot.step(action, deadline, limit)
+            following = self._robot.step(action, reading.time, deadline)
         finally:
             if self._robot.last_action is action:
                 control = self._robot.last_control
@@ -229,6 +254,7 @@ class _Loop:
     def _see(self, reading: Reading) -> dict[str, np.ndarray]:
         """Checks a reading; the images as the policy sees them, by the name "pixels", nothing without any."""
         self._watch.check(reading.time, reading.sensors)
+        self._joints.check(reading.time, reading.positions)
         return {} if self._eyes is None else {"pixels": self._eyes.see(reading)}
 
     def _record(self, reading: Reading) -> dict[str, Any]:
@@ -238,7 +264,7 @@ class _Loop:
         record = {
             "time": reading.time - self._started,
             "unix_time": time.time() - (time.monotonic() - reading.time),
-            "sensor_age": max(ages, default=np.nan),
+            "sensor_age": np.fmax.reduce(ages, initial=np.nan),
         }
         return record | ({"observations": vector} if vector.size == env.observation_dim else {})
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
-from rlhive.deploy.drivers import actuators, refuse_reconnecting
+from rlhive.deploy.actuators import Actuators
+from rlhive.deploy.drivers import refuse_reconnecting
 from rlhive.deploy.safety import FaultError, Sensors, watchdog
 from rlhive.envs.cameras import Image, open_cameras
 
@@ -25,6 +26,7 @@ class Reading(NamedTuple):
         time: when it was read, seconds of `time.monotonic`.
         observation: the parts by name, each as RoboHive has it.
         sensors: of each device; empty in simulation, where nothing can be old.
+        positions: of each configured actuator, in its units; empty in simulation.
         images: of each of the policy's cameras.
         reward: RoboHive's dense reward.
         done: the episode has ended.
@@ -34,6 +36,7 @@ class Reading(NamedTuple):
     time: float
     observation: dict[str, np.ndarray]
     sensors: dict[str, Sensors]
+    positions: dict[str, float]
     images: dict[str, Image]
     reward: float
     done: bool
@@ -41,29 +44,37 @@ class Reading(NamedTuple):
 
 
 class Robot:
-    """A live RoboHive environment that sends nothing that is not finite and within the actuators' limits.
+    """A live RoboHive environment that sends nothing that is not finite, outside of the actuators' limits or a jump.
 
     Args:
         env: made by `gymnasium.make` or `connect`; wrapped or not.
         spec: what the policy reads and sends.
+        max_delta: the most that an action changes per step, in its units; None for any.
+        staleness: seconds that a measurement may be old.
         dry_run: nothing is sent at all, nor is the robot reset.
 
     Attributes:
+        actuators: those configured.
+        rest: where those of hardware were just before the first reading of the episode, by name.
         last_action: what was sent last `[A]`, in a dry run computed; None before.
-        last_control: what the actuators were told then `[A]`, in their units and after RoboHive's velocity limits; None
-            in a dry run, too.
-        act_mode: RoboHive's, "pos" or "vel": whether an action asks for a position or a velocity.
+        last_control: what the actuators were told then `[A]`, in their units and after all limits; None in a dry run,
+            too.
     """
 
-    def __init__(self, env: Any, spec: EnvSpec, *, dry_run: bool) -> None:
+    def __init__(
+        self, env: Any, spec: EnvSpec, *, max_delta: float | None, staleness: float, dry_run: bool
+    ) -> None:
         self.env = env.unwrapped
         self.name: str | None = getattr(self.env.spec, "id", None)
         self.is_hardware = bool(self.env.robot.is_hardware)
-        self.act_mode: str = self.env.robot._act_mode
+        self.actuators = Actuators(self.env, spec.action_dim, max_delta)
+        self.rest: dict[str, float] = {}
         self.last_action: np.ndarray | None = None
         self.last_control: np.ndarray | None = None
-        self._spec, self._dry_run = spec, dry_run
+        self._spec, self._staleness, self._dry_run = spec, staleness, dry_run
         self._wanted: np.ndarray | None = None  # the action that is on its way
+        self._expires = math.inf  # when it may not be sent any more
+        self._told_at = -math.inf
         self._cameras = open_cameras(self.env, spec)
         if self.is_hardware:
             self._guard()
@@ -77,22 +88,31 @@ class Robot:
         with _as_fault(RESET_SECONDS, "the reset"):
             if not self._dry_run:
                 self.env.reset(**({"blocking": False} if self.is_hardware else {}))
+            elif self.is_hardware:
+                self.env.forward()
+            if self.is_hardware:
+                self.rest = self.actuators.by_name()
             reading = self._read(self.env.forward())
         return self._look(reading, RESET_SECONDS)
 
-    def step(self, action: np.ndarray, deadline: float, limit: float) -> Reading:
-        """Sends the action, waits until `deadline` (of `time.monotonic`) and reads.
+    def wait_for_turn(self) -> None:
+        """Waits until half a period after what was sent last: what was late must not be followed at once."""
+        _sleep_until(self._told_at + self._spec.dt / 2)
+
+    def step(self, action: np.ndarray, seen: float, deadline: float) -> Reading:
+        """Sends the action, waits until `deadline` and reads, all no later than `staleness` after that.
 
         Args:
             action: `[A]`, finite and within its limits.
+            seen: when that was read which it answers, of `time.monotonic`; hardware is sent no answer to what is stale.
             deadline: when to read; hardware reads then, a simulation is at rest from its step until then.
-            limit: seconds from now within which all that must have happened.
 
         Raises:
             FaultError: the robot fails or does not answer.
         """
+        limit = max(0.0, deadline - time.monotonic()) + self._staleness
         ends = time.monotonic() + limit
-        self._wanted = action
+        self._wanted, self._expires = action, seen + self._staleness
         if self._dry_run:
             self.last_action = action
         if not self.is_hardware:
@@ -125,8 +145,9 @@ class Robot:
         if self._dry_run:
             return
         assert self.last_action is not None
-        self._wanted = self.last_action if action is None else action
-        with _as_fault(self._spec.dt, "sending the safe action"):
+        self._wanted, self._expires = self.last_action if action is None else action, math.inf
+        # Where the period is short, a driver may need more than one to send.
+        with _as_fault(max(self._spec.dt, self._staleness), "sending the safe action"):
             robot = self.env.robot
             if not self.is_hardware:
                 self._simulate(self._wanted)
@@ -144,13 +165,8 @@ class Robot:
 
     def standstill(self) -> np.ndarray | None:
         """The action `[A]` that would keep each actuator where it is, NaN where that is not known."""
-        data = self.env.robot.sim.data
-        if self.act_mode == "vel":
-            action = self._as_action(lambda actuator: 0.0)
-        else:
-            action = self._as_action(
-                lambda actuator: getattr(data, actuator["data_type"])[actuator["data_id"]]
-            )
+        measured = self.actuators.measured()
+        action = self.actuators.as_action(0 * measured if self.actuators.act_mode == "vel" else measured)
         return None if action is None else np.clip(action, self._spec.action_low, self._spec.action_high)
 
     def led_to(self) -> np.ndarray | None:
@@ -158,20 +174,11 @@ class Robot:
 
         RoboHive's velocity limits around what was measured hold back what an action asks for.
         """
-        control = self.last_control
-        if self.last_action is None or control is None or not self.is_hardware or self.act_mode != "pos":
+        control, known = self.last_control, self.actuators
+        if self.last_action is None or control is None or not self.is_hardware or known.act_mode != "pos":
             return self.last_action
-        action = self._as_action(lambda actuator: control[actuator["sim_id"]])
+        action = known.as_action(control[known.ids])
         return self.last_action if action is None else np.where(np.isnan(action), self.last_action, action)
-
-    def reach(self) -> np.ndarray:
-        """How far an action may lead from the one before it `[A]`, by the actuators' velocity limits."""
-        reach = np.full(self._spec.action_dim, np.inf)
-        if self._is_scaled() and self.act_mode == "pos":
-            for actuator in actuators(self.env.robot.robot_config):
-                (low, high), (back, forth) = actuator["pos_range"], actuator["vel_range"]
-                reach[actuator["sim_id"]] = max(0.0, min(-back, forth)) * self.env.dt / ((high - low) / 2)
-        return reach
 
     def _look(self, reading: Reading, limit: float) -> Reading:
         """The reading with the images of now; hardware's time stays that of its measurements, which have aged since."""
@@ -186,6 +193,7 @@ class Robot:
             now,
             {key: _unmasked(key, self.env.obs_dict[key]) for key in self._spec.observation_keys},
             self._sensors() if self.is_hardware else {},
+            self.actuators.by_name() if self.is_hardware else {},
             {},
             float(reward),
             bool(done),
@@ -193,24 +201,10 @@ class Robot:
         )
 
     def _simulate(self, action: np.ndarray) -> tuple[Any, ...]:
+        self._told_at = time.monotonic()
         result: tuple[Any, ...] = self.env.step(action)
         self.last_action, self.last_control = action, np.array(self.env.last_ctrl, float)
         return result
-
-    def _is_scaled(self) -> bool:
-        """Whether an action is a place within `pos_range` or `vel_range` of the configured actuators."""
-        return self.env.normalize_act and "default_robot" not in self.env.robot.robot_config
-
-    def _as_action(self, value: Callable[[dict[str, Any]], float]) -> np.ndarray | None:
-        """The action `[A]` that asks each actuator for its `value`, in its units; NaN for those not configured."""
-        if not self._is_scaled():
-            return None
-        action = np.full(self._spec.action_dim, np.nan)
-        for actuator in actuators(self.env.robot.robot_config):
-            low, high = actuator[f"{self.act_mode}_range"]
-            if low < high:  # an actuator whose `vel_range` has no width stands still whatever it is asked for
-                action[actuator["sim_id"]] = (2 * value(actuator) - high - low) / (high - low)
-        return action
 
     def _sensors(self) -> dict[str, Sensors]:
         robot = self.env.robot
@@ -223,29 +217,48 @@ class Robot:
         }
 
     def _guard(self) -> None:
-        """The last place before the drivers: what reaches them is finite and within the actuators' limits."""
-        robot = self.env.robot
+        """The last place before the drivers: what reaches them is finite, within the limits, no jump and not late."""
+        robot, known = self.env.robot, self.actuators
         send = robot.hardware_apply_controls
-        known = actuators(robot.robot_config)
-        ids = [actuator["sim_id"] for actuator in known]
-        low, high = np.array([actuator["pos_range"] for actuator in known], float).T
 
         def guarded(control: Any, is_reset: bool = False) -> None:
-            values = np.asarray(control, float)[ids]
+            told = np.array(control, float)
+            values = told[known.ids]
             if self._dry_run:
                 raise FaultError("robot_failed", "a dry run sends nothing")
-            if not (np.isfinite(values).all() and (values >= low).all() and (values <= high).all()):
+            if not (
+                np.isfinite(values).all() and (values >= known.low).all() and (values <= known.high).all()
+            ):
                 message = (
                     f"actuators were to be sent {values.tolist()}, not finite or outside of their limits"
                 )
                 raise FaultError("action_not_finite", message)
-            send(control, is_reset=is_reset)
-            if not is_reset:
-                self.last_action, self.last_control = self._wanted, np.array(control, float)
+            if is_reset:
+                send(control, is_reset=True)
+                return
+            self._refuse_late()
+            told[known.ids] = known.limit(values, self._told_before())
+            self._told_at = time.monotonic()
+            send(told)
+            self.last_action, self.last_control = self._wanted, told
 
         robot.hardware_apply_controls = guarded
         for device in robot.robot_config.values():
             refuse_reconnecting(device.get("robot"))
+
+    def _refuse_late(self) -> None:
+        """Also where the process was stopped since the loop looked."""
+        late = time.monotonic() - self._expires
+        if late > 0.0:
+            age = late + self._staleness
+            message = f"the action answers what was read {age:.3f} s ago, more than {self._staleness:.3f} s"
+            raise FaultError("sensors_stale", message)
+
+    def _told_before(self) -> np.ndarray:
+        """What the configured actuators were told last `[n]`; at first, where they are, within their limits."""
+        if self.last_control is not None:
+            return self.last_control[self.actuators.ids]
+        return np.clip(np.array([*self.rest.values()]), self.actuators.low, self.actuators.high)
 
 
 @contextlib.contextmanager

@@ -105,6 +105,49 @@ class SensorWatch:
                 raise FaultError("sensors_frozen", message)
 
 
+class PositionWatch:
+    """Finds joints that are measured where no arm can be.
+
+    Args:
+        limits: of each actuator by its name: lower and upper limit, and how far `vel_range` lets it go in a period.
+        dt: the control period, seconds.
+    """
+
+    def __init__(self, limits: Mapping[str, tuple[float, float, float]], dt: float) -> None:
+        self._limits, self._dt = limits, dt
+        self._rest: Mapping[str, float] = {}
+        self._latest: dict[str, tuple[float, float]] = {}  # when it was where
+
+    def start(self, rest: Mapping[str, float]) -> None:
+        """Takes note of where the actuators were just before the first reading."""
+        self._rest = rest
+
+    def check(self, now: float, positions: Mapping[str, float]) -> None:
+        """Looks at one reading of all actuators, at `now` seconds of a clock that never goes back.
+
+        The first one must be of an arm at rest, and as near to the limits as one step leads. A later one may differ
+        from the one before by twice of what `vel_range` allows and a tenth of `pos_range`, for an arm may be pushed: in
+        80 ms that is 7 rad/s for the Franka's shortest range, and still 4 rad/s with a `vel_range` of nearly nothing;
+        its motors reach 2.6.
+
+        Raises:
+            FaultError: naming the actuator.
+        """
+        for name, position in positions.items():
+            low, high, reach = self._limits[name]
+            if name in self._latest:
+                then, before = self._latest[name]
+                most = 2 * reach * (now - then) / self._dt + 0.1 * (high - low)
+                why = f"but at {before:.3f} {now - then:.3f} s before, which no arm does"
+            else:
+                before = min(max(self._rest[name], low), high)
+                most = max(reach, 0.01 * (high - low))
+                why = f"before at {self._rest[name]:.3f}: it must be at rest, in its pos_range [{low:g}, {high:g}]"
+            if not abs(position - before) <= most:
+                raise FaultError("observation_wrong", f"actuator {name} is measured at {position:.3f}, {why}")
+            self._latest[name] = now, position
+
+
 class ImageWatch:
     """Finds images that are missing, of another shape or dtype, too old, or that stand still bit for bit.
 

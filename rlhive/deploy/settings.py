@@ -60,8 +60,8 @@ class Settings:
         max_steps: steps after which it has finished; None for any.
         max_seconds: seconds after which it has; None for any.
         safe_action: where to go on a fault, `[A]`; None holds the last action.
-        max_delta: the most that an action changes per step, in the action's units, from what hardware was told last; None
-            for any.
+        max_delta: the most that an action changes per step, in its units, from what hardware was told last; None for
+            any.
         staleness: seconds that a measurement may be old; None for two control periods.
         frozen: seconds for which a device's values may stay the same in every bit.
         dry_run: everything but sending, resets included.

@@ -1,0 +1,92 @@
+"""The actuators of a robot's configuration: where they are, what an action asks of them, what they may be told next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rlhive.deploy.drivers import actuators
+
+
+class Actuators:
+    """The `n` configured actuators of a live RoboHive environment, in their units; none where it has no configuration.
+
+    Args:
+        env: the environment, unwrapped.
+        action_dim: size of an action, of which they may be some alone.
+        max_delta: the most that an action changes per period; None for any.
+
+    Attributes:
+        act_mode: RoboHive's, "pos" or "vel": whether an action asks for a position or a velocity.
+        ids: place of each in an action.
+        low: lower limits, `[n]`.
+        high: upper limits, `[n]`.
+    """
+
+    def __init__(self, env: Any, action_dim: int, max_delta: float | None) -> None:
+        config = env.robot.robot_config
+        self._known = [] if "default_robot" in config else actuators(config)
+        self._robot, self._action_dim = env.robot, action_dim
+        self._is_scaled = bool(self._known) and env.normalize_act
+        self.act_mode: str = env.robot._act_mode
+        self.ids = [actuator["sim_id"] for actuator in self._known]
+        self.low, self.high = self._column("pos_range")
+        self._back, self._forth = self._column("vel_range") * env.dt
+        self._most = np.full(len(self.ids), np.inf)
+        if self._is_scaled and self.act_mode == "pos" and max_delta is not None:
+            self._most = max_delta * (self.high - self.low) / 2
+
+    def measured(self) -> np.ndarray:
+        """Where they are, as RoboHive read them last, `[n]`."""
+        data = self._robot.sim.data
+        return np.array([getattr(data, a["data_type"])[a["data_id"]] for a in self._known], float)
+
+    def by_name(self) -> dict[str, float]:
+        """Where each is, by its name."""
+        return dict(zip(self._names(), self.measured().tolist(), strict=True))
+
+    def limits_by_name(self) -> dict[str, tuple[float, float, float]]:
+        """Lower and upper limit of each, and how far `vel_range` lets it go in a period, by its name."""
+        fastest = np.maximum(np.abs(self._back), np.abs(self._forth))
+        values = zip(self.low.tolist(), self.high.tolist(), fastest.tolist(), strict=True)
+        return dict(zip(self._names(), values, strict=True))
+
+    def limit(self, told: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """What to tell them `[n]`: no further from what they were told before than `vel_range` and `max_delta` allow.
+
+        RoboHive's own limit is around what was measured, so a wrong measurement leads it away.
+        """
+        back = np.maximum(np.minimum(self._back, 0.0), -self._most)
+        forth = np.minimum(np.maximum(self._forth, 0.0), self._most)
+        return np.clip(told, before + back, before + forth)
+
+    def as_action(self, values: np.ndarray) -> np.ndarray | None:
+        """The action `[A]` that asks for these positions or velocities `[n]`, NaN where none does.
+
+        None where an action is no place within their ranges.
+        """
+        if not self._is_scaled:
+            return None
+        low, high = self._column(f"{self.act_mode}_range")
+        has_width = low < high  # without it an actuator stands still whatever it is asked for
+        scaled = np.full(len(self.ids), np.nan)
+        np.divide(2 * values - high - low, high - low, out=scaled, where=has_width)
+        action = np.full(self._action_dim, np.nan)
+        action[self.ids] = scaled
+        return action
+
+    def reach(self) -> np.ndarray:
+        """How far an action may lead from the one before it `[A]`, by `vel_range`."""
+        reach = np.full(self._action_dim, np.inf)
+        if self._is_scaled and self.act_mode == "pos":
+            slower = np.maximum(0.0, np.minimum(-self._back, self._forth))
+            reach[self.ids] = slower / ((self.high - self.low) / 2)
+        return reach
+
+    def _names(self) -> list[str]:
+        return [actuator["name"] for actuator in self._known]
+
+    def _column(self, key: str) -> np.ndarray:
+        """Both ends of a range of each actuator, `[2, n]`."""
+        return np.array([actuator[key] for actuator in self._known], float).reshape(-1, 2).T
