@@ -28,14 +28,15 @@ class Actuators:
         config = env.robot.robot_config
         self._known = [] if "default_robot" in config else actuators(config)
         self._robot, self._action_dim = env.robot, action_dim
-        self._is_scaled = bool(self._known) and env.normalize_act
+        self._is_normalized = bool(env.normalize_act)
         self.act_mode: str = env.robot._act_mode
         self.ids = [actuator["sim_id"] for actuator in self._known]
         self.low, self.high = self._column("pos_range")
         self._back, self._forth = self._column("vel_range") * env.dt
         self._most = np.full(len(self.ids), np.inf)
-        if self._is_scaled and self.act_mode == "pos" and max_delta is not None:
-            self._most = max_delta * (self.high - self.low) / 2
+        if self.act_mode == "pos" and max_delta is not None:
+            low, high = self._of_actions()
+            self._most = max_delta * (high - low) / 2
 
     def measured(self) -> np.ndarray:
         """Where they are, as RoboHive read them last, `[n]`."""
@@ -64,11 +65,11 @@ class Actuators:
     def as_action(self, values: np.ndarray) -> np.ndarray | None:
         """The action `[A]` that asks for these positions or velocities `[n]`, NaN where none does.
 
-        None where an action is no place within their ranges.
+        None where there are none.
         """
-        if not self._is_scaled:
+        if not self._known:
             return None
-        low, high = self._column(f"{self.act_mode}_range")
+        low, high = self._of_actions()
         has_width = low < high  # without it an actuator stands still whatever it is asked for
         scaled = np.full(len(self.ids), np.nan)
         np.divide(2 * values - high - low, high - low, out=scaled, where=has_width)
@@ -79,10 +80,17 @@ class Actuators:
     def reach(self) -> np.ndarray:
         """How far an action may lead from the one before it `[A]`, by `vel_range`."""
         reach = np.full(self._action_dim, np.inf)
-        if self._is_scaled and self.act_mode == "pos":
+        if self.act_mode == "pos":
+            low, high = self._of_actions()
             slower = np.maximum(0.0, np.minimum(-self._back, self._forth))
-            reach[self.ids] = slower / ((self.high - self.low) / 2)
+            reach[self.ids] = slower / ((high - low) / 2)
         return reach
+
+    def _of_actions(self) -> np.ndarray:
+        """What actions of -1 and 1 ask for, `[2, n]`; an action that is not normalised asks for what it is."""
+        if self._is_normalized:
+            return self._column(f"{self.act_mode}_range")
+        return np.array([[-1.0], [1.0]]).repeat(len(self.ids), axis=1)
 
     def _names(self) -> list[str]:
         return [actuator["name"] for actuator in self._known]

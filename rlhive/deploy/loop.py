@@ -118,22 +118,20 @@ class _Loop:
         self._joints = PositionWatch(robot.actuators.limits_by_name(), env.dt)
         frozen = settings.frozen if robot.is_hardware else math.inf  # a simulation may be at rest
         self._eyes = None if env.pixels is None else Eyes(env.pixels, staleness, frozen)
-        self._started = 0.0
+        self._started = self._deadline = 0.0
         self._reference: np.ndarray | None = None
         self._plan: np.ndarray | None = None  # what is left of it
         self.held_at: float | None = None
 
     def run(self, received: Sequence[int]) -> tuple[str, str]:
         """Steps until there is a reason to stop, which it returns."""
-        reading = self._robot.reset()
+        reading = self._robot.reset(self._joints.is_start)
         self._reference, self._started = self._robot.standstill(), reading.time
         self._joints.start(self._robot.rest)
-        deadline, step = reading.time, 0
+        self._deadline, step = reading.time, 0
         while (end := self._ended(reading, step, received)) is None:
-            # The time that a reading takes keeps the beat; after a longer wait it starts anew.
-            is_late = reading.time - deadline > self._dt / 2
-            deadline = (reading.time if is_late else deadline) + self._dt
-            reading = self._step(reading, deadline)
+            self._deadline += self._dt
+            reading = self._step(reading)
             step += 1
         self._write_last(reading)
         return end
@@ -203,11 +201,11 @@ class _Loop:
             LOG.warning("images that were the one before once more: %s", counts)
         return counts
 
-    def _step(self, reading: Reading, deadline: float) -> Reading:
+    def _step(self, reading: Reading) -> Reading:
         record = self._record(reading) | {"refused": True}
         try:
             action = self._decide(reading, record)
-            following = self._send(action, reading, deadline, record)
+            following = self._send(action, reading, record)
         except BaseException:
             with contextlib.suppress(OSError):  # why the robot stopped is the first error's to say
                 self._journal.append(record)
@@ -230,15 +228,15 @@ class _Loop:
         last = self._reference if self._robot.last_action is None else self._robot.led_to()
         return limit_action(wanted, last, self._low, self._high, self._settings.max_delta)
 
-    def _send(self, action: np.ndarray, reading: Reading, deadline: float, record: dict[str, Any]) -> Reading:
+    def _send(self, action: np.ndarray, reading: Reading, record: dict[str, Any]) -> Reading:
         """Sends the action and reads what it led to, both of which goes into the record, the action if it was sent."""
         self._robot.wait_for_turn()
         now = time.monotonic()
-        if now > deadline:  # a late action has a whole period, too, to show what it leads to
-            deadline = now + self._dt
+        if now > self._deadline:  # on hardware a late action, too, has time to show what it leads to
+            self._deadline = now + (self._dt / 2 if self._robot.is_hardware else 0.0)
         record.update(latency=now - reading.time)
         try:
-            following = self._robot.step(action, reading.time, deadline)
+            following = self._robot.step(action, reading.time, self._deadline)
         finally:
             if self._robot.last_action is action:
                 control = self._robot.last_control

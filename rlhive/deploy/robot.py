@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from rlhive.deploy.safety import FaultError, Sensors, watchdog
 from rlhive.envs.cameras import Image, open_cameras
 
 RESET_SECONDS = 30.0  # RoboHive's drivers take five seconds to go to the start
+SETTLE_SECONDS = 5.0
 
 
 class Reading(NamedTuple):
@@ -79,8 +80,12 @@ class Robot:
         if self.is_hardware:
             self._guard()
 
-    def reset(self) -> Reading:
+    def reset(self, is_start: Callable[[Mapping[str, float], Mapping[str, float]], bool]) -> Reading:
         """Goes to the start of an episode, as RoboHive does it but without waiting for a key.
+
+        Args:
+            is_start: whether hardware may start, by where its actuators were before a reading and in it. It is read for
+                `SETTLE_SECONDS` until they may, since some drivers do not wait for what they have sent.
 
         Raises:
             FaultError: the robot fails or does not answer.
@@ -90,9 +95,14 @@ class Robot:
                 self.env.reset(**({"blocking": False} if self.is_hardware else {}))
             elif self.is_hardware:
                 self.env.forward()
-            if self.is_hardware:
-                self.rest = self.actuators.by_name()
-            reading = self._read(self.env.forward())
+            settled_by = time.monotonic() + (0.0 if self._dry_run else SETTLE_SECONDS)
+            while True:
+                if self.is_hardware:
+                    self.rest = self.actuators.by_name()
+                    time.sleep(self._spec.dt)
+                reading = self._read(self.env.forward())
+                if is_start(self.rest, reading.positions) or time.monotonic() > settled_by:
+                    break
         return self._look(reading, RESET_SECONDS)
 
     def wait_for_turn(self) -> None:

@@ -122,6 +122,17 @@ class PositionWatch:
         """Takes note of where the actuators were just before the first reading."""
         self._rest = rest
 
+    def is_start(self, rest: Mapping[str, float], positions: Mapping[str, float]) -> bool:
+        """Whether a reading of all actuators may be the first one, after they were at `rest`."""
+        starts = {name: self._near_start(name, position) for name, position in rest.items()}
+        # What is not finite is another watch's to find.
+        return not any(abs(positions[name] - place) > most for name, (place, most) in starts.items())
+
+    def _near_start(self, name: str, rest: float) -> tuple[float, float]:
+        """The place within its limits at which an actuator at `rest` may start, and how far from there at most."""
+        low, high, reach = self._limits[name]
+        return min(max(rest, low), high), max(reach, 0.01 * (high - low))
+
     def check(self, now: float, positions: Mapping[str, float]) -> None:
         """Looks at one reading of all actuators, at `now` seconds of a clock that never goes back.
 
@@ -134,14 +145,14 @@ class PositionWatch:
             FaultError: naming the actuator.
         """
         for name, position in positions.items():
-            low, high, reach = self._limits[name]
             if name in self._latest:
+                low, high, reach = self._limits[name]
                 then, before = self._latest[name]
                 most = 2 * reach * (now - then) / self._dt + 0.1 * (high - low)
                 why = f"but at {before:.3f} {now - then:.3f} s before, which no arm does"
             else:
-                before = min(max(self._rest[name], low), high)
-                most = max(reach, 0.01 * (high - low))
+                before, most = self._near_start(name, self._rest[name])
+                low, high, _ = self._limits[name]
                 why = f"before at {self._rest[name]:.3f}: it must be at rest, in its pos_range [{low:g}, {high:g}]"
             if not abs(position - before) <= most:
                 raise FaultError("observation_wrong", f"actuator {name} is measured at {position:.3f}, {why}")
