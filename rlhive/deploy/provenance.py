@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 
 from rlhive.core.files import file_sha256
 from rlhive.deploy.settings import Settings
@@ -18,6 +21,14 @@ from rlhive.policy_fn.loading import seed_dir
 from rlhive.runs.checkpoint_files import read_part
 from rlhive.runs.run_files import part_path
 from rlhive.runs.run_spec import versions
+
+_PLAIN: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (np.bool_, bool),
+    (Integral, int),
+    (Real, float),
+    (os.PathLike, os.fspath),
+    (Mapping, dict),
+)
 
 
 def describe_policy(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -48,9 +59,12 @@ def describe_deployment(
         env: a live RoboHive environment, not wrapped.
         settings: of the loop.
         dt: the control period, seconds.
+
+    Raises:
+        ValueError: `policy_source` has what JSON has no word for.
     """
     config_path = env.spec.kwargs.get("config_path") if env.robot.is_hardware and env.spec else None
-    return {
+    values = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(),
         "policy": policy_source,
         "hardware": config_path
@@ -59,6 +73,20 @@ def describe_deployment(
         "dt": dt,
         "versions": versions(),
     }
+    try:
+        found: dict[str, Any] = json.loads(json.dumps(values, default=_plain))
+    except (TypeError, ValueError, RecursionError) as error:
+        message = f"policy_source must be plain values, as of describe_policy: {error}"
+        raise ValueError(message) from None
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has for numbers of other types, as numpy's, for paths and for mappings."""
+    for kind, convert in _PLAIN:
+        if isinstance(value, kind):
+            return convert(value)
+    raise TypeError(f"expected text, numbers, lists or mappings, got {value!r}")
 
 
 def _source(path: str | os.PathLike[str], sha256: str, seed: int | None, step: int | None) -> dict[str, Any]:

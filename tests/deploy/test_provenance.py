@@ -4,7 +4,9 @@ import datetime
 import hashlib
 import json
 import time
-from types import SimpleNamespace
+from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 
 import h5py
 import numpy as np
@@ -53,6 +55,31 @@ def test_hardware_is_named_by_its_configuration(tmp_path):
         found = describe_deployment(None, env, Settings(), 0.08)["hardware"]
         sha256 = hashlib.sha256(b"{}").hexdigest()
         assert found == ({"path": str(tmp_path / "robot.config"), "sha256": sha256} if is_hardware else None)
+
+
+SIMULATED = SimpleNamespace(spec=None, robot=SimpleNamespace(is_hardware=False))
+
+
+def test_numbers_of_any_type_and_paths_are_written_as_plain_values():
+    settings = Settings(max_steps=np.int64(3), max_delta=np.float32(0.5), frozen=Fraction(1, 4))
+    source = MappingProxyType({"path": Path("policies/reach"), "seed": np.int64(1), "final": np.True_})
+    found = describe_deployment(source, SIMULATED, settings, np.float64(0.25))
+    assert json.loads(json.dumps(found)) == found
+    assert found["policy"] == {"path": "policies/reach", "seed": 1, "final": True}
+    written = found["settings"]
+    assert (written["max_steps"], written["max_delta"], written["frozen"], found["dt"]) == (
+        3,
+        0.5,
+        0.25,
+        0.25,
+    )
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), b"ab"])
+def test_a_source_of_a_policy_that_cannot_be_written_is_one_line(value):
+    with pytest.raises(ValueError, match=r"^policy_source must be plain values, .* got ") as caught:
+        describe_deployment({"path": value}, SIMULATED, Settings(), 0.08)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture
