@@ -83,8 +83,12 @@ class Journal:
         name: of the live environment, which may be another than the one trained on; None where it has none.
         deployment: of `provenance.describe_deployment`.
 
+    Attributes:
+        dtype: the columns of a record.
+
     Raises:
         FileExistsError: the file is there.
+        ValueError: the description is longer than what would be read again.
     """
 
     def __init__(self, path: Path, env: EnvSpec, name: str | None, deployment: Mapping[str, Any]) -> None:
@@ -102,13 +106,19 @@ class Journal:
             },
             "deployment": deployment,
         }
-        dtype = record_dtype(header)
-        self._unknown = np.zeros((), dtype)
-        for name in dtype.names or ():
-            if dtype[name].base.kind == "f":
+        line = (json.dumps(header) + "\n").encode()
+        if len(line) > _MAX_HEADER:
+            raise ValueError(
+                f"{path}: {len(line)} bytes to describe the deployment, expected {_MAX_HEADER} at most; shorten "
+                "policy_source"
+            )
+        self.dtype = record_dtype(header)
+        self._unknown = np.zeros((), self.dtype)
+        for name in self.dtype.names or ():
+            if self.dtype[name].base.kind == "f":
                 self._unknown[name] = np.nan
         self._file = path.open("xb", buffering=0)
-        self._write((json.dumps(header) + "\n").encode())
+        self._write(line)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Writes a reading and what was done on it, by the columns' names; NaN, False and black where nothing is said.

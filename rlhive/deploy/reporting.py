@@ -80,7 +80,7 @@ def write_report(
         repeated_frames: as of `Report`.
     """
     dt = deployment["dt"]
-    records = read_journal(folder / JOURNAL)
+    records = _read(journal, folder)
     known = np.isfinite(records["period"])  # steps of which the outcome is known
     # Column by column: rows have the images in them, and all of those may not fit into memory.
     ended = {name: records[name][known] for name in ("solved", "rewards", "latency", "period")}
@@ -109,3 +109,15 @@ def write_report(
     except (OSError, RuntimeError, MemoryError, KeyboardInterrupt) as error:
         LOG.error("%s: not all could be written: %s", folder, str(error) or type(error).__name__)
     return report
+
+
+def _read(journal: Journal, folder: Path) -> np.ndarray:
+    """The records of the journal; none, said aloud, where it cannot be read: why the robot stopped is known without."""
+    try:
+        return read_journal(folder / JOURNAL)
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # of memory that cannot be mapped, and of what is no journal any more
+        LOG.error("%s: cannot be read, so the report knows of no step: %s", folder / JOURNAL, error)
+        return np.zeros(0, journal.dtype)
