@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from rlhive.core.files import file_sha256
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.deploy.drivers import let_go, refuse_reconnecting
 from rlhive.deploy.rehearsal import not_a_configuration, rehearse
@@ -69,7 +70,11 @@ def connect(
     if not os.path.isfile(config_path):
         raise ValueError(f"{config_path}: there is no such robot configuration")
     ensure()
+    # Of the file as it is now: what is written down later must be what was rehearsed and connected.
+    source = {"path": os.path.abspath(config_path), "sha256": file_sha256(config_path)}
     rehearse(name, config_path, policy, settings)
+    if file_sha256(config_path) != source["sha256"]:
+        raise ValueError(f"{config_path}: was changed while it was looked at; connect again")
     try:
         with quiet(), _nothing_sent(), signals_first(), watchdog(timeout, "connecting"):
             env, _ = make_bare(name, is_hardware=True, config_path=str(config_path))
@@ -78,6 +83,7 @@ def connect(
         raise RuntimeError(f"a driver of the robot is not installed: {error}") from None
     except (LookupError, TypeError) as error:  # settings of an interface, which the drivers alone know
         raise ValueError(not_a_configuration(config_path, error)) from None
+    env.configuration_source = source
     return env
 
 

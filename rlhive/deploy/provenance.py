@@ -56,19 +56,17 @@ def describe_deployment(
 
     Args:
         policy_source: of `describe_policy`; None where that is not known.
-        env: a live RoboHive environment, not wrapped.
+        env: a live RoboHive environment, not wrapped; hardware is known by what `connecting.connect` left there.
         settings: of the loop.
         dt: the control period, seconds.
 
     Raises:
         ValueError: `policy_source` has what JSON has no word for.
     """
-    config_path = env.spec.kwargs.get("config_path") if env.robot.is_hardware and env.spec else None
     values = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(),
         "policy": policy_source,
-        "hardware": config_path
-        and {"path": os.path.abspath(config_path), "sha256": file_sha256(config_path)},
+        "hardware": getattr(env, "configuration_source", None),
         "settings": attrs.asdict(settings),
         "dt": dt,
         "versions": versions(),

@@ -14,13 +14,14 @@ import pytest
 
 from rlhive.data import load_dataset
 from rlhive.data.inspection import inspect
-from rlhive.deploy import Settings, reporting, run, simulate
+from rlhive.deploy import Settings, connect, connecting, reporting, run, simulate
 from rlhive.deploy.__main__ import _alone_in
 from rlhive.deploy.journal import read_journal, write_trace
 from rlhive.deploy.provenance import describe_deployment, describe_policy
 from rlhive.envs.robohive import env_spec
 from rlhive.export import export
 from rlhive.policy_fn import LoadError, load
+from tests.deploy.arm import Wanting, deploy
 
 NAME = "FrankaReachRandom-v0"
 
@@ -47,23 +48,36 @@ def test_a_policy_of_a_run_is_named_by_its_checkpoint(run_dir):
     assert load(found["path"]).spec == load(run_dir).spec
 
 
-def test_hardware_is_named_by_its_configuration(tmp_path):
-    (tmp_path / "robot.config").write_text("{}")
-    spec = SimpleNamespace(kwargs={"config_path": str(tmp_path / "robot.config")})
-    for is_hardware in (True, False):
-        env = SimpleNamespace(spec=spec, robot=SimpleNamespace(is_hardware=is_hardware))
-        found = describe_deployment(None, env, Settings(), 0.08)["hardware"]
-        sha256 = hashlib.sha256(b"{}").hexdigest()
-        assert found == ({"path": str(tmp_path / "robot.config"), "sha256": sha256} if is_hardware else None)
+def test_hardware_is_named_by_its_configuration_as_it_was_connected(
+    arm, config, installed, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    sha256 = hashlib.sha256(config.read_bytes()).hexdigest()
+    env = connect(NAME, config.name)
+    config.unlink()
+    monkeypatch.chdir("/")
+    report = deploy(Wanting(installed, lambda _: 0.0), env, tmp_path, max_steps=1, dry_run=True)
+    assert report.deployment["hardware"] == {"path": str(config), "sha256": sha256}
 
 
-SIMULATED = SimpleNamespace(spec=None, robot=SimpleNamespace(is_hardware=False))
+def test_a_configuration_that_changes_meanwhile_is_not_connected(arm, config, monkeypatch):
+    rehearse = lambda *_: config.write_text(config.read_text() + "  # edited")  # noqa: E731
+    monkeypatch.setattr(connecting, "rehearse", rehearse)
+    with pytest.raises(
+        ValueError, match=r"robot\.config: was changed while it was looked at; connect again$"
+    ):
+        connect(NAME, config)
+    assert arm.homes == 0
+
+
+SIMULATED = SimpleNamespace()
 
 
 def test_numbers_of_any_type_and_paths_are_written_as_plain_values():
     settings = Settings(max_steps=np.int64(3), max_delta=np.float32(0.5), frozen=Fraction(1, 4))
     source = MappingProxyType({"path": Path("policies/reach"), "seed": np.int64(1), "final": np.True_})
     found = describe_deployment(source, SIMULATED, settings, np.float64(0.25))
+    assert found["hardware"] is None
     assert json.loads(json.dumps(found)) == found
     assert found["policy"] == {"path": "policies/reach", "seed": 1, "final": True}
     written = found["settings"]
