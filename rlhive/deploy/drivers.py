@@ -1,10 +1,16 @@
-"""What RoboHive's drivers must not do by themselves, and the actuators that they are configured for."""
+"""RoboHive's drivers: what they measure, what they must not do by themselves, and which actuators they have."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from rlhive.deploy.safety import FaultError
+
+INTERFACES = ("dynamixel", "franka", "optitrack", "realsense", "robotiq")  # that RoboHive has drivers for
+# What they measure; a Dynamixel what it is asked for.
+FRANKA_JOINTS = 7  # as many positions, then as many velocities
+POSE = ("x", "y", "z", "rx", "ry", "rz")  # of OptiTrack, in metres and radians
+VALUES = {"realsense": 0, "robotiq": 1}
 
 
 def actuators(config: dict[str, Any]) -> list[dict[str, Any]]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
-import numpy as np
 
-from rlhive.deploy.drivers import actuators
+from rlhive.deploy.drivers import INTERFACES, actuators
+from rlhive.deploy.sensors import is_close, measured_joint, misplaced, moved_joint
 from rlhive.deploy.settings import Settings, check_act_mode
 from rlhive.envs.build import action_names, make_bare
 from rlhive.envs.importing import quiet
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from rlhive.policy_fn.policy import Policy
 
 LOG = logging.getLogger("rlhive.deploy")
-INTERFACES = ("dynamixel", "franka", "optitrack", "realsense", "robotiq")  # that RoboHive has drivers for
-_CLOSE = 1e-3  # of calibrations, in radians or metres: constants are rounded by hand
 
 
 class _Trained(NamedTuple):
@@ -61,7 +58,7 @@ def rehearse(
             env, _ = make_bare(name, is_hardware=False, config_path=str(config_path))
             config = env.robot.robot_config
             interfaces = [device["interface"]["type"] for device in config.values()]
-            calibrations = _calibrations(env)
+            calibrations, misread = _calibrations(env), misplaced(env)
     except (Exception, SystemExit) as error:  # it is code, and RoboHive quits at what it does not know
         raise ValueError(not_a_configuration(config_path, error)) from None
     if not interfaces:
@@ -75,8 +72,9 @@ def rehearse(
     lines = [] if policy is None else _compare_policy(policy, env)
     if not lines:
         trained = _trained(name if policy is None else policy.spec.env.name)
-        lines = [*_rescaled(env, trained), *_recalibrated(calibrations, trained)]
-        lines = lines or _misplaced(env) or _reordered(env, trained)
+        lines = [*_rescaled(env, trained), *_recalibrated(calibrations, trained)] or misread
+        if not lines:
+            _tell_unmeasured(env, trained)
     if lines:
         what = "the configuration" if policy is None else "the policy"
         raise ValueError(f"{what} does not fit the robot: {'; '.join(lines)}")
@@ -115,29 +113,13 @@ def _check_actuators(config_path: str | os.PathLike[str], env: Any) -> None:
     if places != list(range(len(places))):
         order = ", ".join(action_names(env)[: max(places) + 1])
         raise ValueError(f"{config_path}: list the actuators in the order {order}, each once")
-
-
-def _misplaced(env: Any) -> list[str]:
-    """What is wrong with the order of the sensors: drivers measure joints in the order in which they move them."""
-    config = env.robot.robot_config
-    counts = Counter(sensor["name"] for device in config.values() for sensor in device["sensor"])
-    lines = [f"sensor {name} is listed {count} times" for name, count in counts.items() if count > 1]
-    for name, device in config.items():
-        measured = [_measured_joint(env, sensor) for sensor in device["sensor"]]
-        for place, actuator in enumerate(device["actuator"]):
-            if measured[place : place + 1] != [_moved_joint(env, actuator)]:
-                found = device["sensor"][place]["name"] if place < len(measured) else "missing"
-                lines.append(f"sensor {place + 1} of {name} must measure {actuator['name']}, is {found}")
-    return lines
-
-
-def _measured_joint(env: Any, sensor: dict[str, Any]) -> int | None:
-    """The joint of which a sensor gives the position; None of one that gives another thing."""
-    return int(env.sim.model.sensor_objid[sensor["sim_id"]]) if sensor["data_type"] == "qpos" else None
-
-
-def _moved_joint(env: Any, actuator: dict[str, Any]) -> int:
-    return int(env.sim.model.actuator_trnid[actuator["sim_id"], 0])
+    for name, device in env.robot.robot_config.items():
+        modes = {str(actuator.get("mode")) for actuator in device["actuator"]}
+        if device["interface"]["type"] == "dynamixel" and modes - {"Position"}:
+            raise ValueError(
+                f"{config_path}: actuators of {name} have the mode {', '.join(sorted(modes))}, expected each to say "
+                "'mode': 'Position', which RoboHive sets its motors to"
+            )
 
 
 def _rescaled(env: Any, trained: _Trained) -> list[str]:
@@ -154,7 +136,7 @@ def _recalibrated(calibrations: dict[str, tuple[float, float]], trained: _Traine
     lines = []
     for name, found in calibrations.items():
         expected = trained.calibrations.get(name, (1.0, 0.0))
-        if not np.allclose(found, expected, rtol=0.0, atol=_CLOSE):
+        if not is_close(found, expected):
             lines.append(
                 f"actuator {name}: sent to x it would be measured at {_line(found)}, but at {_line(expected)} in "
                 "training; look at scale and offset of it and of its sensor"
@@ -162,20 +144,14 @@ def _recalibrated(calibrations: dict[str, tuple[float, float]], trained: _Traine
     return lines
 
 
-def _reordered(env: Any, trained: _Trained) -> list[str]:
-    """The devices with the sensors of training in another order, one line each; tells of those that are nowhere."""
-    lines = []
-    listed = {name: device["sensor_names"] for name, device in env.robot.robot_config.items()}
-    for device, names in listed.items():
-        found = [name for name in names if name in trained.sensors]
-        if found != (order := sorted(found, key=trained.sensors.index)):
-            lines.append(f"sensors of {device}: {', '.join(found)}, but {', '.join(order)} in training")
-    if missing := sorted(set(trained.sensors).difference(*listed.values()), key=trained.sensors.index):
+def _tell_unmeasured(env: Any, trained: _Trained) -> None:
+    """Tells of the sensors of training that are nowhere."""
+    listed = {name for device in env.robot.robot_config.values() for name in device["sensor_names"]}
+    if missing := [name for name in trained.sensors if name not in listed]:
         LOG.warning(
             "no device measures %s: what the policy observes of them stays as the simulation has it",
             ", ".join(missing),
         )
-    return lines
 
 
 @functools.cache
@@ -223,9 +199,9 @@ def _calibrations(env: Any) -> dict[str, tuple[float, float]]:
     """
     found = {}
     for device in env.robot.robot_config.values():
-        sensors = {_measured_joint(env, sensor): sensor for sensor in device["sensor"]}
+        sensors = {measured_joint(env, sensor): sensor for sensor in device["sensor"]}
         for actuator in device["actuator"]:
-            if sensor := sensors.get(_moved_joint(env, actuator)):
+            if sensor := sensors.get(moved_joint(env, actuator)):
                 scale = sensor["scale"] * actuator["scale"]
                 offset = sensor["scale"] * actuator["offset"] + sensor["offset"]
                 found[actuator["name"]] = (scale, offset)
@@ -234,4 +210,4 @@ def _calibrations(env: Any) -> dict[str, tuple[float, float]]:
 
 def _line(calibration: tuple[float, float]) -> str:
     scale, offset = calibration
-    return f"{scale:.4g}x{offset:+.4g}" if abs(offset) > _CLOSE else f"{scale:.4g}x"
+    return f"{scale:.4g}x" if is_close(offset, 0.0) else f"{scale:.4g}x{offset:+.4g}"
