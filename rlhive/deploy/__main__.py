@@ -107,6 +107,7 @@ def _deploy(settings: Settings) -> Report:
     from rlhive.deploy.loop import run
     from rlhive.deploy.provenance import describe_policy
     from rlhive.deploy.settings import check_settings
+    from rlhive.envs.names import check_name
     from rlhive.policy_fn.loading import load
     from rlhive.runs.run_files import CHECKPOINTS, checkpoint_dir, seed_dirs
 
@@ -118,6 +119,7 @@ def _deploy(settings: Settings) -> Report:
     # Before the robot is connected, which may move it.
     check_settings(settings, policy.spec.env, is_hardware=FLAGS.hardware is not None)
     name = FLAGS.env or policy.spec.env.name
+    check_name(name)
     if settings.max_steps is None and settings.max_seconds is None:
         settings = attrs.evolve(settings, max_steps=policy.spec.env.max_episode_steps)
     with _alone_in(Path(FLAGS.out)):
@@ -134,7 +136,14 @@ def _alone_in(out: Path) -> Iterator[None]:
     from rlhive.core.files import lock_file
 
     out.mkdir(parents=True, exist_ok=True)
-    lock = lock_file(out / ".lock")
+    try:
+        lock = lock_file(out / ".lock")
+    except OSError as error:
+        if error.filename is not None:  # it names what cannot be opened
+            raise
+        raise ValueError(
+            f"--out={out}: cannot be locked ({error.strerror}); name an --out on a file system with locks"
+        ) from None
     if lock is None:
         raise ValueError(f"--out={out}: another deployment is running there; name another directory")
     try:

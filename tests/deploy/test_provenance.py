@@ -1,8 +1,11 @@
 """What is written down of a deployment: its policy, settings and configuration, when it was, and whether it was dry."""
 
 import datetime
+import errno
+import fcntl
 import hashlib
 import json
+import os
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 
 from rlhive.data import load_dataset
 from rlhive.data.inspection import inspect
-from rlhive.deploy import Settings, connect, connecting, reporting, run, simulate
+from rlhive.deploy import Settings, __main__, connect, connecting, reporting, run, simulate
 from rlhive.deploy.__main__ import _alone_in
 from rlhive.deploy.journal import read_journal, write_trace
 from rlhive.deploy.provenance import describe_deployment, describe_policy
@@ -143,3 +146,24 @@ def test_two_deployments_do_not_share_a_directory(tmp_path):
         _alone_in(tmp_path / "out"),
     ):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EIO])
+def test_a_file_system_without_locks_is_named(number, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    message = rf"^--out={tmp_path / 'out'}: cannot be locked \({os.strerror(number)}\); name an --out on a file system"
+    with pytest.raises(ValueError, match=message), _alone_in(tmp_path / "out"):
+        pass
+
+
+def test_an_unknown_environment_is_refused_before_anything_is_made(run_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBOHIVE_VERBOSITY", "SILENT")
+    monkeypatch.setattr(__main__, "load_torch_on_one_thread", lambda: None)
+    given = {"bundle": str(run_dir), "out": str(tmp_path / "out"), "env": "nonsense-v0", "hardware": None}
+    monkeypatch.setattr(__main__, "FLAGS", SimpleNamespace(seed=0, **given))
+    with pytest.raises(ValueError, match="'nonsense-v0' is not an environment of RoboHive"):
+        __main__._deploy(Settings(max_steps=1))
+    assert not (tmp_path / "out").exists()
