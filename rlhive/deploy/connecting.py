@@ -55,10 +55,11 @@ def connect(
         timeout: seconds after which a device that does not answer is given up.
 
     Raises:
-        ValueError: no such environment or file, a file that is no configuration of its robot, lists actuators or
-            sensors in another order, with other ranges or another calibration than those of training, a policy that
-            does not fit (every difference is named), a safe action for a robot whose actions are velocities, or a
-            device that measures another number of values than its sensors are.
+        ValueError: no such environment or file, a file that is no configuration of its robot or changes meanwhile,
+            lists actuators in another order, or with other ranges or another calibration than those of training, or
+            sensors that are not what the drivers give, a policy that does not fit (every difference is named), a safe
+            action for a robot whose actions are velocities, or a device that measures another number of values than
+            its sensors are.
         ValueError: not in the main thread.
         RuntimeError: a driver is not installed, or a device does not answer.
     """
