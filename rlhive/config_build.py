@@ -62,7 +62,7 @@ def dry_build(config: TrainConfig) -> None:
 
 def _try_optimizer(config: TrainConfig, network: ActorCritic, encoder: Encoder | None) -> None:
     """Makes an update of parameters such as the run's, at which a schedule is first called."""
-    opt, params = config.optimizer(), network.init(0)
+    opt, params = config.optimizer(), network.init(torch.Generator())
     if (learns := learned(encoder)) is not None:
         params["encoder"] = encoder_tree(learns)
     try:

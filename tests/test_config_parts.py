@@ -151,6 +151,24 @@ def test_an_optimizer_of_ones_own_may_name_parameters_of_the_algorithm(monkeypat
     load("train.optimizer=@counting_adam", *encoder, *images)
 
 
+@attrs.frozen
+class DrawnFromAGenerator(ActorCritic):
+    """Networks whose parameters are drawn from a generator alone, as training gives them one."""
+
+    def init(self, key: torch.Generator):
+        key.get_state()
+        return super().init(key)
+
+
+def test_networks_of_ones_own_may_draw_from_a_generator_alone(monkeypatch):
+    drawn = ALGORITHMS["sac"]._replace(
+        network=DrawnFromAGenerator,
+        make_network=lambda spec: DrawnFromAGenerator(1, spec.action_low, spec.action_high),
+    )
+    monkeypatch.setitem(ALGORITHMS, "drawn", drawn)
+    load("ALGORITHM='drawn'")
+
+
 def test_an_optimizer_that_names_parameters_that_are_not_there_is_refused():
     words = refusal("train.optimizer=@counting_adam")
     assert "train.optimizer" in words and "['actor', 'critic', 'log_alpha'] of sac" in words
