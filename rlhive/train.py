@@ -27,6 +27,7 @@ from rlhive.runs.run_files import (
     REPORT_FILE,
     SPEC_FILE,
     checkpoint_dir,
+    dirs_of_several,
     latest_link,
     read_usage,
     seed_dirs,
@@ -121,19 +122,20 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
     from rlhive.report.write import is_current, write_arrays, write_report
 
     own = [] if run_dir is None else [Path(run_dir) / CONFIG_FILE]
-    before = configured_seeds(own[0]) if resume else ()
+    in_file = configured_seeds(own[0]) if resume else ()
     config = load_config(list(gin_files) or own, bindings)
     directory = Path(run_dir) if run_dir else default_run_dir(config)
     flag = shlex.quote(f"--run_dir={directory}")
-    was_at = latest_link(directory).resolve() if resume and is_current(directory) else None
-    seeds = f" --gin.SEEDS='{config.seeds}'" if resume and config.seeds != before else ""
+    under_way = os.path.lexists(directory / ADDED)
+    reported = _latest_seeds(directory) if resume and is_current(directory) and not under_way else None
+    seeds = f" --gin.SEEDS='{config.seeds}'" if resume and config.seeds != in_file else ""
     with alone_in(directory, exist_ok=run_dir is not None):
         sys.stderr.write(f"rlhive.train: {config.env_name}, seeds {list(config.seeds)}, in {directory}\n")
-        finished = go_on(config, directory, before) if resume else train(config, directory, resume=False)
+        finished = go_on(config, directory) if resume else train(config, directory, resume=False)
         if not finished:
             sys.stderr.write(f"rlhive.train: stopped and saved; go on with {flag} --resume{seeds}\n")
             return INTERRUPTED
-        if config.seeds == before and latest_link(directory).resolve() == was_at:
+        if _latest_seeds(directory) == reported:
             said = f"nothing was left to train; see {directory / REPORT_FILE}"
         else:
             write_arrays(directory)
@@ -141,6 +143,12 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
         sys.stderr.write(f"rlhive.train: {said}, or evaluate it:\n")
     sys.stderr.write(f"    {command_line(f'rlhive.evaluate {flag}')}\n")
     return 0
+
+
+def _latest_seeds(directory: Path) -> tuple[Path, list[int]]:
+    """The latest checkpoint of a run and the seeds that have folders in it: none where there is one seed."""
+    latest = latest_link(directory).resolve()
+    return latest, list(dirs_of_several(latest))
 
 
 @contextlib.contextmanager
@@ -167,8 +175,8 @@ def alone_in(directory: Path, *, exist_ok: bool = True) -> Iterator[None]:
         lock.release()
 
 
-def go_on(config: TrainConfig, directory: Path, before: Sequence[int]) -> bool:
-    """Goes on with the run in `directory`, which had the seeds `before`; whether it came to its end.
+def go_on(config: TrainConfig, directory: Path) -> bool:
+    """Goes on with the run in `directory`; whether it came to its end.
 
     Raises:
         ValueError: it is beyond that already, or its files are damaged.
@@ -182,14 +190,14 @@ def go_on(config: TrainConfig, directory: Path, before: Sequence[int]) -> bool:
     if there >= config.total_steps + config.num_envs:
         raise ValueError(f"{directory} is at step {there} already, beyond TOTAL_STEPS={config.total_steps}")
     check_saved_replay(config, directory, spec, there)
-    finished = add_seeds(config, directory, before)
+    finished = add_seeds(config, directory)
     if finished is None and has_met_its_targets(directory):
         sys.stderr.write("rlhive.train: all of its seeds have met their target, nothing is left to train\n")
         return True
     return train(config, directory, resume=True) if finished is None else finished
 
 
-def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bool | None:
+def add_seeds(config: TrainConfig, directory: Path) -> bool | None:
     """Trains the seeds that the finished run in `directory` has not and merges them into it.
 
     Returns:
@@ -223,7 +231,7 @@ def add_seeds(config: TrainConfig, directory: Path, before: Sequence[int]) -> bo
         if not train(with_seeds(config, added), folder, resume=under_way, joins=spec):
             return False
     usage, operative = read_usage(folder), (folder / OPERATIVE_CONFIG_FILE).read_text(encoding="utf-8")
-    merge_run(directory, config.seeds, before)
+    merge_run(directory, config.seeds, added)
     seconds = sum(of.get("seconds", 0.0) for of in (usage, read_usage(directory)))
     write_usage(directory, {**usage, "seconds": seconds})
     write_settings(directory, text, operative)

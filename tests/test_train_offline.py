@@ -174,7 +174,7 @@ def test_seeds_can_be_added(demo, tmp_path):
     assert seeds_to_add(tmp_path, config) == (2,)
     (tmp_path / "config.gin").write_text(config_text())
     (tmp_path / "usage.json").write_text('{"seconds": 1.0}')
-    assert add_seeds(config, tmp_path, (1,))
+    assert add_seeds(config, tmp_path)
     together = train(demo, tmp_path.parent / "together", "bc_gaussian", "SEEDS=(1, 2)")
     assert bool((load_checkpoint(tmp_path, [1, 2]).state == together.state).all())
 

@@ -139,7 +139,7 @@ def keep_settings(run_dir: Path, step: int, text: str) -> str:
     return f"goes on from step {step} with other settings, those it had are in {kept.name}: {changes}"
 
 
-def merge_run(run_dir: Path, seeds: Sequence[int], before: Sequence[int]) -> None:
+def merge_run(run_dir: Path, seeds: Sequence[int], added: Sequence[int]) -> None:
     """Merges the finished run in `run_dir / ADDED` into the run around it, then removes it.
 
     Each file is replaced in one step; after a crash the same call goes on.
@@ -147,10 +147,10 @@ def merge_run(run_dir: Path, seeds: Sequence[int], before: Sequence[int]) -> Non
     Args:
         run_dir: the run.
         seeds: the seeds of both, in the order they are to have.
-        before: the seeds the run had, in the order it had them.
+        added: those of them that are being added.
     """
     added_dir = run_dir / ADDED
-    added = [seed for seed in seeds if seed not in before]
+    before = [seed for seed in seeds if seed not in added]
     for own, around, others in ((added_dir, run_dir, added), (run_dir, added_dir, before)):
         _carry_on(own, checkpoint_steps(around), others)
     last = int(checkpoint_dir(added_dir).name)

@@ -197,7 +197,7 @@ def test_a_missing_replay_is_refused_before_anything_is_started(copy):
         r"60\.safetensors: is missing, without which training cannot go on: copy it from where the run was"
     )
     with pytest.raises(LoadError, match=words):
-        go_on(configure(ReachPoint), copy, (1,))
+        go_on(configure(ReachPoint), copy)
     with pytest.raises(LoadError, match=words), open_run(configure(ReachPoint), copy, resume=True):
         pass
 
@@ -209,7 +209,7 @@ def test_a_replay_of_another_run_or_step_is_refused(copy, origin):
     (name,) = origin
     words = f"is of another run or step, {name} {origin[name]} instead of .*: copy it again"
     with pytest.raises(LoadError, match=words):
-        go_on(configure(ReachPoint), copy, (1,))
+        go_on(configure(ReachPoint), copy)
     with pytest.raises(LoadError, match=words), open_run(configure(ReachPoint), copy, resume=True):
         pass
 
@@ -286,4 +286,4 @@ def test_a_run_of_another_environment_cannot_be_resumed(plain):
 )
 def test_a_replay_of_other_settings_is_refused_before_anything_is_started(plain, binding, words):
     with pytest.raises(LoadError, match=words):
-        go_on(configure(ReachPoint, binding), plain.run_dir, (1,))
+        go_on(configure(ReachPoint, binding), plain.run_dir)

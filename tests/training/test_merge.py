@@ -54,9 +54,9 @@ def train(run_dir, seeds, *bindings, resume=False, env=ReachPoint):
     return run_dir
 
 
-def add(run_dir, seeds, before, *bindings, env=ReachPoint):
+def add(run_dir, seeds, *bindings, env=ReachPoint):
     with attrs.validators.disabled():
-        return add_seeds(configure(seeds, *bindings, env=env), run_dir, before)
+        return add_seeds(configure(seeds, *bindings, env=env), run_dir)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def assert_same_run(one, other, seeds):
 def test_added_seeds_are_as_if_they_had_been_there(tmp_path, bindings):
     whole = train(tmp_path / "whole", (6, 5, 9), *bindings)
     grown = train(tmp_path / "grown", (5,), *bindings)
-    assert add(grown, (6, 5, 9), (5,), *bindings)
+    assert add(grown, (6, 5, 9), *bindings)
     assert_same_run(grown, whole, (6, 5, 9))
     assert not (grown / ADDED).exists()
     usage = json.loads((grown / "usage.json").read_text())
@@ -116,10 +116,25 @@ def test_a_merge_that_was_cut_short_goes_on(whole, grown, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("rlhive.training.merge.merge_metrics", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            add(grown, (5, 6), (5,))
+            add(grown, (5, 6))
     assert (grown / ADDED).exists()
-    assert add(grown, (5, 6), (5,))
+    assert add(grown, (5, 6))
     assert_same_run(grown, whole, (5, 6))
+
+
+@pytest.mark.parametrize("kept", ["checkpoints/config.gin", "of-before.gin"])
+def test_seeds_that_were_edited_into_config_gin_are_added(whole, grown, monkeypatch, capsys, kept):
+    config = configure((5, 6))
+    shutil.copy(grown / "config.gin", grown / kept)
+    (grown / "config.gin").write_text(record_of(config).text)
+    (grown / "report.html").touch()
+    monkeypatch.setattr("rlhive.config.load_config", lambda *_: config)
+    for name in ("write_arrays", "write_report"):  # which know the environments of RoboHive alone
+        monkeypatch.setattr(f"rlhive.report.write.{name}", lambda directory: directory / "report.html")
+    with attrs.validators.disabled():
+        assert commands.run([], [], str(grown), resume=True) == 0
+    assert_same_run(grown, whole, (5, 6))
+    assert f"done; see {grown / 'report.html'}" in capsys.readouterr().err
 
 
 def killed_at_the_removal(patch, name):
@@ -137,20 +152,20 @@ def killed_at_the_removal(patch, name):
 def test_a_merge_that_was_killed_while_it_replaced_a_checkpoint_goes_on(whole, grown, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         killed_at_the_removal(patch, ".tmp-before-40")
-        add(grown, (5, 6), (5,))
+        add(grown, (5, 6))
     with pytest.raises(
         LoadError, match=r"the seeds \[6\] are being added: go on with --gin.SEEDS='\(5, 6\)'"
     ):
         seeds_to_add(grown, configure((5,)))
     recover(grown)
-    assert add(grown, (5, 6), (5,))
+    assert add(grown, (5, 6))
     assert_same_run(grown, whole, (5, 6))
 
 
 def test_what_was_merged_is_not_taken_for_seeds_that_are_being_added(whole, grown, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         killed_at_the_removal(patch, MERGED)
-        add(grown, (5, 6), (5,))
+        add(grown, (5, 6))
     (grown / MERGED / "metrics.csv").unlink()  # half of it is gone
     assert seeds_to_add(grown, configure((5, 6))) == ()
     recover(grown)
@@ -170,8 +185,8 @@ def test_added_seeds_that_were_killed_in_their_last_evaluation_go_on(tmp_path, m
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop, "_evaluate", interrupt)
-        add(grown, (5, 6), (5,), late)
-    assert add(grown, (5, 6), (5,), late)
+        add(grown, (5, 6), late)
+    assert add(grown, (5, 6), late)
     assert_same_run(grown, whole, (5, 6))
 
 
@@ -185,7 +200,7 @@ def test_seeds_that_meet_their_target_can_be_added_and_be_added_to(tmp_path, bin
     bindings = (*SUCCESSFUL, *bindings)
     whole = train(tmp_path / "whole", (5, 7), *bindings, env=ConstantReward)
     grown = train(tmp_path / "grown", (5,), *bindings, env=ConstantReward)
-    assert add(grown, (5, 7), (5,), *bindings, env=ConstantReward)
+    assert add(grown, (5, 7), *bindings, env=ConstantReward)
     ours, theirs = (load_checkpoint(run_dir, (5, 7)) for run_dir in (grown, whole))
     assert ours.step == theirs.step and bool((ours.state == theirs.state).all())
     assert ours.progress == theirs.progress and all(own["reason"] == "target met" for own in ours.progress)
@@ -203,7 +218,7 @@ def test_an_added_seed_that_stops_early_is_in_the_last_checkpoint(whole, grown, 
     with monkeypatch.context() as patch:
         patch.setattr("rlhive.training.loop.run_episodes", succeed)
         patch.setattr("rlhive.training.merge.check_settings", lambda *_: None)
-        assert add(grown, (5, 7), (5,), *SUCCESSFUL)
+        assert add(grown, (5, 7), *SUCCESSFUL)
     found = load_checkpoint(grown, (5, 7))
     assert found.step == 60 and found.progress[1] == {"stopped_at": 20, "reason": "target met"}
     assert bool((found.state[0] == load_checkpoint(whole, (5, 6)).state[0]).all())
@@ -215,8 +230,8 @@ def test_other_settings_than_the_run_has_are_refused(grown):
     with pytest.raises(
         LoadError, match=r"but GAMMA, adam\.learning_rate differ: GAMMA is 0\.95 there, 0\.5 here"
     ):
-        add(grown, (5, 6), (5,), "adam.learning_rate=0.1", "GAMMA=0.5")
-    assert add(grown, (5, 6), (5,), "train.loggers=('csv',)")
+        add(grown, (5, 6), "adam.learning_rate=0.1", "GAMMA=0.5")
+    assert add(grown, (5, 6), "train.loggers=('csv',)")
 
 
 @pytest.mark.parametrize(
@@ -239,7 +254,7 @@ def test_nothing_is_added_to_a_run_whose_checkpoint_is_damaged(grown, monkeypatc
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(LoadError, match=rf"{part}\.safetensors: "):
-        add(grown, (5, 6), (5,))
+        add(grown, (5, 6))
     assert not (grown / ADDED).exists()
 
 
@@ -248,9 +263,9 @@ def test_a_run_that_goes_on_with_other_settings_says_so_and_keeps_those_it_had(t
     first = (run_dir / "config.gin").read_text()
     other = ("TOTAL_STEPS=80", "adam.learning_rate=0.1", "train.exploration=@none")
     with attrs.validators.disabled():
-        assert go_on(configure((5,), *other), run_dir, (5,))
+        assert go_on(configure((5,), *other), run_dir)
         said = capsys.readouterr().err
-        assert go_on(configure((5,), *other, "TOTAL_STEPS=90"), run_dir, (5,))
+        assert go_on(configure((5,), *other, "TOTAL_STEPS=90"), run_dir)
     assert (
         "goes on from step 60 with other settings, those it had are in config-60.gin: TOTAL_STEPS 60 -> 80, "
         "adam.learning_rate 0.001 -> 0.1, train.exploration @gaussian -> @none\n"
@@ -259,7 +274,7 @@ def test_a_run_that_goes_on_with_other_settings_says_so_and_keeps_those_it_had(t
     assert "TOTAL_STEPS = 80" in (run_dir / "config-80.gin").read_text()
     words = r"had other settings until step 60: adam\.learning_rate, train\.exploration differ"
     with pytest.raises(LoadError, match=words):
-        add(run_dir, (5, 6), (5,), *other, "TOTAL_STEPS=90")
+        add(run_dir, (5, 6), *other, "TOTAL_STEPS=90")
 
 
 def test_settings_edited_in_config_gin_are_other_ones_than_the_run_had(tmp_path, capsys, monkeypatch):
@@ -271,11 +286,11 @@ def test_settings_edited_in_config_gin_are_other_ones_than_the_run_had(tmp_path,
         first = (run_dir / "config.gin").read_text()
         (run_dir / "config.gin").write_text(record_of(configure((5,), *edited)).text)
         with pytest.raises(LoadError, match=r"adam\.learning_rate is 0\.001 there, 0\.1 here"):
-            add(run_dir, (5, 6), (5,), *edited)
+            add(run_dir, (5, 6), *edited)
         for total in (6, 7):  # as if the first one had been killed before it learned anything
             with monkeypatch.context() as patch:
                 patch.setattr(loop, "train", lambda _: True)
-                assert go_on(configure((5,), *edited, f"TOTAL_STEPS={total}"), run_dir, (5,))
+                assert go_on(configure((5,), *edited, f"TOTAL_STEPS={total}"), run_dir)
     said = "those it had are in config-4.gin: TOTAL_STEPS 4 -> 7, adam.learning_rate 0.001 -> 0.1\n"
     assert said in capsys.readouterr().err
     assert (run_dir / "config-4.gin").read_text() == first
