@@ -188,7 +188,8 @@ def reason(error: Exception) -> str:
     # gin adds lines that say which of its configurables called.
     text = re.sub(r"\s*\n\s*In call to configurable .*", "", str(error))
     is_limit = any(words in text for words in ("can't start new thread", "Resource temporarily unavailable"))
-    return f"{text}{_LIMIT}" if is_limit and _LIMIT not in text else text
+    is_locked = "lock file" in text  # by another process, as HDF5 says it
+    return f"{text}{_LIMIT}" if is_limit and not is_locked and _LIMIT not in text else text
 
 
 def _write_out() -> int:

@@ -121,6 +121,15 @@ def test_commands_end_quietly_when_their_reader_leaves(arguments, buffering):
             1,
             f"test: [Errno 11] Resource temporarily unavailable{LIMIT}",
         ),
+        (
+            BlockingIOError(
+                "[Errno 11] Unable to synchronously open file (unable to lock file, errno = 11, error message = "
+                "'Resource temporarily unavailable')"
+            ),
+            1,
+            "test: [Errno 11] Unable to synchronously open file (unable to lock file, errno = 11, error message = "
+            "'Resource temporarily unavailable')\n",
+        ),
         (RuntimeError("can't start new thread"), 1, f"test: can't start new thread{LIMIT}"),
     ],
 )
