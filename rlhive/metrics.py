@@ -155,15 +155,16 @@ def merge_metrics(run_dir: Path, added_dir: Path, seeds: Sequence[int]) -> None:
 def sum_up(run_dir: Path) -> None:
     """Writes metrics_over_seeds.csv anew from metrics.csv; its rows of steps before those in metrics.csv stay."""
     _, rows = _read(run_dir / METRICS_FILE)
-    groups: dict[tuple[int, bool], list[dict[str, str]]] = {}
-    for row in rows:
-        groups.setdefault((int(row["step"]), _is_evaluation(row)), []).append(row)
+    groups: dict[tuple[int, bool], dict[str, dict[str, str]]] = {}
+    for row in rows:  # of a seed that a step has twice, as runs of before may, the last one counts
+        groups.setdefault((int(row["step"]), _is_evaluation(row)), {})[row["seed"]] = row
     if not groups:
         return
     path = run_dir / AGGREGATE_FILE
     columns, before = _read(path) if path.exists() else (list(AGGREGATE_COLUMNS), [])
     summed = [row for row in before if int(row["step"]) < min(groups)[0]]
-    for (step, _), of_seeds in groups.items():
+    for (step, _), by_seed in groups.items():
+        of_seeds = list(by_seed.values())
         if len(of_seeds) > 1:
             index = {"step": step, "wall_time": of_seeds[-1]["wall_time"], "num_seeds": len(of_seeds)}
             summed.append(_as_text(index, _over_seeds([_metrics(row) for row in of_seeds])))

@@ -156,6 +156,15 @@ def test_what_was_not_summed_up_over_seeds_is_when_the_run_goes_on(tmp_path):
     assert over_seeds(tmp_path)[:4] == whole and len(over_seeds(tmp_path)) == 5
 
 
+def test_a_seed_that_a_step_has_twice_counts_once_with_its_last_row(tmp_path):
+    write_evaluations(tmp_path)
+    whole, path = over_seeds(tmp_path), tmp_path / "metrics.csv"
+    header, *rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([header, *rows, *rows]))
+    Recorder(tmp_path, loggers=(), resume_step=200).close()
+    assert over_seeds(tmp_path) == whole
+
+
 def test_an_evaluation_that_is_written_again_is_there_once(tmp_path):
     write_evaluations(tmp_path, (1, 2, 3))
     whole = read_metrics(tmp_path), over_seeds(tmp_path)
