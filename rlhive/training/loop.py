@@ -10,7 +10,7 @@ from torch import Tensor
 from rlhive.algorithms import step_key
 from rlhive.core.interrupt import catch_signals
 from rlhive.curves import plot_curves
-from rlhive.metrics import drop_evaluation, has_evaluation
+from rlhive.metrics import drop_evaluation, has_evaluation, sum_up
 from rlhive.policy_fn.plan import follow
 from rlhive.progress import Progress
 from rlhive.runs.run_files import EVALUATION_SEED, NOT_FINITE, TARGET_MET
@@ -59,6 +59,7 @@ def train(run: Run) -> bool:
         training = run.seeds
         if evaluated_at != run.step and not stopped:
             _evaluate(run, progress)
+            sum_up(run.run_dir)  # made up for, it may have been begun with seeds that stopped in it
         if run.seeds != training:
             save_run(run, with_replay=False)
         plot_curves(run.run_dir, step_key(config.algorithm))

@@ -1,5 +1,6 @@
 """A run that goes on from its checkpoint, and what it refuses."""
 
+import csv
 import shutil
 import signal
 
@@ -103,6 +104,26 @@ def test_an_evaluation_of_which_a_part_was_lost_is_there_once(tmp_path):
     assert rows(tmp_path) == whole
     steps = [line.split(",")[0] for line in (tmp_path / "metrics_over_seeds.csv").read_text().splitlines()]
     assert steps[-2:] == ["60", "60"] and steps.count("60") == 2  # of the update, and of the evaluation
+
+
+def over_seeds(run_dir) -> list[dict[str, str]]:
+    with (run_dir / "metrics_over_seeds.csv").open() as file:
+        return [{**row, "wall_time": ""} for row in csv.DictReader(file)]
+
+
+def test_an_evaluation_that_is_made_up_for_counts_the_seed_that_stopped_in_it(tmp_path, monkeypatch):
+    run_episodes, bindings = loop.run_episodes, ("SEEDS=(1, 2)", "train.target_success=0.5")
+
+    def let_seed_1_succeed(*args):
+        outcome = run_episodes(*args)
+        return outcome._replace(success=np.array([[True], [False]])[-len(outcome.success) :])
+
+    monkeypatch.setattr(loop, "run_episodes", let_seed_1_succeed)
+    train(ReachPoint, tmp_path, *bindings)
+    path, whole = tmp_path / "metrics.csv", over_seeds(tmp_path)
+    path.write_bytes(path.read_bytes()[:-20])  # in the row of seed 2
+    train(ReachPoint, tmp_path, *bindings, resume=True)
+    assert over_seeds(tmp_path) == whole and whole[-1]["num_seeds"] == "2"
 
 
 def test_ctrl_c_in_the_last_step_leaves_its_evaluation_to_the_resumed_run(plain, tmp_path, monkeypatch):
