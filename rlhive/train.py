@@ -28,6 +28,7 @@ from rlhive.runs.run_files import (
     SPEC_FILE,
     checkpoint_dir,
     dirs_of_several,
+    earlier_settings_path,
     latest_link,
     read_usage,
     seed_dirs,
@@ -235,6 +236,8 @@ def add_seeds(config: TrainConfig, directory: Path) -> bool | None:
     seconds = sum(of.get("seconds", 0.0) for of in (usage, read_usage(directory)))
     write_usage(directory, {**usage, "seconds": seconds})
     write_settings(directory, text, operative)
+    # Others followed it with which nothing was trained.
+    earlier_settings_path(directory).unlink(missing_ok=True)
     plot_curves(directory, step_key(config.algorithm))
     return True
 
@@ -273,7 +276,7 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
         logging_redirect_tqdm([logging.getLogger("rlhive")]),
         open_run(config, directory, resume=resume, joins=joins) as session,
     ):
-        if resume and (changes := keep_settings(directory, session.step, record.text)):
+        if resume and (changes := keep_settings(directory, record.text)):
             sys.stderr.write(f"rlhive.train: {changes}\n")
         write_settings(directory, record.text, record.operative_text)
         if (pixels := session.spec.env.pixels) is not None:

@@ -54,8 +54,15 @@ def write_settings(run_dir: Path, text: str, operative_text: str) -> None:
 
 def settings_path(run_dir: Path) -> Path:
     """The file of the settings that a run trained with: its config.gin may have been edited to go on with others."""
+    if has_checkpoint(run_dir) and (kept := earlier_settings_path(run_dir)).exists():
+        return kept  # nothing was learned since with other ones
     written = run_dir / CHECKPOINTS / CONFIG_FILE
     return written if written.exists() else run_dir / CONFIG_FILE  # of runs of before
+
+
+def earlier_settings_path(run_dir: Path) -> Path:
+    """Where the settings are that a run had until its latest checkpoint, if it goes on from there with others."""
+    return run_dir / f"config-{checkpoint_dir(run_dir).name}.gin"
 
 
 def latest_link(run_dir: PathLike) -> Path:

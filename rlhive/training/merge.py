@@ -21,6 +21,7 @@ from rlhive.runs.run_files import (
     checkpoint_dir,
     checkpoint_steps,
     drop_other_replays,
+    earlier_settings_path,
     has_checkpoint,
     replay_path,
     seed_dirs,
@@ -117,25 +118,24 @@ def other_settings(path: Path, text: str) -> dict[str, tuple[str, str]]:
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def keep_settings(run_dir: Path, step: int, text: str) -> str:
-    """Keeps the settings that a run had until `step` beside those it goes on with, where they differ.
+def keep_settings(run_dir: Path, text: str) -> str:
+    """Keeps the settings that a run had until its latest checkpoint beside those it goes on with, where they differ.
 
     Args:
         run_dir: the run; those in its checkpoints are still the old ones.
-        step: of the checkpoint that it goes on from.
         text: the bindings that it goes on with.
 
     Returns:
         What differs, in one line; empty where nothing does.
     """
-    kept = run_dir / f"config-{step}.gin"
-    before = kept if kept.exists() else settings_path(run_dir)  # nothing was learned since with other ones
+    kept, before = earlier_settings_path(run_dir), settings_path(run_dir)
     differing = other_settings(before, text)
     if not differing:
         return ""
     if before != kept:
         write_text(kept, before.read_text(encoding="utf-8"))
     changes = ", ".join(f"{name} {there} -> {now}" for name, (there, now) in differing.items())
+    step = checkpoint_dir(run_dir).name
     return f"goes on from step {step} with other settings, those it had are in {kept.name}: {changes}"
 
 

@@ -19,7 +19,7 @@ from rlhive.config_record import record_of
 from rlhive.core.errors import LoadError
 from rlhive.policy_fn import load
 from rlhive.runs.checkpoint import load_checkpoint
-from rlhive.runs.run_files import ADDED, MERGED
+from rlhive.runs.run_files import ADDED, MERGED, settings_path
 from rlhive.train import add_seeds, go_on
 from rlhive.training import loop
 from rlhive.training.merge import recover, seeds_to_add
@@ -294,6 +294,20 @@ def test_settings_edited_in_config_gin_are_other_ones_than_the_run_had(tmp_path,
     said = "those it had are in config-4.gin: TOTAL_STEPS 4 -> 7, adam.learning_rate 0.001 -> 0.1\n"
     assert said in capsys.readouterr().err
     assert (run_dir / "config-4.gin").read_text() == first
+
+
+def test_settings_that_nothing_was_trained_with_are_not_those_of_the_run(tmp_path):
+    run_dir, brief = tmp_path / "run", ("TOTAL_STEPS=4", "train.updates_per_step=0")
+    run_dir.mkdir()
+    with attrs.validators.disabled():
+        assert commands.train(configure((5,), *brief), run_dir, resume=False)
+        first = (run_dir / "config.gin").read_text()
+        assert go_on(configure((5,), *brief, "adam.learning_rate=0.1"), run_dir)  # no step is left
+    assert settings_path(run_dir).read_text() == first
+    with pytest.raises(LoadError, match=r"adam\.learning_rate is 0\.001 there, 0\.1 here"):
+        add(run_dir, (5, 6), *brief, "adam.learning_rate=0.1")
+    assert add(run_dir, (5, 6), *brief)
+    assert settings_path(run_dir).read_text() == record_of(configure((5, 6), *brief)).text
 
 
 def test_what_killed_processes_left_at_the_top_of_a_run_is_removed(tmp_path):
