@@ -21,6 +21,7 @@ from rlhive.command import INTERRUPTED, reason, refuse_arguments, start
 from rlhive.paths import command_line
 from rlhive.runs.run_files import (
     ADDED,
+    CHECKPOINTS,
     CONFIG_FILE,
     METRICS_FILE,
     OPERATIVE_CONFIG_FILE,
@@ -105,7 +106,11 @@ def _check_run(run_dir: Path, resume: bool) -> None:
             f"--resume: {run_dir} has no checkpoint to go on from: start it anew, in another directory"
         )
     if resume and not has_config:
-        raise ValueError(f"--resume: {run_dir} has no config.gin; copy its checkpoints/config.gin there")
+        kept = run_dir / CHECKPOINTS / CONFIG_FILE
+        kept = kept if kept.exists() else run_dir / OPERATIVE_CONFIG_FILE  # of runs of before
+        raise ValueError(
+            f"--resume: {run_dir} has no config.gin: copy its {kept.relative_to(run_dir)} to that name"
+        )
     if resume and not latest.is_symlink():
         raise ValueError(
             f"--resume: {latest} is a copy, not a link: replace it by one to its step's directory"

@@ -89,6 +89,15 @@ def test_a_gl_backend_that_nobody_knows_is_refused_at_once(monkeypatch):
     train.check_flags(["sac_gaussian.gin"], None, False)
 
 
+def test_a_run_without_its_config_is_told_which_copy_there_is(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "latest").symlink_to("100")
+    for copy in ("operative_config.gin", "checkpoints/config.gin"):
+        (tmp_path / copy).touch()
+        with pytest.raises(ValueError, match=rf"has no config\.gin: copy its {copy} to that name$"):
+            train.check_flags([], str(tmp_path), True)
+
+
 def test_a_run_directory_that_is_not_utf8_is_refused_at_once():
     with pytest.raises(ValueError, match=r"--run_dir=r\udcff: its name is not UTF-8 here .*: choose another"):
         train.check_flags(["sac_gaussian.gin"], "r\udcff", False)
