@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import os
 import threading
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
@@ -88,6 +89,14 @@ _PARAMETERS = {
 gin.add_config_file_search_path(str(gin_directory()))
 # What is bound is gin's own, one for all threads; a module that a gin file imports may load a configuration itself.
 _BINDINGS_LOCK = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _BINDINGS_LOCK
+    _BINDINGS_LOCK = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)  # whose threads do not release the one that it copies
 
 
 def load_config(files: str | Path | Sequence[str | Path], bindings: str | Sequence[str] = ()) -> TrainConfig:

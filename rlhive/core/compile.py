@@ -43,6 +43,14 @@ logger = logging.getLogger(__name__)
 _TRACING_LOCK = threading.RLock()
 
 
+def _renew_lock() -> None:
+    global _TRACING_LOCK
+    _TRACING_LOCK = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)  # whose threads do not release the one that it copies
+
+
 def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Callable[..., Any]:
     """A function that repeats the tensor operations of `fn(*examples)`, for trees of the same structure and shapes.
 
