@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from tensordict import TensorDict
 
 from rlhive.algorithms import ALGORITHMS
 from rlhive.core.env_spec import EnvSpec
+from rlhive.core.optim import adam
 from rlhive.core.pixel_spec import check_each_once
 from rlhive.envs.names import max_episode_steps
 from rlhive.envs.pixels import check_camera_names
@@ -61,10 +63,17 @@ def dry_build(config: TrainConfig) -> None:
 
 
 def _try_optimizer(config: TrainConfig, network: ActorCritic, encoder: Encoder | None) -> None:
-    """Makes an update of parameters such as the run's, at which a schedule is first called."""
-    opt, params = config.optimizer(), network.init(torch.Generator())
-    if (learns := learned(encoder)) is not None:
-        params["encoder"] = encoder_tree(learns)
+    """Makes an update, at which a schedule is first called; of the run's own parameters where they may be named.
+
+    RLHive's optimizers take whatever there is, and to draw large networks takes seconds.
+    """
+    opt = config.optimizer()
+    if all(part.__module__ == adam.__module__ for part in (opt.init, opt.update)):
+        params = TensorDict({"actor": torch.zeros(1)})
+    else:
+        params = network.init(torch.Generator())
+        if (learns := learned(encoder)) is not None:
+            params["encoder"] = encoder_tree(learns)
     try:
         opt.update(params, opt.init(params), params)
     except KeyError as error:

@@ -166,13 +166,25 @@ def test_networks_of_ones_own_may_draw_from_a_generator_alone(monkeypatch):
         make_network=lambda spec: DrawnFromAGenerator(1, spec.action_low, spec.action_high),
     )
     monkeypatch.setitem(ALGORITHMS, "drawn", drawn)
-    load("ALGORITHM='drawn'")
+    load("ALGORITHM='drawn'", "train.optimizer=@counting_adam", "counting_adam.counted='log_alpha'")
+
+
+DECAY = ("cosine_schedule.learning_rate=1e-3", "cosine_schedule.decay_updates=100")
 
 
 def test_an_optimizer_that_names_parameters_that_are_not_there_is_refused():
     words = refusal("train.optimizer=@counting_adam")
     assert "train.optimizer" in words and "['actor', 'critic', 'log_alpha'] of sac" in words
     assert 'key "count" not found' in words
+
+
+def test_networks_are_drawn_for_optimizers_of_ones_own_alone(monkeypatch):
+    """Large ones take seconds, and those of RLHive take whatever parameters there are."""
+    monkeypatch.setattr(ActorCritic, "init", lambda *_: pytest.fail("drawn"))
+    load()
+    load("adam.max_grad_norm=1.0", "adam.learning_rate=@cosine_schedule()", *DECAY)
+    with pytest.raises(pytest.fail.Exception, match="drawn"):
+        load("train.optimizer=@counting_adam")
 
 
 class Seen(Flat):
