@@ -87,6 +87,7 @@ _PARAMETERS = {
 
 
 gin.add_config_file_search_path(str(gin_directory()))
+SECONDS_TO_WAIT = 60.0  # for a load in another thread
 # What is bound is gin's own, one for all threads; a module that a gin file imports may load a configuration itself.
 _BINDINGS_LOCK = threading.RLock()
 
@@ -99,6 +100,25 @@ def _renew_lock() -> None:
 os.register_at_fork(after_in_child=_renew_lock)  # whose threads do not release the one that it copies
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Keeps other threads from loading meanwhile.
+
+    Raises:
+        ConfigError: one of them does not come to its end, since it imports what this one is importing.
+    """
+    lock = _BINDINGS_LOCK
+    if not lock.acquire(timeout=SECONDS_TO_WAIT):
+        raise ConfigError(
+            f"another thread has been loading a configuration for {SECONDS_TO_WAIT:.0f} s: import the modules that "
+            "load one, or that a gin file imports, before threads load any"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def load_config(files: str | Path | Sequence[str | Path], bindings: str | Sequence[str] = ()) -> TrainConfig:
     """Parses gin files and then bindings (later ones win) and checks everything that can be checked before a run.
 
@@ -108,11 +128,12 @@ def load_config(files: str | Path | Sequence[str | Path], bindings: str | Sequen
 
     Raises:
         ValueError: an unknown file.
-        ConfigError: an unknown name, parameter, macro, environment or value, in one line.
+        ConfigError: an unknown name, parameter, macro, environment or value, in one line; or another thread has been
+            loading for a minute.
     """
     files = [files] if isinstance(files, str | Path) else files
     bindings = [bindings] if isinstance(bindings, str) else bindings
-    with _BINDINGS_LOCK:
+    with _alone():
         gin.clear_config()
         paths = [str(find_gin_file(str(name))) for name in files]
         for path in paths:
@@ -147,7 +168,7 @@ def configured_seeds(file: str | Path) -> tuple[int, ...]:
     Raises:
         ConfigError: it cannot be parsed.
     """
-    with _BINDINGS_LOCK:
+    with _alone():
         gin.clear_config()
         _parse(str(file), gin.parse_config_file, str(file))
         try:

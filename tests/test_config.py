@@ -8,10 +8,22 @@ import attrs
 import pytest
 
 import gin
+from rlhive import config
 from rlhive.config import ConfigError, config_text, load_config, operative_config_text
 from rlhive.config_errors import finite
 from rlhive.train import share_cores
 from tests.config_loads import load, refusal
+
+
+def test_a_load_does_not_wait_for_ever_for_another_thread(monkeypatch):
+    monkeypatch.setattr(config, "SECONDS_TO_WAIT", 0.01)
+    words = "another thread has been loading a configuration for 0 s: import"
+    with (
+        ThreadPoolExecutor(1) as threads,
+        config._BINDINGS_LOCK,
+        pytest.raises(ConfigError, match=words),
+    ):
+        threads.submit(load).result()
 
 
 @pytest.mark.parametrize(
