@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.util
-import io
 import itertools
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlhive.core.files import append, replacing
+from rlhive.core.files import replacing
 from rlhive.core.stats import iqm
+from rlhive.metrics_table import Table, as_text, damaged, read_table, write_table
 from rlhive.runs.run_files import AGGREGATE_FILE, METRICS_FILE
 from rlhive.suggest import suggest
 
 if TYPE_CHECKING:
     from torchrl.record.loggers import Logger
 
-LOG = logging.getLogger(__name__)
 COLUMNS, AGGREGATE_COLUMNS = ("step", "seed", "wall_time"), ("step", "wall_time", "num_seeds")
 LOGGERS = ("csv", "tensorboard", "wandb")
 
@@ -66,9 +63,9 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
                 f"{run_dir / METRICS_FILE} exists: resume the run, or choose another run directory"
             )
         last_step = resume_step or 0
-        self._table = _Table(run_dir / METRICS_FILE, COLUMNS, last_step)
+        self._table = Table(run_dir / METRICS_FILE, COLUMNS, last_step)
         sum_up(run_dir)  # which a process that was killed may not have come to
-        self._aggregate = _Table(run_dir / AGGREGATE_FILE, AGGREGATE_COLUMNS, last_step)
+        self._aggregate = Table(run_dir / AGGREGATE_FILE, AGGREGATE_COLUMNS, last_step)
         self._started = time.monotonic() - self._table.last_wall_time
         self._loggers = [_logger(name, run_dir, wandb or {}, resume_step) for name in loggers]
 
@@ -108,31 +105,6 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
                 logger.log_scalar(name, float(value), step=step)
 
 
-class _Table:
-    """A CSV file that grows by rows and, with a metric that is new, by columns; rows after `last_step` are dropped."""
-
-    def __init__(self, path: Path, index: Sequence[str], last_step: int) -> None:
-        self._path = path
-        self._columns, rows = _read(path) if path.exists() else (list(index), [])
-        rows = [row for row in rows if int(row["step"]) <= last_step]
-        self.last_wall_time = max((float(row["wall_time"]) for row in rows), default=0.0)
-        if path.exists() or "seed" in index:  # the table of single seeds is there from the start
-            _write_table(path, self._columns, rows)
-
-    def append(self, rows: Sequence[tuple[Mapping[str, object], Mapping[str, float]]]) -> None:
-        """Appends rows, each an index and metrics, in one write, so that a process that is killed leaves no part."""
-        written = [_as_text(*row) for row in rows]
-        new = [name for name in dict.fromkeys(itertools.chain(*written)) if name not in self._columns]
-        if new or not self._path.exists():
-            self._columns += new
-            before = _read(self._path)[1] if self._path.exists() else []
-            _write_table(self._path, self._columns, [*before, *written])
-            return
-        text = io.StringIO()
-        _writer(text, self._columns).writerows(written)
-        append(self._path, text.getvalue().encode())
-
-
 def merge_metrics(run_dir: Path, added_dir: Path, seeds: Sequence[int]) -> None:
     """Takes the rows of another run's metrics.csv, of other seeds, into that of `run_dir`, and sums up the steps anew.
 
@@ -141,50 +113,50 @@ def merge_metrics(run_dir: Path, added_dir: Path, seeds: Sequence[int]) -> None:
         added_dir: the other run.
         seeds: the order of the seeds within a step.
     """
-    columns, rows = _read(run_dir / METRICS_FILE)
-    more_columns, more_rows = _read(added_dir / METRICS_FILE)
+    columns, rows = read_table(run_dir / METRICS_FILE)
+    more_columns, more_rows = read_table(added_dir / METRICS_FILE)
     added = {row["seed"] for row in more_rows}
     rows = [row for row in rows if row["seed"] not in added] + more_rows
     rows.sort(key=lambda row: (int(row["step"]), _is_evaluation(row), seeds.index(int(row["seed"]))))
     columns += [name for name in more_columns if name not in columns]
-    _write_table(run_dir / METRICS_FILE, columns, rows)
+    write_table(run_dir / METRICS_FILE, columns, rows)
     (run_dir / AGGREGATE_FILE).unlink(missing_ok=True)
     sum_up(run_dir)
 
 
 def sum_up(run_dir: Path) -> None:
     """Writes metrics_over_seeds.csv anew from metrics.csv; its rows of steps before those in metrics.csv stay."""
-    _, rows = _read(run_dir / METRICS_FILE)
+    _, rows = read_table(run_dir / METRICS_FILE)
     groups: dict[tuple[int, bool], dict[str, dict[str, str]]] = {}
     for row in rows:  # of a seed that a step has twice, as runs of before may, the last one counts
         groups.setdefault((int(row["step"]), _is_evaluation(row)), {})[row["seed"]] = row
     if not groups:
         return
     path = run_dir / AGGREGATE_FILE
-    columns, before = _read(path) if path.exists() else (list(AGGREGATE_COLUMNS), [])
+    columns, before = read_table(path) if path.exists() else (list(AGGREGATE_COLUMNS), [])
     summed = [row for row in before if int(row["step"]) < min(groups)[0]]
     for (step, _), by_seed in groups.items():
         of_seeds = list(by_seed.values())
         if len(of_seeds) > 1:
             index = {"step": step, "wall_time": of_seeds[-1]["wall_time"], "num_seeds": len(of_seeds)}
-            summed.append(_as_text(index, _over_seeds([_metrics(row) for row in of_seeds])))
+            summed.append(as_text(index, _over_seeds([_metrics(row) for row in of_seeds])))
     columns += [name for name in dict.fromkeys(itertools.chain(*summed)) if name not in columns]
     if before or summed:
-        _write_table(path, columns, summed)
+        write_table(path, columns, summed)
 
 
 def drop_evaluation(run_dir: Path, step: int, seeds: Sequence[int]) -> None:
     """Drops what both tables have of the evaluation of these seeds at a step, before it is written again."""
     again = {None, *map(str, seeds)}  # a row over seeds names none
     for path in filter(Path.exists, (run_dir / METRICS_FILE, run_dir / AGGREGATE_FILE)):
-        columns, rows = _read(path)
+        columns, rows = read_table(path)
         kept = [
             row
             for row in rows
             if int(row["step"]) != step or row.get("seed") not in again or not _is_evaluation(row)
         ]
         if len(kept) < len(rows):
-            _write_table(path, columns, kept)
+            write_table(path, columns, kept)
 
 
 def check_loggers(loggers: Sequence[str], wandb: Mapping[str, Any] | None) -> None:
@@ -212,11 +184,11 @@ def read_metrics(run_dir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         ValueError: it is damaged.
     """
     path = Path(run_dir) / METRICS_FILE
-    columns, rows = _read(path)
+    columns, rows = read_table(path)
     try:
         return {name: np.array([float(row[name] or "nan") for row in rows]) for name in columns}
     except ValueError as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
 def has_evaluation(run_dir: str | os.PathLike[str], step: int, seeds: Sequence[int]) -> bool:
@@ -226,16 +198,6 @@ def has_evaluation(run_dir: str | os.PathLike[str], step: int, seeds: Sequence[i
         return False
     here = (metrics["step"] == step) & ~np.isnan(metrics["eval/return"])
     return set(seeds) <= set(metrics["seed"][here].tolist())
-
-
-def _damaged(path: Path, error: ValueError) -> ValueError:
-    return ValueError(f"{path}: is no table of metrics ({error}): mend or remove it")
-
-
-def _as_text(index: Mapping[str, object], metrics: Mapping[str, float]) -> dict[str, str]:
-    """A row of a table; numbers read back bit for bit."""
-    values = {name: repr(float(value)) for name, value in metrics.items()}
-    return {name: str(value) for name, value in index.items()} | values
 
 
 def _metrics(row: Mapping[str, str]) -> dict[str, float]:
@@ -257,34 +219,6 @@ def _over_seeds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         if np.isfinite(column).all()
         for kind, of in kinds.items()
     }
-
-
-def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
-    """Writes a table in one step."""
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = _writer(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _writer(file: TextIO, columns: Sequence[str]) -> csv.DictWriter[str]:
-    return csv.DictWriter(file, columns, restval="", lineterminator="\n")
-
-
-def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        lines = list(csv.reader(io.StringIO(text)))
-    except ValueError as error:
-        raise _damaged(path, error) from None
-    if not lines:
-        raise _damaged(path, ValueError("it is empty"))
-    header, *rows = lines
-    if rows and not text.endswith("\n"):  # cut short by a crash
-        LOG.warning("%s: its last row is not whole and left out: %s", path, ",".join(rows.pop()))
-    if any(len(row) != len(header) for row in rows):
-        raise _damaged(path, ValueError(f"rows have other fields than the {len(header)} of its header"))
-    return header, [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def _logger(name: str, run_dir: Path, wandb: Mapping[str, Any], resume_step: int | None) -> Logger:
