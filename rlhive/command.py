@@ -214,15 +214,14 @@ def _reader_left() -> bool:
 def leave(code: int) -> NoReturn:
     """Ends the process without taking apart what it imported, which takes torch and its compiler two seconds.
 
-    All else is as at any end of Python: threads are waited for, and what was registered for the end runs; no signal
+    All else is as at any end of Python: threads are waited for, and what was registered for the end runs; no Ctrl-C
     breaks that off.
     """
     try:
         threading._shutdown()  # type: ignore[attr-defined]
     except KeyboardInterrupt:  # whoever asks now waits for no thread
         code = code or INTERRUPTED
-    for number in CAUGHT:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()

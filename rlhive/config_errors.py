@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
+import tokenize
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -62,6 +64,14 @@ def place(source: str, error: Exception) -> str:
     return source
 
 
+def _is_tuple(text: str) -> bool:
+    """Whether it is one once it has brackets; parts and macros are values, too."""
+    try:
+        return isinstance(ast.literal_eval(f"({re.sub(r'[@%][^,]+', '0', text)})"), tuple)
+    except (ValueError, SyntaxError):
+        return False
+
+
 def explain_gin(error: Exception, names: Sequence[str], parameters_of: Callable[[str], Sequence[str]]) -> str:
     """What gin refused, in one line, of the names that gin files can use and the parameters of each."""
     text = str(error).strip().split("\n")[0]
@@ -74,10 +84,10 @@ def explain_gin(error: Exception, names: Sequence[str], parameters_of: Callable[
     if (match := re.search(r"Failed to parse token '(\w+)'", str(error))) and match[1] in names:
         return f"write @{match[1]} for the part of that name"
     statement = (getattr(error, "text", None) or "").strip()
-    if match := re.fullmatch(r"([\w./]+)\s*=\s*([^#()\[\]{}]+,[^#()\[\]{}]*)", statement):
+    if (match := re.fullmatch(r"([\w./]+)\s*=\s*(.+,.*)", statement)) and _is_tuple(match[2]):
         return f"several values need brackets, as in {match[1]}=({match[2]})"
-    if "EOF in multi-line statement" in text:
-        return "a bracket is opened and never closed"
+    if isinstance(error, tokenize.TokenError) or "EOF in multi-line" in text:
+        return "a bracket or a quote is opened and never closed"
     if "malformed node" in text or "Couldn't parse" in text or isinstance(error, SyntaxError):
         return "expected NAME=VALUE with a Python literal as value; strings need quotes, as in NAME='text'"
     return text

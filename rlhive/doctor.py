@@ -137,7 +137,8 @@ def check_packages() -> Iterator[Finding]:
     except importlib.metadata.PackageNotFoundError:
         yield Finding(NOTE, "rlhive-torch", "runs without being installed", _REINSTALL)
         project = Path(__file__).parent.parent / "pyproject.toml"
-        lines = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+        text = project.read_text(encoding="utf-8") if project.exists() else "project.dependencies = []"
+        lines = tomllib.loads(text)["project"]["dependencies"]
     for requirement in map(Requirement, [*lines, "mujoco", "gymnasium"]):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield _check_package(requirement)

@@ -21,7 +21,7 @@ from absl import flags
 
 from rlhive import load_torch
 from rlhive.command import load_torch_on_one_thread, refuse_arguments, require_flags, start
-from rlhive.runs.run_files import EVALUATION_SEED, METRICS_FILE
+from rlhive.runs.run_files import CHECKPOINTS, EVALUATION_SEED, METRICS_FILE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,8 +140,10 @@ def evaluate(
     from rlhive.training.evaluation import evaluation_seeds
 
     policies, step, not_finite = load_policies(run_dir, step)
-    # Before episodes are played: a damaged table is refused.
-    metrics = read_metrics(run_dir) if (Path(run_dir) / METRICS_FILE).exists() else {}
+    # Before episodes are played: a damaged table is refused. A checkpoint's is its run's.
+    parent = Path(run_dir).absolute().parent
+    table = parent.parent if parent.name == CHECKPOINTS else Path(run_dir)
+    metrics = read_metrics(table) if (table / METRICS_FILE).exists() else {}
     first = next(iter(policies.values()))
     episode_seeds = evaluation_seeds(seed, episodes)
     if video is not None:

@@ -20,10 +20,12 @@ class Table:
 
     def __init__(self, path: Path, index: Sequence[str], last_step: int) -> None:
         self._path = path
-        self._columns, rows = read_table(path) if path.exists() else (list(index), [])
-        rows = [row for row in rows if int(row["step"]) <= last_step]
+        self._columns, found = read_table(path) if path.exists() else (list(index), [])
+        rows = [row for row in found if int(row["step"]) <= last_step]
         self.last_wall_time = max((float(row["wall_time"]) for row in rows), default=0.0)
-        if path.exists() or "seed" in index:  # the table of single seeds is there from the start
+        is_whole = path.exists() and rows == found and path.read_bytes().endswith(b"\n")
+        # The table of single seeds is there from the start.
+        if not is_whole and (path.exists() or "seed" in index):
             write_table(path, self._columns, rows)
 
     def append(self, rows: Sequence[tuple[Mapping[str, object], Mapping[str, float]]]) -> None:

@@ -28,7 +28,6 @@ from rlhive.runs.run_files import (
     REPORT_FILE,
     SPEC_FILE,
     checkpoint_dir,
-    dirs_of_several,
     earlier_settings_path,
     latest_link,
     read_usage,
@@ -132,8 +131,6 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
     config = load_config(list(gin_files) or own, bindings)
     directory = Path(run_dir) if run_dir else default_run_dir(config)
     flag = shlex.quote(f"--run_dir={directory}")
-    under_way = os.path.lexists(directory / ADDED)
-    reported = _latest_seeds(directory) if resume and is_current(directory) and not under_way else None
     seeds = f" --gin.SEEDS='{config.seeds}'" if resume and config.seeds != in_file else ""
     with alone_in(directory, exist_ok=run_dir is not None):
         sys.stderr.write(f"rlhive.train: {config.env_name}, seeds {list(config.seeds)}, in {directory}\n")
@@ -141,20 +138,14 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
         if not finished:
             sys.stderr.write(f"rlhive.train: stopped and saved; go on with {flag} --resume{seeds}\n")
             return INTERRUPTED
-        if _latest_seeds(directory) == reported:
+        write_arrays(directory)
+        if resume and is_current(directory):
             said = f"nothing was left to train; see {directory / REPORT_FILE}"
         else:
-            write_arrays(directory)
             said = f"done; see {write_report(directory)}"
         sys.stderr.write(f"rlhive.train: {said}, or evaluate it:\n")
     sys.stderr.write(f"    {command_line(f'rlhive.evaluate {flag}')}\n")
     return 0
-
-
-def _latest_seeds(directory: Path) -> tuple[Path, list[int]]:
-    """The latest checkpoint of a run and the seeds that have folders in it: none where there is one seed."""
-    latest = latest_link(directory).resolve()
-    return latest, list(dirs_of_several(latest))
 
 
 @contextlib.contextmanager
@@ -268,11 +259,6 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     record = record_of(config)
     shares = share_cores(config)
     sys.stderr.write(f"rlhive.train: {shares}\nrlhive.train: {config.describe_compiling()}\n")
-    if resume and read_usage(directory).get("updates_compiled", config.compiles) != config.compiles:
-        before = "not compiled" if config.compiles else "compiled"
-        sys.stderr.write(
-            f"rlhive.train: until now they were {before}: from here on the run rounds otherwise\n"
-        )
     if config.video_every:
         from rlhive.video import check_cameras
 
@@ -284,6 +270,12 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
         if resume and (changes := keep_settings(directory, record.text)):
             sys.stderr.write(f"rlhive.train: {changes}\n")
         write_settings(directory, record.text, record.operative_text)
+        were_compiled = read_usage(directory).get("updates_compiled", config.compiles)
+        if resume and session.step < config.total_steps and were_compiled != config.compiles:
+            before = "compiled" if were_compiled else "not compiled"
+            sys.stderr.write(
+                f"rlhive.train: until now updates were {before}: from here on the run rounds otherwise\n"
+            )
         if (pixels := session.spec.env.pixels) is not None:
             size = f"{pixels.height}x{pixels.width}, {pixels.quality} quality"
             images = (

@@ -68,6 +68,8 @@ def test_what_is_no_binding_is_told_how_to_write_one(binding):
 
 def test_several_values_and_the_name_of_a_part_are_told_how_they_are_written():
     assert refusal("SEEDS=3,7, 11").endswith(": several values need brackets, as in SEEDS=(3,7, 11)")
+    assert "brackets" not in refusal("ENV_NAME='a,b") + refusal("a=b=c,d")
+    assert refusal("ENV_NAME='''a").endswith(": a bracket or a quote is opened and never closed")
     assert refusal("train.exploration=gaussian").endswith(": write @gaussian for the part of that name")
     assert refusal("train.exploration='gaussian'").endswith(", got 'gaussian'; write @gaussian")
     assert refusal("train.exploration='gaussen'").endswith(", got 'gaussen'")
@@ -180,7 +182,7 @@ def test_a_size_that_no_image_has_is_refused(size, words):
         ),
         ("\n\nadam.b1: 0.5\n", "own.gin, line 3, `adam.b1: 0.5`: expected NAME=VALUE"),
         ("train.optimizer = adam", "own.gin, line 1, `train.optimizer = adam`: write @adam for the part"),
-        ("SEEDS = (1,", "own.gin: a bracket is opened and never closed"),
+        ("SEEDS = (1,", "own.gin: a bracket or a quote is opened and never closed"),
         ("MINE = 3", "nothing reads the macro 'MINE': include 'base.gin' or a shipped file that does"),
     ],
 )

@@ -240,7 +240,7 @@ def interrupt_after(run_dir, step, *args) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(process.args, process.returncode, None, stderr)
 
 
-def test_ctrl_c_saves_and_resuming_goes_on(tmp_path):
+def test_ctrl_c_saves_and_resuming_goes_on(tmp_path, capsys):
     run_dir = tmp_path / "run"
     stopped = interrupt_after(run_dir, 160, *arguments(run_dir, "TOTAL_STEPS=100000", "train.compile=False"))
     assert stopped.returncode == 130
@@ -250,7 +250,12 @@ def test_ctrl_c_saves_and_resuming_goes_on(tmp_path):
     step = before.step
     assert 160 <= step < 100_000
 
+    usage = json.loads((run_dir / "usage.json").read_text())
+    (run_dir / "usage.json").write_text(json.dumps(usage | {"updates_compiled": 1}))
     assert train.run([], [f"TOTAL_STEPS={step + 100}", IN_PROCESS], str(run_dir), resume=True) == 0
+    said = "until now updates were compiled: from here on the run rounds otherwise\n"
+    assert said in capsys.readouterr().err
+    assert json.loads((run_dir / "usage.json").read_text())["updates_compiled"] == 0
     after = load_checkpoint(run_dir, [1])
     assert after.step == step + 100
     assert after.spec == before.spec  # the same run
@@ -385,12 +390,16 @@ def test_a_finished_run_is_done_again_with_a_command_that_can_be_copied(copy, ca
     said = capsys.readouterr().err
     assert f"python -m rlhive.evaluate '--run_dir={copy}'" in said
     assert "updates are not compiled: the run has not 10000 updates or more\n" in said
-    assert "until now they were compiled: from here on the run rounds otherwise\n" in said
+    assert "rounds otherwise" not in said
     assert f"nothing was left to train; see {copy / 'report.html'}, or evaluate it" in said
     assert (copy / "report.html").read_text() == "of rlhive.report"
-    os.utime(
-        copy / "metrics.csv", ns=(2**62, 2**62)
-    )  # as of a run that was killed before its report was written
+    (copy / "evaluations.npz").unlink()
+    assert train.run([], [], str(copy), resume=True) == 0
+    assert "nothing was left to train" in capsys.readouterr().err
+    assert (copy / "report.html").read_text() == "of rlhive.report"
+    assert (copy / "evaluations.npz").exists()
+    # As of a run that was killed before its report was written.
+    os.utime(copy / "metrics.csv", ns=(2**62, 2**62))
     assert not is_current(copy)
 
 

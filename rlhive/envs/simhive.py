@@ -198,9 +198,8 @@ def install(tree: Path, candidates: list[Source], manifest: Manifest) -> None:
 
 def _write_tree(tree: Path, source: Source, contents: TreeFiles, manifest: Manifest) -> None:
     exact = set()
-    first = list(
-        itertools.islice(contents, 1)
-    )  # for which git and the package index are waited for, without this bar
+    # For the first one git and the package index are waited for, without this bar.
+    first = list(itertools.islice(contents, 1))
     files = itertools.chain(first, contents)
     for name, content in tqdm(files, desc="models", total=len(manifest), unit="file", disable=None):
         if hashlib.sha256(content).hexdigest() == manifest[name]:

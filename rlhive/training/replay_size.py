@@ -36,7 +36,7 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
     )
     memory = "of memory on the GPU" if config.on_gpu else "of memory"
     logger.info(
-        "the replay of %d steps of %d seed(s) takes %.0f MB %s",
+        "the replay of %d steps of %d seed(s) takes %.1f MB %s",
         min(replay.capacity, config.total_steps),
         replay.num_seeds,
         size / MEGABYTE,

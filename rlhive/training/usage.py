@@ -43,10 +43,11 @@ def record_usage(run: Run) -> None:
 
 
 def write_usage(run_dir: Path, usage: Mapping[str, float]) -> None:
-    """Writes figures, none of which ever falls: of those that are there already the larger ones stay."""
+    """Writes figures, of which the larger ones stay of those that are there already, and what is so now."""
     before = read_usage(run_dir)
     largest = {name: max(value, before.get(name, 0)) for name, value in {**before, **usage}.items()}
-    write_text(run_dir / USAGE_FILE, json.dumps(largest, indent=2) + "\n")
+    now = {"updates_compiled": usage["updates_compiled"]} if "updates_compiled" in usage else {}
+    write_text(run_dir / USAGE_FILE, json.dumps(largest | now, indent=2) + "\n")
 
 
 def _peak_memory(process: str) -> int:

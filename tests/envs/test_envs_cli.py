@@ -141,9 +141,8 @@ def test_check_says_why_a_picture_cannot_be_written(tmp_path, monkeypatch, capsy
     (tmp_path / "seen.png").mkdir()
     with pytest.raises(ValueError, match=r"seen\.png: is there already"):
         main(["--check", "FrankaReachRandom-v0", "--steps=1", "--picture=seen.png"])
-    monkeypatch.setattr(
-        "rlhive.envs.__main__.check_new", lambda *_: None
-    )  # as if it came to be there meanwhile
+    # As if it came to be there meanwhile.
+    monkeypatch.setattr("rlhive.envs.__main__.check_new", lambda *_: None)
     assert main(["--check", "FrankaReachRandom-v0", "--steps=1", "--picture=seen.png"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("no picture: ") and "Is a directory" in last and "MUJOCO_GL" not in last

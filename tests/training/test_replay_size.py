@@ -44,13 +44,13 @@ def test_the_memory_of_a_run_is_said(name, image, franka_spec, caplog):
     with caplog.at_level(logging.INFO, "rlhive"):
         check(franka_spec, name, "TOTAL_STEPS=100000", "NUM_SEEDS=2", "replay.scratch_dir='scratch'")
     size = 2 * 100_000 * (TRANSITION + image) / 1e9
-    assert f"the replay of 100000 steps of 2 seed(s) takes {1e3 * size:.0f} MB on disk" in caplog.text
+    assert f"the replay of 100000 steps of 2 seed(s) takes {1e3 * size:.1f} MB on disk" in caplog.text
 
 
 def test_seeds_that_have_stopped_take_no_memory(franka_spec, caplog):
     with caplog.at_level(logging.INFO, "rlhive"):
         check(franka_spec, "sac.gin", "TOTAL_STEPS=100000", "NUM_SEEDS=2", num_seeds=1)
-    assert f"100000 steps of 1 seed(s) takes {100_000 * TRANSITION / 1e6:.0f} MB" in caplog.text
+    assert f"100000 steps of 1 seed(s) takes {100_000 * TRANSITION / 1e6:.1f} MB" in caplog.text
 
 
 def test_what_does_not_fit_is_refused_with_the_figure(franka_spec):
