@@ -27,6 +27,7 @@ def franka_reach(tmp_path_factory):
 def test_franka_reach(franka_reach):
     assert sum(learning.steps_to(curve, 0.9) <= 10_000 for curve in franka_reach) >= 4
     assert all(learning.steps_to(curve, 1.0) <= 20_000 for curve in franka_reach)
+    assert all(learning.at_step(curve.success, curve.steps, 20_000) == 1.0 for curve in franka_reach)
     assert all(learning.at_step(curve.returns, curve.steps, 30_000) >= 180 for curve in franka_reach)
 
 
