@@ -71,7 +71,7 @@ def test_ctrl_c_while_hdf5_writes_ends_the_writing_and_leaves_nothing(tmp_path, 
         with trace_file(tmp_path / "demo.h5", "a-v0", PixelSpec(("cam",), 8, 8)) as file:
             _keep_little_in_memory(file)
             write_trial(file, "Trial0", VALUES, seed=1)
-            _write_images(file, "Trial0/images", np.zeros((5, 1, 8, 8, 3), np.uint8), 0)
+            _write_images(file, "Trial0/images", np.zeros((5, 1, 8, 8, 3), np.uint8), np.arange(5), 0)
         return next(writes)
 
     count = write_file()
