@@ -91,14 +91,12 @@ def connect(
 def _check_counts(config: dict[str, Any]) -> None:
     """Refuses a device of which the values are not those of its sensors: RoboHive names them by their places."""
     for name, device in config.items():
-        expected = len(device["sensor"])
-        if device["interface"]["type"] == "franka":  # which sends as many velocities behind the positions
+        kind, expected = device["interface"]["type"], len(device["sensor"])
+        if kind == "franka":  # which sends as many velocities behind the positions
             expected = 2 * sum(sensor["data_type"] == "qpos" for sensor in device["sensor"])
         found = len(device["sensor_data"]) if expected else 0
-        is_more_fine = (
-            device["interface"]["type"] == "optitrack"
-        )  # RoboHive takes as much as there are sensors
-        if found < expected or (found > expected and not is_more_fine):
+        # Of OptiTrack RoboHive takes as many as there are sensors.
+        if found < expected or (found > expected and kind != "optitrack"):
             raise ValueError(
                 f"{name} measures {found} values, expected {expected} by the sensors of its configuration"
             )

@@ -189,9 +189,8 @@ def test_a_program_that_its_workers_cannot_import_is_told_what_to_do(monkeypatch
 
 
 def test_a_process_that_may_have_none_of_its_own_is_told_so(monkeypatch):
-    monkeypatch.setitem(
-        multiprocessing.current_process()._config, "daemon", True
-    )  # as in a multiprocessing.Pool
+    # As in a multiprocessing.Pool.
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
     with pytest.raises(
         ValueError, match=r"daemonic, as those of multiprocessing\.Pool are.*num_workers=0, or"
     ):
