@@ -14,9 +14,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
 from absl import flags
@@ -90,11 +90,20 @@ def start_run(directory: Path, name: str, arguments: Sequence[str], *, jobs: int
     command = [sys.executable, "-m", "rlhive.train", f"--run_dir={directory}", *arguments]
     sys.stderr.write(f"{name}: {'goes on' if resume else 'starts'}, see {directory}/train.log\n")
     with (directory / "train.log").open("a") as log:
-        code = subprocess.run(
-            command + ["--resume"] * resume, stdout=log, stderr=log, env=environment(jobs), check=False
-        ).returncode
+        code = run_to_end(command + ["--resume"] * resume, log, environment(jobs))
     sys.stderr.write(f"{name}: {'done' if code == 0 else f'exit code {code}'}\n")
     return code == 0
+
+
+def run_to_end(command: Sequence[str], log: TextIO, env: Mapping[str, str]) -> int:
+    """The exit code of a command that writes into `log`; where this process is interrupted, it may save first."""
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:  # at which `subprocess.run` would kill it
+        process.terminate()
+        process.wait()
+        raise
 
 
 def environment(jobs: int) -> dict[str, str]:

@@ -2,8 +2,11 @@
 
 import math
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -132,3 +135,27 @@ def test_seeds_that_are_no_numbers_are_refused_before_anything_runs(set_flags, t
         learning.main(["learning"])
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "out").exists()
+
+
+SAVES = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), print("saved"), sys.exit()))
+print("trains", flush=True)
+time.sleep(60)
+"""
+
+
+def test_an_interrupt_lets_the_run_save(tmp_path):
+    """`subprocess.run` kills what it started a quarter of a second after Ctrl-C, and at once after SIGTERM."""
+    log_file = tmp_path / "train.log"
+
+    def interrupt():
+        while log_file.read_text() != "trains\n":
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with log_file.open("w") as log:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            learning.run_to_end([sys.executable, "-c", SAVES], log, os.environ)
+    assert log_file.read_text() == "trains\nsaved\n"
