@@ -36,8 +36,8 @@ from rlhive.runs.run_files import (
 )
 
 if TYPE_CHECKING:
+    from rlhive.config.train_config import TrainConfig
     from rlhive.runs.run_spec import RunSpec
-    from rlhive.train_config import TrainConfig
 
 FLAGS = flags.FLAGS
 
@@ -204,7 +204,7 @@ def add_seeds(config: TrainConfig, directory: Path) -> bool | None:
         LoadError: the seeds cannot be added to this run, or its latest checkpoint is damaged.
     """
     from rlhive.algorithms import step_key
-    from rlhive.config_record import record_of, with_seeds
+    from rlhive.config.record import record_of, with_seeds
     from rlhive.curves import plot_curves
     from rlhive.runs.checkpoint import load_checkpoint
     from rlhive.runs.run_spec import RunSpec
@@ -248,7 +248,7 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
 
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from rlhive.config_record import record_of
+    from rlhive.config.record import record_of
     from rlhive.policy_fn.encoders import describe
     from rlhive.training import loop
     from rlhive.training.merge import keep_settings

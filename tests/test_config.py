@@ -8,19 +8,19 @@ import attrs
 import pytest
 
 import gin
-from rlhive import config
 from rlhive.config import ConfigError, config_text, load_config, operative_config_text
-from rlhive.config_errors import finite
+from rlhive.config import load as loading
+from rlhive.config.errors import finite
 from rlhive.train import share_cores
 from tests.config_loads import load, refusal
 
 
 def test_a_load_does_not_wait_for_ever_for_another_thread(monkeypatch):
-    monkeypatch.setattr(config, "SECONDS_TO_WAIT", 0.01)
+    monkeypatch.setattr(loading, "SECONDS_TO_WAIT", 0.01)
     words = "another thread has been loading a configuration for 0 s: import"
     with (
         ThreadPoolExecutor(1) as threads,
-        config._BINDINGS_LOCK,
+        loading._BINDINGS_LOCK,
         pytest.raises(ConfigError, match=words),
     ):
         threads.submit(load).result()
@@ -458,7 +458,7 @@ def test_whether_and_why_the_update_is_compiled_is_told(monkeypatch):
     assert short.describe_compiling() == "updates are not compiled: the run has not 10000 updates or more"
     told = attrs.evolve(long, compile=False).describe_compiling()
     assert told == "updates are not compiled: as train.compile says"
-    monkeypatch.setattr("rlhive.train_config.has_compiler", lambda: False)
+    monkeypatch.setattr("rlhive.config.train_config.has_compiler", lambda: False)
     assert long.describe_compiling() == "updates are not compiled: there is no C++ compiler"
 
 

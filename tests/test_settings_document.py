@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhive import config
 from rlhive.algorithms import ALGORITHMS
+from rlhive.config import load
+from rlhive.config.train_config import TrainConfig
 from rlhive.policy_fn.heads import HEADS
-from rlhive.train_config import TrainConfig
 from tests.helpers import make_spec
 
 DOCUMENT = (Path(__file__).parents[1] / "docs/settings.md").read_text()
@@ -25,11 +25,11 @@ def default_of(parameter: inspect.Parameter) -> str:
 
 def test_every_setting_is_in_the_document_with_its_default():
     written = re.findall(r"^\| `([\w.]+)` \| (.+?) \| .+ \|$", DOCUMENT, flags=re.MULTILINE)
-    makers = {"train": TrainConfig, **config._FACTORIES}
+    makers = {"train": TrainConfig, **load._FACTORIES}
     settings = [
         (f"{name}.{parameter}", default_of(inspect.signature(maker).parameters[parameter]))
         for name, maker in makers.items()
-        for parameter in config._PARAMETERS[name]
+        for parameter in load._PARAMETERS[name]
     ]
     assert written == settings
 

@@ -38,7 +38,7 @@ def imported(tree):
 def test_gin_is_imported_in_one_file_and_pickle_in_none(name):
     tree = ast.parse(SOURCES[name].read_text())
     names = {name.partition(".")[0] for name in imported(tree)}
-    assert ("gin" in names) == (name == "rlhive/config.py")
+    assert ("gin" in names) == (name == "rlhive/config/load.py")
     assert not names & PICKLES
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
@@ -54,7 +54,7 @@ def test_no_package_imports_what_is_above_it(package):
             assert not packages & ABOVE[package], name
 
 
-@pytest.mark.parametrize("package", ["data", "deploy", "envs", "policy_fn"])
+@pytest.mark.parametrize("package", ["config", "data", "deploy", "envs", "policy_fn"])
 def test_type_checkers_see_the_names_that_load_on_first_use(package):
     path = SOURCES[f"rlhive/{package}/__init__.py"]
     (branch,) = (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.If))

@@ -22,8 +22,8 @@ from rlhive.losses_fn.pixels import draw_shifts, make_pixel_loss
 from rlhive.policy_fn.encoders import Encoder, feature_dim, learned, network_input
 
 if TYPE_CHECKING:
+    from rlhive.config.train_config import TrainConfig
     from rlhive.policy_fn.actor import ActorCritic
-    from rlhive.train_config import TrainConfig
 
 Generators = Sequence[dict[str, Generator]]
 

@@ -30,7 +30,7 @@ from rlhive.runs.run_files import (
 from rlhive.training.resume import has_met_its_targets, progress_of
 
 if TYPE_CHECKING:
-    from rlhive.train_config import TrainConfig
+    from rlhive.config.train_config import TrainConfig
 
 LENGTH_SETTINGS = {"TOTAL_STEPS", "train.total_steps"}
 OTHER_SETTINGS = {  # that change nothing of what a seed learns

@@ -14,7 +14,7 @@ from rlhive.policy_fn.encoders import learned
 from rlhive.runs.run_spec import RunSpec
 
 if TYPE_CHECKING:
-    from rlhive.train_config import TrainConfig
+    from rlhive.config.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 MEGABYTE, GIGABYTE = 1e6, 1e9

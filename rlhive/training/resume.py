@@ -33,7 +33,7 @@ from rlhive.runs.run_spec import RunSpec
 from rlhive.training.stop import Stopped
 
 if TYPE_CHECKING:
-    from rlhive.train_config import TrainConfig
+    from rlhive.config.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -45,7 +45,7 @@ from rlhive.training.stop import Stopped
 from rlhive.training.usage import record_usage
 
 if TYPE_CHECKING:
-    from rlhive.train_config import TrainConfig
+    from rlhive.config.train_config import TrainConfig
 
 
 @attrs.define(kw_only=True)

@@ -33,7 +33,7 @@ from rlhive.training.resume import restore_stopped
 from rlhive.training.stop import Stopped, stopped_text
 
 if TYPE_CHECKING:
-    from rlhive.train_config import TrainConfig
+    from rlhive.config.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from torch import nn
 
 from rlhive.config import load_config
+from rlhive.config.train_config import TrainConfig
 from rlhive.core.keys import as_generator
 from rlhive.core.optim import adam
 from rlhive.core.pixel_spec import PixelSpec
@@ -30,7 +31,6 @@ from rlhive.policy_fn.encoders import cnn
 from rlhive.policy_fn.mlp import init_mlp
 from rlhive.policy_fn.offline import bc_network, iql_network, td3_bc_network
 from rlhive.policy_fn.r3m import from_module, load_r3m
-from rlhive.train_config import TrainConfig
 from tests.data.demo_files import write_demo
 from tests.envs.toy import ReachPoint
 from tests.helpers import make_batch, make_network, make_spec

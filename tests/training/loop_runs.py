@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlhive.config import load_config
-from rlhive.config_record import record_of, recorded
+from rlhive.config.record import record_of, recorded
 from rlhive.training import loop
 from rlhive.training.run import open_run
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from rlhive import train as commands
 from rlhive.config import config_text, load_config
-from rlhive.config_record import record_of
+from rlhive.config.record import record_of
 from rlhive.core.errors import LoadError
 from rlhive.policy_fn import load
 from rlhive.runs.checkpoint import load_checkpoint

@@ -4,7 +4,7 @@ import attrs
 import pytest
 
 from rlhive.config import ConfigError, load_config
-from rlhive.config_record import record_of, with_seeds
+from rlhive.config.record import record_of, with_seeds
 from rlhive.core.gin_text import settings
 from rlhive.train import train
 from tests.envs.toy import ReachPoint

@@ -16,18 +16,18 @@ from typing import Any
 import attrs
 
 import gin
-from rlhive import config_checks, config_unread
 from rlhive.algorithms import ALGORITHMS
-from rlhive.config_build import dry_build
-from rlhive.config_errors import ConfigError, explain_gin, explain_value, place
-from rlhive.config_record import Bound, recorded
+from rlhive.config import checks, unread
+from rlhive.config.build import dry_build
+from rlhive.config.errors import ConfigError, explain_gin, explain_value, place
+from rlhive.config.record import Bound, recorded
+from rlhive.config.train_config import TrainConfig
 from rlhive.core.optim import adam, cosine_schedule
 from rlhive.core.replay import ReplayBuffer
 from rlhive.envs.pixels import choose_pixels
 from rlhive.paths import find_gin_file, gin_directory
 from rlhive.policy_fn import encoders, exploration
 from rlhive.policy_fn.encoders import named_encoder
-from rlhive.train_config import TrainConfig
 
 
 def _is_of_gin(part: Callable[..., Any]) -> bool:
@@ -140,25 +140,23 @@ def load_config(files: str | Path | Sequence[str | Path], bindings: str | Sequen
             _parse(path, gin.parse_config_file, path)
         for binding in bindings:
             _parse(f"--gin_bindings={binding}", gin.parse_config, binding)
-        config_unread.check_macros(config_text(), bindings)
-        scopes = config_unread.scopes_in_use(config_text())
+        unread.check_macros(config_text(), bindings)
+        scopes = unread.scopes_in_use(config_text())
         try:
-            config_checks.check_types({**_FACTORIES, "train": TrainConfig}, gin.get_bindings, scopes)
-            config = _with_encoder(config_checks.with_environment(_made()))
-            config_checks.check_choices(config, _CHOICES, _FACTORIES.values())
-            config_checks.check_discount(config.algorithm, _FACTORIES, gin.get_bindings)
-            config_checks.check_origin(config, paths)
+            checks.check_types({**_FACTORIES, "train": TrainConfig}, gin.get_bindings, scopes)
+            config = _with_encoder(checks.with_environment(_made()))
+            checks.check_choices(config, _CHOICES, _FACTORIES.values())
+            checks.check_discount(config.algorithm, _FACTORIES, gin.get_bindings)
+            checks.check_origin(config, paths)
             dry_build(config)
-            config_checks.warn_without_updates(config)
+            checks.warn_without_updates(config)
             settled = _settled(config)
         except (ValueError, TypeError) as error:
             raise ConfigError(explain_value(error)) from None
         except RecursionError:
             raise ConfigError("a reference, such as @cosine_schedule(), leads back to itself") from None
-        config_unread.check_seeds(config, bindings)
-        config_unread.check_parts(
-            config, bindings, operative_config_text(), gin.get_bindings("replay"), _FACTORIES
-        )
+        unread.check_seeds(config, bindings)
+        unread.check_parts(config, bindings, operative_config_text(), gin.get_bindings("replay"), _FACTORIES)
         return recorded(settled, config_text(), operative_config_text())
 
 

@@ -21,8 +21,8 @@ from rlhive.policy_fn.encoders import Encoder, check_kind, encoder_tree, learned
 from rlhive.training.replay_size import check_capacity
 
 if TYPE_CHECKING:
+    from rlhive.config.train_config import TrainConfig
     from rlhive.policy_fn.actor import ActorCritic
-    from rlhive.train_config import TrainConfig
 
 
 def dry_build(config: TrainConfig) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from rlhive.algorithms import ALGORITHMS
-from rlhive.config_errors import ConfigError, finite, fits, within_64_bits
+from rlhive.config.errors import ConfigError, finite, fits, within_64_bits
 from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
 from rlhive.data.source import environment_of
@@ -22,7 +22,7 @@ from rlhive.envs.names import check_name
 from rlhive.runs.run_files import CHECKPOINTS, checkpoint_dir
 
 if TYPE_CHECKING:
-    from rlhive.train_config import TrainConfig
+    from rlhive.config.train_config import TrainConfig
 
 logger = logging.getLogger("rlhive.config")
 

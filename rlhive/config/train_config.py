@@ -9,9 +9,9 @@ import attrs
 import torch
 from attrs import validators as v
 
-from rlhive import config_checks
 from rlhive.algorithms import ALGORITHMS
-from rlhive.config_record import Bound, Record
+from rlhive.config import checks
+from rlhive.config.record import Bound, Record
 from rlhive.core.converters import integers
 from rlhive.core.optim import GradientTransformation, adam
 from rlhive.core.pixel_spec import PixelSpec
@@ -207,8 +207,8 @@ class TrainConfig:
             raise ValueError(
                 "train.seeds stands instead of train.seed and train.num_seeds: give it, or those"
             )
-        config_checks.check_seeds(self.seeds, self.num_envs, MAX_SEEDS, MAX_ENVIRONMENTS)
+        checks.check_seeds(self.seeds, self.num_envs, MAX_SEEDS, MAX_ENVIRONMENTS)
         for part in ("network", "loss"):
             factory = getattr(self, f"make_{part}")
             factory = factory.factory if isinstance(factory, Bound) else factory
-            config_checks.check_part(self.algorithm, part, factory)
+            checks.check_part(self.algorithm, part, factory)

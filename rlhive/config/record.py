@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from rlhive.config_errors import ConfigError
+from rlhive.config.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlhive.train_config import TrainConfig
+    from rlhive.config.train_config import TrainConfig
 
 
 @attrs.frozen

@@ -8,12 +8,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhive.algorithms import ALGORITHMS
-from rlhive.config_errors import ConfigError
+from rlhive.config.errors import ConfigError
 from rlhive.paths import gin_directory
 from rlhive.suggest import suggest
 
 if TYPE_CHECKING:
-    from rlhive.train_config import TrainConfig
+    from rlhive.config.train_config import TrainConfig
 
 MACRO = r"[A-Za-z_][\w/]*"
 QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
