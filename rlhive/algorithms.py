@@ -17,7 +17,7 @@ from rlhive.losses_fn import (
     make_td3_bc_loss,
 )
 from rlhive.policy_fn.actor import ActorCritic, actor_critic
-from rlhive.policy_fn.offline import OfflineNetwork, bc_network, iql_network, td3_bc_network
+from rlhive.policy_fn.offline_network import OfflineNetwork, bc_network, iql_network, td3_bc_network
 
 
 class Algorithm(NamedTuple):

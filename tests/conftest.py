@@ -25,7 +25,7 @@ from rlhive.command import collect_less_often
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.normalizer import update_normalizer
 from rlhive.core.optim import adam
-from rlhive.core.state import init_state, make_train_step
+from rlhive.core.train_step import init_state, make_train_step
 from rlhive.core.tree import stack_seeds
 from rlhive.core.types import TrainState
 from rlhive.envs import simhive

@@ -12,7 +12,7 @@ from tensordict import TensorDict
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.keys import make_generators
 from rlhive.core.optim import GradientTransformation
-from rlhive.core.state import init_state
+from rlhive.core.train_step import init_state
 from rlhive.core.tree import stack_seeds
 from rlhive.core.tree_file import content_hash
 from rlhive.core.types import TrainState

@@ -25,7 +25,7 @@ from rlhive.losses_fn.bc import make_bc_loss
 from rlhive.metrics import read_metrics
 from rlhive.policy_fn import load
 from rlhive.policy_fn.actor import actor_critic
-from rlhive.policy_fn.offline import OfflineNetwork, bc_network
+from rlhive.policy_fn.offline_network import OfflineNetwork, bc_network
 from rlhive.policy_fn.plan import follow
 from rlhive.runs.run_files import EVALUATION_SEED
 from rlhive.runs.run_spec import RunSpec, new_run_spec

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from rlhive.algorithms import ALGORITHMS, POLICY_KEYS
 from rlhive.core.optim import adam
-from rlhive.core.state import init_state
+from rlhive.core.train_step import init_state
 from rlhive.core.tree_file import named_leaves
 from rlhive.policy_fn import load
 from rlhive.policy_fn.heads import HEADS

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = {str(path.relative_to(ROOT)): path for path in sorted((ROOT / "rlhive").rglob("*.py"))}
-PUBLISHED_WEIGHTS = "rlhive/policy_fn/weights.py"  # the one that reads what others published
+PUBLISHED_WEIGHTS = "rlhive/policy_fn/encoder_weights.py"  # the one that reads what others published
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve"}
 # What is above a package, or beside it, which therefore never imports it; policy_fn and runs are of one level.
 ABOVE = {

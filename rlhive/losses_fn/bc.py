@@ -8,7 +8,7 @@ from torch import Tensor
 from rlhive.core.types import Batch, LossFn, Metrics, Noise, Params
 from rlhive.losses_fn.common import check_network, detached
 from rlhive.policy_fn.heads import heads_with_density
-from rlhive.policy_fn.offline import OfflineNetwork
+from rlhive.policy_fn.offline_network import OfflineNetwork
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

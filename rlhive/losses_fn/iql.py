@@ -17,7 +17,7 @@ from rlhive.losses_fn.common import (
     weighted_mean,
 )
 from rlhive.policy_fn.heads import heads_with_density
-from rlhive.policy_fn.offline import OfflineNetwork
+from rlhive.policy_fn.offline_network import OfflineNetwork
 
 MAX_WEIGHT = 100.0
 

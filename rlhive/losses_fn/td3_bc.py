@@ -17,7 +17,7 @@ from rlhive.losses_fn.common import (
     td_target,
     weighted_mean,
 )
-from rlhive.policy_fn.offline import OfflineNetwork
+from rlhive.policy_fn.offline_network import OfflineNetwork
 
 
 def make_td3_bc_loss(

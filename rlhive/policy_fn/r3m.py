@@ -22,8 +22,7 @@ from rlhive.core.errors import LoadError
 from rlhive.core.files import file_sha256
 from rlhive.core.settings import one_of
 from rlhive.core.types import Params
-from rlhive.policy_fn.resnet import ResNet, fold
-from rlhive.policy_fn.weights import (
+from rlhive.policy_fn.encoder_weights import (
     SOURCES,
     depth_of,
     find_weights,
@@ -34,6 +33,7 @@ from rlhive.policy_fn.weights import (
     weights_sha256,
     write_weights,
 )
+from rlhive.policy_fn.resnet import ResNet, fold
 from rlhive.suggest import suggest
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from rlhive.core.types import EnvState, Params
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.heads import HEADS, mode_of_first
 from rlhive.policy_fn.mlp import ACTIVATIONS, linear
-from rlhive.policy_fn.offline import OfflineNetwork
+from rlhive.policy_fn.offline_network import OfflineNetwork
 
 Step = Callable[[Tensor], Tensor]
 

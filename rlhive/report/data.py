@@ -11,9 +11,9 @@ from typing import Any
 import attrs
 import numpy as np
 
-from rlhive.core.gin_text import SEED_SETTINGS, settings
-from rlhive.core.seed_stats import Estimate, iqm_curve
 from rlhive.metrics import read_metrics
+from rlhive.report.statistics import Estimate, iqm_curve
+from rlhive.runs.gin_text import SEED_SETTINGS, settings
 from rlhive.runs.run_files import (
     CONFIG_FILE,
     METRICS_FILE,

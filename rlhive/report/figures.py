@@ -11,13 +11,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
-from rlhive.core.seed_stats import (
+from rlhive.report.data import RNG_SEED, Run
+from rlhive.report.statistics import (
     Estimate,
     performance_profile,
     probability_of_improvement,
     steps_to_threshold,
 )
-from rlhive.report.data import RNG_SEED, Run
 from rlhive.report.text import count_text
 
 if TYPE_CHECKING:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlhive.core.gin_text import SEED_SETTINGS, settings
-from rlhive.core.seed_stats import RESAMPLES, steps_to_threshold
 from rlhive.report.data import Process, Run, shared_step
 from rlhive.report.figures import (
     LABELS,
@@ -20,6 +18,7 @@ from rlhive.report.figures import (
     step_names,
 )
 from rlhive.report.html import document, grid, heading, image, listing, note, section, table
+from rlhive.report.statistics import RESAMPLES, steps_to_threshold
 from rlhive.report.text import (
     chance_text,
     count_text,
@@ -29,6 +28,7 @@ from rlhive.report.text import (
     seconds_text,
     steps_text,
 )
+from rlhive.runs.gin_text import SEED_SETTINGS, settings
 from rlhive.runs.run_files import EVALUATION_SEED, TARGET_MET
 
 THRESHOLDS = (0.5, 0.9)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlhive.core.seed_stats import Estimate
 from rlhive.report.data import Run
+from rlhive.report.statistics import Estimate
 
 
 def score_text(name: str, value: float) -> str:

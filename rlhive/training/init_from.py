@@ -11,7 +11,7 @@ from rlhive.algorithms import ALGORITHMS, INIT_KEYS
 from rlhive.core.errors import LoadError
 from rlhive.core.tree import stack_seeds
 from rlhive.core.types import TrainState
-from rlhive.policy_fn.offline import OfflineNetwork
+from rlhive.policy_fn.offline_network import OfflineNetwork
 from rlhive.runs.checkpoint_files import Header, read_part
 from rlhive.runs.run_files import checkpoint_dir, part_path, seed_dirs
 from rlhive.runs.run_spec import Origin, RunSpec

@@ -15,7 +15,7 @@ from rlhive.core.compile import traced_at_first_call
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.normalizer import update_normalizer
 from rlhive.core.random import Key, Source
-from rlhive.core.state import init_state, make_train_step
+from rlhive.core.train_step import init_state, make_train_step
 from rlhive.core.tree import replace, stack_seeds, to_device
 from rlhive.core.types import Batch, Metrics, Noise, TrainState, TrainStep
 from rlhive.losses_fn.pixels import draw_shifts, make_pixel_loss

@@ -11,10 +11,10 @@ import torch
 
 from rlhive.core.errors import LoadError
 from rlhive.core.files import remove_left_over, write_text
-from rlhive.core.gin_text import SEED_SETTINGS, settings
 from rlhive.core.replay_file import read_replay, seeds_of, write_replay
 from rlhive.metrics import merge_metrics
 from rlhive.runs.checkpoint import load_checkpoint, recover_checkpoints, replace_checkpoint, save_checkpoint
+from rlhive.runs.gin_text import SEED_SETTINGS, settings
 from rlhive.runs.run_files import (
     ADDED,
     MERGED,

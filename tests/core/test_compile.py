@@ -20,7 +20,7 @@ from rlhive.core.compile import (
 )
 from rlhive.core.optim import adam
 from rlhive.core.products import turn_products
-from rlhive.core.state import make_train_step
+from rlhive.core.train_step import make_train_step
 from rlhive.losses_fn import make_sac_loss
 from rlhive.paths import has_compiler
 from rlhive.policy_fn.actor import ActorCritic, actor_critic

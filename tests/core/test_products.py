@@ -34,7 +34,7 @@ for rows, inner, columns in SIZES:
 COMPARE_UPDATES = """
 from torch.func import vmap
 from rlhive.core.optim import adam
-from rlhive.core.state import make_train_step
+from rlhive.core.train_step import make_train_step
 from rlhive.losses_fn import make_sac_loss
 from rlhive.policy_fn.actor import actor_critic
 from tests.helpers import make_sac_inputs, make_spec

@@ -6,7 +6,7 @@ from torch.func import vmap
 
 from rlhive.core.keys import make_generators
 from rlhive.core.optim import adam
-from rlhive.core.state import make_train_step
+from rlhive.core.train_step import make_train_step
 from rlhive.losses_fn import make_sac_loss
 from tests.helpers import make_network, make_sac_inputs
 

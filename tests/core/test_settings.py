@@ -17,7 +17,7 @@ from rlhive.core.keys import as_generator
 from rlhive.core.optim import adam
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.replay import ReplayBuffer
-from rlhive.core.state import init_state, make_train_step
+from rlhive.core.train_step import init_state, make_train_step
 from rlhive.data import load_dataset
 from rlhive.envs import VectorEnv
 from rlhive.envs.names import check_name
@@ -29,7 +29,7 @@ from rlhive.losses_fn.td3_bc import make_td3_bc_loss
 from rlhive.policy_fn.actor import ActorCritic, actor_critic
 from rlhive.policy_fn.encoders import cnn
 from rlhive.policy_fn.mlp import init_mlp
-from rlhive.policy_fn.offline import bc_network, iql_network, td3_bc_network
+from rlhive.policy_fn.offline_network import bc_network, iql_network, td3_bc_network
 from rlhive.policy_fn.r3m import from_module, load_r3m
 from tests.data.demo_files import write_demo
 from tests.envs.toy import ReachPoint

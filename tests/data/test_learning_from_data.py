@@ -8,13 +8,13 @@ from torch.func import vmap
 
 from rlhive.core.normalizer import normalize
 from rlhive.core.optim import adam
-from rlhive.core.state import init_state, make_train_step
+from rlhive.core.train_step import init_state, make_train_step
 from rlhive.core.tree import stack_seeds
 from rlhive.data import load_dataset
 from rlhive.data.trace import trace_file, write_trial
 from rlhive.losses_fn.bc import make_bc_loss
 from rlhive.policy_fn.heads import HEADS
-from rlhive.policy_fn.offline import bc_network
+from rlhive.policy_fn.offline_network import bc_network
 from tests.helpers import make_spec
 
 

@@ -20,7 +20,7 @@ from rlhive.losses_fn.common import draw_no_noise
 from rlhive.losses_fn.iql import expectile_loss, make_iql_loss
 from rlhive.losses_fn.td3_bc import draw_td3_bc_noise, make_td3_bc_loss
 from rlhive.policy_fn.heads import HEADS, MODES
-from rlhive.policy_fn.offline import bc_network, iql_network, td3_bc_network
+from rlhive.policy_fn.offline_network import bc_network, iql_network, td3_bc_network
 from tests.helpers import make_batch, make_spec
 from tests.losses_fn.test_sac import PlainMLP
 

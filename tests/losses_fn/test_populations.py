@@ -6,7 +6,7 @@ from torch.func import vmap
 
 from rlhive.algorithms import ALGORITHMS
 from rlhive.core.optim import adam, constant_schedule, cosine_schedule
-from rlhive.core.state import init_state, make_train_step
+from rlhive.core.train_step import init_state, make_train_step
 from rlhive.core.tree import leaves, map_tree
 from tests.helpers import make_batch, make_spec
 

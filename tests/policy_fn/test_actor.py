@@ -11,7 +11,7 @@ from torchrl.modules import TanhNormal
 
 from rlhive.policy_fn.actor import ActorCritic, tanh_normal_log_prob, tanh_normal_sample
 from rlhive.policy_fn.mlp import apply_mlp, init_mlp
-from rlhive.policy_fn.offline import iql_network
+from rlhive.policy_fn.offline_network import iql_network
 from tests.helpers import make_network, make_spec
 
 LOW, HIGH = torch.tensor([-2.0, 0.0]), torch.tensor([1.0, 4.0])

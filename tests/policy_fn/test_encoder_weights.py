@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from rlhive.core.errors import LoadError
 from rlhive.core.files import file_sha256
-from rlhive.policy_fn import r3m, weights
+from rlhive.policy_fn import encoder_weights, r3m
 from rlhive.policy_fn.r3m import R3M, load_r3m
 from rlhive.policy_fn.resnet import fold
 from tests.policy_fn.resnets import r3m_module, torchvision_resnet
@@ -46,17 +46,17 @@ def torchvision_file(tmp_path):
 
 
 def test_both_published_formats_and_the_module_are_the_same_weights(r3m_file, torchvision_file, tmp_path):
-    expected = weights.module_weights(torchvision_resnet(18))
-    sha256 = weights.weights_sha256(expected)
+    expected = encoder_weights.module_weights(torchvision_resnet(18))
+    sha256 = encoder_weights.weights_sha256(expected)
     for path in (r3m_file, torchvision_file):
-        params = weights.load_weights(path)
-        assert (params == expected).all() and weights.weights_sha256(params) == sha256
-    assert weights.write_weights(tmp_path / "out.safetensors", expected, "a test") == sha256
-    again = weights.load_weights(tmp_path / "out.safetensors")
+        params = encoder_weights.load_weights(path)
+        assert (params == expected).all() and encoder_weights.weights_sha256(params) == sha256
+    assert encoder_weights.write_weights(tmp_path / "out.safetensors", expected, "a test") == sha256
+    again = encoder_weights.load_weights(tmp_path / "out.safetensors")
     assert list(again.keys()) == list(expected.keys()) and (again == expected).all()
     again["conv1", "weight"][0, 0, 0, 0] += 1.0
-    assert weights.weights_sha256(again) != sha256
-    assert weights.depth_of(again) == 18
+    assert encoder_weights.weights_sha256(again) != sha256
+    assert encoder_weights.depth_of(again) == 18
 
 
 def test_the_command_converts_a_file_that_the_name_then_finds(r3m_file, cache):
@@ -65,7 +65,7 @@ def test_the_command_converts_a_file_that_the_name_then_finds(r3m_file, cache):
     output = subprocess.check_output(command, text=True)
     encoder = load_r3m("r3m18")
     assert encoder.weights in output and "ResNet-18" in output
-    assert (encoder.init(torch.Generator()) == fold(weights.load_weights(r3m_file))).all()
+    assert (encoder.init(torch.Generator()) == fold(encoder_weights.load_weights(r3m_file))).all()
     with safe_open(target, framework="pt") as file:
         assert file.metadata()["sha256"] == encoder.weights
         assert file_sha256(r3m_file) in file.metadata()["source"]
@@ -90,7 +90,7 @@ def test_given_weights_are_kept_for_those_who_have_only_their_hash(r3m_file):
     encoder = load_r3m("r3m18", weights=str(r3m_file))
     r3m_file.unlink()
     params = R3M("r3m18", encoder.weights, frozen=False).init(torch.Generator())
-    assert (params == weights.module_weights(torchvision_resnet(18))).all()
+    assert (params == encoder_weights.module_weights(torchvision_resnet(18))).all()
 
 
 def test_a_pickle_is_not_run(tmp_path):
@@ -100,7 +100,7 @@ def test_a_pickle_is_not_run(tmp_path):
 
     torch.save({"r3m": Attack()}, tmp_path / "attack.pt")
     with pytest.raises(LoadError, match="cannot be read as plain tensors") as refused:
-        weights.load_weights(tmp_path / "attack.pt")
+        encoder_weights.load_weights(tmp_path / "attack.pt")
     assert "\n" not in str(refused.value) and not (tmp_path / "ran").exists()
 
 
@@ -115,18 +115,18 @@ def test_other_files_are_refused_in_one_line(tmp_path, r3m_file):
     ):
         torch.save(content, path)
         with pytest.raises(LoadError, match=message):
-            weights.load_weights(path)
+            encoder_weights.load_weights(path)
     path.write_bytes(r3m_file.read_bytes()[:1000])
     with pytest.raises(LoadError, match="cannot be read"):
-        weights.load_weights(path)
+        encoder_weights.load_weights(path)
 
 
 def test_a_damaged_file_in_the_cache_is_not_taken_for_the_weights(r3m_file, cache):
     encoder = load_r3m("r3m18", weights=str(r3m_file))
     (kept,) = (cache / "encoders").glob("*.safetensors")
-    other = weights.load_weights(kept)
+    other = encoder_weights.load_weights(kept)
     other["bn1", "bias"][0] += 1.0
-    weights.write_weights(kept, other, "a test")
+    encoder_weights.write_weights(kept, other, "a test")
     with pytest.raises(LoadError, match=encoder.weights):
         encoder.init(torch.Generator())
 
@@ -142,7 +142,7 @@ def test_a_damaged_file_in_the_cache_is_mended_when_the_weights_are_given_again(
         encoder.init(torch.Generator())
     assert "\n" not in str(no.value)
     load_r3m("r3m18", weights=str(r3m_file))
-    assert weights.weights_sha256(weights.load_weights(kept)) == encoder.weights
+    assert encoder_weights.weights_sha256(encoder_weights.load_weights(kept)) == encoder.weights
 
 
 def test_a_damaged_file_in_the_cache_does_not_stand_in_the_way_of_a_whole_one(r3m_file, cache):
@@ -182,17 +182,17 @@ def server(tmp_path):
 
 def test_a_download_counts_once_its_checksum_is_right(server, torchvision_file, tmp_path):
     target = tmp_path / "cache" / "file.pth"
-    published = weights.Published(f"{server}/{torchvision_file.name}", file_sha256(torchvision_file))
+    published = encoder_weights.Published(f"{server}/{torchvision_file.name}", file_sha256(torchvision_file))
     with pytest.raises(LoadError, match=f"has sha256 {published.sha256}, expected 00"):
-        weights.download(weights.Published(published.url, "00"), target)
+        encoder_weights.download(encoder_weights.Published(published.url, "00"), target)
     assert not any(target.parent.iterdir())
-    weights.download(published, target)
+    encoder_weights.download(published, target)
     assert target.read_bytes() == torchvision_file.read_bytes()
 
 
 def test_published_weights_are_downloaded_and_converted_once(server, torchvision_file, monkeypatch, cache):
-    published = weights.Published(f"{server}/{torchvision_file.name}", file_sha256(torchvision_file))
-    monkeypatch.setitem(weights.SOURCES, "rrl18", published)
+    published = encoder_weights.Published(f"{server}/{torchvision_file.name}", file_sha256(torchvision_file))
+    monkeypatch.setitem(encoder_weights.SOURCES, "rrl18", published)
     encoder = load_r3m("rrl18")
     assert [path.name for path in (cache / "encoders").iterdir()] == ["rrl18.safetensors"]
     torchvision_file.unlink()
@@ -201,7 +201,9 @@ def test_published_weights_are_downloaded_and_converted_once(server, torchvision
 
 
 def test_no_network_is_one_line_that_says_where_to_put_the_file(monkeypatch, cache):
-    monkeypatch.setitem(weights.SOURCES, "rrl18", weights.Published("http://127.0.0.1:9/resnet18.pth", "00"))
+    monkeypatch.setitem(
+        encoder_weights.SOURCES, "rrl18", encoder_weights.Published("http://127.0.0.1:9/resnet18.pth", "00")
+    )
     with pytest.raises(
         LoadError, match=r"rrl18: cannot be downloaded .* convert FILE .*rrl18\.safetensors"
     ) as no:

@@ -138,7 +138,7 @@ def test_every_head_gives_one_observation_the_bits_of_the_general_function(
     import attrs
     import torch
 
-    from rlhive.policy_fn.offline import bc_network
+    from rlhive.policy_fn.offline_network import bc_network
     from rlhive.runs.run_spec import new_run_spec
 
     limits = {"action_low": (-1.0,) * num_actions, "action_high": (1.0,) * num_actions}

@@ -11,7 +11,7 @@ from rlhive.core.tree import leaves
 from rlhive.losses_fn.iql import make_iql_loss
 from rlhive.policy_fn.actor import actor_critic
 from rlhive.policy_fn.heads import HEADS, MODES, normal_log_prob
-from rlhive.policy_fn.offline import bc_network, iql_network, td3_bc_network
+from rlhive.policy_fn.offline_network import bc_network, iql_network, td3_bc_network
 from tests.helpers import make_spec
 
 LOW, HIGH = torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 3.0])

@@ -9,7 +9,7 @@ from rlhive.algorithms import ALGORITHMS, POLICY_KEYS
 from rlhive.policy_fn import load
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.heads import HEADS
-from rlhive.policy_fn.offline import bc_network
+from rlhive.policy_fn.offline_network import bc_network
 from rlhive.runs.run_spec import RunSpec, new_run_spec
 from tests.helpers import make_spec
 

@@ -6,7 +6,7 @@ import torch
 from tensordict import TensorDict
 
 from rlhive.policy_fn import load
-from rlhive.policy_fn.offline import bc_network
+from rlhive.policy_fn.offline_network import bc_network
 from rlhive.runs.run_spec import new_run_spec
 
 

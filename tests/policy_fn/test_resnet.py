@@ -6,8 +6,8 @@ from tensordict import TensorDict
 from torch.func import grad, vmap
 
 from rlhive.core.tree_file import named_leaves
+from rlhive.policy_fn.encoder_weights import module_weights
 from rlhive.policy_fn.resnet import DEPTHS, ResNet, fold
-from rlhive.policy_fn.weights import module_weights
 from tests.policy_fn.resnets import assert_same_embeddings, torchvision_resnet
 
 

@@ -15,7 +15,6 @@ import pytest
 import scipy.stats
 from safetensors.numpy import save_file
 
-from rlhive.core.gin_text import settings
 from rlhive.metrics import Recorder
 from rlhive.policy_fn.actor import actor_critic
 from rlhive.report import page as report_page
@@ -23,6 +22,7 @@ from rlhive.report import write
 from rlhive.report.__main__ import check_input
 from rlhive.report.data import read_run, read_runs
 from rlhive.report.text import seconds_text
+from rlhive.runs.gin_text import settings
 from rlhive.runs.run_files import NOT_FINITE, TARGET_MET
 from rlhive.runs.run_spec import new_run_spec
 from rlhive.training import loop

@@ -13,7 +13,7 @@ from rlhive.core.pixel_spec import PixelSpec
 from rlhive.policy_fn.cnn import CNN
 from rlhive.policy_fn.encoders import Flat, feature_dim
 from rlhive.policy_fn.heads import HEADS
-from rlhive.policy_fn.offline import bc_network
+from rlhive.policy_fn.offline_network import bc_network
 from rlhive.policy_fn.policy import Policy
 from rlhive.policy_fn.single import make_single_apply
 from rlhive.runs.run_spec import FORMAT_VERSION, DataSource, Origin, RunSpec, new_run_spec

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhive.core.gin_text import settings
+from rlhive.runs.gin_text import settings
 from rlhive.training import loop, run
 from tests.envs.toy import ReachPoint
 from tests.training.loop_runs import train

@@ -5,7 +5,7 @@ import pytest
 
 from rlhive.config import ConfigError, load_config
 from rlhive.config.record import record_of, with_seeds
-from rlhive.core.gin_text import settings
+from rlhive.runs.gin_text import settings
 from rlhive.train import train
 from tests.envs.toy import ReachPoint
 from tests.training.loop_runs import configure

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rlhive.core import seed_stats
-from rlhive.core.seed_stats import (
+from rlhive.report import statistics
+from rlhive.report.statistics import (
     iqm_curve,
     performance_profile,
     probability_of_improvement,
@@ -40,10 +40,10 @@ def test_iqm_equals_scipy_which_cuts_whole_seeds_too(n):
 def test_resampled_iqm_equals_that_of_the_drawn_scores(n):
     scores = rng(n).normal(size=n)
     scores[1] = scores[2]  # a tie
-    drawn = seed_stats._draw(n, rng())
-    assert drawn.shape == (seed_stats.RESAMPLES, n) and (drawn.sum(axis=1) == n).all()
+    drawn = statistics._draw(n, rng())
+    assert drawn.shape == (statistics.RESAMPLES, n) and (drawn.sum(axis=1) == n).all()
     expected = [scipy.stats.trim_mean(np.repeat(scores, times), 0.25) for times in drawn]
-    np.testing.assert_allclose(seed_stats._resampled_iqm(scores, drawn), expected, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(statistics._resampled_iqm(scores, drawn), expected, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("n", [5, 8, 20])
