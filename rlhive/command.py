@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import contextlib
 import ctypes
 import gc
-import io
 import logging
 import os
 import re
@@ -17,11 +15,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from rlhive.core.files import naming
 from rlhive.core.interrupt import CAUGHT, make_is_repeated
 from rlhive.paths import command_line
+from rlhive.streams import prepare_streams
 
 _LIMIT = "; the limit of processes and threads is reached (ulimit -u, or the container's)"
 INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -229,60 +228,6 @@ def leave(code: int) -> NoReturn:
     except OSError:  # the reader left, as after `| head`, or the disk is full
         code = code or 1
     os._exit(code)
-
-
-def prepare_streams() -> None:
-    """Stdout and stderr are there, take every character, and stderr may lose its reader."""
-    replace_closed_streams()
-    escape_what_cannot_be_shown()
-    spare_stderr()
-
-
-def replace_closed_streams() -> None:
-    """Gives a process that was started without stdout or stderr, as by `>&-`, one that goes nowhere.
-
-    Python has None in its place; and the next file that is opened, here or in a process that this one starts, would get
-    its number, and what libraries print.
-    """
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        if getattr(sys, name) is None:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            if nowhere != number:
-                os.dup2(nowhere, number)
-                os.close(nowhere)
-            os.set_inheritable(number, True)
-            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115 - for as long as the process lives
-
-
-def escape_what_cannot_be_shown() -> None:
-    """Writes characters that stdout or stderr has no code for, as of a directory's name, like `\\xfc`."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-class _SparedStream:
-    """A stream that drops what it cannot write; all else of it is the stream's."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def spare_stderr() -> None:
-    """Lets the command go on where what it says cannot be written: the terminal is gone, the disk of a log is full."""
-    sys.stderr = _SparedStream(sys.stderr)
 
 
 def let_threads_sleep() -> None:

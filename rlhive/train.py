@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,27 +16,19 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from rlhive.command import INTERRUPTED, reason, refuse_arguments, start
+from rlhive.command import INTERRUPTED, refuse_arguments, start
 from rlhive.paths import command_line
 from rlhive.runs.run_files import (
-    ADDED,
     CHECKPOINTS,
     CONFIG_FILE,
     METRICS_FILE,
     OPERATIVE_CONFIG_FILE,
     REPORT_FILE,
-    SPEC_FILE,
-    checkpoint_dir,
-    earlier_settings_path,
     latest_link,
-    read_usage,
-    seed_dirs,
-    write_settings,
 )
 
 if TYPE_CHECKING:
     from rlhive.config.train_config import TrainConfig
-    from rlhive.runs.run_spec import RunSpec
 
 FLAGS = flags.FLAGS
 
@@ -129,12 +120,17 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
     own = [] if run_dir is None else [Path(run_dir) / CONFIG_FILE]
     in_file = configured_seeds(own[0]) if resume else ()
     config = load_config(list(gin_files) or own, bindings)
+    # After the configuration: a wrong one is refused without the seconds that this import takes.
+    from rlhive.training import session
+
     directory = Path(run_dir) if run_dir else default_run_dir(config)
     flag = shlex.quote(f"--run_dir={directory}")
     seeds = f" --gin.SEEDS='{config.seeds}'" if resume and config.seeds != in_file else ""
     with alone_in(directory, exist_ok=run_dir is not None):
         sys.stderr.write(f"rlhive.train: {config.env_name}, seeds {list(config.seeds)}, in {directory}\n")
-        finished = go_on(config, directory) if resume else train(config, directory, resume=False)
+        finished = (
+            session.go_on(config, directory) if resume else session.train(config, directory, resume=False)
+        )
         if not finished:
             sys.stderr.write(f"rlhive.train: stopped and saved; go on with {flag} --resume{seeds}\n")
             return INTERRUPTED
@@ -170,172 +166,6 @@ def alone_in(directory: Path, *, exist_ok: bool = True) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def go_on(config: TrainConfig, directory: Path) -> bool:
-    """Goes on with the run in `directory`; whether it came to its end.
-
-    Raises:
-        ValueError: it is beyond that already, or its files are damaged.
-    """
-    from rlhive.training.merge import recover
-    from rlhive.training.resume import check_run_files, check_saved_replay, has_met_its_targets
-
-    spec = check_run_files(directory)
-    recover(directory)
-    there = int(checkpoint_dir(directory).name)
-    if there >= config.total_steps + config.num_envs:
-        raise ValueError(f"{directory} is at step {there} already, beyond TOTAL_STEPS={config.total_steps}")
-    check_saved_replay(config, directory, spec, there)
-    finished = add_seeds(config, directory)
-    if finished is None and has_met_its_targets(directory):
-        sys.stderr.write("rlhive.train: all of its seeds have met their target, nothing is left to train\n")
-        return True
-    return train(config, directory, resume=True) if finished is None else finished
-
-
-def add_seeds(config: TrainConfig, directory: Path) -> bool | None:
-    """Trains the seeds that the finished run in `directory` has not and merges them into it.
-
-    Returns:
-        Whether they came to their end; None where there are none.
-
-    Raises:
-        LoadError: the seeds cannot be added to this run, or its latest checkpoint is damaged.
-    """
-    from rlhive.algorithms import step_key
-    from rlhive.config.record import record_of, with_seeds
-    from rlhive.curves import plot_curves
-    from rlhive.runs.checkpoint import load_checkpoint
-    from rlhive.runs.run_spec import RunSpec
-    from rlhive.training.merge import check_settings, is_under_way, merge_run, seeds_to_add
-    from rlhive.training.resume import progress_of
-    from rlhive.training.usage import write_usage
-
-    added = seeds_to_add(directory, config)
-    if not added:
-        return None
-    text = record_of(config).text
-    check_settings(directory, text)
-    # In full: the training may take hours, and what it is merged into must be whole.
-    load_checkpoint(directory, list(seed_dirs(checkpoint_dir(directory))))
-    folder, under_way = directory / ADDED, is_under_way(directory)
-    if not under_way:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-    if not (under_way and all("stopped_at" in of_seed for of_seed in progress_of(folder).values())):
-        spec = RunSpec.from_json((directory / SPEC_FILE).read_text(), directory / SPEC_FILE)
-        if not train(with_seeds(config, added), folder, resume=under_way, joins=spec):
-            return False
-    usage, operative = read_usage(folder), (folder / OPERATIVE_CONFIG_FILE).read_text(encoding="utf-8")
-    merge_run(directory, config.seeds, added)
-    seconds = sum(of.get("seconds", 0.0) for of in (usage, read_usage(directory)))
-    write_usage(directory, {**usage, "seconds": seconds})
-    write_settings(directory, text, operative)
-    # Others followed it with which nothing was trained.
-    earlier_settings_path(directory).unlink(missing_ok=True)
-    plot_curves(directory, step_key(config.algorithm))
-    return True
-
-
-def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec | None = None) -> bool:
-    """Trains in `directory` and records the configuration there; whether the run came to its end.
-
-    Raises:
-        ConfigError: the configuration is not as it was loaded, so that the record would be of another.
-    """
-    import logging
-
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    from rlhive.config.record import record_of
-    from rlhive.policy_fn.encoders import describe
-    from rlhive.training import loop
-    from rlhive.training.merge import keep_settings
-    from rlhive.training.run import open_run
-    from rlhive.training.stop import stopped_text
-    from rlhive.training.usage import record_usage
-
-    record = record_of(config)
-    shares = share_cores(config)
-    sys.stderr.write(f"rlhive.train: {shares}\nrlhive.train: {config.describe_compiling()}\n")
-    if config.video_every:
-        from rlhive.video import check_cameras
-
-        check_cameras(config.env_name, config.video_cameras)
-    with (
-        logging_redirect_tqdm([logging.getLogger("rlhive")]),
-        open_run(config, directory, resume=resume, joins=joins) as session,
-    ):
-        if resume and (changes := keep_settings(directory, record.text)):
-            sys.stderr.write(f"rlhive.train: {changes}\n")
-        write_settings(directory, record.text, record.operative_text)
-        were_compiled = read_usage(directory).get("updates_compiled", config.compiles)
-        if resume and session.step < config.total_steps and were_compiled != config.compiles:
-            before = "compiled" if were_compiled else "not compiled"
-            sys.stderr.write(
-                f"rlhive.train: until now updates were {before}: from here on the run rounds otherwise\n"
-            )
-        if (pixels := session.spec.env.pixels) is not None:
-            size = f"{pixels.height}x{pixels.width}, {pixels.quality} quality"
-            images = (
-                f"images of {', '.join(pixels.cameras)}, {size}" if pixels.cameras else "no images (blind)"
-            )
-            sys.stderr.write(f"rlhive.train: {images}; {describe(session.spec.encoder)}\n")
-        if session.spec.dataset is not None:
-            sys.stderr.write(f"rlhive.train: {session.spec.dataset.describe()}\n")
-        began_at = session.step
-        with advising_to_resume(directory):
-            finished = loop.train(session)
-        if session.step > began_at:
-            record_usage(session)  # with the last evaluation
-    if session.stopped:
-        sys.stderr.write(f"rlhive.train: stopped before the others: {stopped_text(session.stopped)}\n")
-    return finished
-
-
-@contextlib.contextmanager
-def advising_to_resume(directory: Path) -> Iterator[None]:
-    """Says of failures of the system and of workers in mid-training what is left of the run."""
-    try:
-        yield
-    except (OSError, RuntimeError, MemoryError, ImportError) as error:  # loading code takes memory, too
-        if not os.path.lexists(latest_link(directory)):
-            raise
-        raise RuntimeError(
-            f"{reason(error)}; its latest checkpoint is kept: once that is mended, --resume goes on from there"
-        ) from error
-
-
-def share_cores(config: TrainConfig) -> str:
-    """Gives torch its threads, unless OMP_NUM_THREADS says how many.
-
-    All cores: workers that step physics are idle most of the time that an update takes, and the threads of
-    `rlhive.command` do not get in their way. Those that draw images are not idle; they keep their cores.
-
-    Returns:
-        Who gets which, for the log.
-    """
-    import torch
-
-    from rlhive.algorithms import ALGORITHMS
-    from rlhive.envs.vector import worker_count
-
-    cores = len(os.sched_getaffinity(0))
-    if ALGORITHMS[config.algorithm].offline:
-        return f"{cores} core(s): updates on {_learner(config)}, evaluations between them"
-    draws = config.pixels is not None
-    workers = worker_count(config.num_workers, len(config.seeds) * config.num_envs, draws=draws)
-    if "OMP_NUM_THREADS" not in os.environ and draws:
-        torch.set_num_threads(max(1, cores - workers))
-    where = f"in {workers} worker(s)" if workers else "in this process"
-    return f"{cores} core(s): environments step {where}, updates on {_learner(config)}"
-
-
-def _learner(config: TrainConfig) -> str:
-    import torch
-
-    return config.device if config.on_gpu else f"{torch.get_num_threads()} thread(s)"
 
 
 def default_run_dir(config: TrainConfig) -> Path:

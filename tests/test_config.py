@@ -11,7 +11,7 @@ import gin
 from rlhive.config import ConfigError, config_text, load_config, operative_config_text
 from rlhive.config import load as loading
 from rlhive.config.errors import finite
-from rlhive.train import share_cores
+from rlhive.training.session import share_cores
 from tests.config_loads import load, refusal
 
 

@@ -22,6 +22,7 @@ from rlhive.config import load_config
 from rlhive.policy_fn import load
 from rlhive.report.write import is_current
 from rlhive.runs.checkpoint import load_checkpoint
+from rlhive.training import session
 from tests.training.loop_runs import rows
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -66,7 +67,7 @@ def all_threads(monkeypatch):
     ("bindings", "draws"), [([], False), (["ENV_NAME='FrankaReachRandom_v2d-v0'"], True)]
 )
 def test_updates_leave_cores_to_workers_that_draw_alone(all_threads, bindings, draws):
-    log = train.share_cores(load_config(["sac_cnn.gin"] if draws else ["sac_gaussian.gin"], bindings))
+    log = session.share_cores(load_config(["sac_cnn.gin"] if draws else ["sac_gaussian.gin"], bindings))
     workers = min(1, all_threads - 1)  # of one environment
     threads = max(1, all_threads - workers) if draws else all_threads
     assert torch.get_num_threads() == threads
@@ -77,7 +78,7 @@ def test_updates_leave_cores_to_workers_that_draw_alone(all_threads, bindings, d
 def test_cores_are_left_to_as_many_workers_as_draw(all_threads, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     bindings = ["ENV_NAME='FrankaReachRandom_v2d-v0'", f"SEEDS={tuple(range(16))}"]
-    log = train.share_cores(load_config(["sac_cnn.gin"], bindings))
+    log = session.share_cores(load_config(["sac_cnn.gin"], bindings))
     assert log == "16 core(s): environments step in 4 worker(s), updates on 12 thread(s)"
 
 
@@ -105,7 +106,7 @@ def test_a_run_directory_that_is_not_utf8_is_refused_at_once():
 
 def test_the_log_says_where_updates_run():
     config = attrs.evolve(load_config(["sac_gaussian.gin"]), device="cuda")
-    assert train.share_cores(config).endswith(", updates on cuda")
+    assert session.share_cores(config).endswith(", updates on cuda")
 
 
 def run(*args, code=0, **settings) -> str:
@@ -374,9 +375,9 @@ def test_what_ends_a_run_in_its_midst_says_how_it_goes_on(tmp_path, failure, sai
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "latest").symlink_to("100")
     remedy = f"{said}.*; its latest checkpoint is kept: once that is mended, --resume goes on from there"
-    with pytest.raises(RuntimeError, match=remedy), train.advising_to_resume(tmp_path / "run"):
+    with pytest.raises(RuntimeError, match=remedy), session.advising_to_resume(tmp_path / "run"):
         raise failure
-    with pytest.raises(type(failure)) as caught, train.advising_to_resume(tmp_path):
+    with pytest.raises(type(failure)) as caught, session.advising_to_resume(tmp_path):
         raise failure
     assert caught.value is failure  # there is no checkpoint
 
@@ -472,7 +473,7 @@ def test_a_run_in_a_directory_that_cannot_be_written_to_is_refused_before_it_goe
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied", str(copy))
 
-    monkeypatch.setattr(train, "go_on", lambda *_: pytest.fail("went on"))
+    monkeypatch.setattr(session, "go_on", lambda *_: pytest.fail("went on"))
     for needed in ("tempfile.TemporaryFile", "rlhive.core.files.lock_file"):
         with (
             monkeypatch.context() as patch,

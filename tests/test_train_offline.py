@@ -27,12 +27,12 @@ from rlhive.policy_fn.onnx_policy import load_onnx
 from rlhive.runs.checkpoint import load_checkpoint
 from rlhive.runs.run_files import STEP_NAMES
 from rlhive.runs.run_spec import Origin
-from rlhive.train import add_seeds
 from rlhive.train import run as command
 from rlhive.training import loop, online
 from rlhive.training.init_from import start_from
 from rlhive.training.merge import seeds_to_add
 from rlhive.training.run import open_run
+from rlhive.training.session import add_seeds
 from rlhive.training.start import open_dataset
 from tests.training.loop_runs import rows
 

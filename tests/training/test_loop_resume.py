@@ -15,10 +15,10 @@ from rlhive.core.optim import GradientTransformation
 from rlhive.core.replay import ReplayBuffer
 from rlhive.core.tree import map_tree, zeros_like
 from rlhive.runs.checkpoint import load_checkpoint
-from rlhive.train import go_on
 from rlhive.training import loop
 from rlhive.training import run as runs
 from rlhive.training.run import open_run
+from rlhive.training.session import go_on
 from tests.envs.toy import ConstantReward, ReachPoint
 from tests.helpers import rewrite
 from tests.training.loop_runs import configure, rows, stored, train

@@ -13,17 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhive import train as commands
 from rlhive.config import config_text, load_config
 from rlhive.config.record import record_of
 from rlhive.core.errors import LoadError
 from rlhive.policy_fn import load
 from rlhive.runs.checkpoint import load_checkpoint
 from rlhive.runs.run_files import ADDED, MERGED, settings_path
-from rlhive.train import add_seeds, go_on
-from rlhive.training import loop
+from rlhive.train import run as run_command
+from rlhive.training import loop, session
 from rlhive.training.merge import recover, seeds_to_add
 from rlhive.training.run import open_run
+from rlhive.training.session import add_seeds, go_on
 from tests.envs.toy import ConstantReward, ReachPoint
 from tests.training.loop_runs import of_toy
 
@@ -132,7 +132,7 @@ def test_seeds_that_were_edited_into_config_gin_are_added(whole, grown, monkeypa
     for name in ("write_arrays", "write_report"):  # which know the environments of RoboHive alone
         monkeypatch.setattr(f"rlhive.report.write.{name}", lambda directory: directory / "report.html")
     with attrs.validators.disabled():
-        assert commands.run([], [], str(grown), resume=True) == 0
+        assert run_command([], [], str(grown), resume=True) == 0
     assert_same_run(grown, whole, (5, 6))
     assert f"done; see {grown / 'report.html'}" in capsys.readouterr().err
 
@@ -248,7 +248,9 @@ def test_what_cannot_be_added_is_refused(grown, seeds, bindings, words):
 
 @pytest.mark.parametrize("part", ["params", "train_state"])
 def test_nothing_is_added_to_a_run_whose_checkpoint_is_damaged(grown, monkeypatch, part):
-    monkeypatch.setattr("rlhive.train.train", lambda *_, **__: pytest.fail("trained before it was read"))
+    monkeypatch.setattr(
+        "rlhive.training.session.train", lambda *_, **__: pytest.fail("trained before it was read")
+    )
     path = grown / "checkpoints" / "latest" / f"{part}.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -282,7 +284,7 @@ def test_settings_edited_in_config_gin_are_other_ones_than_the_run_had(tmp_path,
     run_dir.mkdir()
     edited = (*brief, "adam.learning_rate=0.1")
     with attrs.validators.disabled():
-        assert commands.train(configure((5,), *brief), run_dir, resume=False)
+        assert session.train(configure((5,), *brief), run_dir, resume=False)
         first = (run_dir / "config.gin").read_text()
         (run_dir / "config.gin").write_text(record_of(configure((5,), *edited)).text)
         with pytest.raises(LoadError, match=r"adam\.learning_rate is 0\.001 there, 0\.1 here"):
@@ -300,7 +302,7 @@ def test_settings_that_nothing_was_trained_with_are_not_those_of_the_run(tmp_pat
     run_dir, brief = tmp_path / "run", ("TOTAL_STEPS=4", "train.updates_per_step=0")
     run_dir.mkdir()
     with attrs.validators.disabled():
-        assert commands.train(configure((5,), *brief), run_dir, resume=False)
+        assert session.train(configure((5,), *brief), run_dir, resume=False)
         first = (run_dir / "config.gin").read_text()
         assert go_on(configure((5,), *brief, "adam.learning_rate=0.1"), run_dir)  # no step is left
     assert settings_path(run_dir).read_text() == first
