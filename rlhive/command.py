@@ -17,9 +17,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from rlhive.command_line import command_line
 from rlhive.core.files import naming
 from rlhive.core.interrupt import CAUGHT, make_is_repeated
-from rlhive.paths import command_line
 from rlhive.streams import prepare_streams
 
 _LIMIT = "; the limit of processes and threads is reached (ulimit -u, or the container's)"

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 # Free of packages, which checks import: one may be missing.
 from rlhive import ffmpeg
 from rlhive.command import Parser, finish
+from rlhive.command_line import command_line
 from rlhive.fresh_process import answer_of
 from rlhive.gl_backend import FAST_FLAGS, FAST_QUALITY
-from rlhive.memory import free_memory
-from rlhive.paths import cache_dir, command_line, has_compiler
+from rlhive.machine import free_memory, has_compiler
+from rlhive.paths import cache_dir
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

@@ -1,7 +1,6 @@
-"""Where RLHive keeps what it downloads, where its gin files are, what is on the PATH, and how to run it."""
+"""Where RLHive keeps what it downloads, and where its gin files are."""
 
 import os
-import shutil
 from pathlib import Path
 
 from rlhive.suggest import suggest
@@ -32,25 +31,3 @@ def find_gin_file(name: str) -> Path:
             return path
     shipped = sorted(path.name for path in gin_directory().glob("*.gin"))
     raise ValueError(f"there is no gin file {name!r}: {suggest(Path(name).name, shipped)}")
-
-
-def check_encoding(path: str | os.PathLike[str], flag: str = "") -> None:
-    """Refuses a path that is not UTF-8, or not to Python in this locale: neither checkpoints nor reports could have it.
-
-    Raises:
-        ValueError: naming the path after `flag`.
-    """
-    try:
-        os.fspath(path).encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{flag}{path}: its name is not UTF-8 here (LANG?): choose another") from None
-
-
-def command_line(arguments: str) -> str:
-    """How a command of RLHive is run here, such as "rlhive.doctor": by uv where that runs this process."""
-    return f"{'uv run ' if 'UV' in os.environ else ''}python -m {arguments}"
-
-
-def has_compiler() -> bool:
-    """Whether there is the C++ compiler that Inductor needs."""
-    return any(shutil.which(name) for name in ("g++", "clang++"))

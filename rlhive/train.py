@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from rlhive.command import INTERRUPTED, refuse_arguments, start
-from rlhive.paths import command_line
+from rlhive.command_line import command_line
 from rlhive.runs.run_files import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -67,8 +67,9 @@ def check_flags(gin_files: Sequence[str], run_dir: str | None, resume: bool) -> 
         ValueError: no configuration, a file that is not there, a run directory that does not fit --resume or is
             not UTF-8, or a MUJOCO_GL that nothing knows.
     """
+    from rlhive.command_line import check_encoding
     from rlhive.gl_backend import check_backend
-    from rlhive.paths import check_encoding, find_gin_file
+    from rlhive.paths import find_gin_file
 
     check_backend(draws=False)
     for name in gin_files:

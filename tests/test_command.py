@@ -11,8 +11,8 @@ import pytest
 from rlhive import WORKER_NAME
 from rlhive import command as commands
 from rlhive.command import let_threads_sleep
+from rlhive.command_line import command_line
 from rlhive.core import files, interrupt
-from rlhive.paths import command_line
 
 LIMIT = "; the limit of processes and threads is reached (ulimit -u, or the container's)\n"
 

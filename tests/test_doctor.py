@@ -12,6 +12,7 @@ import packaging
 import pytest
 
 from rlhive import doctor
+from rlhive.command_line import command_line
 from rlhive.doctor import (
     Finding,
     check_compiler,
@@ -24,7 +25,6 @@ from rlhive.doctor import (
 )
 from rlhive.envs import simhive
 from rlhive.fresh_process import answer_of
-from rlhive.paths import command_line
 
 COMMAND = [sys.executable, "-m", "rlhive.doctor"]
 

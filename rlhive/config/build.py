@@ -8,6 +8,7 @@ import torch
 from tensordict import TensorDict
 
 from rlhive.algorithms import ALGORITHMS
+from rlhive.command_line import command_line
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.optim import adam
 from rlhive.core.pixel_spec import check_each_once
@@ -15,8 +16,8 @@ from rlhive.envs.names import max_episode_steps
 from rlhive.envs.pixels import check_camera_names
 from rlhive.ffmpeg import check_ffmpeg
 from rlhive.gl_backend import check_backend
+from rlhive.machine import has_compiler
 from rlhive.metrics import check_loggers
-from rlhive.paths import command_line, has_compiler
 from rlhive.policy_fn.encoders import Encoder, check_kind, encoder_tree, learned
 from rlhive.training.replay_size import check_capacity
 

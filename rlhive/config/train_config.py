@@ -19,7 +19,7 @@ from rlhive.core.replay import ReplayBuffer
 from rlhive.core.settings import one_of
 from rlhive.core.types import LossFn
 from rlhive.envs.pixels import choose_pixels
-from rlhive.paths import has_compiler
+from rlhive.machine import has_compiler
 from rlhive.policy_fn import encoders, exploration
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.encoders import Encoder, EncoderFactory, named_encoder

@@ -20,7 +20,7 @@ import attrs
 from absl import flags
 
 from rlhive.command import load_torch_on_one_thread, refuse_arguments, require_flags, start
-from rlhive.paths import command_line
+from rlhive.command_line import command_line
 
 if TYPE_CHECKING:
     from rlhive.deploy.reporting import Report

@@ -7,7 +7,7 @@ import importlib.resources
 import json
 import re
 
-from rlhive.paths import command_line
+from rlhive.command_line import command_line
 from rlhive.suggest import nearest
 
 _ENCODER = re.compile(r"_v(flat|r3m18|r3m34|r3m50|rrl18|rrl34|rrl50|vc1s|vc1l)(?=-v\d+$)")

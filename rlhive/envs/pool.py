@@ -16,10 +16,10 @@ from multiprocessing.util import Finalize
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from rlhive import WORKER_NAME
+from rlhive.command_line import command_line
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.interrupt import shield_children
 from rlhive.envs.chunk import Arrays, Chunk, Factory, Place, byte_count, map_arrays
-from rlhive.paths import command_line
 
 # Workers yield to the learner, which needs their steps only after its update: on two cores a training step took 9.7 ms
 # instead of 11.3 (means of four and of three runs in turns, FrankaReachRandom-v0).

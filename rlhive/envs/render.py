@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from rlhive.command_line import command_line
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.pixels import no_camera
 from rlhive.fresh_process import answer_of
 from rlhive.gl_backend import FAST_FLAGS, FAST_QUALITY, check_backend
-from rlhive.paths import command_line
 
 BACKENDS = ("egl", "osmesa")
 MAX_RENDERERS = 4  # processes that draw, so GL contexts, at once; many at once have hung on a GPU

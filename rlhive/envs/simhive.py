@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from rlhive.command import Parser, finish
+from rlhive.command_line import command_line
 from rlhive.envs.simhive_sources import (
     NOT_ON_INDEX,
     VERSION,
@@ -37,7 +38,7 @@ from rlhive.envs.simhive_sources import (
     robohive_directory,
     sources,
 )
-from rlhive.paths import cache_dir, command_line
+from rlhive.paths import cache_dir
 
 __all__ = ["VERSION", "SimHiveError", "SimHiveStatus", "ensure", "status"]
 

@@ -15,11 +15,12 @@ import torch
 from tensordict import TensorDict
 from torch import Generator, Tensor, nn
 
+from rlhive.command_line import command_line
 from rlhive.core.errors import LoadError
 from rlhive.core.files import file_sha256, replacing
 from rlhive.core.tree_file import check_leaves, named_leaves, read_tree, write_tree
 from rlhive.core.types import Params
-from rlhive.paths import cache_dir, command_line
+from rlhive.paths import cache_dir
 from rlhive.policy_fn.resnet import DEPTHS, ResNet
 
 _TIMEOUT = 20.0  # seconds without an answer

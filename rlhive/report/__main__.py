@@ -16,8 +16,8 @@ from pathlib import Path
 from absl import flags
 
 from rlhive.command import start
+from rlhive.command_line import check_encoding, command_line
 from rlhive.core.files import check_writable
-from rlhive.paths import check_encoding, command_line
 from rlhive.report.write import write
 from rlhive.runs.run_files import REPORT_FILE
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlhive.core.replay import ReplayBuffer
-from rlhive.memory import free_memory
+from rlhive.machine import free_memory
 from rlhive.policy_fn.encoders import learned
 from rlhive.runs.run_spec import RunSpec
 

@@ -22,7 +22,7 @@ from rlhive.core.optim import adam
 from rlhive.core.products import turn_products
 from rlhive.core.train_step import make_train_step
 from rlhive.losses_fn import make_sac_loss
-from rlhive.paths import has_compiler
+from rlhive.machine import has_compiler
 from rlhive.policy_fn.actor import ActorCritic, actor_critic
 from tests.helpers import make_network, make_sac_inputs, make_spec
 

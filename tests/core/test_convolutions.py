@@ -12,7 +12,7 @@ from rlhive.core.convolutions import exact_convolutions
 from rlhive.core.keys import make_generators
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.tree import stack_seeds
-from rlhive.paths import has_compiler
+from rlhive.machine import has_compiler
 from rlhive.policy_fn.cnn import CNN
 from rlhive.policy_fn.encoders import r3m
 from rlhive.training.learner import make_learner

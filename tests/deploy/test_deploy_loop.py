@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
+from rlhive.command_line import command_line
 from rlhive.core import interrupt
 from rlhive.data.formats import episodes
 from rlhive.data.trace import environment
@@ -25,7 +26,6 @@ from rlhive.deploy.safety import EXIT_CODES, FaultError, Sensors, SensorWatch, l
 from rlhive.envs.importing import quiet
 from rlhive.envs.robohive import env_spec
 from rlhive.export import export
-from rlhive.paths import command_line
 from rlhive.policy_fn import LoadError, load
 
 NAME = "FrankaReachRandom-v0"

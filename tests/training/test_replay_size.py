@@ -10,7 +10,7 @@ import torch
 
 from rlhive.config import load_config
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.memory import free_memory
+from rlhive.machine import free_memory
 from rlhive.policy_fn.encoders import feature_dim
 from rlhive.runs.run_spec import new_run_spec
 from rlhive.training.replay_size import check_replay

@@ -1,9 +1,10 @@
-"""How much memory this process can have: of the machine, of its container or job, and of its address space."""
+"""What this machine has: a C++ compiler, and memory for this process within its container and its limits."""
 
 from __future__ import annotations
 
 import re
 import resource
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,11 @@ PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 # Limit, use, and the part of the use that is given back when it is needed: of Linux's control groups, both versions.
 VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def has_compiler() -> bool:
+    """Whether there is the C++ compiler that Inductor needs."""
+    return any(shutil.which(name) for name in ("g++", "clang++"))
 
 
 def free_memory() -> int:
