@@ -36,7 +36,7 @@ def bundle(tmp_path):
     params = network.init(torch.Generator().manual_seed(0))
     size = peers.OBSERVATION_DIM
     normalizer = {"loc": torch.ones(size), "scale": torch.full((size,), 0.7), "count": torch.tensor(10.0)}
-    spec = new_run_spec("sac", peers.SPEC, network, (1,))
+    spec = new_run_spec("sac", peers.SPEC, network)
     env_state = TensorDict({"observation": normalizer})
     write_bundle(tmp_path / "bundle", Bundle(spec, params, env_state, 1, 0))
     return tmp_path / "bundle"

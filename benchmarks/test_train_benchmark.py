@@ -62,7 +62,7 @@ def test_default_run_takes_two_thirds_of_the_time_of_sb3(tmp_path, benchmark):
         ours.append(default_run(tmp_path / str(index)))
         seconds, num_parameters = sb3_run()
         theirs.append(seconds)
-    params, _ = read_part(tmp_path / "0" / "checkpoints" / "latest" / "params.safetensors", "params")
+    params, _ = read_part(tmp_path / "0" / "checkpoints" / "latest", "params")
     for name, count in num_parameters.items():
         assert sum(leaf.numel() for leaf in params[name].values(True, True)) == count, name
 

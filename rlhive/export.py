@@ -84,12 +84,11 @@ def export(
     from rlhive.policy_fn.bundle import Bundle, check_absent, describe, write_bundle
     from rlhive.policy_fn.loading import load, seed_dir
     from rlhive.runs.checkpoint_files import read_part
-    from rlhive.runs.run_files import part_path
 
     check_absent(out)
     folder = seed_dir(run_dir, seed, step)
     policy = load(folder)
-    header = read_part(part_path(folder, "params"), "params")[1]
+    header = read_part(folder, "params")[1]
     bundle = Bundle(policy.spec, policy.params, policy.env_state, header.seed, header.step)
     with tempfile.TemporaryDirectory() as scratch:
         extras = []

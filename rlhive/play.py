@@ -18,7 +18,7 @@ from rlhive.policy_fn.loading import load
 from rlhive.policy_fn.plan import follow
 from rlhive.policy_fn.policy import Policy
 from rlhive.runs.checkpoint_files import read_part
-from rlhive.runs.run_files import choose_checkpoint, part_path, seed_dirs
+from rlhive.runs.run_files import choose_checkpoint, seed_dirs
 from rlhive.training.evaluation import Act, Episodes, run_episodes
 
 
@@ -41,7 +41,7 @@ def load_policies(
         return {bundle.seed: load(run_dir, step=step)}, bundle.step, set()
     folders = seed_dirs(choose_checkpoint(run_dir, step))
     # By the header: in a copy without links the directory's name is "latest".
-    header = read_part(part_path(next(iter(folders.values())), "params"), "params")[1]
+    header = read_part(next(iter(folders.values())), "params")[1]
     policies = {}
     for trained, path in folders.items():
         with contextlib.suppress(NotFiniteActionError):

@@ -41,7 +41,6 @@ class Progress:
             disable=plain,
             dynamic_ncols=True,
         )
-        self._meter = tqdm.format_meter
         self._plain, self._interval = plain, interval
         self._total, self._initial, self._step = total_steps, initial_step, initial_step
         self._started = self._last_line = time.monotonic()
@@ -77,7 +76,7 @@ class Progress:
 
     def _line(self) -> None:
         self._last_line, self._shown = time.monotonic(), self._step
-        text = self._meter(
+        text = tqdm.format_meter(
             self._step,
             self._total,
             self._last_line - self._started,

@@ -95,9 +95,15 @@ def franka_spec() -> EnvSpec:
     return FRANKA
 
 
-def make_rollout(seeds: Sequence[int]) -> TensorDict:
-    """Where the environments `[S]` might be."""
-    return TensorDict({"episodes": {"number": torch.tensor(seeds)}}, batch_size=[len(seeds)])
+def make_rollout(seeds: Sequence[int], state: TrainState) -> TensorDict:
+    """Where the environments `[S]` of these states `[S]` might be."""
+    return TensorDict(
+        {
+            "episodes": {"number": torch.tensor(seeds)},
+            "normalizer": state["env_state", "observation"].double(),
+        },
+        batch_size=[len(seeds)],
+    )
 
 
 @pytest.fixture
@@ -107,7 +113,7 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
     def make(name: str = "run", seeds: Sequence[int] = (1,), env: EnvSpec = FRANKA) -> Run:
         network = actor_critic(env, hidden_sizes=(32, 32))
         state = trained_state(network, seeds)
-        spec = new_run_spec("sac", env, network, seeds)
+        spec = new_run_spec("sac", env, network)
         generators = {"replay": [torch.Generator().manual_seed(seed) for seed in seeds]}
         save_checkpoint(
             tmp_path / name,
@@ -115,7 +121,7 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
             state,
             spec,
             seeds=seeds,
-            rollout=make_rollout(seeds),
+            rollout=make_rollout(seeds, state),
             generators=generators,
             progress=[{"episodes": 7}] * len(seeds),
         )

@@ -87,7 +87,7 @@ def make_pixel_policy(env: EnvSpec, encoder: Encoder | None = None) -> Policy:
     pixels = env.pixels
     encoder = encoder or CNN(pixels.height, pixels.width, pixels.frames, ((4, 8, 4),), dim=8)
     network = actor_critic(env, hidden_sizes=(16, 16), feature_dim=feature_dim(encoder, pixels))
-    spec = new_run_spec("sac", env, network, (1,), encoder)
+    spec = new_run_spec("sac", env, network, encoder)
     generator = torch.Generator().manual_seed(0)
     params = network.init(generator).update({"encoder": encoder.init(generator)})
     size = spec.normalized_dim

@@ -210,7 +210,7 @@ def test_a_plan_is_followed_to_its_end():
 
 def test_the_description_says_how_many(franka_spec):
     plain, chunked = (
-        new_run_spec("bc", franka_spec, bc_network(franka_spec, chunk_size=size), (1,)) for size in (1, K)
+        new_run_spec("bc", franka_spec, bc_network(franka_spec, chunk_size=size)) for size in (1, K)
     )
     assert [spec.to_dict()["network"]["chunk_size"] for spec in (plain, chunked)] == [1, K]
     for spec in (plain, chunked):
@@ -336,7 +336,7 @@ def test_sac_does_not_begin_with_a_plan(trained):
     network = actor_critic(spec.env, hidden_sizes=(16,))
     with pytest.raises(LoadError, match="its actor plans 4 actions at once, and sac needs 1"):
         origin = latest_of(trained.run_dir)
-        start_from(trained.state, trained.run_dir, origin, new_run_spec("sac", spec.env, network, (3,)), (3,))
+        start_from(trained.state, trained.run_dir, origin, new_run_spec("sac", spec.env, network), (3,))
 
 
 def test_gradients_reach_every_step_of_a_plan():

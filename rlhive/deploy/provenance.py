@@ -44,9 +44,8 @@ def describe_policy(path: str | os.PathLike[str]) -> dict[str, Any]:
         values = read_spec(Path(path) / SPEC)
         return _source(path, text_hash(values), values.get("seed"), values.get("step"))
     folder = seed_dir(path)
-    parameters = part_path(folder, "params")
-    header = read_part(parameters, "params")[1]
-    return _source(folder, file_sha256(parameters), header.seed, header.step)
+    header = read_part(folder, "params")[1]
+    return _source(folder, file_sha256(part_path(folder, "params")), header.seed, header.step)
 
 
 def describe_deployment(

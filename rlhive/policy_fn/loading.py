@@ -19,7 +19,7 @@ from rlhive.policy_fn.bundle_files import NO_CHECKPOINT
 from rlhive.policy_fn.observation import example_observation
 from rlhive.policy_fn.policy import Policy
 from rlhive.policy_fn.tree_checks import check_env_state, check_params
-from rlhive.runs.checkpoint_files import read_part
+from rlhive.runs.checkpoint_files import read_file
 from rlhive.runs.run_files import CHECKPOINTS, PathLike, choose_checkpoint, part_path, seed_dirs
 from rlhive.runs.run_spec import RunSpec
 
@@ -158,7 +158,7 @@ def _read(source: PathLike | TensorDict | None, kind: str, origins: list[_Origin
     """The tree and a name for it in messages; adds where a file comes from to `origins`."""
     if isinstance(source, TensorDict):
         return source, kind
-    tree, header = read_part(_path(source, kind), kind)
+    tree, header = read_file(_path(source, kind), kind)
     origins.append(_Origin(str(source), header.spec, header.seed, header.step))
     return tree, str(source)
 

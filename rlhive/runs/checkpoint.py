@@ -20,7 +20,7 @@ from rlhive.core.errors import LoadError
 from rlhive.core.tree import stack_seeds
 from rlhive.core.tree_file import flush, named_leaves
 from rlhive.core.types import TrainState
-from rlhive.runs.checkpoint_files import PARTS, TRAINING, origin, read_seed, write_seed
+from rlhive.runs.checkpoint_files import PARTS, TRAINING, read_seed, write_seed
 from rlhive.runs.run_files import CHECKPOINTS, LATEST, PathLike, checkpoint_dir, part_path, seed_dirs
 from rlhive.runs.run_spec import RunSpec
 
@@ -88,13 +88,10 @@ def save_checkpoint(
     beside, final = root / f".tmp-{step}", root / str(step)
     try:
         for index, seed in enumerate(seeds):
-            own = {name: of_seed[index].get_state() for name, of_seed in generators.items()}
-            rest = TensorDict({key: state[index][key] for key in TRAINING}, batch_size=[])
-            rest.update({"rollout": rollout[index], "generators": TensorDict(own)})
-            trees = {name: state[index][name] for name in ("params", "env_state")} | {"train_state": rest}
             folder = beside / f"seed_{seed}" if len(seeds) > 1 else beside
+            own = {name: of_seed[index].get_state() for name, of_seed in generators.items()}
             header = {"spec": spec, "seed": seed, "step": step, "progress": progress[index]}
-            write_seed(folder, trees, header)
+            write_seed(folder, _trees(state[index], rollout[index], own), header)
         flush(beside)
         _replace_directory(beside, final)
     except BaseException:
@@ -121,7 +118,7 @@ def load_checkpoint(run_dir: PathLike, seeds: Sequence[int], *, step: int | None
         raise LoadError(f"{folder}: holds the seeds {sorted(folders)}, but {sorted(seeds)} are asked for")
     parts = [read_seed(folders[seed]) for seed in seeds]
     header = parts[0].header
-    if any(origin(part.header) != origin(header) for part in parts):
+    if any(part.header.origin != header.origin for part in parts):
         raise LoadError(f"{folder}: its files are of different runs or steps; copy the checkpoint again")
     for seed, part in zip(seeds, parts, strict=True):
         if part.header.seed != seed:
@@ -194,6 +191,13 @@ def _check_finite(seeds: Sequence[int], state: TrainState) -> None:
             raise ValueError(
                 f"{name} of seed {seed} is not finite: not saved, the checkpoints before are kept"
             )
+
+
+def _trees(state: TrainState, rollout: TensorDict, generators: dict[str, Tensor]) -> dict[str, TensorDict]:
+    """What each of a seed's files holds, by `PARTS`."""
+    rest = TensorDict({key: state[key] for key in TRAINING}, batch_size=[])
+    rest.update({"rollout": rollout, "generators": TensorDict(generators)})
+    return {"params": state["params"], "env_state": state["env_state"], "train_state": rest}
 
 
 def _replace_directory(beside: Path, final: Path) -> None:

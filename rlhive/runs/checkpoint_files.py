@@ -42,8 +42,18 @@ class Header:
     step: int
     progress: Mapping[str, Any] = attrs.field(factory=dict)
 
+    @property
+    def origin(self) -> tuple[str, int]:
+        """The run_id and the step that the file is of."""
+        return self.spec.run_id, self.step
 
-def read_part(path: str | os.PathLike[str], kind: str) -> tuple[TensorDict, Header]:
+
+def read_part(folder: Path, kind: str) -> tuple[TensorDict, Header]:
+    """The file of that kind in a seed's folder of a checkpoint; it raises as `read_file` does."""
+    return read_file(part_path(folder, kind), kind)
+
+
+def read_file(path: str | os.PathLike[str], kind: str) -> tuple[TensorDict, Header]:
     """One file of a checkpoint: its tree, batch size `[]`, and its header.
 
     Raises:
@@ -57,11 +67,6 @@ def read_part(path: str | os.PathLike[str], kind: str) -> tuple[TensorDict, Head
     if not all(number.isdecimal() for number in numbers) or fields.get("run_id") != spec.run_id:
         raise LoadError(f"{path}: seed, step or run_id of its header are missing or do not fit together")
     return tree, Header(kind, spec, int(numbers[0]), int(numbers[1]), progress)
-
-
-def origin(header: Header) -> tuple[str, int]:
-    """The run and the step that a file is of."""
-    return header.spec.run_id, header.step
 
 
 class SeedFiles(NamedTuple):
@@ -94,9 +99,9 @@ def read_seed(folder: Path) -> SeedFiles:
         LoadError: a file is missing or damaged, they are of different runs, seeds or steps, or lack what the
             algorithm trains with.
     """
-    read = {kind: read_part(part_path(folder, kind), kind) for kind in PARTS}
+    read = {kind: read_part(folder, kind) for kind in PARTS}
     header = read["train_state"][1]
-    if any(origin(other) != origin(header) or other.seed != header.seed for _, other in read.values()):
+    if any(other.origin != header.origin or other.seed != header.seed for _, other in read.values()):
         raise LoadError(
             f"{folder}: its files are of different runs, seeds or steps; copy the checkpoint again"
         )
@@ -107,8 +112,6 @@ def read_seed(folder: Path) -> SeedFiles:
     check_names(path, {*TRAINING, "rollout", "generators"}, rest.keys())
     check_names(f"{path}, its target_params", algorithm.target_keys, rest["target_params"].keys())
     if not algorithm.offline:
-        # Files of before the sums were kept in float64 have none.
-        rest["rollout"].setdefault("normalizer", read["env_state"][0]["observation"].double())
         check_names(f"{path}, its rollout", ("explore", "episodes", "normalizer"), rest["rollout"].keys())
     state = {
         "params": read["params"][0],

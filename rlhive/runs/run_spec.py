@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import platform
-import uuid
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -83,7 +82,7 @@ class RunSpec:
         algorithm: a name of `rlhive.algorithms.ALGORITHMS`.
         env: the environment it was trained on, or that its data set is of.
         network: its networks, of the algorithm's class.
-        run_id: sha256 in hex, another one for each run.
+        run_id: 64 random hexadecimal digits, different for every run.
         versions: of Python and of the packages that wrote it, by name.
         encoder: what its images go through; None without images.
         format_version: of the files.
@@ -174,14 +173,12 @@ def new_run_spec(
     algorithm: str,
     env: EnvSpec,
     network: ActorCritic,
-    seeds: Sequence[int],
     encoder: Encoder | None = None,
     dataset: DataSource | None = None,
     origin: Origin | None = None,
 ) -> RunSpec:
     """The spec of a run that starts now; no other run has its run_id, not even one of equal settings."""
-    content = [algorithm, env.to_dict(), network.to_dict(), list(seeds), uuid.uuid4().hex]
-    run_id = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    run_id = secrets.token_hex(32)
     return RunSpec(algorithm, env, network, run_id, versions(), encoder, dataset=dataset, origin=origin)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 
 import torch
 from tensordict import TensorDict
@@ -74,16 +73,6 @@ class EncodedEnv:
     def keep(self, indices: Sequence[int]) -> None:
         """As `VectorEnv.keep`."""
         self._envs.keep(indices)
-
-    def close(self) -> None:
-        """As `VectorEnv.close`."""
-        self._envs.close()
-
-    def __enter__(self) -> EncodedEnv:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
     def _encode_first(self, first: TensorDict) -> TensorDict:
         self.pixels = first["pixels"]

@@ -12,8 +12,8 @@ from rlhive.core.errors import LoadError
 from rlhive.core.tree import stack_seeds
 from rlhive.core.types import TrainState
 from rlhive.policy_fn.offline_network import OfflineNetwork
-from rlhive.runs.checkpoint_files import Header, read_part
-from rlhive.runs.run_files import checkpoint_dir, part_path, seed_dirs
+from rlhive.runs.checkpoint_files import read_part
+from rlhive.runs.run_files import checkpoint_dir, seed_dirs
 from rlhive.runs.run_spec import Origin, RunSpec
 
 ACTOR = ("observation_dim", "action_low", "action_high", "hidden_sizes", "activation", "actor_layer_norm")
@@ -27,7 +27,7 @@ def latest_of(run_dir: str | os.PathLike[str]) -> Origin:
         LoadError: there is no such run, or its files are damaged.
     """
     folder = next(iter(seed_dirs(checkpoint_dir(run_dir)).values()))
-    return _origin(run_dir, read_part(part_path(folder, "params"), "params")[1])
+    return Origin(os.fspath(run_dir), *read_part(folder, "params")[1].origin)
 
 
 def start_from(
@@ -56,14 +56,14 @@ def start_from(
     if lacking := [seed for seed in seeds if seed not in folders and len(folders) > 1]:
         raise LoadError(f"{run_dir}: has the seeds {list(folders)}, of which {lacking} cannot begin with one")
     chosen = [folders.get(seed, next(iter(folders.values()))) for seed in seeds]
-    read = [read_part(part_path(folder, "params"), "params") for folder in chosen]
-    if _origin(run_dir, read[0][1]) != origin:
+    read = [read_part(folder, "params") for folder in chosen]
+    if read[0][1].origin != (origin.run_id, origin.step):
         raise LoadError(
             f"{run_dir}: is another run than the one that {origin.path} was when the run began with it"
         )
     keys = _check_fits(run_dir, read[0][1].spec, spec)
     taken = stack_seeds([params.select(*keys) for params, _ in read]).to(state["step"].device)
-    constants = [read_part(part_path(folder, "env_state"), "env_state")[0] for folder in chosen]
+    constants = [read_part(folder, "env_state")[0] for folder in chosen]
     targets = [key for key in ALGORITHMS[spec.algorithm].target_keys if key in keys]
     return TensorDict(
         {
@@ -76,30 +76,28 @@ def start_from(
     )
 
 
-def _origin(run_dir: str | os.PathLike[str], header: Header) -> Origin:
-    return Origin(os.fspath(run_dir), header.spec.run_id, header.step)
-
-
-def _check_fits(run_dir: object, origin: RunSpec, spec: RunSpec) -> tuple[str, ...]:
+def _check_fits(run_dir: object, earlier: RunSpec, spec: RunSpec) -> tuple[str, ...]:
     """The subtrees to take over."""
-    keys = INIT_KEYS.get((origin.algorithm, spec.algorithm))
+    keys = INIT_KEYS.get((earlier.algorithm, spec.algorithm))
     if keys is None:
-        known = ", ".join(f"{later} from {earlier}" for earlier, later in INIT_KEYS)
-        raise LoadError(f"{run_dir}: {spec.algorithm} cannot start from {origin.algorithm}; there is {known}")
-    if origin.env != spec.env or origin.encoder != spec.encoder:
+        known = ", ".join(f"{later} from {first}" for first, later in INIT_KEYS)
         raise LoadError(
-            f"{run_dir}: is of another environment or encoder, {origin.env.name}, not {spec.env.name}"
+            f"{run_dir}: {spec.algorithm} cannot start from {earlier.algorithm}; there is {known}"
         )
-    if origin.network.chunk_size > 1:
+    if earlier.env != spec.env or earlier.encoder != spec.encoder:
         raise LoadError(
-            f"{run_dir}: its actor plans {origin.network.chunk_size} actions at once, and {spec.algorithm} needs 1"
+            f"{run_dir}: is of another environment or encoder, {earlier.env.name}, not {spec.env.name}"
         )
-    if isinstance(origin.network, OfflineNetwork) and origin.network.head != "tanh_gaussian":
+    if earlier.network.chunk_size > 1:
         raise LoadError(
-            f"{run_dir}: its actor has the head {origin.network.head!r}, and {spec.algorithm} needs 'tanh_gaussian'"
+            f"{run_dir}: its actor plans {earlier.network.chunk_size} actions at once, and {spec.algorithm} needs 1"
+        )
+    if isinstance(earlier.network, OfflineNetwork) and earlier.network.head != "tanh_gaussian":
+        raise LoadError(
+            f"{run_dir}: its actor has the head {earlier.network.head!r}, and {spec.algorithm} needs 'tanh_gaussian'"
         )
     names = ACTOR + (CRITIC if "critic" in keys else ())
-    pairs = [(name, getattr(origin.network, name), getattr(spec.network, name)) for name in names]
+    pairs = [(name, getattr(earlier.network, name), getattr(spec.network, name)) for name in names]
     differing = [
         f"{name} is {there!r} there and {here!r} here" for name, there, here in pairs if there != here
     ]

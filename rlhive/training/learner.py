@@ -170,7 +170,12 @@ def observe(state: TrainState, normalizer: TensorDict, observation: Tensor) -> t
     """
     normalizer = update_normalizer(normalizer, observation.double())
     constants = to_device(normalizer.float(), state["step"].device)
-    return replace(state, {"env_state": replace(state["env_state"], {"observation": constants})}), normalizer
+    return with_constants(state, constants), normalizer
+
+
+def with_constants(state: TrainState, constants: TensorDict) -> TrainState:
+    """The state `[S]` with these normaliser constants `[S]`; nothing else is touched."""
+    return replace(state, {"env_state": replace(state["env_state"], {"observation": constants})})
 
 
 def logged_metrics(metrics: Metrics) -> dict[str, Tensor]:

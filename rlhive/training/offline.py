@@ -10,13 +10,8 @@ from rlhive.training.stop import stop_broken
 
 
 def step(run: Run, progress: Progress) -> None:
-    """One update.
-
-    Raises:
-        ValueError: the run has no data set.
-    """
-    if run.dataset is None:
-        raise ValueError(f"{run.config.algorithm} learns from a data set, and there is none")
+    """One update."""
+    assert run.dataset is not None  # `load_config` refuses an offline algorithm without one
     config, before = run.config, run.state
     streams, chunk_size = [own["replay"] for own in run.generators], run.learner.network.chunk_size
     batch = to_device(run.dataset.sample(streams, config.batch_size, chunk_size), config.device)

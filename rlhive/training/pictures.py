@@ -51,17 +51,12 @@ class Strip:
         return torch.cat(images, dim=1).numpy()
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Writes u8 `[H, W, 3]` as a PNG, in one step."""
+def write_strip(run_dir: Path, strip: Strip, length: int) -> None:
+    """Writes the images of an episode of that length as a PNG, replacing those of the previous evaluation."""
     from matplotlib.image import imsave
 
-    with replacing(path) as beside:
-        imsave(beside, picture)
-
-
-def write_strip(run_dir: Path, strip: Strip, length: int) -> None:
-    """Writes the images of an episode of that length, in place of those of the evaluation before."""
-    write_picture(run_dir / SEEN_FILE, strip.picture(length))
+    with replacing(run_dir / SEEN_FILE) as beside:
+        imsave(beside, strip.picture(length))
 
 
 def film_run(run: Run) -> str:

@@ -16,7 +16,7 @@ from rlhive.runs.run_spec import RunSpec
 if TYPE_CHECKING:
     from rlhive.config.train_config import TrainConfig
 
-logger = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 MEGABYTE, GIGABYTE = 1e6, 1e9
 
 
@@ -35,7 +35,7 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
         image_bytes=0 if stored is None else math.prod(stored.shape),
     )
     memory = "of memory on the GPU" if config.on_gpu else "of memory"
-    logger.info(
+    LOG.info(
         "the replay of %d steps of %d seed(s) takes %.1f MB %s",
         min(replay.capacity, config.total_steps),
         replay.num_seeds,

@@ -35,7 +35,7 @@ from rlhive.training.stop import Stopped
 if TYPE_CHECKING:
     from rlhive.config.train_config import TrainConfig
 
-logger = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 
 def restore_stopped(
@@ -131,7 +131,7 @@ def check_run_files(run_dir: Path) -> RunSpec:
     if (run_dir / METRICS_FILE).exists():
         read_metrics(run_dir)
     else:
-        logger.warning("%s has no %s: its rows so far are gone, a new one begins", run_dir, METRICS_FILE)
+        LOG.warning("%s has no %s: its rows so far are gone, a new one begins", run_dir, METRICS_FILE)
     return spec
 
 
@@ -201,7 +201,7 @@ def _replay_header(run_dir: Path, spec: RunSpec, step: int) -> dict[str, str]:
     except (ValueError, OSError) as error:
         raise LoadError(f"{run_dir}: its replay cannot be read: {error}") from None
     for name, expected in replay_origin(spec, step).items():
-        if (there := header.get(name, expected)) != expected:  # files of before have neither
+        if (there := header.get(name)) != expected:
             raise LoadError(
                 f"{path}: is of another run or step, {name} {there} instead of {expected}: copy it again"
             )

@@ -218,7 +218,7 @@ def _make_spec(
     """Of a new run; or of the one before that it goes on with or joins, which has to be the same."""
     source = None if dataset is None else source_of(dataset)
     origin = None if before or config.init_from is None else latest_of(config.init_from)
-    spec = new_run_spec(config.algorithm, env, learner.network, config.seeds, encoder, source, origin)
+    spec = new_run_spec(config.algorithm, env, learner.network, encoder, source, origin)
     return check_same(run_dir, before, spec) if before else spec
 
 

@@ -131,14 +131,7 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
             sys.stderr.write(
                 f"rlhive.train: until now updates were {before}: from here on the run rounds otherwise\n"
             )
-        if (pixels := run.spec.env.pixels) is not None:
-            size = f"{pixels.height}x{pixels.width}, {pixels.quality} quality"
-            images = (
-                f"images of {', '.join(pixels.cameras)}, {size}" if pixels.cameras else "no images (blind)"
-            )
-            sys.stderr.write(f"rlhive.train: {images}; {describe(run.spec.encoder)}\n")
-        if run.spec.dataset is not None:
-            sys.stderr.write(f"rlhive.train: {run.spec.dataset.describe()}\n")
+        _say_what_it_sees(run.spec)
         began_at = run.step
         with advising_to_resume(directory):
             finished = loop.train(run)
@@ -147,6 +140,16 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
     if run.stopped:
         sys.stderr.write(f"rlhive.train: stopped before the others: {stopped_text(run.stopped)}\n")
     return finished
+
+
+def _say_what_it_sees(spec: RunSpec) -> None:
+    """The images and the encoder of a run, and its data set, a line each."""
+    if (pixels := spec.env.pixels) is not None:
+        size = f"{pixels.height}x{pixels.width}, {pixels.quality} quality"
+        images = f"images of {', '.join(pixels.cameras)}, {size}" if pixels.cameras else "no images (blind)"
+        sys.stderr.write(f"rlhive.train: {images}; {describe(spec.encoder)}\n")
+    if spec.dataset is not None:
+        sys.stderr.write(f"rlhive.train: {spec.dataset.describe()}\n")
 
 
 @contextlib.contextmanager

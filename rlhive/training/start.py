@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from tensordict import TensorDict
 
 from rlhive.algorithms import ALGORITHMS
 from rlhive.core.compile import prepare_compiler
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.errors import LoadError
 from rlhive.core.keys import make_generators
-from rlhive.core.tree import replace, stack_seeds
+from rlhive.core.tree import stack_seeds
 from rlhive.core.types import TrainState
 from rlhive.data.cache import load_dataset
 from rlhive.data.dataset import Dataset
@@ -28,14 +27,14 @@ from rlhive.runs.checkpoint import Checkpoint
 from rlhive.runs.run_spec import DataSource, RunSpec
 from rlhive.training.encoded_env import EncodedEnv
 from rlhive.training.init_from import start_from
-from rlhive.training.learner import Generators, Learner
+from rlhive.training.learner import Generators, Learner, with_constants
 from rlhive.training.resume import restore_stopped
 from rlhive.training.stop import Stopped, stopped_text
 
 if TYPE_CHECKING:
     from rlhive.config.train_config import TrainConfig
 
-logger = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 EVALUATION_ENVS = 4
 _MARGIN = 1e-3  # of the range of an action: what rounding may put beyond its limits
@@ -110,16 +109,11 @@ def first_state(
     """Of a new run: from the generators, or from the policy of another run; offline with the data's normaliser."""
     state = learner.init(generators)
     if dataset is not None and ALGORITHMS[config.algorithm].offline:
-        state = _with_normalizer(state, dataset.normalizer())
+        constants = stack_seeds([dataset.normalizer()] * len(state))
+        state = with_constants(state, constants.to(state["step"].device))
     if config.init_from is not None and spec.origin is not None:
         state = start_from(state, config.init_from, spec.origin, spec, seeds)
     return state
-
-
-def _with_normalizer(state: TrainState, normalizer: TensorDict) -> TrainState:
-    """The state `[S]` with these constants, of one seed, for each of its seeds; nothing else is touched."""
-    observation = stack_seeds([normalizer] * len(state)).to(state["step"].device)
-    return replace(state, {"env_state": replace(state["env_state"], {"observation": observation})})
 
 
 def open_dataset(config: TrainConfig, env: EnvSpec, encoder: Encoder | None) -> Dataset | None:
@@ -157,7 +151,7 @@ def _warn_beyond_limits(dataset: Dataset, env: EnvSpec) -> None:
             row, column = divmod(int(beyond.argmax()), env.action_dim)
             most, furthest = float(beyond.max()), float(actions[row, column])
     if steps:
-        logger.warning(
+        LOG.warning(
             "%s: %.3g%% of its actions are beyond the limits of %s, the furthest %.4g of %s, which goes from %g to %g: "
             "scale the actions, or learn a policy that is at its limits",
             dataset.spec.source,

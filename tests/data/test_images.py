@@ -89,8 +89,8 @@ def test_features_are_the_encoders_and_are_made_once(drawn, encoder, cache, monk
 
 def test_offline_is_what_online_training_sees(drawn, encoder):
     dataset = load_dataset(drawn, encoder=encoder, pixels=IMAGES)
-    envs = VectorEnv(VISUAL, seeds=(0,), num_envs=len(SEEDS), num_workers=0, pixels=IMAGES)
-    with EncodedEnv(envs, encoder, encoder.init(torch.Generator())) as online:
+    with VectorEnv(VISUAL, seeds=(0,), num_envs=len(SEEDS), num_workers=0, pixels=IMAGES) as envs:
+        online = EncodedEnv(envs, encoder, encoder.init(torch.Generator()))
         seen = online.reset([list(SEEDS)])["observation"]
         for step in range(STEPS):
             rows = dataset.take(torch.tensor([[step, STEPS + step]]))

@@ -97,7 +97,7 @@ def test_a_policy_that_sees_computes_in_any_dtype(encoder, dtype, franka_spec):
 def test_a_policy_without_cameras_acts_on_the_observation_alone(franka_spec):
     env = attrs.evolve(franka_spec, pixels=PixelSpec((), 64, 64, "fast"))
     network = actor_critic(env, hidden_sizes=(8,))
-    spec = new_run_spec("sac", env, network, [1], Flat())
+    spec = new_run_spec("sac", env, network, Flat())
     params = network.init(torch.Generator().manual_seed(0))
     observations = torch.randn(9, env.observation_dim, generator=torch.Generator().manual_seed(0))
     normalizer = update_normalizer(init_normalizer(env.observation_dim), observations)

@@ -123,7 +123,7 @@ def test_one_observation_gives_the_bits_of_the_general_function(make_run, franka
     run = make_run()
     network = actor_critic(franka_spec, hidden_sizes=(48, 40), **settings)
     params = network.init(torch.Generator().manual_seed(3))
-    policy = load(params, run.state["env_state"][0], spec=new_run_spec("sac", franka_spec, network, (1,)))
+    policy = load(params, run.state["env_state"][0], spec=new_run_spec("sac", franka_spec, network))
     for observation in 4.0 * torch.randn(200, 1, 21, generator=torch.Generator().manual_seed(0)):
         general = policy.apply(policy.params, policy.env_state, observation)
         assert torch.equal(policy(observation[0]), general[0])
@@ -147,7 +147,7 @@ def test_every_head_gives_one_observation_the_bits_of_the_general_function(
     network = bc_network(env, head=head, hidden_sizes=(48, 40))
     params = network.init(torch.Generator().manual_seed(3))
     env_state = make_run().state["env_state"][0]
-    policy = load(params, env_state, spec=new_run_spec("bc", env, network, (1,)))
+    policy = load(params, env_state, spec=new_run_spec("bc", env, network))
     for observation in 4.0 * torch.randn(50, 1, 21, generator=torch.Generator().manual_seed(0)):
         general = policy.apply(policy.params, policy.env_state, observation)
         assert torch.equal(policy(observation[0]), general[0])

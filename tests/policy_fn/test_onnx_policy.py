@@ -56,7 +56,7 @@ def exported(installed, tmp_path_factory):
     generator = torch.Generator().manual_seed(0)
     normalizer = {"loc": torch.ones(21), "scale": torch.full((21,), 0.7), "count": torch.tensor(10.0)}
     env_state = TensorDict({"observation": normalizer})
-    spec = new_run_spec("sac", installed, network, (1,))
+    spec = new_run_spec("sac", installed, network)
     policy = load(network.init(generator), env_state, spec=spec)
     sources = (exporting.random_observations(policy, 1000), exporting.record(policy, 1000))
     observations = np.concatenate([seen["observation"] for source in sources for seen in source])

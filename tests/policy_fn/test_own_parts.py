@@ -28,7 +28,7 @@ def own_algorithm(monkeypatch):
 
 
 def make_policy(algorithm, env, network):
-    spec = RunSpec.from_json(new_run_spec(algorithm, env, network, (1,)).to_json(), "spec.json")
+    spec = RunSpec.from_json(new_run_spec(algorithm, env, network).to_json(), "spec.json")
     constants = {"loc": torch.zeros(5), "scale": torch.ones(5), "count": torch.tensor(10.0)}
     return load(network.init(1), TensorDict({"observation": constants}), spec=spec)
 

@@ -15,7 +15,7 @@ def policy(franka_spec):
     network = bc_network(franka_spec, hidden_sizes=(8, 8), chunk_size=4)
     constants = {"loc": torch.zeros(21), "scale": torch.ones(21), "count": torch.tensor(10.0)}
     params, env_state = network.init(torch.Generator().manual_seed(0)), TensorDict({"observation": constants})
-    return load(params, env_state, spec=new_run_spec("bc", franka_spec, network, (1,)))
+    return load(params, env_state, spec=new_run_spec("bc", franka_spec, network))
 
 
 def test_a_plan_is_carried_out_for_one_and_for_a_batch(policy):

@@ -22,7 +22,7 @@ def make_policy(chunk_size=1, **settings):
     algorithm = ALGORITHMS["bc"]
     network = algorithm.make_network(make_spec(), hidden_sizes=(16,), chunk_size=chunk_size)
     constants = init_normalizer(5).update({"count": torch.tensor(10.0, dtype=torch.float32)})
-    spec = new_run_spec("bc", make_spec(), network, (1,))
+    spec = new_run_spec("bc", make_spec(), network)
     params = network.init(torch.Generator().manual_seed(0))
     return load(params, TensorDict({"observation": constants}), spec=spec, **settings)
 

@@ -79,7 +79,7 @@ def write_run(tmp_path, franka_spec):
     def write(name="run", success=SUCCESS, steps=STEPS, config=CONFIG, env=franka_spec):
         directory = tmp_path / name
         directory.mkdir(parents=True)
-        spec = new_run_spec("sac", env, actor_critic(env, hidden_sizes=(8,)), list(success))
+        spec = new_run_spec("sac", env, actor_critic(env, hidden_sizes=(8,)))
         (directory / "spec.json").write_text(spec.to_json())
         (directory / "config.gin").write_text(config.format(seed=min(success)))
         with Recorder(directory, loggers=()) as recorder:

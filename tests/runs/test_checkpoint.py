@@ -27,7 +27,7 @@ PARTS = ("params", "env_state", "train_state")
 def save(run, step, **changes):
     arguments = {
         "seeds": run.seeds,
-        "rollout": make_rollout(run.seeds),
+        "rollout": make_rollout(run.seeds, run.state),
         "generators": run.generators,
         "progress": [{}] * len(run.seeds),
         **changes,
@@ -53,7 +53,6 @@ def test_restored_state_equals_saved_one_bit_for_bit(make_run, seeds):
     assert checkpoint.spec == run.spec
     assert checkpoint.rollout["episodes", "number"].tolist() == list(seeds)
     assert (checkpoint.step, checkpoint.progress) == (100, [{"episodes": 7}] * len(seeds))
-    # These files, like those of before it was saved, have no normaliser in float64.
     assert_equal_trees(checkpoint.rollout["normalizer"], run.state["env_state", "observation"].double())
 
 
@@ -97,7 +96,7 @@ def test_files_of_a_seed_among_several_equal_those_of_its_own_run(make_run):
         several.state[1:],
         several.spec,
         seeds=(7,),
-        rollout=make_rollout((7,)),
+        rollout=make_rollout((7,), several.state[1:]),
         generators={"replay": several.generators["replay"][1:]},
         progress=[{"episodes": 7}],
     )
@@ -312,7 +311,7 @@ def test_spec_is_json_and_back(make_run):
 
 def test_no_two_runs_share_an_id(make_run):
     spec = make_run().spec
-    assert new_run_spec("sac", spec.env, spec.network, (1,)).run_id != spec.run_id
+    assert new_run_spec("sac", spec.env, spec.network).run_id != spec.run_id
 
 
 @pytest.mark.parametrize(

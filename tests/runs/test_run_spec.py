@@ -25,7 +25,7 @@ SOURCE = DataSource("demo.h5", "0" * 64, trials=3, steps=150, left_out=("Trial1:
 
 def make_spec(algorithm, env, dataset=None, **settings):
     network = ALGORITHMS[algorithm].make_network(env, hidden_sizes=(8, 8), **settings)
-    return new_run_spec(algorithm, env, network, (1,), dataset=dataset)
+    return new_run_spec(algorithm, env, network, dataset=dataset)
 
 
 @pytest.mark.parametrize("dataset", [None, SOURCE])
@@ -94,7 +94,7 @@ def make_seeing_spec(env, encoder, pixels):
     network = ALGORITHMS["sac"].make_network(
         env, hidden_sizes=(8, 8), feature_dim=feature_dim(encoder, pixels)
     )
-    return new_run_spec("sac", env, network, (1,), encoder)
+    return new_run_spec("sac", env, network, encoder)
 
 
 def test_a_run_is_not_resumed_with_an_encoder_of_another_kind_or_without_images(franka_spec, tmp_path):
@@ -148,7 +148,7 @@ def test_one_observation_at_a_time_gives_the_bits_of_the_general_function(head, 
     params = network.init(torch.Generator().manual_seed(0))
     constants = {"loc": torch.ones(21), "scale": torch.full((21,), 2.0), "count": torch.ones(())}
     env_state = TensorDict({"observation": constants})
-    policy = Policy(new_run_spec("bc", franka_spec, network, (1,)), params, env_state)
+    policy = Policy(new_run_spec("bc", franka_spec, network), params, env_state)
     act = make_single_apply(network, params, env_state)
     for observation in 3.0 * torch.randn(50, 1, 21, generator=torch.Generator().manual_seed(1)):
         assert torch.equal(act(observation), policy.apply(params, env_state, observation))

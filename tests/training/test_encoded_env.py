@@ -34,9 +34,8 @@ def both():
     with VectorEnv(short_franka, seeds=[1, 2], num_workers=0) as plain:
         whole = [plain.reset(), *play(plain)]
     encoder = Counting()
-    with EncodedEnv(
-        VectorEnv(short_franka, seeds=[1, 2], num_workers=0), encoder, encoder.init(torch.Generator())
-    ) as envs:
+    with VectorEnv(short_franka, seeds=[1, 2], num_workers=0) as vector:
+        envs = EncodedEnv(vector, encoder, encoder.init(torch.Generator()))
         assert envs.shape == (2, 1) and envs.spec.pixels == PIXELS
         encoded = [envs.reset(), *play(envs)]
     return whole, encoded

@@ -33,7 +33,7 @@ def check(env, name, *bindings, num_seeds=None):
     replay = config.make_replay(
         num_seeds=num_seeds or config.num_seeds, num_envs=1, device="cpu", total_steps=config.total_steps
     )
-    check_replay(replay, config, new_run_spec("sac", spec, network, config.seeds, encoder))
+    check_replay(replay, config, new_run_spec("sac", spec, network, encoder))
 
 
 @pytest.mark.parametrize(
