@@ -11,13 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
-from rlhive.report.data import RNG_SEED, Run
-from rlhive.report.statistics import (
-    Estimate,
-    performance_profile,
-    probability_of_improvement,
-    steps_to_threshold,
-)
+from rlhive.report.results import RNG_SEED, Improvement, Results, step_names
+from rlhive.report.statistics import Estimate, performance_profile, steps_to_threshold
 from rlhive.report.text import count_text
 
 if TYPE_CHECKING:
@@ -42,7 +37,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def seeds_figure(run: Run, runs: Sequence[Run], name: str) -> str:
+def seeds_figure(run: Results, runs: Sequence[Results], name: str) -> str:
     """Each seed's score over steps, and of several seeds their IQM with its interval and their median.
 
     Args:
@@ -77,17 +72,17 @@ def seeds_figure(run: Run, runs: Sequence[Run], name: str) -> str:
         return _svg(figure)
 
 
-def runs_figure(runs: Sequence[Run], name: str) -> str:
+def runs_figure(runs: Sequence[Results], name: str) -> str:
     """Each run's IQM over steps with its interval; the one seed of a run that has no other."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _new(runs, name)
         for index, run in enumerate(runs):
-            colour, line = style(index)
+            colour, line = _style(index)
             _band(axes, run.steps, run.iqm(name), colour, _label(run), linestyle=line)
         return _svg(figure)
 
 
-def profile_figure(runs: Sequence[Run], name: str, step: int) -> str:
+def profile_figure(runs: Sequence[Results], name: str, step: int) -> str:
     """Performance profile: the fraction of each run's seeds with a score above the threshold, at one step."""
     finals = [run.at(name, step) for run in runs]
     low, high = (0.0, 1.0) if name == "success" else (min(map(np.min, finals)), max(map(np.max, finals)))
@@ -98,7 +93,7 @@ def profile_figure(runs: Sequence[Run], name: str, step: int) -> str:
         axes = figure.subplots()
         for index, (run, scores) in enumerate(zip(runs, finals, strict=True)):
             profile = performance_profile(scores, thresholds, np.random.default_rng(RNG_SEED))
-            colour, line = style(index)
+            colour, line = _style(index)
             _band(axes, thresholds, profile, colour, _label(run), linestyle=line, steps=True)
         axes.set(xlabel=f"{LABELS[name]} above", ylabel="fraction of seeds", ylim=(-0.03, 1.03))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -107,22 +102,8 @@ def profile_figure(runs: Sequence[Run], name: str, step: int) -> str:
         return _svg(figure)
 
 
-def improvements(runs: Sequence[Run], name: str, step: int) -> list[tuple[Run, Run, Estimate]]:
-    """Every pair of runs `(A, B, probability that A is better than B)` at one step."""
-    return [
-        (
-            a,
-            b,
-            probability_of_improvement(a.at(name, step), b.at(name, step), np.random.default_rng(RNG_SEED)),
-        )
-        for index, a in enumerate(runs)
-        for b in runs[index + 1 :]
-    ]
-
-
-def improvement_figure(runs: Sequence[Run], name: str, step: int) -> str:
-    """Probability of improvement of every pair, a row each with its interval."""
-    pairs = improvements(runs, name, step)
+def improvement_figure(pairs: Sequence[Improvement], name: str) -> str:
+    """Probability of improvement of every pair by the score of that name, a row each with its interval."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.8, 0.9 + 0.5 * len(pairs)), layout="constrained")
         axes = figure.subplots()
@@ -138,7 +119,7 @@ def improvement_figure(runs: Sequence[Run], name: str, step: int) -> str:
         return _svg(figure)
 
 
-def reached_figure(runs: Sequence[Run], threshold: float) -> str:
+def reached_figure(runs: Sequence[Results], threshold: float) -> str:
     """The fraction of each run's seeds that have reached a success rate, over steps."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _new(runs, "success")
@@ -146,23 +127,18 @@ def reached_figure(runs: Sequence[Run], threshold: float) -> str:
             reached = steps_to_threshold(run.steps, run.scores["success"], threshold)
             fraction = (reached[:, None] <= run.steps).mean(axis=0)
             ends = np.append(0, run.steps), np.append(0.0, fraction)
-            colour, line = style(index)
+            colour, line = _style(index)
             axes.step(*ends, where="post", color=colour, linestyle=line, linewidth=1.8, label=_label(run))
         axes.set(ylabel=f"seeds that reached {threshold:.0%}")
         return _svg(figure)
 
 
-def style(index: int) -> tuple[str, str]:
+def _style(index: int) -> tuple[str, str]:
     """Colour and line style of the run of that index, the same in every picture."""
     return COLOURS[index % len(COLOURS)], LINES[index % len(LINES)]
 
 
-def step_names(runs: Sequence[Run]) -> str:
-    """What the steps of these runs count, in one word or two."""
-    return " or ".join(dict.fromkeys(run.step_name for run in runs))
-
-
-def _new(runs: Sequence[Run], name: str) -> tuple[Figure, Axes]:
+def _new(runs: Sequence[Results], name: str) -> tuple[Figure, Axes]:
     """Axes of a score over steps that all of the runs fit into."""
     figure = Figure(figsize=(4.8, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -198,13 +174,13 @@ def _band(
     axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0, step="post" if steps else None)
 
 
-def _short(run: Run) -> str:
+def _short(run: Results) -> str:
     """The run's label, without its middle where it would not fit beside a picture."""
     label = run.label
     return label if len(label) <= LONGEST else f"{label[: LONGEST // 3]}…{label[-(LONGEST * 2 // 3 - 1) :]}"
 
 
-def _label(run: Run) -> str:
+def _label(run: Results) -> str:
     return f"{_short(run)} ({count_text(run)})"
 
 

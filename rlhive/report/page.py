@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rlhive.report.data import Process, Run, shared_step
 from rlhive.report.figures import (
     LABELS,
     improvement_figure,
-    improvements,
     profile_figure,
     reached_figure,
     runs_figure,
     seeds_figure,
-    step_names,
 )
 from rlhive.report.html import document, grid, heading, image, listing, note, section, table
+from rlhive.report.results import Improvement, Process, Results, improvements, shared_step, step_names
 from rlhive.report.statistics import RESAMPLES, steps_to_threshold
 from rlhive.report.text import (
     chance_text,
     count_text,
+    encoder_text,
     list_text,
     score_text,
     score_with_interval,
@@ -36,7 +35,7 @@ INTERVAL = f"95 % stratified bootstrap interval ({RESAMPLES:,} resamples)"
 NOT_RECORDED, NOT_REACHED, STOPPED_BEFORE = "not recorded", "not reached", "stopped before"
 
 
-def page(runs: Sequence[Run], picture: bytes | str) -> str:
+def page(runs: Sequence[Results], picture: bytes | str) -> str:
     """The whole page as HTML text.
 
     Args:
@@ -45,7 +44,7 @@ def page(runs: Sequence[Run], picture: bytes | str) -> str:
     """
     first = runs[0]
     about = "; ".join(
-        f"{run.label}: {run.spec['algorithm']}, {count_text(run)}{_encoder_text(run)}" for run in runs
+        f"{run.label}: {run.spec['algorithm']}, {count_text(run)}{encoder_text(run)}" for run in runs
     )
     body = [heading(first.environment, about), _summary(runs), _curves(runs)]
     if len(runs) > 1:
@@ -55,7 +54,7 @@ def page(runs: Sequence[Run], picture: bytes | str) -> str:
     return document(f"{first.environment}: {', '.join(run.label for run in runs)}", body)
 
 
-def _summary(runs: Sequence[Run]) -> str:
+def _summary(runs: Sequence[Results]) -> str:
     """A column for each run: its scores at one step, and how soon its seeds succeed."""
     names = ["seeds", "at step"]
     names += [f"{label}, {what}" for label in LABELS.values() for what in ("IQM", "median")]
@@ -72,7 +71,7 @@ def _summary(runs: Sequence[Run]) -> str:
     return section("Summary", table(["", *(run.label for run in runs)], rows), note(text))
 
 
-def _summary_of(run: Run, step: int | None) -> list[str]:
+def _summary_of(run: Results, step: int | None) -> list[str]:
     """The run's column; no scores where no step has them of every seed."""
     cells = [list_text(run.seeds.tolist()), "none has every seed" if step is None else f"{step:,}"]
     for name in LABELS:
@@ -93,12 +92,12 @@ def _summary_of(run: Run, step: int | None) -> list[str]:
     return cells
 
 
-def _not_reached(run: Run, seed: int) -> str:
+def _not_reached(run: Results, seed: int) -> str:
     """What is said of a success rate that a seed never had: one that met its target was not to go on to another."""
     return STOPPED_BEFORE if run.stopped.get(seed, (0, ""))[1] == TARGET_MET else NOT_REACHED
 
 
-def _curves(runs: Sequence[Run]) -> str:
+def _curves(runs: Sequence[Results]) -> str:
     figures = [
         _figure(seeds_figure(run, runs, name), f"{run.label}: {LABELS[name]} over steps. {_curve_note(run)}")
         for run in runs
@@ -107,7 +106,7 @@ def _curves(runs: Sequence[Run]) -> str:
     return section("Learning curves", grid(figures))
 
 
-def _curve_note(run: Run) -> str:
+def _curve_note(run: Results) -> str:
     if len(run.seeds) == 1:
         return f"Seed {run.seeds[0]} alone, so there is no interval over seeds."
     text = f"Thin: each seed. Black: IQM with its {INTERVAL} over {count_text(run)}. Dashed: median."
@@ -118,7 +117,7 @@ def _curve_note(run: Run) -> str:
     return text
 
 
-def _comparison(runs: Sequence[Run]) -> str:
+def _comparison(runs: Sequence[Results]) -> str:
     step = shared_step(runs)
     at = f"at step {step:,}, the last with evaluations of every seed of every run"
     band = f"Bands: {INTERVAL} over each run's seeds"
@@ -129,29 +128,29 @@ def _comparison(runs: Sequence[Run]) -> str:
     for name, label in LABELS.items():
         caption = f"Performance profile {at}: fraction of seeds with a {label} above the threshold. {band}"
         figures.append(_figure(profile_figure(runs, name, step), caption))
+    pairs = {name: improvements(runs, name, step) for name in LABELS}
     for name, label in LABELS.items():
         caption = (
             f"Probability of improvement {at}: how often a seed of the first run has a higher {label} than one of "
             f"the second; ties count half. Bars: {INTERVAL} over the seeds of both."
         )
-        figures.append(_figure(improvement_figure(runs, name, step), caption))
+        figures.append(_figure(improvement_figure(pairs[name], name), caption))
     for threshold in THRESHOLDS:
         caption = f"Samples to {threshold:.0%}: fraction of seeds that have had an evaluation with that success rate."
         figures.append(_figure(reached_figure(runs, threshold), caption))
-    return section("Comparison", grid(figures), _improvement_table(runs, step), _difference_table(runs))
+    return section("Comparison", grid(figures), _improvement_table(pairs, step), _difference_table(runs))
 
 
-def _improvement_table(runs: Sequence[Run], step: int) -> str:
-    by_score = [improvements(runs, name, step) for name in LABELS]
+def _improvement_table(pairs: Mapping[str, Sequence[Improvement]], step: int) -> str:
     rows = [
-        [f"{pairs[0][0].label} over {pairs[0][1].label}", *(chance_text(chance) for _, _, chance in pairs)]
-        for pairs in zip(*by_score, strict=True)
+        [f"{of[0][0].label} over {of[0][1].label}", *(chance_text(chance) for _, _, chance in of)]
+        for of in zip(*pairs.values(), strict=True)
     ]
     caption = f"Probability of improvement at step {step:,}; in brackets its {INTERVAL} over the seeds of both runs."
     return table(["pair", *(f"higher {label}" for label in LABELS.values())], rows, caption)
 
 
-def _difference_table(runs: Sequence[Run]) -> str:
+def _difference_table(runs: Sequence[Results]) -> str:
     found = [settings(run.config) for run in runs]
     # Not the seeds, which the summary has: of solo runs only the first one's settings are here.
     either = set().union(*found) - SEED_SETTINGS
@@ -162,7 +161,7 @@ def _difference_table(runs: Sequence[Run]) -> str:
     return table(["setting", *(run.label for run in runs)], rows, "Settings that differ.")
 
 
-def _seeds(runs: Sequence[Run]) -> str:
+def _seeds(runs: Sequence[Results]) -> str:
     head = ["seed", "last step", *(f"final {label}" for label in LABELS.values())]
     head += [f"steps to {threshold:.0%}" for threshold in THRESHOLDS]
     tables = [
@@ -180,7 +179,7 @@ def _seeds(runs: Sequence[Run]) -> str:
     return section("Seeds", grid(tables, wide=True), note(text))
 
 
-def _seed_rows(run: Run) -> list[list[str]]:
+def _seed_rows(run: Results) -> list[list[str]]:
     reached = [steps_to_threshold(run.steps, run.scores["success"], threshold) for threshold in THRESHOLDS]
     rows = []
     for index, seed in enumerate(run.seeds):
@@ -200,7 +199,7 @@ def _seed_rows(run: Run) -> list[list[str]]:
     return rows
 
 
-def _usage(runs: Sequence[Run]) -> str:
+def _usage(runs: Sequence[Results]) -> str:
     head = ["process", "seeds", "time", step_names(runs), "steps per second", "peak memory", "on the GPU"]
     rows = [_usage_row(run, process) for run in runs for process in run.processes]
     if not any(process.gpu_peak_memory_bytes for run in runs for process in run.processes):
@@ -210,7 +209,7 @@ def _usage(runs: Sequence[Run]) -> str:
     )
 
 
-def _usage_row(run: Run, process: Process) -> list[str]:
+def _usage_row(run: Results, process: Process) -> list[str]:
     seconds, steps = process.seconds, process.steps
     return [
         run.label if len(run.processes) == 1 else f"{run.label}/{process.name}",
@@ -225,7 +224,7 @@ def _usage_row(run: Run, process: Process) -> list[str]:
     ]
 
 
-def _environment(run: Run, picture: bytes | str) -> str:
+def _environment(run: Results, picture: bytes | str) -> str:
     env = run.spec["env"]
     limit = env.get("max_episode_steps")
     facts = (
@@ -235,21 +234,21 @@ def _environment(run: Run, picture: bytes | str) -> str:
     if pixels := env.get("pixels"):
         facts += (
             f" Images of {', '.join(pixels['cameras']) or 'no camera'}, {pixels['height']}x{pixels['width']}, "
-            f"{pixels['quality']} quality{_encoder_text(run)}."
+            f"{pixels['quality']} quality{encoder_text(run)}."
         )
     if isinstance(picture, str):
         return section("Environment", note(f"{facts} There is no picture of it: {picture}"))
     return section("Environment", image("image/png", picture, f"{facts} Seen from the model's first camera."))
 
 
-def _seen(runs: Sequence[Run]) -> str:
+def _seen(runs: Sequence[Results]) -> str:
     """The images that the policies saw, of the runs that have some."""
     figures = [
         image(
             "image/png",
             run.seen,
             f"{run.label}: what the policy of the first seed in training saw in the last evaluation's first episode, "
-            f"from left to right{_encoder_text(run)}. Cameras from top to bottom: "
+            f"from left to right{encoder_text(run)}. Cameras from top to bottom: "
             f"{', '.join(run.spec['env']['pixels']['cameras'])}.",
         )
         for run in runs
@@ -258,17 +257,7 @@ def _seen(runs: Sequence[Run]) -> str:
     return section("What the policy saw", grid(figures)) if figures else ""
 
 
-def _encoder_text(run: Run) -> str:
-    """The encoder of the run's images, after a comma; weights that nobody trained in capitals."""
-    encoder = run.spec.get("encoder")
-    if not encoder:
-        return ""
-    weights = encoder.get("weights", "its own" if encoder["kind"] == "cnn" else "none")
-    name = encoder.get("name", encoder["kind"])
-    return f", encoder {name}, weights: {'RANDOM, untrained' if weights == 'random' else weights}"
-
-
-def _episodes(runs: Sequence[Run]) -> str:
+def _episodes(runs: Sequence[Results]) -> str:
     counts = [settings(run.config).get("train.evaluation_episodes", NOT_RECORDED) for run in runs]
     number = "; ".join(f"{run.label}: {count}" for run, count in zip(runs, counts, strict=True))
     return section(
@@ -283,7 +272,7 @@ def _episodes(runs: Sequence[Run]) -> str:
     )
 
 
-def _configuration(runs: Sequence[Run]) -> str:
+def _configuration(runs: Sequence[Results]) -> str:
     texts = []
     for run in runs:
         about = ", ".join(f"{name} {version}" for name, version in run.spec.get("versions", {}).items())
@@ -296,7 +285,7 @@ def _configuration(runs: Sequence[Run]) -> str:
     return section("Configuration", grid(texts))
 
 
-def _last_step(run: Run) -> int | None:
+def _last_step(run: Results) -> int | None:
     return int(run.complete[-1]) if len(run.complete) else None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlhive.report.data import Run
+from rlhive.report.results import Results
 from rlhive.report.statistics import Estimate
 
 
@@ -52,6 +52,16 @@ def list_text(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def count_text(run: Run) -> str:
+def count_text(run: Results) -> str:
     """How many seeds a run has."""
     return f"{len(run.seeds)} seed{'' if len(run.seeds) == 1 else 's'}"
+
+
+def encoder_text(run: Results) -> str:
+    """The encoder of the run's images, after a comma; weights that nobody trained in capitals."""
+    encoder = run.spec.get("encoder")
+    if not encoder:
+        return ""
+    weights = encoder.get("weights", "its own" if encoder["kind"] == "cnn" else "none")
+    name = encoder.get("name", encoder["kind"])
+    return f", encoder {name}, weights: {'RANDOM, untrained' if weights == 'random' else weights}"

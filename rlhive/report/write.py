@@ -42,7 +42,7 @@ def write_arrays(run_dir: str | os.PathLike[str]) -> Path:
     import numpy as np
 
     from rlhive.core.files import replacing
-    from rlhive.report.data import read_run
+    from rlhive.report.read import read_run
 
     run, path = read_run(Path(run_dir)), Path(run_dir) / ARRAYS_FILE
     with replacing(path) as beside:
@@ -57,8 +57,8 @@ def write(paths: Sequence[Path], out: Path, no_picture: str | None = None) -> Pa
         ValueError: a run that cannot be read, or runs that cannot be compared.
     """
     from rlhive.core.files import write_text
-    from rlhive.report.data import read_runs
     from rlhive.report.page import page
+    from rlhive.report.read import read_runs
 
     runs = read_runs(paths)
     write_text(out, page(runs, no_picture or render(runs[0].environment)))

@@ -20,7 +20,7 @@ from rlhive.policy_fn.actor import actor_critic
 from rlhive.report import page as report_page
 from rlhive.report import write
 from rlhive.report.__main__ import check_input
-from rlhive.report.data import read_run, read_runs
+from rlhive.report.read import read_run, read_runs
 from rlhive.report.text import seconds_text
 from rlhive.runs.gin_text import settings
 from rlhive.runs.run_files import NOT_FINITE, TARGET_MET

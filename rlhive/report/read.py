@@ -1,4 +1,4 @@
-"""What a report is made of: the runs' evaluations, settings and usage as they lie on disk. Free of torch."""
+"""Reads the results of runs from their directories: evaluations, settings and usage. Free of torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 
 from rlhive.metrics import read_metrics
-from rlhive.report.statistics import Estimate, iqm_curve
+from rlhive.report.results import Process, Results, shared_step
 from rlhive.runs.gin_text import SEED_SETTINGS, settings
 from rlhive.runs.run_files import (
     CONFIG_FILE,
@@ -29,79 +29,7 @@ from rlhive.runs.run_files import (
     settings_path,
 )
 
-SCORES = {"success": "eval/success", "return": "eval/return"}
-RNG_SEED = 0  # the same runs give the same intervals
-
-
-@attrs.frozen
-class Process:
-    """One training process: its directory's name, its seeds, and what it took; None where that is not recorded.
-
-    `steps` are of what `step_name` says: environment steps or gradient updates.
-    """
-
-    name: str
-    seeds: tuple[int, ...]
-    step_name: str | None
-    seconds: float | None
-    steps: int | None
-    peak_memory_bytes: int | None
-    gpu_peak_memory_bytes: int | None
-
-
-@attrs.frozen(eq=False)
-class Run:
-    """A run of one or several seeds, trained in one process or in several.
-
-    Attributes:
-        path: of the run directory, or of the directory that contains one for each seed.
-        label: what the report calls it.
-        spec: the (first) run's spec.json.
-        config: the text of its config.gin.
-        seeds: int64 `[S]`, ascending.
-        steps: steps per seed of all evaluations, of what `step_name` says, int64 `[T]`, ascending.
-        scores: success rate (0 to 1) and mean return by the names of `SCORES`, float64 `[S, T]`, NaN where missing.
-        wall_time: seconds from the start of its process to each seed's last row, float64 `[S]`.
-        processes: that trained it.
-        seen: a PNG of the images that the first seed's policy saw in the last evaluation; None without images.
-        stopped: of each seed that stopped before the run's end, the step and the reason.
-    """
-
-    path: Path
-    label: str
-    spec: dict[str, Any]
-    config: str
-    seeds: np.ndarray
-    steps: np.ndarray
-    scores: dict[str, np.ndarray]
-    wall_time: np.ndarray
-    processes: tuple[Process, ...]
-    seen: bytes | None = None
-    stopped: Mapping[int, tuple[int, str]] = attrs.field(factory=dict)
-
-    @property
-    def environment(self) -> str:
-        """RoboHive id."""
-        return str(self.spec["env"]["name"])
-
-    @property
-    def step_name(self) -> str:
-        """What its steps count: environment steps or gradient updates, or just steps where none is recorded."""
-        return next((process.step_name for process in self.processes if process.step_name), "steps")
-
-    @property
-    def complete(self) -> np.ndarray:
-        """Steps at which every seed was evaluated, int64 `[t]`; only those have an IQM, a median and an interval."""
-        missing = sum(np.isnan(values).any(axis=0) for values in self.scores.values())
-        return self.steps[np.asarray(missing) == 0]
-
-    def at(self, name: str, step: int) -> np.ndarray:
-        """Each seed's score of that name at an evaluation's step, `[S]`."""
-        return self.scores[name][:, self.steps == step][:, 0]
-
-    def iqm(self, name: str) -> Estimate:
-        """IQM over seeds of every evaluation with its interval, arrays `[T]`."""
-        return iqm_curve(self.scores[name], np.random.default_rng(RNG_SEED))
+SCORES = {"success": "eval/success", "return": "eval/return"}  # columns of metrics.csv
 
 
 def member_dirs(path: Path) -> list[Path]:
@@ -122,7 +50,7 @@ def member_dirs(path: Path) -> list[Path]:
     return members
 
 
-def read_run(path: Path, label: str | None = None) -> Run:
+def read_run(path: Path, label: str | None = None) -> Results:
     """A run directory, or a directory of run directories that counts as one run with all their seeds.
 
     Raises:
@@ -156,7 +84,7 @@ def read_run(path: Path, label: str | None = None) -> Run:
     )
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
+def read_runs(paths: Sequence[Path]) -> list[Results]:
     """Runs to be compared, each with a label of its own.
 
     Raises:
@@ -172,35 +100,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     return runs
 
 
-def shared_step(runs: Sequence[Run]) -> int:
-    """The last step at which every seed of every run was evaluated.
-
-    Raises:
-        ValueError: there is none.
-    """
-    shared = reduce(np.intersect1d, [run.complete for run in runs])
-    if not len(shared):
-        names = " and ".join(str(run.path) for run in runs)
-        same_steps = len(reduce(np.intersect1d, [run.steps for run in runs]))
-        why = _lacking(runs) if same_steps else "train with one train.evaluate_every"
-        raise ValueError(f"{names}: no step has an evaluation of every seed; {why}")
-    return int(shared[-1])
-
-
-def _lacking(runs: Sequence[Run]) -> str:
-    """Which seeds lack evaluations that others of their run have, and what to do."""
-    found = []
-    for run in runs:
-        missing = np.isnan(list(run.scores.values())).any(axis=0)
-        found += [
-            f"seed {seed} of {run.label} from step {run.steps[row.argmax()]} on"
-            for seed, row in zip(run.seeds, missing, strict=True)
-            if row.any()
-        ]
-    return f"there is none of {', '.join(found)}: report the runs one by one, or train without such seeds"
-
-
-def _read_member(directory: Path) -> Run:
+def _read_member(directory: Path) -> Results:
     for name in (SPEC_FILE, CONFIG_FILE):
         if not (directory / name).is_file():
             raise ValueError(f"{directory}: has no {name}; give a run directory of rlhive.train")
@@ -228,7 +128,7 @@ def _read_member(directory: Path) -> Run:
     config = settings_path(directory).read_text(encoding="utf-8")
     strip = directory / SEEN_FILE
     seen = strip.read_bytes() if strip.exists() else None
-    return Run(
+    return Results(
         directory, directory.name, spec, config, seeds, steps, scores, wall_time, (process,), seen, stopped
     )
 
@@ -272,14 +172,14 @@ def _read_process(directory: Path, seeds: tuple[int, ...]) -> Process:
     return Process(directory.resolve().name, seeds, STEP_NAMES.get(counted), *figures)
 
 
-def _spread(run: Run, name: str, steps: np.ndarray) -> np.ndarray:
+def _spread(run: Results, name: str, steps: np.ndarray) -> np.ndarray:
     """The run's scores `[S, T]` on the steps of several runs, NaN where it has none."""
     spread = np.full((len(run.seeds), len(steps)), np.nan)
     spread[:, np.searchsorted(steps, run.steps)] = run.scores[name]
     return spread
 
 
-def _check_same_configuration(first: Run, other: Run) -> None:
+def _check_same_configuration(first: Results, other: Results) -> None:
     _check_same_environment(first, other)
     a, b = (
         {k: v for k, v in settings(run.config).items() if k not in SEED_SETTINGS} for run in (first, other)
@@ -291,7 +191,7 @@ def _check_same_configuration(first: Run, other: Run) -> None:
         )
 
 
-def _check_same_environment(first: Run, other: Run) -> None:
+def _check_same_environment(first: Results, other: Results) -> None:
     if first.environment != other.environment:
         raise ValueError(
             f"{first.path} is of {first.environment} and {other.path} of {other.environment}: "
