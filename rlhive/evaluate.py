@@ -135,16 +135,11 @@ def evaluate(
     """
     load_torch()  # before anything that loads mujoco
 
-    from rlhive.metrics import read_metrics
     from rlhive.play import all_broken, load_policies, play
     from rlhive.training.evaluation import evaluation_seeds
 
     policies, step, not_finite = load_policies(run_dir, step)
-    # Before episodes are played: a damaged table is refused. A checkpoint's is its run's.
-    parent = Path(run_dir).absolute().parent
-    table = parent.parent if parent.name == CHECKPOINTS else Path(run_dir)
-    metrics = read_metrics(table) if (table / METRICS_FILE).exists() else {}
-    first = next(iter(policies.values()))
+    metrics = _metrics_of_run(run_dir)  # before any episode: a damaged table is refused
     episode_seeds = evaluation_seeds(seed, episodes)
     if video is not None:
         video = _film(policies, seed, episode_seeds[0], video, cameras, stochastic=stochastic)
@@ -153,25 +148,34 @@ def evaluate(
     finite = {trained: index for index, trained in enumerate(policies) if trained not in broken}
     if not finite:
         raise ValueError(all_broken(run_dir, not_finite))
-    returns, success = (values[list(finite.values())] for values in (outcome.returns, outcome.success))
     by_seed = [
         {"seed": trained, **summarize_seed(outcome.returns[index], outcome.success[index], seed)}
         for trained, index in finite.items()
     ]
+    rows = list(finite.values())
     return {
         "run_dir": str(run_dir),
-        "environment": first.spec.env.name,
+        "environment": next(iter(policies.values())).spec.env.name,
         "step": step,
         "episodes": episodes,
         "seed": seed,
         "deterministic": not stochastic,
-        "success": float(success.mean()),
-        "return_mean": float(returns.mean()),
+        "success": float(outcome.success[rows].mean()),
+        "return_mean": float(outcome.returns[rows].mean()),
         "seeds": by_seed,
         "not_finite": sorted(not_finite),
         "best_seed": best_seed(metrics, list(finite), seed, step),
         "video": None if video is None else str(video),
     }
+
+
+def _metrics_of_run(run_dir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The columns of the metrics.csv of a run, or of the run that a checkpoint is of; none where there is none."""
+    from rlhive.metrics import read_metrics
+
+    parent = Path(run_dir).absolute().parent
+    of_run = parent.parent if parent.name == CHECKPOINTS else Path(run_dir)
+    return read_metrics(of_run) if (of_run / METRICS_FILE).exists() else {}
 
 
 def _film(
