@@ -11,10 +11,10 @@ WORKER_NAME = "rlhive-worker"
 
 
 def load_torch() -> None:
-    """Imports torch and, where it is installed, triton, its compiler: after a GL driver either crashes the process.
+    """Imports torch and, if installed, its compiler triton; importing either after a GL driver crashes the process.
 
     Raises:
-        ImportError: a GL driver is there already.
+        ImportError: a GL driver was imported first.
     """
     needed = [name for name in ("torch", "triton") if importlib.util.find_spec(name)]
     drivers = [name for name in ("mujoco.egl", "mujoco.osmesa", "OpenGL") if name in sys.modules]
@@ -27,17 +27,19 @@ def load_torch() -> None:
         importlib.import_module(name)
 
 
-# Two do without torch: `python -m rlhive.…`, which answers --help and wrong flags before it pays seconds for torch and
-# then imports it first; and the workers that step environments, which start in a third of the time and take a third of
-# the memory. (While Python looks for the module to run, sys.argv[0] is "-m".)
+# Two kinds of process do not import torch here: `python -m rlhive.…`, which answers --help and wrong flags before
+# spending seconds on torch, and then imports it first; and the workers that step environments, which start in a third
+# of the time and take a third of the memory. (While Python looks for the module to run, sys.argv[0] is "-m".)
 _MODULE = sys.orig_argv[sys.orig_argv.index("-m") + 1] if "-m" in sys.orig_argv[:-1] else ""
 _IS_COMMAND = sys.argv[0] == "-m" and _MODULE.startswith("rlhive.")
 if _IS_COMMAND and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `rlhive.command.finish`: no traceback of the imports
-# The first package that commands import; the doctor says what else is missing.
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # until `rlhive.command.finish`: Ctrl-C during imports shows no traceback
+# absl is the first package that commands import; the doctor reports whatever else is missing.
 if _IS_COMMAND and _MODULE != "rlhive.doctor" and importlib.util.find_spec("absl") is None:
     sys.exit(
-        f"{_MODULE}: absl-py is missing from {sys.executable}: run it with `uv run`, or install rlhive's packages "
+        f"{_MODULE}: absl-py is missing from {sys.executable}: run the command with `uv run`, or install rlhive's packages "
         "(README.md)"
     )
 if not _IS_COMMAND and multiprocessing.current_process().name != WORKER_NAME:

@@ -1,4 +1,4 @@
-"""How the commands of RLHive start and end: absl flags, and one line for whatever goes wrong."""
+"""How the commands of RLHive start and end: absl flags, and a one-line message for anything that goes wrong."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from rlhive.core.files import naming
 from rlhive.core.interrupt import CAUGHT, make_is_repeated
 from rlhive.streams import prepare_streams
 
-_LIMIT = "; the limit of processes and threads is reached (ulimit -u, or the container's)"
+_LIMIT = "; the limit on processes and threads is reached (ulimit -u, or the container's)"
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 _NO_DOCSTRINGS = (
-    "Python without docstrings (-OO, PYTHONOPTIMIZE=2) cannot import torchrl: use -O or leave it out"
+    "Python without docstrings (-OO, PYTHONOPTIMIZE=2) cannot import torchrl: use -O, or no such option"
 )
 
 
@@ -35,12 +35,13 @@ def start(
     """Parses the flags, runs `main` and ends the process as `finish` does; a wrong flag ends it with 2.
 
     Args:
-        name: of the command, which begins its messages.
+        name: of the command; its messages begin with it.
         main: `main(argv without flags) -> exit code`.
-        define_flags: defines the command's flags; two commands may have flags of one name, so none does on import.
+        define_flags: defines the command's flags. None is defined on import, since two commands may have flags of the
+            same name.
         argv: the command line.
     """
-    from absl import app, flags, logging  # here: the commands with argparse answer sooner without
+    from absl import app, flags, logging  # not at the top: commands with argparse start faster without it
 
     def parse(args: Sequence[str]) -> list[str]:
         try:
@@ -48,12 +49,12 @@ def start(
         except flags.Error as error:
             sys.stderr.write(f"{name}: {' '.join(str(error).split())}; see --help\n")
             sys.exit(2)
-        except SystemExit:  # of --help, which absl counts as a failure
+        except SystemExit:  # from --help, which absl counts as a failure
             sys.exit(0)
 
     def run_main(args: Sequence[str]) -> int:
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # the GL libraries report each step of theirs
+            logging.set_verbosity(logging.WARNING)  # the GL libraries log every step they take
         return main(args)
 
     def run() -> int:
@@ -69,10 +70,10 @@ def start(
 
 
 class Parser(argparse.ArgumentParser):
-    """For commands that need no absl; a wrong flag is one line, too."""
+    """For commands without absl; reports a wrong flag in one line too."""
 
     def error(self, message: str) -> NoReturn:
-        """Ends the command with 2 and the message."""
+        """Ends the command with exit code 2 and the message."""
         self.exit(2, f"{self.prog.split()[-1]}: {message}; see --help\n")
 
 
@@ -81,10 +82,10 @@ def refuse_arguments(argv: Sequence[str], flag: str) -> None:
 
     Args:
         argv: the command and its arguments.
-        flag: the one whose value they may have been meant for.
+        flag: the flag that the first argument may have been meant for.
 
     Raises:
-        ValueError: naming the first one.
+        ValueError: there are any; names the first.
     """
     if len(argv) > 1:
         raise ValueError(
@@ -93,10 +94,10 @@ def refuse_arguments(argv: Sequence[str], flag: str) -> None:
 
 
 def require_flags(*names: str) -> None:
-    """Refuses a command line without a value for each of these flags.
+    """Refuses a command line that lacks a value for any of these flags.
 
     Raises:
-        ValueError: naming the first one that lacks it.
+        ValueError: naming the first flag without a value.
     """
     from absl import flags
 
@@ -108,7 +109,7 @@ def require_flags(*names: str) -> None:
 def load_torch_on_one_thread() -> None:
     """Imports torch, before anything that loads mujoco, for a command that acts on one observation at a time.
 
-    Threads for that cost 20 times as much on a busy machine.
+    With several threads, such an action takes 20 times as long on a busy machine.
     """
     from rlhive import load_torch
 
@@ -122,16 +123,16 @@ def finish(name: str, main: Callable[[], int]) -> NoReturn:
     """Runs `main` and ends the process with its exit code.
 
     A `ValueError` ends it with 2, a failure (`RuntimeError`, `ArithmeticError`, `OSError`, `MemoryError`,
-    `ImportError`) with 1, Ctrl-C with 130, SIGTERM with 143, SIGHUP with 129, each with one line that says why. Where
-    the reader of its output left, as `| head` does, it ends with 1 and no line; where only that of stderr left, it goes
-    on.
+    `ImportError`) with 1, Ctrl-C with 130, SIGTERM with 143, SIGHUP with 129, each with one line that says why. If the
+    reader of stdout goes away, as `| head` does, the process ends with 1 and no message; if only the reader of stderr
+    goes away, it continues.
     """
     prepare_streams()
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `rlhive/__init__.py` leaves it
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set by `rlhive/__init__.py`
         signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupt = _make_interrupt()
     for number in CAUGHT:
-        if signal.getsignal(number) is signal.SIG_DFL:  # not ignored, as by nohup
+        if signal.getsignal(number) is signal.SIG_DFL:  # unless ignored, as under nohup
             signal.signal(number, interrupt)
     if sys.flags.optimize > 1:
         leave(_say(name, _NO_DOCSTRINGS, 1))
@@ -139,20 +140,20 @@ def finish(name: str, main: Callable[[], int]) -> NoReturn:
 
 
 def _check_directory() -> int:
-    """Refuses to begin in a directory that was removed, in which torch finds its own libraries no more."""
+    """Refuses to start in a removed directory, where torch no longer finds its own libraries."""
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise ValueError("the working directory is gone: cd to one that exists") from None
+        raise ValueError("the working directory was removed: cd to one that exists") from None
     return 0
 
 
 def _make_interrupt() -> Callable[[int, Any], None]:
-    """Makes the handler that ends the command as Ctrl-C does, so that nothing half written stays behind."""
+    """Makes a signal handler that ends the command as Ctrl-C does, so that nothing half-written stays behind."""
     is_repeated = make_is_repeated()
 
     def interrupt(number: int, frame: Any) -> None:
-        if not is_repeated():  # which would end the cleaning up as well
+        if not is_repeated():  # a second one would end the cleaning up as well
             raise KeyboardInterrupt(number)
 
     return interrupt
@@ -176,18 +177,18 @@ def _exit_code(name: str, main: Callable[[], int]) -> int:
 
 
 def reason(error: Exception) -> str:
-    """Why a command fails, in words for its user."""
+    """Why a command failed, in words for its user."""
     if isinstance(error, MemoryError):
         return f"out of memory{f': {error}' if str(error) else ''}"
-    # As the system's linker says it.
+    # The wording of the system's linker.
     if isinstance(error, ImportError) and "failed to map segment" in str(error):
         return f"out of address space (ulimit -v): {error}"
     if isinstance(error, ImportError):
-        return f"cannot import: {error}; `{command_line('rlhive.doctor')}` looks at the installation"
-    # gin adds lines that say which of its configurables called.
+        return f"cannot import: {error}; `{command_line('rlhive.doctor')}` checks the installation"
+    # gin adds lines that name the calling configurables.
     text = re.sub(r"\s*\n\s*In call to configurable .*", "", str(error))
     is_limit = any(words in text for words in ("can't start new thread", "Resource temporarily unavailable"))
-    is_locked = "lock file" in text  # by another process, as HDF5 says it
+    is_locked = "lock file" in text  # HDF5's wording when another process holds the file
     return f"{text}{_LIMIT}" if is_limit and not is_locked and _LIMIT not in text else text
 
 
@@ -198,62 +199,62 @@ def _write_out() -> int:
 
 
 def _say(name: str, why: object, code: int) -> int:
-    # Compilers say several lines.
+    # Compilers write several lines.
     sys.stderr.write(f"{name}: {' '.join(map(str.strip, str(why).splitlines()))}\n")
     return code
 
 
 def _reader_left() -> bool:
-    """Whether stdout has no reader any more: a pipe to another process may break, too, which is a failure."""
+    """Whether stdout lost its reader; if another pipe broke, that is a failure."""
     streams = select.poll()
     streams.register(1, 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in streams.poll(0))
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process without taking apart what it imported, which takes torch and its compiler two seconds.
+    """Ends the process without tearing down imported modules, which takes two seconds for torch and its compiler.
 
-    All else is as at any end of Python: threads are waited for, and what was registered for the end runs; no Ctrl-C
-    breaks that off.
+    Everything else is as whenever Python exits: threads are joined and exit functions run. Ctrl-C does not interrupt
+    that.
     """
     try:
         threading._shutdown()  # type: ignore[attr-defined]
-    except KeyboardInterrupt:  # whoever asks now waits for no thread
+    except KeyboardInterrupt:  # Ctrl-C while joining: stop waiting for threads
         code = code or INTERRUPTED
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError:  # the reader left, as after `| head`, or the disk is full
+    except OSError:  # the reader is gone, as after `| head`, or the disk is full
         code = code or 1
     os._exit(code)
 
 
 def let_threads_sleep() -> None:
-    """Lets OpenMP's threads sleep some microseconds after their work, where the user says nothing about it.
+    """Lets OpenMP's threads sleep microseconds after their work ends, unless the user has set this.
 
-    By default they spin for milliseconds, in the way of whatever else runs on their cores: beside one busy process an
-    update on two threads was then up to three times as slow as with this. It counts until torch is imported.
+    By default they spin for milliseconds and slow down everything else on their cores: beside one busy process, an
+    update on two threads took up to three times as long as with this setting. Call it before torch is imported.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def collect_less_often() -> None:
-    """Lets Python look for unused cycles of objects less often than after every 700 new ones.
+    """Makes Python's garbage collector run less often than after every 700 new objects.
 
-    Importing torch and compiling make a million, and looking through them again and again took 2.5 s of the first 30 s
-    of a run. Memory stays the same: evaluations leave such cycles, 6000 objects each, training steps hardly any.
+    Importing torch and compiling create a million objects, and scanning them again and again took 2.5 s of the first
+    30 s of a run. Memory use stays the same: an evaluation leaves cycles of 6000 objects, training steps hardly any.
     """
     gc.set_threshold(50_000, 5, 5)
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc keep up to 256 MB of freed memory for what comes next, where the user says nothing about it.
+    """Lets glibc keep up to 256 MB of freed memory for reuse, unless the user has set this.
 
-    It returns the end of its heap to the system, of which the next update then asks for it again, page by page: where
-    the trees of a run came to lie so, which is chance, an update of eight small seeds took half as long again.
+    Otherwise it returns the end of its heap to the system, and the next update requests it again, page by page. When
+    a run's trees happened to lie there, an update of eight small seeds took half as long again.
     """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     if sys.platform != "linux" or {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys():
@@ -265,12 +266,12 @@ def keep_freed_memory() -> None:
 
 
 def log_to_stderr(name: str) -> None:
-    """Writes what the library logs to stderr, each line beginning with the command's name."""
+    """Writes the library's log to stderr, each line starting with the command's name."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
     log = logging.getLogger("rlhive")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    log.propagate = False  # absl's handler would print it once more
-    # It tells at each start where it cannot keep its cache.
+    log.propagate = False  # absl's handler would print each line again
+    # At each start it reports where it cannot keep its cache.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The picture of a run: success, return and losses over its steps."""
+"""Draws the curves of a run: success, return and losses over its steps."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ CURVES = ("eval/success", "eval/return", "train/success", "train/return")
 def plot_curves(run_dir: str | os.PathLike[str], steps: str = "environment_steps") -> Path | None:
     """Draws success rate, return and losses from metrics.csv into curves.png.
 
-    A line per seed, and their interquartile mean where there are several, over what `steps` counts, a name of
-    `rlhive.runs.run_files.STEP_NAMES`.
+    There is a line per seed and, for several seeds, one of their interquartile mean. `steps` is a key of
+    `rlhive.runs.run_files.STEP_NAMES`, which names the axis.
 
     Returns:
-        The picture's path; None when there is nothing to draw yet.
+        The picture's path; None if there is nothing to draw yet.
 
     Raises:
         FileNotFoundError: there is no metrics.csv.
@@ -57,10 +57,10 @@ def plot_curves(run_dir: str | os.PathLike[str], steps: str = "environment_steps
 
 
 def _lay_out(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
-    """Leaves room for texts, with one legend above all: matplotlib's own layout takes two thirds of the time."""
-    if len(labels) > MAX_LABELS:  # of which colours tell the seeds apart no more
-        handles, labels = handles[-1:], labels[-1:]  # the mean over seeds
-    width, height = figure.get_size_inches()  # as all lengths here
+    """Leaves room for labels and one shared legend; matplotlib's own layout would take two thirds of the time."""
+    if len(labels) > MAX_LABELS:  # colours no longer tell so many seeds apart
+        handles, labels = handles[-1:], labels[-1:]  # only the mean over seeds
+    width, height = figure.get_size_inches()  # in inches, like all lengths here
     columns = int(width / 1.2)
     for_legend = 0.2 + 0.2 * -(-len(labels) // columns)
     height += for_legend
@@ -85,10 +85,10 @@ def _plot_metric(axes: Axes, metrics: Mapping[str, np.ndarray], name: str) -> No
         _plot_line(axes, shared, means, color="black", linewidth=2, label=f"IQM of {len(by_seed)} seeds")
     if name.endswith("/success"):
         axes.set_ylim(-0.03, 1.03)
-    axes.locator_params(axis="x", nbins=5)  # more, and their numbers touch
+    axes.locator_params(axis="x", nbins=5)  # with more, the numbers touch
     axes.grid(alpha=0.3)
 
 
 def _plot_line(axes: Axes, steps: Sequence[float], values: Sequence[float], **style: Any) -> None:
-    """A line, or the dot that is to be seen of a single point."""
+    """Draws a line, or a visible dot for a single point."""
     axes.plot(steps, values, marker="o" if len(steps) == 1 else None, **style)

@@ -1,9 +1,10 @@
-"""Plays episodes with a trained policy and sums them up: success, return, and how sure the numbers are.
+"""Plays episodes with a trained policy and summarizes them: success, return, and how certain the numbers are.
 
     python -m rlhive.evaluate --run_dir=runs/…
 
-The episodes are others than those of training, and the same for every run evaluated with the same --seed. Of several
-trained seeds the best one is named: chosen by the run's own last evaluations, reported on the episodes played here.
+The episodes differ from those of training, and are the same for every run evaluated with the same --seed. If a run has
+several trained seeds, the best one is named: it is chosen by the run's own last evaluations, and its figures are those
+of the episodes played here.
 """
 
 from __future__ import annotations
@@ -34,22 +35,24 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the command's flags."""
     flags.DEFINE_string("run_dir", None, "Directory of a run, of one of its checkpoints, or of a bundle.")
-    flags.DEFINE_integer("step", None, "Which checkpoint of the run; by default the latest.", lower_bound=0)
-    flags.DEFINE_integer("episodes", 20, "How many episodes for each trained seed.", lower_bound=1)
+    flags.DEFINE_integer("step", None, "Which checkpoint of the run; the latest by default.", lower_bound=0)
+    flags.DEFINE_integer("episodes", 20, "Number of episodes for each trained seed.", lower_bound=1)
     flags.DEFINE_integer(
         "seed",
         1,
-        "Which episodes: the same seed gives the same ones. 0 has those of the run's own evaluations, by which its "
-        "best seed is chosen, so names none.",
+        "Which episodes: the same seed gives the same ones. 0 gives those of the run's own evaluations; since its best "
+        "seed is chosen by them, none is named then.",
         lower_bound=0,
     )
-    flags.DEFINE_bool("deterministic", None, "Act with the policy's mode; the default.")
-    flags.DEFINE_bool("stochastic", False, "Act with samples from the policy; all seeds get the same noise.")
+    flags.DEFINE_bool("deterministic", None, "Act with the policy's mode (the default).")
+    flags.DEFINE_bool(
+        "stochastic", False, "Act with samples from the policy, with the same noise for all seeds."
+    )
     flags.DEFINE_string("video", None, "Film the first episode of the first seed into this .mp4 file.")
     flags.DEFINE_list(
         "cameras",
         [],
-        "Cameras of --video, side by side; by default those of the policy, or the model's first one.",
+        "Cameras of --video, side by side; by default those of the policy, or else the model's first one.",
     )
     flags.DEFINE_bool("json", False, "Print one JSON object, and nothing else, on stdout.")
     flags.mark_bool_flags_as_mutual_exclusive(["deterministic", "stochastic"])
@@ -63,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     check_input(Path(FLAGS.run_dir), video, FLAGS.cameras)
     load_torch_on_one_thread()
     stochastic = FLAGS.stochastic or FLAGS.deterministic is False
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the report alone
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the report only
         report = evaluate(
             FLAGS.run_dir,
             FLAGS.episodes,
@@ -78,10 +81,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check_input(run_dir: Path, video: Path | None, cameras: Sequence[str] = ()) -> None:
-    """Refuses what cannot work before anything slow is imported or started.
+    """Refuses flags that cannot work, before anything slow is imported or started.
 
     Raises:
-        ValueError: no such run, a video that could not be written, cameras without one, or a wrong MUJOCO_GL.
+        ValueError: no such run, a video that could not be written, cameras without a video, or a wrong MUJOCO_GL.
     """
     from rlhive.gl_backend import check_backend
 
@@ -115,22 +118,22 @@ def evaluate(
 
     Args:
         run_dir: the directory of the run, of one of its checkpoints, or of the bundle.
-        episodes: for each trained seed.
-        seed: chooses the episodes, and the noise of stochastic policies, the same for every trained seed.
+        episodes: number for each trained seed.
+        seed: determines the episodes, and the noise of stochastic policies; the same for every trained seed.
         step: which checkpoint of the run; the latest by default.
         stochastic: act with samples from the policy instead of its mode.
-        video: an .mp4 file to film the first seed's first episode into, before anything else.
-        cameras: of the video; none for those of the policy, or the model's first one.
+        video: an .mp4 file for the first seed's first episode, which is filmed before anything else.
+        cameras: of the video; if empty, those of the policy, or else the model's first one.
 
     Returns:
-        A plain dict for JSON; "seeds" has each one's summary, "success" and "return_mean" are over them all, and
-        "best_seed" is the one that the run's own last evaluations until then choose, None where they do not.
-        "not_finite" are the seeds whose policies give actions that are not finite; they have no figures and count
+        A plain dict for JSON. "seeds" has the summary of each seed, "success" and "return_mean" are over all of them,
+        and "best_seed" is the best by the run's own evaluations up to this step, None if that cannot be said.
+        "not_finite" lists the seeds whose policies give actions that are not finite; they have no figures and count
         nowhere.
 
     Raises:
-        ValueError: no policy that can be loaded or that gives finite actions, its environment is not the one
-            installed here, no such camera, or a damaged metrics.csv.
+        ValueError: no policy can be loaded or gives finite actions, its environment differs from the one installed
+            here, there is no such camera, or metrics.csv is damaged.
         RuntimeError: the environment cannot be built or fails.
     """
     load_torch()  # before anything that loads mujoco
@@ -139,7 +142,7 @@ def evaluate(
     from rlhive.training.evaluation import evaluation_seeds
 
     policies, step, not_finite = load_policies(run_dir, step)
-    metrics = _metrics_of_run(run_dir)  # before any episode: a damaged table is refused
+    metrics = _metrics_of_run(run_dir)  # read before any episode is played, to refuse a damaged table at once
     episode_seeds = evaluation_seeds(seed, episodes)
     if video is not None:
         video = _film(policies, seed, episode_seeds[0], video, cameras, stochastic=stochastic)
@@ -170,7 +173,7 @@ def evaluate(
 
 
 def _metrics_of_run(run_dir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The columns of the metrics.csv of a run, or of the run that a checkpoint is of; none where there is none."""
+    """The columns of metrics.csv, of the run or of the checkpoint's run; none if there is no such file."""
     from rlhive.metrics import read_metrics
 
     parent = Path(run_dir).absolute().parent
@@ -187,7 +190,7 @@ def _film(
     *,
     stochastic: bool,
 ) -> Path | None:
-    """Films the first policy; None, and a line on stderr, where its actions are not finite."""
+    """Films the first policy; returns None, with a line on stderr, if its actions are not finite."""
     from rlhive.core.errors import NotFiniteActionError
     from rlhive.play import make_actor
     from rlhive.video import film
@@ -202,7 +205,7 @@ def _film(
 
 
 def summarize_seed(returns: np.ndarray, success: np.ndarray, seed: int) -> dict[str, Any]:
-    """Success rate, and mean, median and 95 % bootstrap interval of the mean of returns `[n]`; one has none.
+    """Success rate, and mean, median and 95 % bootstrap interval (if n > 1) of the mean of returns `[n]`.
 
     Raises:
         ValueError: a return is not finite.
@@ -226,14 +229,14 @@ def best_seed(
     """The trained seed whose last evaluation in metrics.csv has the highest success rate, then the highest return.
 
     Args:
-        metrics: the columns of the run's metrics.csv, `[rows]` each; none without one.
+        metrics: the columns of the run's metrics.csv, `[rows]` each; empty without one.
         seeds: the trained seeds to choose from.
-        evaluation_seed: of the episodes it is to be reported on.
-        step: of the policies; later evaluations are not of them.
+        evaluation_seed: of the episodes that the seed will be reported on.
+        step: of the policies; later evaluations are ignored.
 
     Returns:
-        None for one seed, without evaluations to choose by, and on the very episodes of those evaluations: the best
-        of several on the episodes it was chosen by looks better than it is.
+        None if there is one seed or no evaluation to choose by, and on the very episodes of those evaluations: on the
+        episodes it was chosen by, the best of several seeds looks better than it is.
     """
     names = ("step", "seed", "eval/success", "eval/return")
     if len(seeds) < 2 or evaluation_seed == EVALUATION_SEED or any(name not in metrics for name in names):
@@ -246,7 +249,7 @@ def best_seed(
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """The report of `evaluate` as lines for people."""
+    """The report of `evaluate` as text."""
     how = "deterministic" if report["deterministic"] else "stochastic"
     lines = [
         f"{report['environment']} at step {report['step']}: {report['episodes']} episodes, "
@@ -260,7 +263,7 @@ def format_report(report: dict[str, Any]) -> str:
             f"median {seed['return_median']:.1f}"
         )
     for trained in report["not_finite"]:
-        lines.append(f"  seed {trained}: its policy gives actions that are not finite, so has no figures")
+        lines.append(f"  seed {trained}: its policy gives actions that are not finite, so it has no figures")
     if len(report["seeds"]) > 1:
         lines.append(f"  all seeds: success {report['success']:.1%}, return mean {report['return_mean']:.1f}")
         lines.append(f"  best seed: {_describe_best(report)}")
@@ -270,15 +273,13 @@ def format_report(report: dict[str, Any]) -> str:
 
 
 def _describe_best(report: dict[str, Any]) -> str:
-    """The best of several seeds with its figures, or why there is none."""
+    """The best of several seeds with its figures, or why none is named."""
     best = [of for of in report["seeds"] if of["seed"] == report["best_seed"]]
     if best:
         figures = f"success {best[0]['success']:.1%}, return mean {best[0]['return_mean']:.1f}"
         return f"{best[0]['seed']}, chosen by the run's own last evaluations, has {figures} on these episodes"
     if report["seed"] == EVALUATION_SEED:
-        return (
-            f"none is named with --seed={EVALUATION_SEED}, whose episodes it would be chosen by; take another"
-        )
+        return f"none is named with --seed={EVALUATION_SEED}, by whose episodes it would be chosen; use another seed"
     return "none is named: the run's metrics.csv has no evaluations to choose it by"
 
 

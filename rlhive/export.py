@@ -1,4 +1,4 @@
-"""Writes a trained policy as one directory for the robot.
+"""Writes a trained policy into one directory, for the robot.
 
 python -m rlhive.export --run_dir=runs/reach policies/reach
 python -m rlhive.export --run_dir=runs/reach --seed=2 --onnx --torch_export policies/reach
@@ -25,24 +25,24 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the command's flags."""
     flags.DEFINE_string("run_dir", None, "Directory of the run, or of one of its checkpoints.")
-    flags.DEFINE_integer("seed", None, "Which seed; needed where the run has several.", lower_bound=0)
-    flags.DEFINE_integer("step", None, "Which checkpoint; by default the latest.", lower_bound=0)
-    flags.DEFINE_bool("onnx", False, "Write policy.onnx as well, and compare it with the policy.")
-    flags.DEFINE_bool("torch_export", False, "Write policy.pt2 as well, and compare it with the policy.")
+    flags.DEFINE_integer("seed", None, "Which seed; required if the run has several.", lower_bound=0)
+    flags.DEFINE_integer("step", None, "Which checkpoint; the latest by default.", lower_bound=0)
+    flags.DEFINE_bool("onnx", False, "Also write policy.onnx, and compare it with the policy.")
+    flags.DEFINE_bool("torch_export", False, "Also write policy.pt2, and compare it with the policy.")
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command."""
     require_flags("run_dir")
     if len(argv) != 2:
-        raise ValueError("name one directory to write, such as `--run_dir=runs/reach policies/reach`")
+        raise ValueError("name one directory to write to, such as `--run_dir=runs/reach policies/reach`")
     if not Path(FLAGS.run_dir).is_dir():
         raise ValueError(f"--run_dir={FLAGS.run_dir}: there is no such directory")
     if FLAGS.onnx and not all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime"))):
         raise ValueError(
             "--onnx needs its packages: `uv sync --extra onnx` or `pip install onnx onnxruntime onnxscript`"
         )
-    with contextlib.redirect_stdout(sys.stderr):  # the exporters print
+    with contextlib.redirect_stdout(sys.stderr):  # the exporters print to stdout
         export(
             FLAGS.run_dir,
             argv[1],
@@ -64,19 +64,19 @@ def export(
     onnx: bool = False,
     torch_export: bool = False,
 ) -> None:
-    """Writes the bundle of one seed of a run; it is there as a whole or not at all.
+    """Writes the bundle of one seed of a run, completely or not at all.
 
     Args:
         run_dir: the directory of a run or checkpoint.
-        out: the directory to make.
-        seed: which seed; needed where there are several.
+        out: the directory to create.
+        seed: which seed; required if there are several.
         step: which checkpoint; the latest by default.
-        onnx: write `policy.onnx`, too.
-        torch_export: write `policy.pt2`, too.
+        onnx: also write `policy.onnx`.
+        torch_export: also write `policy.pt2`.
 
     Raises:
         LoadError: no such policy, or `out` exists.
-        RuntimeError: what was exported computes other actions than the policy.
+        RuntimeError: an exported file computes different actions from the policy's.
     """
     load_torch()
 

@@ -1,4 +1,4 @@
-"""Code tried in a process of its own, which it may crash. Free of what takes long to import."""
+"""Runs code that may crash in a process of its own. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import sys
 
 
 def answer_of(code: str, *arguments: str, seconds: float, **environment: str) -> tuple[bool, str]:
-    """Whether code ends well in a fresh interpreter, and its last line of output, or why not.
+    """Whether code succeeds in a fresh interpreter, and its last line of output, or the reason why not.
 
     Args:
-        code: Python.
+        code: Python source.
         arguments: its `sys.argv[1:]`.
         seconds: how long it may take.
-        environment: variables beside those of this process.
+        environment: variables in addition to those of this process.
     """
     command = [sys.executable, "-c", code, *arguments]
     variables = {**os.environ, **environment}

@@ -1,6 +1,6 @@
 """Packages whose names load on first use, so that importing one costs nothing for the others.
 
-Type checkers, to which a module's `__getattr__` says nothing, are given the names by imports that they alone see.
+A module's `__getattr__` tells type checkers nothing, so each package imports the names under TYPE_CHECKING for them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def attach(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any]
 
     Args:
         package: its `__name__`.
-        homes: the module that each of its names is in.
+        homes: for each name, the module that defines it.
     """
 
     def load(name: str) -> Any:

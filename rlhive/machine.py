@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
-# Limit, use, and the part of the use that is given back when it is needed: of Linux's control groups, both versions.
+# Of Linux's control groups, both versions: the limit, the use, and the part of the use that is reclaimed when needed.
 VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
@@ -21,7 +21,7 @@ def has_compiler() -> bool:
 
 
 def free_memory() -> int:
-    """Bytes that this process can still have without swapping, as Linux says."""
+    """Bytes that this process can still allocate without swapping, according to Linux."""
     return max(0, min(_kilobytes(PROC / "meminfo", "MemAvailable"), _of_address_space(), *_of_groups()))
 
 
@@ -34,7 +34,7 @@ def _kilobytes(path: Path, name: str) -> int:
 
 
 def _of_address_space() -> int:
-    """What `ulimit -v` leaves."""
+    """Bytes left by `ulimit -v`."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return (
         sys.maxsize if limit == resource.RLIM_INFINITY else limit - _kilobytes(PROC / "self/status", "VmSize")
@@ -42,8 +42,8 @@ def _of_address_space() -> int:
 
 
 def _of_groups() -> Iterator[int]:
-    """What is left to each control group that this process is in and that has a limit, as Docker and SLURM set it."""
-    own = PROC / "self/cgroup"  # not there where Linux was built without them
+    """Bytes left to each control group of this process that has a limit, such as Docker and SLURM set."""
+    own = PROC / "self/cgroup"  # missing if Linux was built without control groups
     for line in own.read_text(errors="surrogateescape").splitlines() if own.exists() else []:
         if line.count(":") < 2:
             continue
@@ -51,7 +51,7 @@ def _of_groups() -> Iterator[int]:
         if controllers and "memory" not in controllers.split(","):
             continue
         root, names = (CGROUPS / "memory", VERSION_1) if controllers else (CGROUPS, VERSION_2)
-        group = root / path.lstrip("/")  # in a container it may not be there, but the root is the container's
+        group = root / path.lstrip("/")  # it may be missing in a container, whose own group is the root
         for folder in (group, *group.parents):
             if folder.is_relative_to(root):
                 yield from _of_group(folder, *names)
@@ -60,7 +60,7 @@ def _of_groups() -> Iterator[int]:
 def _of_group(folder: Path, limit: str, usage: str, cache: str) -> Iterator[int]:
     try:
         free = int((folder / limit).read_text()) - int((folder / usage).read_text())
-    except (OSError, ValueError):  # it has no such files, or "max" for a limit
+    except (OSError, ValueError):  # there are no such files, or the limit is "max"
         return
     yield free + _given_back(folder / "memory.stat", cache)
 
@@ -68,6 +68,6 @@ def _of_group(folder: Path, limit: str, usage: str, cache: str) -> Iterator[int]
 def _given_back(path: Path, cache: str) -> int:
     try:
         found = re.search(rf"^{cache} (\d+)$", path.read_text(), re.MULTILINE)
-    except OSError:  # a container may show its limit without its statistics
+    except OSError:  # a container may show its limit but no statistics
         return 0
     return int(found[1]) if found else 0

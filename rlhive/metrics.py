@@ -1,4 +1,4 @@
-"""The metrics of a run: metrics.csv, what several seeds have in common, TorchRL's loggers."""
+"""Records the metrics of a run: metrics.csv, its summary over seeds, and TorchRL's loggers."""
 
 from __future__ import annotations
 
@@ -27,25 +27,24 @@ LOGGERS = ("csv", "tensorboard", "wandb")
 
 
 class Recorder(contextlib.AbstractContextManager["Recorder"]):
-    """Writes metrics to `metrics.csv` and to TorchRL's loggers, and what several seeds have in common.
+    """Writes metrics to `metrics.csv`, a summary over several seeds, and TorchRL's loggers.
 
     `metrics.csv` is one wide table: `step` (of the seed, see `write`), `seed`, `wall_time` (seconds
     since the start of the run), then a column for each metric. Numbers read back bit for bit; `wall_time` is
     the only column that differs in a repeated run, unless the metrics given are times themselves.
-    `metrics_over_seeds.csv` has a row for those of several seeds: `step`, `wall_time`, `num_seeds`, and the
-    interquartile mean, the smallest and the largest value of each metric: `eval/return/iqm`, `eval/return/min`,
-    `eval/return/max`. They are of the seeds that still train, two or more: those that stopped count no longer,
-    however good they were.
+    `metrics_over_seeds.csv` has a row for each step of several seeds: `step`, `wall_time`, `num_seeds`, and the
+    interquartile mean, minimum and maximum of each metric: `eval/return/iqm`, `eval/return/min`, `eval/return/max`.
+    They cover the seeds that still train, if two or more: those that stopped no longer count, however good they were.
 
     Args:
-        run_dir: the run's directory, which exists.
-        loggers: TorchRL's loggers to write to beside metrics.csv, from `LOGGERS`; each has a directory of its
+        run_dir: the run's directory, which must exist.
+        loggers: TorchRL's loggers to write to besides metrics.csv, from `LOGGERS`; each has a directory of its own
             name in the run's.
         wandb: settings for TorchRL's `WandbLogger`, at least `project`.
-        resume_step: continues the run there: later rows are dropped. None starts a run.
+        resume_step: continues the run from there and drops later rows; None starts a new run.
 
     Raises:
-        ValueError: what `check_loggers` refuses, or there is a metrics.csv and `resume_step` is None.
+        ValueError: `check_loggers` refuses the loggers, or metrics.csv exists and `resume_step` is None.
     """
 
     def __init__(
@@ -64,18 +63,18 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             )
         last_step = resume_step or 0
         self._table = Table(run_dir / METRICS_FILE, COLUMNS, last_step)
-        sum_up(run_dir)  # which a process that was killed may not have come to
+        sum_up(run_dir)  # a process that was killed may not have got to it
         self._aggregate = Table(run_dir / AGGREGATE_FILE, AGGREGATE_COLUMNS, last_step)
         self._started = time.monotonic() - self._table.last_wall_time
         self._loggers = [_logger(name, run_dir, wandb or {}, resume_step) for name in loggers]
 
     def write(self, step: int, rows: Mapping[int, Mapping[str, float]]) -> None:
-        """Appends a row for each seed, all of them or none, and, where there are several, what is common to them.
+        """Appends a row for each seed, all or none, and, if there are several, a row over seeds.
 
         Args:
             step: environment steps of each seed so far; offline, gradient updates.
-            rows: for each seed its metrics, values by `group/name`, such as `"eval/return"` or `"loss/actor"`; one
-                that was not there before gets a column of its own.
+            rows: for each seed its metrics by `group/name`, such as `"eval/return"` or `"loss/actor"`; a new one gets
+                a column of its own.
         """
         index = {"step": step, "wall_time": self._wall_time()}
         self._table.append([({**index, "seed": seed}, metrics) for seed, metrics in rows.items()])
@@ -87,9 +86,9 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             self._log(step, common)
 
     def close(self) -> None:
-        """Closes the loggers; the recorder is of no use afterwards."""
+        """Closes the loggers; the recorder cannot be used afterwards."""
         for logger in self._loggers:
-            # TorchRL's CSV logger has nothing to close, TensorBoard's `close`, wandb's `finish`.
+            # TensorBoard's logger has `close`, wandb's `finish`, and TorchRL's CSV logger neither.
             for end in ("close", "finish"):
                 getattr(logger.experiment, end, lambda: None)()
 
@@ -106,7 +105,7 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
 
 
 def merge_metrics(run_dir: Path, added_dir: Path, seeds: Sequence[int]) -> None:
-    """Takes the rows of another run's metrics.csv, of other seeds, into that of `run_dir`, and sums up the steps anew.
+    """Adds the rows of another run's metrics.csv, with other seeds, to that of `run_dir`, and rewrites the summary.
 
     Args:
         run_dir: the run.
@@ -125,10 +124,10 @@ def merge_metrics(run_dir: Path, added_dir: Path, seeds: Sequence[int]) -> None:
 
 
 def sum_up(run_dir: Path) -> None:
-    """Writes metrics_over_seeds.csv anew from metrics.csv; its rows of steps before those in metrics.csv stay."""
+    """Rewrites metrics_over_seeds.csv from metrics.csv; rows of steps before the first in metrics.csv are kept."""
     _, rows = read_table(run_dir / METRICS_FILE)
     groups: dict[tuple[int, bool], dict[str, dict[str, str]]] = {}
-    for row in rows:  # of a seed that a step has twice, as runs of before may, the last one counts
+    for row in rows:  # if a step has a seed twice, the last row counts
         groups.setdefault((int(row["step"]), _is_evaluation(row)), {})[row["seed"]] = row
     if not groups:
         return
@@ -146,8 +145,8 @@ def sum_up(run_dir: Path) -> None:
 
 
 def drop_evaluation(run_dir: Path, step: int, seeds: Sequence[int]) -> None:
-    """Drops what both tables have of the evaluation of these seeds at a step, before it is written again."""
-    again = {None, *map(str, seeds)}  # a row over seeds names none
+    """Drops the rows of both tables for these seeds' evaluation at a step, before it is written again."""
+    again = {None, *map(str, seeds)}  # rows over seeds name no seed
     for path in filter(Path.exists, (run_dir / METRICS_FILE, run_dir / AGGREGATE_FILE)):
         columns, rows = read_table(path)
         kept = [
@@ -160,7 +159,7 @@ def drop_evaluation(run_dir: Path, step: int, seeds: Sequence[int]) -> None:
 
 
 def check_loggers(loggers: Sequence[str], wandb: Mapping[str, Any] | None) -> None:
-    """Refuses what `Recorder` could not log to, before anything is started.
+    """Refuses loggers that `Recorder` could not use, before anything is started.
 
     Raises:
         ValueError: an unknown logger, or wandb without its package or its project.
@@ -177,7 +176,7 @@ def check_loggers(loggers: Sequence[str], wandb: Mapping[str, Any] | None) -> No
 
 
 def read_metrics(run_dir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The columns of a run's metrics.csv by name, each float64 `[rows]`, NaN where a row has no such metric.
+    """The columns of a run's metrics.csv by name, each float64 `[rows]`, NaN where a row lacks the metric.
 
     Raises:
         FileNotFoundError: there is no metrics.csv.
@@ -192,7 +191,7 @@ def read_metrics(run_dir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def has_evaluation(run_dir: str | os.PathLike[str], step: int, seeds: Sequence[int]) -> bool:
-    """Whether metrics.csv has an evaluation of each of these seeds at `step`; it raises as `read_metrics` does."""
+    """Whether metrics.csv has an evaluation of each of these seeds at `step`; raises as `read_metrics` does."""
     metrics = read_metrics(run_dir)
     if "eval/return" not in metrics:
         return False
@@ -205,12 +204,12 @@ def _metrics(row: Mapping[str, str]) -> dict[str, float]:
 
 
 def _is_evaluation(row: Mapping[str, str]) -> bool:
-    """Whether a row of metrics.csv is of an evaluation, which has rows of its own after those of the updates."""
+    """Whether a row of metrics.csv is of an evaluation; evaluations have their own rows, after those of updates."""
     return any(row[name] for name in row if name.startswith("eval/"))
 
 
 def _over_seeds(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Interquartile mean, smallest and largest value of each metric that every row has, where it is finite."""
+    """Interquartile mean, minimum and maximum of each metric that is present and finite in every row."""
     values = {name: [row[name] for row in rows] for name in rows[0] if all(name in row for row in rows)}
     kinds: dict[str, Callable[[list[float]], float]] = {"iqm": iqm, "min": min, "max": max}
     return {
@@ -233,7 +232,7 @@ def _logger(name: str, run_dir: Path, wandb: Mapping[str, Any], resume_step: int
         return csv_logger.CSVLogger(exp_name=name, log_dir=str(run_dir))
     logger = tensorboard.TensorboardLogger(exp_name=name, log_dir=str(run_dir))
     if resume_step is not None:
-        # A writer opened with a purge step tells TensorBoard to forget the steps that are done again.
+        # Opened with a purge step, the writer makes TensorBoard drop the steps that are repeated.
         logger.experiment.close()
         logger.experiment.purge_step = resume_step + 1
     return logger

@@ -1,4 +1,4 @@
-"""The tables of metrics of a run: CSV files that grow, read back bit for bit, and are never half written."""
+"""The tables of a run's metrics: CSV files that grow, read back bit for bit, and are never half-written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Table:
-    """A CSV file that grows by rows and, with a metric that is new, by columns; rows after `last_step` are dropped."""
+    """A CSV file that grows by rows and, for new metrics, by columns; rows after `last_step` are dropped."""
 
     def __init__(self, path: Path, index: Sequence[str], last_step: int) -> None:
         self._path = path
@@ -24,12 +24,12 @@ class Table:
         rows = [row for row in found if int(row["step"]) <= last_step]
         self.last_wall_time = max((float(row["wall_time"]) for row in rows), default=0.0)
         is_whole = path.exists() and rows == found and path.read_bytes().endswith(b"\n")
-        # The table of single seeds is there from the start.
+        # The table of single seeds exists from the start.
         if not is_whole and (path.exists() or "seed" in index):
             write_table(path, self._columns, rows)
 
     def append(self, rows: Sequence[tuple[Mapping[str, object], Mapping[str, float]]]) -> None:
-        """Appends rows, each an index and metrics, in one write, so that a process that is killed leaves no part."""
+        """Appends rows, each an index and metrics, in one write: a process that is killed leaves no partial rows."""
         written = [as_text(*row) for row in rows]
         new = [name for name in dict.fromkeys(itertools.chain(*written)) if name not in self._columns]
         if new or not self._path.exists():
@@ -43,7 +43,7 @@ class Table:
 
 
 def as_text(index: Mapping[str, object], metrics: Mapping[str, float]) -> dict[str, str]:
-    """A row of a table; numbers read back bit for bit."""
+    """A row of a table as text from which numbers read back bit for bit."""
     values = {name: repr(float(value)) for name, value in metrics.items()}
     return {name: str(value) for name, value in index.items()} | values
 

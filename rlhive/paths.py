@@ -7,7 +7,7 @@ from rlhive.suggest import suggest
 
 
 def cache_dir() -> Path:
-    """The per-user cache: `RLHIVE_CACHE`, or `rlhive` in the platform's user cache; it need not exist yet."""
+    """The per-user cache: `RLHIVE_CACHE`, or `rlhive` in the user's cache directory; it may not exist yet."""
     override = os.environ.get("RLHIVE_CACHE")
     if override:
         return Path(override).expanduser().resolve()
@@ -21,10 +21,10 @@ def gin_directory() -> Path:
 
 
 def find_gin_file(name: str) -> Path:
-    """The gin file of that path, or the shipped one of that name.
+    """The gin file at that path, or the shipped one of that name.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: there is none.
     """
     for path in (Path(name), gin_directory() / name):
         if path.is_file():

@@ -1,4 +1,4 @@
-"""The policies of a run on the same episodes, side by side."""
+"""Plays the policies of a run on the same episodes, side by side."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ from rlhive.training.evaluation import Act, Episodes, run_episodes
 def load_policies(
     run_dir: str | os.PathLike[str], step: int | None = None
 ) -> tuple[dict[int, Policy], int, set[int]]:
-    """The policies of a run's checkpoint, or that of a bundle, by their seeds, and their step.
-
-    And the seeds without one, since the actions of theirs are not finite.
+    """Loads the policies of a run's checkpoint, or of a bundle.
 
     Args:
         run_dir: the directory of the run, of one of its checkpoints, or of the bundle.
         step: which checkpoint of the run; the latest by default.
 
+    Returns:
+        The policies by seed, the step of the checkpoint, and the seeds left out because their actions are not finite.
+
     Raises:
-        ValueError: no policy that can be loaded.
+        ValueError: no policy can be loaded.
     """
     if is_bundle(run_dir):
         bundle = read_bundle(run_dir)
         return {bundle.seed: load(run_dir, step=step)}, bundle.step, set()
     folders = seed_dirs(choose_checkpoint(run_dir, step))
-    # By the header: in a copy without links the directory's name is "latest".
+    # The step is in the header: in a copy without links the directory is called "latest".
     header = read_part(next(iter(folders.values())), "params")[1]
     policies = {}
     for trained, path in folders.items():
@@ -52,7 +53,7 @@ def load_policies(
 
 
 def all_broken(run_dir: str | os.PathLike[str], seeds: Iterable[int]) -> str:
-    """What is said of a run none of whose seeds has a policy that gives finite actions."""
+    """The error message for a run in which no seed's policy gives finite actions."""
     names = ", ".join(map(str, sorted(seeds)))
     return f"{run_dir}: the actions of all seeds are not finite: {names}; their training diverged"
 
@@ -60,10 +61,10 @@ def all_broken(run_dir: str | os.PathLike[str], seeds: Iterable[int]) -> str:
 def play(
     policies: Mapping[int, Policy], seed: int, episode_seeds: Sequence[int], *, stochastic: bool
 ) -> tuple[Episodes, set[int]]:
-    """Every seed's policy, by its seed, on the same episodes; and the seeds whose actions there are not finite.
+    """Plays every seed's policy on the same episodes; also returns the seeds whose actions were not finite.
 
     Raises:
-        ValueError: the environment is not the one they were trained on.
+        ValueError: the environment differs from the one they were trained on.
     """
     actors = {of: make_actor(policy, seed, stochastic=stochastic) for of, policy in policies.items()}
     network = next(iter(policies.values())).spec.network
@@ -82,14 +83,14 @@ def play(
         actions, left = zip(*map(act_of, actors, seen, rests), strict=True)
         return torch.stack(actions), None if left[0] is None else torch.stack(left)
 
-    # A worker process would pay more to start than it saves on this few steps.
+    # Starting a worker process would take longer than it saves on so few steps.
     with VectorEnv(trained_on.name, seeds=list(policies), num_workers=0, pixels=trained_on.pixels) as envs:
         check_same_environment(envs.spec, trained_on)
         return run_episodes(envs, act, episode_seeds), broken
 
 
 def make_actor(policy: Policy, seed: int, *, stochastic: bool) -> Act:
-    """The policy as a function of what `VectorEnv` shows, batch `[E]`; a stochastic one draws noise from `seed`."""
+    """The policy as a function of what `VectorEnv` returns, batch `[E]`; a stochastic one draws noise from `seed`."""
     generator = torch.Generator().manual_seed(seed)
     chunk_size, action_dim = policy.spec.network.chunk_size, policy.spec.env.action_dim
 

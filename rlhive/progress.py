@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar, or a line now and then."""
+"""Shows progress on stderr: a bar on a terminal, otherwise a line now and then."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rlhive.core.stats import iqm
 
 
 class Progress:
-    """Steps, their rate, return, success rate, time left: a bar on a terminal, else a line now and then.
+    """Shows steps, their rate, return, success rate and time left: a bar on a terminal, else a line now and then.
 
     Args:
         total_steps: environment steps of the whole run, per seed; offline, gradient updates.
         initial_step: where a resumed run begins.
-        interval: seconds between two lines where the stream is no terminal.
+        interval: seconds between two lines if the stream is not a terminal.
         stream: where to write; None is stderr.
     """
 
@@ -49,8 +49,8 @@ class Progress:
         self._success: dict[str, str] = {}
 
     def update(self, step: int, returns: Sequence[float] = (), success_rate: float | None = None) -> None:
-        """Shows that `step` is reached; the returns of the seeds and the success rate (0 to 1) last given stay."""
-        # One that is not finite is of a broken episode, and must not end a run by being shown.
+        """Shows that `step` is reached; the last given returns of the seeds and success rate (0 to 1) stay shown."""
+        # A return that is not finite comes from a broken episode; showing it must not end the run.
         returns = [value for value in returns if math.isfinite(value)]
         if returns:
             spread = f" ({min(returns):.1f} to {max(returns):.1f})" if len(returns) > 1 else ""
@@ -65,7 +65,7 @@ class Progress:
             self._line()
 
     def note(self, text: str) -> None:
-        """Writes a line of its own that stays."""
+        """Writes a line of its own, which stays."""
         tqdm.write(text, file=self._stream)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The stdout and stderr of a command: there, able to show every character, and no reason for it to fail."""
+"""Makes stdout and stderr safe for a command: both exist and accept every character, and stderr never fails."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, TextIO
 
 
 def prepare_streams() -> None:
-    """Stdout and stderr are there, take every character, and stderr may lose its reader."""
+    """Makes stdout and stderr exist and accept every character, and lets stderr lose its reader."""
     replace_closed_streams()
     escape_what_cannot_be_shown()
     spare_stderr()
 
 
 def replace_closed_streams() -> None:
-    """Gives a process that was started without stdout or stderr, as by `>&-`, one that goes nowhere.
+    """Gives a process started without stdout or stderr, as by `>&-`, one that discards everything.
 
-    Python has None in its place; and the next file that is opened, here or in a process that this one starts, would get
-    its number, and what libraries print.
+    Python sets it to None; and the next file opened, here or in a child process, would get its number and receive
+    what libraries print.
     """
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
@@ -29,18 +29,18 @@ def replace_closed_streams() -> None:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
             os.set_inheritable(number, True)
-            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115 - for as long as the process lives
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115 - open for the life of the process
 
 
 def escape_what_cannot_be_shown() -> None:
-    """Writes characters that stdout or stderr has no code for, as of a directory's name, like `\\xfc`."""
+    """Writes characters that stdout or stderr cannot encode, as in a directory's name, as escapes like `\\xfc`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 class _SparedStream:
-    """A stream that drops what it cannot write; all else of it is the stream's."""
+    """Wraps a stream and drops what it cannot write."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -59,5 +59,5 @@ class _SparedStream:
 
 
 def spare_stderr() -> None:
-    """Lets the command go on where what it says cannot be written: the terminal is gone, the disk of a log is full."""
+    """Lets the command continue when stderr cannot be written: the terminal is gone, or a log's disk is full."""
     sys.stderr = _SparedStream(sys.stderr)

@@ -14,7 +14,7 @@ from rlhive.command import let_threads_sleep
 from rlhive.command_line import command_line
 from rlhive.core import files, interrupt
 
-LIMIT = "; the limit of processes and threads is reached (ulimit -u, or the container's)\n"
+LIMIT = "; the limit on processes and threads is reached (ulimit -u, or the container's)\n"
 
 
 def test_the_threads_of_a_command_sleep_soon():
@@ -102,7 +102,7 @@ def test_commands_end_quietly_when_their_reader_leaves(arguments, buffering):
         (
             ImportError("lib.so:\n failed"),
             1,
-            f"test: cannot import: lib.so: failed; `{command_line('rlhive.doctor')}` looks at the installation\n",
+            f"test: cannot import: lib.so: failed; `{command_line('rlhive.doctor')}` checks the installation\n",
         ),
         (
             ImportError("lib.so: failed to map segment from shared object"),
@@ -223,7 +223,7 @@ def test_a_working_directory_that_is_gone_is_refused_in_one_line(tmp_path, monke
     assert commands._exit_code("test", commands._check_directory) == 0
     (tmp_path / "gone").rmdir()
     assert commands._exit_code("test", commands._check_directory) == 2
-    assert capsys.readouterr().err == "test: the working directory is gone: cd to one that exists\n"
+    assert capsys.readouterr().err == "test: the working directory was removed: cd to one that exists\n"
 
 
 def test_a_limit_is_named_once():
@@ -339,7 +339,7 @@ def test_python_without_docstrings_is_refused_in_one_line():
     ended = subprocess.run([sys.executable, "-OO", "-c", script], capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr == (
-        "test: Python without docstrings (-OO, PYTHONOPTIMIZE=2) cannot import torchrl: use -O or leave it out\n"
+        "test: Python without docstrings (-OO, PYTHONOPTIMIZE=2) cannot import torchrl: use -O, or no such option\n"
     )
 
 

@@ -273,7 +273,7 @@ def test_a_seed_whose_actions_are_not_finite_is_named_and_the_others_are_evaluat
     report = evaluate(run.run_dir, 3, 1)
     assert report["seeds"] == [whole["seeds"][0], whole["seeds"][2]] and report["not_finite"] == [10]
     assert report["return_mean"] == pytest.approx(np.mean([of["return_mean"] for of in report["seeds"]]))
-    assert "  seed 10: its policy gives actions that are not finite, so has no figures" in format_report(
+    assert "  seed 10: its policy gives actions that are not finite, so it has no figures" in format_report(
         report
     )
     json.dumps(report, allow_nan=False)

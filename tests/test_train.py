@@ -245,7 +245,7 @@ def test_ctrl_c_saves_and_resuming_goes_on(tmp_path, capsys):
     run_dir = tmp_path / "run"
     stopped = interrupt_after(run_dir, 160, *arguments(run_dir, "TOTAL_STEPS=100000", "train.compile=False"))
     assert stopped.returncode == 130
-    assert f"stopped and saved; go on with --run_dir={run_dir} --resume" in stopped.stderr
+    assert f"stopped and saved; continue with --run_dir={run_dir} --resume" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     before, kept = load_checkpoint(run_dir, [1]), rows(run_dir)
     step = before.step
@@ -254,7 +254,7 @@ def test_ctrl_c_saves_and_resuming_goes_on(tmp_path, capsys):
     usage = json.loads((run_dir / "usage.json").read_text())
     (run_dir / "usage.json").write_text(json.dumps(usage | {"updates_compiled": 1}))
     assert train.run([], [f"TOTAL_STEPS={step + 100}", IN_PROCESS], str(run_dir), resume=True) == 0
-    said = "until now updates were compiled: from here on the run rounds otherwise\n"
+    said = "so far updates were compiled; from here on they are not compiled, so the run rounds differently\n"
     assert said in capsys.readouterr().err
     assert json.loads((run_dir / "usage.json").read_text())["updates_compiled"] == 0
     after = load_checkpoint(run_dir, [1])
@@ -347,7 +347,7 @@ def test_damaged_records_are_refused_before_a_run_goes_on(copy, name, text, word
 
 def test_a_run_beyond_its_end_is_left_as_it_is(copy):
     before = (copy / "config.gin").read_text()
-    with pytest.raises(ValueError, match="is at step 240 already, beyond TOTAL_STEPS=100"):
+    with pytest.raises(ValueError, match="is already at step 240, beyond TOTAL_STEPS=100"):
         train.run([], ["TOTAL_STEPS=100"], str(copy), resume=True)
     assert (copy / "config.gin").read_text() == before
 
@@ -355,7 +355,7 @@ def test_a_run_beyond_its_end_is_left_as_it_is(copy):
 def test_two_processes_cannot_train_in_one_directory(copy):
     with train.alone_in(copy):
         text = run(f"--run_dir={copy}", "--resume", "--gin.TOTAL_STEPS=300", code=1)
-    assert f"another process trains in {copy}: wait for it, or choose another --run_dir" in text
+    assert f"another process is training in {copy}: wait for it, or choose another --run_dir" in text
     assert load_checkpoint(copy, [1]).step == 240
 
 
@@ -374,7 +374,7 @@ def test_two_processes_cannot_train_in_one_directory(copy):
 def test_what_ends_a_run_in_its_midst_says_how_it_goes_on(tmp_path, failure, said):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "latest").symlink_to("100")
-    remedy = f"{said}.*; its latest checkpoint is kept: once that is mended, --resume goes on from there"
+    remedy = f"{said}.*; its latest checkpoint is kept: fix the cause, then --resume continues from there"
     with pytest.raises(RuntimeError, match=remedy), session.advising_to_resume(tmp_path / "run"):
         raise failure
     with pytest.raises(type(failure)) as caught, session.advising_to_resume(tmp_path):
@@ -391,7 +391,7 @@ def test_a_finished_run_is_done_again_with_a_command_that_can_be_copied(copy, ca
     said = capsys.readouterr().err
     assert f"python -m rlhive.evaluate '--run_dir={copy}'" in said
     assert "updates are not compiled: the run has not 10000 updates or more\n" in said
-    assert "rounds otherwise" not in said
+    assert "rounds differently" not in said
     assert f"nothing was left to train; see {copy / 'report.html'}, or evaluate it" in said
     assert (copy / "report.html").read_text() == "of rlhive.report"
     (copy / "evaluations.npz").unlink()
@@ -410,19 +410,22 @@ def test_a_finished_run_is_done_again_with_a_command_that_can_be_copied(copy, ca
         (["--gin_fil=sac.gin"], "gin_fil"),
         (["--gin_file=sac_gausian.gin"], "no gin file 'sac_gausian.gin': did you mean sac_gaussian.gin"),
         (["--gin_file=sac.gin", "extra"], "unknown argument 'extra': did you mean --gin_file=extra?"),
-        ([], "which configuration? Such as --gin_file=sac_gaussian.gin"),
+        ([], "no configuration is given: name one, such as --gin_file=sac_gaussian.gin"),
         (["--resume"], "--resume needs --run_dir"),
-        (["--resume", "--run_dir=new"], "new has no checkpoint to go on from"),
+        (["--resume", "--run_dir=new"], "new has no checkpoint to continue from"),
         (["--gin_file=sac.gin", "--run_dir=old"], "--run_dir=old holds a run: add --resume"),
         (["--gin_file=sac.gin", "--run_dir=begun"], "--run_dir=begun holds a run: it has no checkpoint yet"),
         (
             ["--gin_file=sac.gin", "--run_dir=killed"],
             "--run_dir=killed holds a run: it has no checkpoint yet",
         ),
-        (["--resume", "--run_dir=killed"], "killed has no checkpoint to go on from"),
+        (["--resume", "--run_dir=killed"], "killed has no checkpoint to continue from"),
         (["--resume", "--run_dir=copied"], "copied/checkpoints/latest is a copy, not a link"),
-        (["--gin_file=sac.gin", "--run_dir=begun/config.gin"], "--run_dir=begun/config.gin is no directory"),
-        (["--gin_file=sac.gin", "--run_dir="], "--run_dir= is no directory"),
+        (
+            ["--gin_file=sac.gin", "--run_dir=begun/config.gin"],
+            "--run_dir=begun/config.gin is not a directory",
+        ),
+        (["--gin_file=sac.gin", "--run_dir="], "--run_dir= is not a directory"),
     ],
 )
 def test_wrong_flags_are_refused_at_once(tmp_path, args, words):

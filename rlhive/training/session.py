@@ -1,4 +1,4 @@
-"""One call of `rlhive.train` once its configuration is loaded: begins a run, goes on with it, adds seeds to it."""
+"""What `rlhive.train` does once its configuration is loaded: start a run, continue it, add seeds to it."""
 
 from __future__ import annotations
 
@@ -52,29 +52,29 @@ if TYPE_CHECKING:
 
 
 def go_on(config: TrainConfig, directory: Path) -> bool:
-    """Goes on with the run in `directory`; whether it came to its end.
+    """Continues the run in `directory`, and adds the seeds it lacks; returns whether it reached its end.
 
     Raises:
-        ValueError: it is beyond that already, or its files are damaged.
+        ValueError: the run is past its end already, or its files are damaged.
     """
     spec = check_run_files(directory)
     recover(directory)
     there = int(checkpoint_dir(directory).name)
     if there >= config.total_steps + config.num_envs:
-        raise ValueError(f"{directory} is at step {there} already, beyond TOTAL_STEPS={config.total_steps}")
+        raise ValueError(f"{directory} is already at step {there}, beyond TOTAL_STEPS={config.total_steps}")
     check_saved_replay(config, directory, spec, there)
     finished = add_seeds(config, directory)
     if finished is None and has_met_its_targets(directory):
-        sys.stderr.write("rlhive.train: all of its seeds have met their target, nothing is left to train\n")
+        sys.stderr.write("rlhive.train: all of its seeds have met their target; nothing is left to train\n")
         return True
     return train(config, directory, resume=True) if finished is None else finished
 
 
 def add_seeds(config: TrainConfig, directory: Path) -> bool | None:
-    """Trains the seeds that the finished run in `directory` has not and merges them into it.
+    """Trains the seeds that the finished run in `directory` lacks, and merges them into it.
 
     Returns:
-        Whether they came to their end; None where there are none.
+        Whether they reached their end; None if no seeds are to be added.
 
     Raises:
         LoadError: the seeds cannot be added to this run, or its latest checkpoint is damaged.
@@ -84,7 +84,7 @@ def add_seeds(config: TrainConfig, directory: Path) -> bool | None:
         return None
     text = record_of(config).text
     check_settings(directory, text)
-    # In full: the training may take hours, and what it is merged into must be whole.
+    # Read in full: training may take hours, and the checkpoint it is merged into must be intact.
     load_checkpoint(directory, list(seed_dirs(checkpoint_dir(directory))))
     folder, under_way = directory / ADDED, is_under_way(directory)
     if not under_way:
@@ -99,17 +99,17 @@ def add_seeds(config: TrainConfig, directory: Path) -> bool | None:
     seconds = sum(of.get("seconds", 0.0) for of in (usage, read_usage(directory)))
     write_usage(directory, {**usage, "seconds": seconds})
     write_settings(directory, text, operative)
-    # Others followed it with which nothing was trained.
+    # Of settings that nothing was trained with.
     earlier_settings_path(directory).unlink(missing_ok=True)
     plot_curves(directory, step_key(config.algorithm))
     return True
 
 
 def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec | None = None) -> bool:
-    """Trains in `directory` and records the configuration there; whether the run came to its end.
+    """Trains in `directory` and records the configuration there; returns whether the run reached its end.
 
     Raises:
-        ConfigError: the configuration is not as it was loaded, so that the record would be of another.
+        ConfigError: the configuration was changed after it was loaded, so the record would not match it.
     """
     record = record_of(config)
     shares = share_cores(config)
@@ -127,10 +127,9 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
         write_settings(directory, record.text, record.operative_text)
         were_compiled = read_usage(directory).get("updates_compiled", config.compiles)
         if resume and run.step < config.total_steps and were_compiled != config.compiles:
-            before = "compiled" if were_compiled else "not compiled"
-            sys.stderr.write(
-                f"rlhive.train: until now updates were {before}: from here on the run rounds otherwise\n"
-            )
+            before, now = ("compiled", "not compiled") if were_compiled else ("not compiled", "compiled")
+            text = f"so far updates were {before}; from here on they are {now}, so the run rounds differently"
+            sys.stderr.write(f"rlhive.train: {text}\n")
         _say_what_it_sees(run.spec)
         began_at = run.step
         with advising_to_resume(directory):
@@ -143,7 +142,7 @@ def train(config: TrainConfig, directory: Path, *, resume: bool, joins: RunSpec 
 
 
 def _say_what_it_sees(spec: RunSpec) -> None:
-    """The images and the encoder of a run, and its data set, a line each."""
+    """Logs the images and encoder of a run, and its data set, one line each."""
     if (pixels := spec.env.pixels) is not None:
         size = f"{pixels.height}x{pixels.width}, {pixels.quality} quality"
         images = f"images of {', '.join(pixels.cameras)}, {size}" if pixels.cameras else "no images (blind)"
@@ -154,25 +153,26 @@ def _say_what_it_sees(spec: RunSpec) -> None:
 
 @contextlib.contextmanager
 def advising_to_resume(directory: Path) -> Iterator[None]:
-    """Says of failures of the system and of workers in mid-training what is left of the run."""
+    """Adds to system and worker failures in mid-training that the run can be resumed."""
     try:
         yield
-    except (OSError, RuntimeError, MemoryError, ImportError) as error:  # loading code takes memory, too
+    except (OSError, RuntimeError, MemoryError, ImportError) as error:  # loading code takes memory too
         if not os.path.lexists(latest_link(directory)):
             raise
         raise RuntimeError(
-            f"{reason(error)}; its latest checkpoint is kept: once that is mended, --resume goes on from there"
+            f"{reason(error)}; its latest checkpoint is kept: fix the cause, then --resume continues from there"
         ) from error
 
 
 def share_cores(config: TrainConfig) -> str:
-    """Gives torch its threads, unless OMP_NUM_THREADS says how many.
+    """Sets torch's number of threads, unless OMP_NUM_THREADS does.
 
-    All cores: workers that step physics are idle most of the time that an update takes, and the threads of
-    `rlhive.command` do not get in their way. Those that draw images are not idle; they keep their cores.
+    Updates get all cores: workers that only step physics are idle during most of an update, and torch's threads sleep
+    when they have no work (see `rlhive.command.let_threads_sleep`). Workers that draw images are busy and keep their
+    cores.
 
     Returns:
-        Who gets which, for the log.
+        How the cores are shared, for the log.
     """
     cores = len(os.sched_getaffinity(0))
     if ALGORITHMS[config.algorithm].offline:
