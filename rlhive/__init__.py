@@ -39,7 +39,7 @@ if _IS_COMMAND and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 # absl is the first package that commands import; the doctor reports whatever else is missing.
 if _IS_COMMAND and _MODULE != "rlhive.doctor" and importlib.util.find_spec("absl") is None:
     sys.exit(
-        f"{_MODULE}: absl-py is missing from {sys.executable}: run the command with `uv run`, or install rlhive's packages "
+        f"{_MODULE}: absl-py is missing from {sys.executable}: run it with `uv run`, or install rlhive's packages "
         "(README.md)"
     )
 if not _IS_COMMAND and multiprocessing.current_process().name != WORKER_NAME:

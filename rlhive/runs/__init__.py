@@ -1,1 +1,1 @@
-"""What a run leaves on disk: the layout of its directory, its spec, its checkpoints."""
+"""The files of a run: the layout of its directory, its spec, its checkpoints."""

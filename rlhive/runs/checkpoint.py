@@ -1,7 +1,7 @@
-"""Checkpoints: `checkpoints/<step>/{params,env_state,train_state}.safetensors`, complete or not there at all.
+"""Checkpoints: `checkpoints/<step>/{params,env_state,train_state}.safetensors`, complete or absent.
 
-The files of several seeds lie in `checkpoints/<step>/seed_<seed>/`, each exactly like those of a run of that
-seed alone. `checkpoints/latest` is a relative link to the newest step.
+With several seeds, the files of each are in `checkpoints/<step>/seed_<seed>/`, exactly like those of a run of that seed
+alone. `checkpoints/latest` is a relative link to the newest step.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ BEFORE = ".tmp-before-"
 
 
 class Checkpoint(NamedTuple):
-    """What `load_checkpoint` gives.
+    """What `load_checkpoint` returns.
 
     Attributes:
         state: the train state `[S]`.
-        rollout: where the training environments are, `[S]`.
-        generators: for each name the generators' states, uint8, one per seed: `generator.set_state(...)`.
-        progress: as it was saved, one mapping per seed.
+        rollout: the state of the training environments, `[S]`.
+        generators: for each name the generators' states, uint8, one per seed, for `generator.set_state`.
+        progress: one mapping per seed, as saved.
         step: environment steps per seed so far; offline, gradient updates.
-        spec: the run it is of.
+        spec: of the run.
     """
 
     state: TrainState
@@ -58,32 +58,32 @@ def save_checkpoint(
     generators: Mapping[str, Sequence[Generator]],
     progress: Sequence[Mapping[str, Any]],
 ) -> Path:
-    """Writes the checkpoint of one step beside the others and then makes it the latest, each in one step.
+    """Writes the checkpoint of one step, and then makes it the latest; each is atomic.
 
     Args:
         run_dir: the run's directory.
         step: as in `Checkpoint`; an existing checkpoint of this step is replaced.
         state: the train state `[S]`.
-        spec: the run it is of.
+        spec: of the run.
         seeds: the S seeds, each once.
-        rollout: where the training environments are, `[S]`.
-        generators: by name, one generator per seed.
-        progress: plain JSON values, a mapping per seed.
+        rollout: the state of the training environments, `[S]`.
+        generators: for each name one generator per seed.
+        progress: a mapping of plain JSON values per seed.
 
     Returns:
         The checkpoint's directory.
 
     Raises:
-        ValueError: a value of the state is not finite, or there is not one state, generator or mapping per seed;
+        ValueError: a value of the state is not finite, or there is not one state, generator and mapping per seed;
             nothing is written.
-        OSError: the disk is full, for one; what was there before is still there.
+        OSError: writing fails, for example because the disk is full; earlier checkpoints stay as they are.
     """
     _check_seeds(seeds, state, generators, progress)
     _check_finite(seeds, state)
     root = Path(run_dir) / CHECKPOINTS
     root.mkdir(parents=True, exist_ok=True)
     recover_checkpoints(run_dir)
-    for left_over in root.glob(".tmp-*"):  # of a process that was killed
+    for left_over in root.glob(".tmp-*"):  # left by a process that was killed
         shutil.rmtree(left_over)
     beside, final = root / f".tmp-{step}", root / str(step)
     try:
@@ -102,7 +102,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(run_dir: PathLike, seeds: Sequence[int], *, step: int | None = None) -> Checkpoint:
-    """Reads what `save_checkpoint` wrote, equal bit for bit, on the CPU.
+    """Reads what `save_checkpoint` wrote, bit for bit, onto the CPU.
 
     Args:
         run_dir: the run's directory.
@@ -110,12 +110,12 @@ def load_checkpoint(run_dir: PathLike, seeds: Sequence[int], *, step: int | None
         step: which checkpoint; the latest by default.
 
     Raises:
-        LoadError: there is none, its seeds are others, or a file is damaged or belongs to another run.
+        LoadError: there is none, its seeds differ, or a file is damaged or belongs to another run.
     """
     folder = checkpoint_dir(run_dir, step)
     folders = seed_dirs(folder)
     if sorted(folders) != sorted(seeds):
-        raise LoadError(f"{folder}: holds the seeds {sorted(folders)}, but {sorted(seeds)} are asked for")
+        raise LoadError(f"{folder}: holds the seeds {sorted(folders)}, but {sorted(seeds)} are requested")
     parts = [read_seed(folders[seed]) for seed in seeds]
     header = parts[0].header
     if any(part.header.origin != header.origin for part in parts):
@@ -123,7 +123,7 @@ def load_checkpoint(run_dir: PathLike, seeds: Sequence[int], *, step: int | None
     for seed, part in zip(seeds, parts, strict=True):
         if part.header.seed != seed:
             raise LoadError(
-                f"{folders[seed]}: holds seed {part.header.seed}: the directories were renamed; name them as before"
+                f"{folders[seed]}: holds seed {part.header.seed}: the directories were renamed; restore their names"
             )
     names = parts[0].generators
     return Checkpoint(
@@ -137,7 +137,7 @@ def load_checkpoint(run_dir: PathLike, seeds: Sequence[int], *, step: int | None
 
 
 def replace_checkpoint(run_dir: PathLike, step: int, folders: Mapping[int, Path]) -> None:
-    """Replaces the checkpoint of one step, in one step, by copies of the files of these seeds, from `folders`."""
+    """Atomically replaces the checkpoint of one step with copies of each seed's files in `folders`."""
     root = Path(run_dir) / CHECKPOINTS
     beside = root / f".tmp-{step}"
     shutil.rmtree(beside, ignore_errors=True)
@@ -153,9 +153,9 @@ def replace_checkpoint(run_dir: PathLike, step: int, folders: Mapping[int, Path]
 
 
 def recover_checkpoints(run_dir: PathLike) -> None:
-    """Puts back a checkpoint that a killed process had not replaced yet, and removes one that it had.
+    """Puts back a checkpoint that a killed process had not yet replaced, and removes one that it had.
 
-    For who trains in `run_dir` alone: a process that replaces one would be disturbed.
+    To be called only by the process that trains in `run_dir`: it would disturb another one that replaces a checkpoint.
     """
     for before in (Path(run_dir) / CHECKPOINTS).glob(f"{BEFORE}*"):
         final = before.with_name(before.name.removeprefix(BEFORE))
@@ -178,7 +178,7 @@ def _check_seeds(
             f"the state's batch size is {list(state.batch_size)}, but there are {len(seeds)} seeds"
         )
     if not generators or any(len(of_seed) != len(seeds) for of_seed in generators.values()):
-        raise ValueError(f"a checkpoint needs generators, and {len(seeds)} of each name, one per seed")
+        raise ValueError(f"a checkpoint needs generators, one of each name for each of {len(seeds)} seeds")
     if len(progress) != len(seeds):
         raise ValueError(f"a checkpoint needs progress for each of {len(seeds)} seeds, got {len(progress)}")
 
@@ -188,9 +188,7 @@ def _check_finite(seeds: Sequence[int], state: TrainState) -> None:
         finite = torch.isfinite(leaf).reshape(len(seeds), -1).all(-1).tolist()
         if not all(finite):
             seed = seeds[finite.index(False)]
-            raise ValueError(
-                f"{name} of seed {seed} is not finite: not saved, the checkpoints before are kept"
-            )
+            raise ValueError(f"{name} of seed {seed} is not finite: not saved, earlier checkpoints are kept")
 
 
 def _trees(state: TrainState, rollout: TensorDict, generators: dict[str, Tensor]) -> dict[str, TensorDict]:
@@ -202,7 +200,7 @@ def _trees(state: TrainState, rollout: TensorDict, generators: dict[str, Tensor]
 
 def _replace_directory(beside: Path, final: Path) -> None:
     before = final.with_name(f"{BEFORE}{final.name}")
-    if final.exists():  # a directory that is not empty cannot be replaced in one step
+    if final.exists():  # a directory that is not empty cannot be replaced atomically
         final.rename(before)
     beside.rename(final)
     flush(final.parent)

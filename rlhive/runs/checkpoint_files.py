@@ -1,4 +1,4 @@
-"""The files of one seed in a checkpoint: `{params,env_state,train_state}.safetensors`, and what their headers say."""
+"""The files of one seed in a checkpoint, `{params,env_state,train_state}.safetensors`, and their headers."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from rlhive.runs.run_files import part_path, progress_in
 from rlhive.runs.run_spec import RunSpec
 
 PARTS = ("params", "env_state", "train_state")
-TRAINING = ("target_params", "opt_state", "step")  # of the train state, in its third file
+TRAINING = ("target_params", "opt_state", "step")  # parts of the train state that are in the third file
 
 
 @attrs.frozen
 class Header:
-    """What the header of each file says.
+    """The contents of each file's header.
 
     Attributes:
-        kind: which of `PARTS` the tree is.
-        spec: the run it is of.
-        seed: the seed it is of.
+        kind: which of `PARTS` the file holds.
+        spec: of the run.
+        seed: the seed that the file is of.
         step: environment steps per seed so far; offline, gradient updates.
-        progress: what else the training loop knows of the seed; plain JSON values, in "train_state" only.
+        progress: what else the training loop keeps for the seed; plain JSON values, in "train_state" only.
     """
 
     kind: str
@@ -57,7 +57,7 @@ def read_file(path: str | os.PathLike[str], kind: str) -> tuple[TensorDict, Head
     """One file of a checkpoint: its tree, batch size `[]`, and its header.
 
     Raises:
-        LoadError: the file is damaged, of another kind or format, or its header is.
+        LoadError: the file or its header is damaged, or of another kind or format.
     """
     tree, fields = read_tree(path)
     check_kind(path, fields, kind)
@@ -65,12 +65,12 @@ def read_file(path: str | os.PathLike[str], kind: str) -> tuple[TensorDict, Head
     progress = progress_in(path, fields)
     numbers = [fields.get(name, "") for name in ("seed", "step")]
     if not all(number.isdecimal() for number in numbers) or fields.get("run_id") != spec.run_id:
-        raise LoadError(f"{path}: seed, step or run_id of its header are missing or do not fit together")
+        raise LoadError(f"{path}: seed, step or run_id in its header are missing or inconsistent")
     return tree, Header(kind, spec, int(numbers[0]), int(numbers[1]), progress)
 
 
 class SeedFiles(NamedTuple):
-    """What the three files hold; trees of batch size `[]`, and the generators' states, uint8, by name."""
+    """The contents of the three files: trees of batch size `[]`, and the generators' states, uint8, by name."""
 
     state: TrainState
     rollout: TensorDict
@@ -82,9 +82,9 @@ def write_seed(folder: Path, trees: Mapping[str, TensorDict], header: Mapping[st
     """Writes a seed's files into a new folder.
 
     Args:
-        folder: where they are to be.
+        folder: the new folder.
         trees: one of batch size `[]` for each of `PARTS`.
-        header: the `Header` of all three, but for `kind`; `progress` is written to "train_state" only.
+        header: the fields of `Header` except `kind`; `progress` is written to "train_state" only.
     """
     folder.mkdir(parents=True)
     for kind in PARTS:
@@ -96,8 +96,8 @@ def read_seed(folder: Path) -> SeedFiles:
     """Reads what `write_seed` wrote.
 
     Raises:
-        LoadError: a file is missing or damaged, they are of different runs, seeds or steps, or lack what the
-            algorithm trains with.
+        LoadError: a file is missing or damaged, the files are of different runs, seeds or steps, or they lack
+            something that the algorithm trains with.
     """
     read = {kind: read_part(folder, kind) for kind in PARTS}
     header = read["train_state"][1]
@@ -105,7 +105,7 @@ def read_seed(folder: Path) -> SeedFiles:
         raise LoadError(
             f"{folder}: its files are of different runs, seeds or steps; copy the checkpoint again"
         )
-    # Not every file names these where they are without leaves.
+    # Files need not contain these if they have no leaves.
     rest = TensorDict({"target_params": {}, "opt_state": {}, "rollout": {"explore": {}}})
     rest.update(read["train_state"][0])
     path, algorithm = part_path(folder, "train_state"), ALGORITHMS[header.spec.algorithm]

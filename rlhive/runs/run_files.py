@@ -1,20 +1,20 @@
-"""The files of a run directory: their names, and what is read of them without torch.
+"""The files of a run directory: their names, and what can be read from them without torch.
 
 runs/reach/
-    config.gin                  the settings; config-<step>.gin has those it had until a step
-    operative_config.gin        those that were in use
-    spec.json                   what it is of, but for the tensors
-    metrics.csv                 a row per seed and step; metrics_over_seeds.csv has what seeds have in common
+    config.gin                  the settings; config-<step>.gin has the earlier ones, used until that step
+    operative_config.gin        the settings in use, with their defaults
+    spec.json                   everything a policy needs except the tensors
+    metrics.csv                 a row per seed and step; metrics_over_seeds.csv summarizes the seeds
     usage.json                  the time and memory it took
     curves.png, report.html, evaluations.npz, seen.png
-    videos/<step>.mp4           a film of the first seed's policy, of some of the evaluations
-    tensorboard/, csv/          what TorchRL's loggers write, each in a directory of its name
-    checkpoints/config.gin      the settings that they were trained with, whatever becomes of those above
+    videos/<step>.mp4           the first seed's policy, filmed in some of the evaluations
+    tensorboard/, csv/          what TorchRL's loggers write, each in a directory of its own name
+    checkpoints/config.gin      the settings that they were trained with, even if config.gin is edited later
     checkpoints/latest          a relative link to the newest step
-    checkpoints/<step>/         of one seed: params.safetensors, env_state.safetensors, train_state.safetensors
-    checkpoints/<step>/seed_<seed>/     the same of each of several seeds
+    checkpoints/<step>/         for one seed: params.safetensors, env_state.safetensors, train_state.safetensors
+    checkpoints/<step>/seed_<seed>/     the same for each of several seeds
     replay/<step>.safetensors   the transitions, at the step of the latest checkpoint
-    added_seeds/                a run of the seeds that are being added; .added_seeds/ while it is removed
+    added_seeds/                a run of the seeds being added; renamed to .added_seeds/ before it is removed
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ METRICS_FILE, AGGREGATE_FILE, USAGE_FILE = "metrics.csv", "metrics_over_seeds.cs
 CURVES_FILE, REPORT_FILE, ARRAYS_FILE = "curves.png", "report.html", "evaluations.npz"
 SEEN_FILE = "seen.png"  # the images that the policy saw in the last evaluation
 VIDEOS = "videos"
-# What the steps of a run count, by the name of their number in usage.json.
+# What the steps of a run count, by the key of their number in usage.json.
 STEP_NAMES = {"environment_steps": "environment steps", "gradient_updates": "gradient updates"}
 CHECKPOINTS, LATEST, REPLAY = "checkpoints", "latest", "replay"
-ADDED, MERGED = "added_seeds", ".added_seeds"  # while they train, and while what was merged is removed
-# Why a seed stopped before the others: its success was train.target_success, or something of it was not finite.
+ADDED, MERGED = "added_seeds", ".added_seeds"  # while they train, and while they are removed after merging
+# Why a seed stopped before the others: it reached train.target_success, or a value of it was not finite.
 TARGET_MET, NOT_FINITE = "target met", "not finite"
-EVALUATION_SEED = 0  # of the episodes that every evaluation in metrics.csv plays
+EVALUATION_SEED = 0  # of the episodes of every evaluation in metrics.csv
 
 
 def write_settings(run_dir: Path, text: str, operative_text: str) -> None:
-    """Writes the settings that a run trains with from now on: all bindings, and those in use with the defaults."""
+    """Writes the settings that a run trains with from now on: all bindings, and those in use with their defaults."""
     (run_dir / CHECKPOINTS).mkdir(exist_ok=True)
     write_text(run_dir / CONFIG_FILE, text)
     write_text(run_dir / OPERATIVE_CONFIG_FILE, operative_text)
@@ -53,20 +53,20 @@ def write_settings(run_dir: Path, text: str, operative_text: str) -> None:
 
 
 def settings_path(run_dir: Path) -> Path:
-    """The file of the settings that a run trained with: its config.gin may have been edited to go on with others."""
+    """The file of the settings that a run was trained with: config.gin may have been edited since."""
     if has_checkpoint(run_dir) and (kept := earlier_settings_path(run_dir)).exists():
-        return kept  # nothing was learned since with other ones
+        return kept  # nothing has been trained with the newer ones yet
     written = run_dir / CHECKPOINTS / CONFIG_FILE
-    return written if written.exists() else run_dir / CONFIG_FILE  # of runs of before
+    return written if written.exists() else run_dir / CONFIG_FILE  # a copy may lack the checkpoints
 
 
 def earlier_settings_path(run_dir: Path) -> Path:
-    """Where the settings are that a run had until its latest checkpoint, if it goes on from there with others."""
+    """Where the settings used until the latest checkpoint are kept, if the run continues with others."""
     return run_dir / f"config-{checkpoint_dir(run_dir).name}.gin"
 
 
 def latest_link(run_dir: PathLike) -> Path:
-    """Where the link to the newest checkpoint is, if there is one."""
+    """The path of the link to the newest checkpoint, which may not exist."""
     return Path(run_dir) / CHECKPOINTS / LATEST
 
 
@@ -79,26 +79,26 @@ def checkpoint_dir(run_dir: PathLike, step: int | None = None) -> Path:
     """The directory of one checkpoint, by default the one that `latest` points to.
 
     Raises:
-        LoadError: there is none; the message lists those that are there.
+        LoadError: there is none; the message lists those that exist.
     """
     folder = latest_link(run_dir) if step is None else Path(run_dir) / CHECKPOINTS / str(step)
     if not folder.is_dir():
         there = ", ".join(map(str, checkpoint_steps(run_dir))) or "none"
-        raise LoadError(f"{folder}: there is no such checkpoint; complete ones there: {there}")
+        raise LoadError(f"{folder}: there is no such checkpoint; complete ones are: {there}")
     return folder.resolve()
 
 
 def choose_checkpoint(path: PathLike, step: int | None = None) -> Path:
-    """The checkpoint of the run in a directory, as `checkpoint_dir` has it; or the directory, if it is one itself.
+    """The checkpoint of the run in `path`, as `checkpoint_dir` finds it; or `path`, if it is a checkpoint itself.
 
     Raises:
-        LoadError: there is none, or a step is to be chosen where there is one alone.
+        LoadError: there is none, or a step is given although `path` is a checkpoint.
     """
     path = Path(path)
     if (path / CHECKPOINTS).is_dir():
         return checkpoint_dir(path, step)
     if not part_path(path, "params").exists() and not dirs_of_several(path):
-        raise LoadError(f"{path}: is not a checkpoint, nor the directory of a run that has one")
+        raise LoadError(f"{path}: is neither a checkpoint nor the directory of a run that has one")
     if step is not None:
         raise LoadError(f"{path}: is not the directory of a run, so step={step} cannot be chosen there")
     return path
@@ -112,10 +112,10 @@ def checkpoint_steps(run_dir: PathLike) -> list[int]:
 
 
 def seed_dirs(checkpoint: PathLike) -> dict[int, Path]:
-    """Where the files of each seed of a checkpoint lie, in ascending order of the seeds.
+    """The folder of each seed of a checkpoint, in ascending order of the seeds.
 
     Raises:
-        LoadError: nothing of a checkpoint is there, or the file of a seed alone is damaged or of another kind.
+        LoadError: there is no checkpoint, or the file of a single seed is damaged or of another kind.
     """
     checkpoint = Path(checkpoint)
     alone = part_path(checkpoint, "params")
@@ -135,7 +135,7 @@ def seed_dirs(checkpoint: PathLike) -> dict[int, Path]:
 
 
 def dirs_of_several(checkpoint: Path) -> dict[int, Path]:
-    """The folders of the seeds of a checkpoint of several, in ascending order of the seeds; none of one alone."""
+    """The folders of a checkpoint of several seeds, in ascending order of the seeds; empty for a single seed."""
     numbers = (folder.name.removeprefix("seed_") for folder in checkpoint.glob("seed_*"))
     return {seed: checkpoint / f"seed_{seed}" for seed in sorted(map(int, filter(str.isdecimal, numbers)))}
 
@@ -146,7 +146,7 @@ def part_path(folder: Path, kind: str) -> Path:
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """What a checkpoint keeps of a seed beside its trees, by the seed's folder.
+    """What a checkpoint keeps for a seed besides its trees, read from the seed's folder.
 
     Raises:
         LoadError: the file is missing or damaged.
@@ -156,10 +156,10 @@ def read_progress(folder: Path) -> dict[str, Any]:
 
 
 def progress_in(path: PathLike, header: Mapping[str, str]) -> dict[str, Any]:
-    """What the header of a seed's file keeps beside the tree: JSON values by name.
+    """What the header of a seed's file keeps besides the tree: JSON values by name.
 
     Raises:
-        LoadError: they are missing or no dict, or there is a "stopped_at" that is no int or lacks its "reason".
+        LoadError: it is missing or not a dict, or its "stopped_at" is not an int or has no "reason".
     """
     progress = header_json(path, header, "progress")
     if isinstance(progress, dict):
@@ -172,7 +172,7 @@ def progress_in(path: PathLike, header: Mapping[str, str]) -> dict[str, Any]:
 
 
 def replay_path(run_dir: Path, step: int) -> Path:
-    """Where the replay of a step is."""
+    """The path of the replay of a step."""
     return run_dir / REPLAY / f"{step}.safetensors"
 
 
@@ -184,7 +184,7 @@ def drop_other_replays(run_dir: Path, step: int) -> None:
 
 
 def read_usage(run_dir: PathLike) -> dict[str, float]:
-    """The figures of a run by their names; none where it has no usage.json yet, else at least "seconds".
+    """The figures of a run by name, at least "seconds"; empty if it has no usage.json yet.
 
     Raises:
         ValueError: they are damaged.
@@ -198,6 +198,6 @@ def read_usage(run_dir: PathLike) -> dict[str, float]:
         return {name: usage[name] + 0 for name in ("seconds", *usage)}
     except (ValueError, TypeError, KeyError):
         raise ValueError(
-            f'{path}: is damaged: it should be numbers by name, "seconds" among them, got {text[:80]!r}; '
-            "remove it to do without the time used so far"
+            f'{path}: is damaged: expected numbers by name, including "seconds", got {text[:80]!r}; '
+            "remove it to go on without the time used so far"
         ) from None

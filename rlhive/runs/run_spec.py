@@ -1,4 +1,4 @@
-"""What a trained policy is of: algorithm, environment, networks, versions; saved beside and in every file."""
+"""What a trained policy comes from: algorithm, environment, networks, versions; saved beside and in every file."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ class DataSource:
     """The data set that a run learns from, or has demonstrations of; plain values, JSON as it stands.
 
     Attributes:
-        path: where it was; the same data may be elsewhere later.
-        sha256: of what lay there.
-        trials: how many.
-        steps: transitions of all of them.
-        left_out: the damaged trials, each with the reason and without the path.
+        path: where it was; the same data may be moved later.
+        sha256: of its contents.
+        trials: their number.
+        steps: transitions of all trials.
+        left_out: the damaged trials, each with the reason but without the path.
     """
 
     path: str = attrs.field(eq=False, validator=attrs.validators.instance_of(str))
     sha256: str = attrs.field(validator=attrs.validators.matches_re("[0-9a-f]{64}"))
     trials: int = attrs.field(validator=attrs.validators.instance_of(int))
     steps: int = attrs.field(validator=attrs.validators.instance_of(int))
-    # Not compared: sha256 and trials tell what was left out, and another version may word the reasons differently.
+    # Not compared: sha256 and trials determine what was left out, and other versions may word the reasons differently.
     left_out: tuple[str, ...] = attrs.field(eq=False, converter=strings, default=())
 
     def describe(self) -> str:
-        """Which data set, in one line."""
+        """The data set, in one line."""
         left_out = f"; {len(self.left_out)} damaged trials left out" if self.left_out else ""
         return (
             f"data set {self.path}: {self.trials} trials, {self.steps} steps{left_out}, sha256 {self.sha256}"
@@ -53,11 +53,11 @@ class DataSource:
 
 @attrs.frozen
 class Origin:
-    """The checkpoint of another run that a run began with; plain values, JSON as it stands.
+    """The checkpoint of another run that a run started from; plain values, JSON as it stands.
 
     Attributes:
-        path: where that run was; it may be elsewhere later.
-        run_id: the other run's.
+        path: where that run was; it may be moved later.
+        run_id: of that run.
         step: of the checkpoint.
     """
 
@@ -69,25 +69,25 @@ class Origin:
 def _known(spec: Any, attribute: Any, name: Any) -> None:
     if not isinstance(name, str) or name not in ALGORITHMS:
         raise ValueError(
-            f"unknown algorithm {name!r}; this version of rlhive has {', '.join(ALGORITHMS)}; enter one of your own in "
+            f"unknown algorithm {name!r}; this version of rlhive has {', '.join(ALGORITHMS)}; add your own to "
             "ALGORITHMS first"
         )
 
 
 @attrs.frozen
 class RunSpec:
-    """Everything but the tensors that a policy needs, and the run it comes from.
+    """Everything that a policy needs except its tensors, and the run it comes from.
 
     Attributes:
         algorithm: a name of `rlhive.algorithms.ALGORITHMS`.
-        env: the environment it was trained on, or that its data set is of.
+        env: the environment it was trained on, or that its data set comes from.
         network: its networks, of the algorithm's class.
         run_id: 64 random hexadecimal digits, different for every run.
         versions: of Python and of the packages that wrote it, by name.
-        encoder: what its images go through; None without images.
+        encoder: of its images; None without images.
         format_version: of the files.
-        dataset: what it learns from besides its own steps; None where there is nothing.
-        origin: what it began with; None where that is nothing.
+        dataset: what it learns from besides its own steps; None if there is no data set.
+        origin: the checkpoint it started from; None if it started from scratch.
     """
 
     algorithm: str = attrs.field(validator=_known)
@@ -113,7 +113,7 @@ class RunSpec:
 
     @property
     def normalized_dim(self) -> int:
-        """How many numbers the normaliser has constants of: the observation, and the features of a frozen encoder."""
+        """How many numbers are normalised: the observation, and the features of a frozen encoder."""
         own = self.network.observation_dim
         return own if learned(self.encoder) is None else self.env.observation_dim
 
@@ -130,7 +130,7 @@ class RunSpec:
             LoadError: an unknown format version or algorithm, missing or unknown fields, or values that do not fit.
         """
         check_version(where, values.get("format_version"), FORMAT_VERSION)
-        try:  # before the rest: it says of which class the network is
+        try:  # first, because it determines the class of the network
             _known(None, None, values.get("algorithm"))
         except ValueError as error:
             raise LoadError(f"{where}: {error}") from None
@@ -158,7 +158,7 @@ class RunSpec:
         """The inverse of `to_json`; `where` starts the error messages.
 
         Raises:
-            LoadError: no JSON object, or as in `from_dict`.
+            LoadError: the text is not a JSON object, or as in `from_dict`.
         """
         try:
             values = json.loads(text)
@@ -177,7 +177,7 @@ def new_run_spec(
     dataset: DataSource | None = None,
     origin: Origin | None = None,
 ) -> RunSpec:
-    """The spec of a run that starts now; no other run has its run_id, not even one of equal settings."""
+    """The spec of a run that starts now, with a new run_id even if the settings are those of another run."""
     run_id = secrets.token_hex(32)
     return RunSpec(algorithm, env, network, run_id, versions(), encoder, dataset=dataset, origin=origin)
 

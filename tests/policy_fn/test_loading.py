@@ -264,7 +264,7 @@ def test_several_seeds_need_a_choice(make_run):
     refuse(f"choose one with seed=: 1, 2, 10; or give the directory of one, such as {one}", run.run_dir)
     refuse("has no seed 3, but 1, 2, 10", run.run_dir, seed=3)
     refuse("has no seed 3, but 1", make_run("one").run_dir, seed=3)
-    refuse("no such checkpoint; complete ones there: 100", run.run_dir, seed=1, step=200)
+    refuse("no such checkpoint; complete ones are: 100", run.run_dir, seed=1, step=200)
 
 
 def test_missing_things_are_named(make_run, tmp_path):
@@ -413,7 +413,7 @@ def test_a_file_without_its_hash_is_refused(make_run):
 def test_headers_that_do_not_fit_themselves(make_run):
     run = make_run()
     rewrite(files(run)[0], lambda tensors, header: header.update(run_id="0" * 64))
-    refuse("do not fit together", run.run_dir)
+    refuse("missing or inconsistent", run.run_dir)
     rewrite(files(run)[0], lambda tensors, header: header.update(spec="{}"))
     refuse("spec in its header: unknown format version None", run.run_dir)
     rewrite(files(run)[0], lambda tensors, header: header.pop("keys"))

@@ -178,7 +178,7 @@ def test_usage_is_reported_where_it_is_recorded(write_run, no_picture):
         (directory / "usage.json").write_text(damaged)
         with pytest.raises(
             ValueError,
-            match=r'usage.json: is damaged: it should be numbers by name, "seconds" among them, got .*; remove it',
+            match=r'usage.json: is damaged: expected numbers by name, including "seconds", got .*; remove it',
         ):
             write.write_report(directory)
 

@@ -229,9 +229,9 @@ def test_seeds_in_directories_of_others_are_refused(make_run):
 
 def test_missing_checkpoint_lists_those_there(make_run, tmp_path):
     run = make_run()
-    with pytest.raises(LoadError, match=r"there is no such checkpoint; complete ones there: 100$"):
+    with pytest.raises(LoadError, match=r"there is no such checkpoint; complete ones are: 100$"):
         load_checkpoint(run.run_dir, run.seeds, step=200)
-    with pytest.raises(LoadError, match="complete ones there: none"):
+    with pytest.raises(LoadError, match="complete ones are: none"):
         load_checkpoint(tmp_path / "nothing", (1,))
 
 
