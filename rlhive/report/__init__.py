@@ -1,1 +1,1 @@
-"""Reports: what there is to say of a run, or of several beside one another, as one HTML file."""
+"""Reports on one run, or on several side by side, as one HTML file."""

@@ -1,10 +1,10 @@
-"""Writes what there is to say of a run, or of several beside one another, as one HTML file that needs nothing else.
+"""Writes a report on one run, or on several side by side, as one self-contained HTML file.
 
     python -m rlhive.report runs/…
     python -m rlhive.report runs/sac runs/sac_ou --out=compare.html
 
-A RUN is a run directory, or a directory of run directories of one configuration, which count as one run with all their
-seeds.
+A RUN is a run directory, or a directory of run directories with one configuration, which count as one run with the
+seeds of all.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string("out", None, "The .html file to write; report.html in the first RUN by default.")
+    flags.DEFINE_string("out", None, "The .html file to write; by default report.html in the first RUN.")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,13 +39,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check_input(paths: Sequence[Path], out: str | None) -> Path:
-    """Where the report is to be written; refuses what cannot work before anything slow is imported.
+    """The path to write the report to; refuses input that cannot work before anything slow is imported.
 
     Raises:
-        ValueError: no run, no such directory, one twice or not UTF-8, or a report that could not be written.
+        ValueError: no run, a directory that is missing, repeated or not UTF-8, or a report that could not be written.
     """
     if not paths:
-        raise ValueError(f"which run? Such as {command_line('rlhive.report runs/reach')}; see --help")
+        raise ValueError(
+            f"no run is given: name one, as in {command_line('rlhive.report runs/reach')}; see --help"
+        )
     for path in paths:
         check_encoding(path)
         if not path.is_dir():

@@ -1,4 +1,4 @@
-"""The pictures of a report: success and return over steps, and what compares several runs. Matplotlib, as SVG text."""
+"""The pictures of a report as SVG text: success and return over steps, and comparisons of several runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rlhive.report.text import count_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; with the line styles they do for 28 runs, and for a
-# print without colours.
+# Okabe and Ito's colours, which colour-blind readers can tell apart. Combined with the line styles they distinguish 28
+# runs, and some in black and white too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
 LINES = ("-", "--", "-.", ":")
 LABELS = {"success": "success rate", "return": "mean return"}
@@ -42,7 +42,7 @@ def seeds_figure(run: Results, runs: Sequence[Results], name: str) -> str:
 
     Args:
         run: the run.
-        runs: all those of the report, which have the same axes.
+        runs: all runs of the report, whose figures have the same axes.
         name: of the score.
     """
     with matplotlib.rc_context(STYLE):
@@ -73,7 +73,7 @@ def seeds_figure(run: Results, runs: Sequence[Results], name: str) -> str:
 
 
 def runs_figure(runs: Sequence[Results], name: str) -> str:
-    """Each run's IQM over steps with its interval; the one seed of a run that has no other."""
+    """Each run's IQM over steps with its interval; for a run with one seed, that seed."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _new(runs, name)
         for index, run in enumerate(runs):
@@ -103,7 +103,7 @@ def profile_figure(runs: Sequence[Results], name: str, step: int) -> str:
 
 
 def improvement_figure(pairs: Sequence[Improvement], name: str) -> str:
-    """Probability of improvement of every pair by the score of that name, a row each with its interval."""
+    """Probability of improvement of every pair, for the score of that name: a row each, with its interval."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.8, 0.9 + 0.5 * len(pairs)), layout="constrained")
         axes = figure.subplots()
@@ -134,12 +134,12 @@ def reached_figure(runs: Sequence[Results], threshold: float) -> str:
 
 
 def _style(index: int) -> tuple[str, str]:
-    """Colour and line style of the run of that index, the same in every picture."""
+    """Colour and line style of the run at that index, the same in every picture."""
     return COLOURS[index % len(COLOURS)], LINES[index % len(LINES)]
 
 
 def _new(runs: Sequence[Results], name: str) -> tuple[Figure, Axes]:
-    """Axes of a score over steps that all of the runs fit into."""
+    """Axes for a score over steps, with room for all runs."""
     figure = Figure(figsize=(4.8, 3.4), layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel=f"{step_names(runs)} per seed", ylabel=LABELS[name])
@@ -166,7 +166,7 @@ def _band(
     linestyle: str = "-",
     steps: bool = False,
 ) -> None:
-    """A line with its interval where there is one."""
+    """Draws a line, with its interval where it has one."""
     there = np.isfinite(estimate.value)
     x, (value, low, high) = x[there], (part[there] for part in estimate)
     drawing: dict[str, Any] = {"drawstyle": "steps-post"} if steps else {}
@@ -175,7 +175,7 @@ def _band(
 
 
 def _short(run: Results) -> str:
-    """The run's label, without its middle where it would not fit beside a picture."""
+    """The run's label, shortened in the middle if it would not fit beside a picture."""
     label = run.label
     return label if len(label) <= LONGEST else f"{label[: LONGEST // 3]}…{label[-(LONGEST * 2 // 3 - 1) :]}"
 
@@ -185,7 +185,7 @@ def _label(run: Results) -> str:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as SVG text, with a legend below it where anything has a label."""
+    """The figure as SVG text, with a legend below it if anything has a label."""
     labels = figure.axes[0].get_legend_handles_labels()[1]
     if labels:
         figure.legend(loc="outside lower center", ncols=min(4, 80 // (8 + max(map(len, labels)))))

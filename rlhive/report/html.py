@@ -1,4 +1,4 @@
-"""The parts of an HTML page that needs no other file, no script and no network; text that comes in is escaped."""
+"""The parts of an HTML page that needs no other file, script or network; text passed in is escaped."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pre { overflow-x: auto; font-size: .75rem; background: var(--faint); padding: .7
 
 
 def document(title: str, body: Sequence[str]) -> str:
-    """A whole page of parts that are HTML."""
+    """A whole page, from parts that are HTML."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -52,12 +52,12 @@ def heading(text: str, below: str) -> str:
 
 
 def section(title: str, *parts: str) -> str:
-    """A titled section of parts that are HTML."""
+    """A titled section, from parts that are HTML."""
     return f"<section>\n<h2>{html.escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
 
 
 def grid(parts: Sequence[str], *, wide: bool = False) -> str:
-    """Parts side by side where there is room; wide ones are below one another on paper."""
+    """Parts side by side where there is room; wide ones are stacked on paper."""
     return f'<div class="grid{" wide" if wide else ""}">\n' + "\n".join(parts) + "\n</div>"
 
 
@@ -67,12 +67,12 @@ def note(text: str) -> str:
 
 
 def listing(title: str, below: str, text: str) -> str:
-    """A file's text with a title and a line about it."""
+    """The text of a file, with a title and a line about it."""
     return f"<div><h3>{html.escape(title)}</h3>{note(below)}<pre>{html.escape(text)}</pre></div>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    """A table whose rows begin with their name."""
+    """A table; the first cell of each row is its name."""
     top = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
     body = ""
     for first, *others in rows:
@@ -84,7 +84,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "")
 
 
 def image(kind: str, content: bytes, caption: str) -> str:
-    """A picture of a media type such as "image/png", with its caption; the file is in the page."""
+    """A picture, of a media type such as "image/png", embedded in the page with its caption."""
     data, text = base64.b64encode(content).decode(), html.escape(caption)
     return (
         f'<figure><img alt="{text}" src="data:{kind};base64,{data}"><figcaption>{text}</figcaption></figure>'

@@ -1,4 +1,4 @@
-"""What a report says, section by section."""
+"""The text of a report, section by section."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ NOT_RECORDED, NOT_REACHED, STOPPED_BEFORE = "not recorded", "not reached", "stop
 
 
 def page(runs: Sequence[Results], picture: bytes | str) -> str:
-    """The whole page as HTML text.
+    """The whole page as HTML.
 
     Args:
-        runs: one, or several of one environment that share a step with evaluations of every seed.
-        picture: a PNG of the environment, or why there is none.
+        runs: one, or several of one environment that share a step at which every seed was evaluated.
+        picture: a PNG of the environment, or the reason why there is none.
     """
     first = runs[0]
     about = "; ".join(
@@ -63,16 +63,16 @@ def _summary(runs: Sequence[Results]) -> str:
     columns = [_summary_of(run, shared_step(runs) if len(runs) > 1 else _last_step(run)) for run in runs]
     rows = [[name, *cells] for name, *cells in zip(names, *columns, strict=True)]
     text = f"IQM: interquartile mean over the run's seeds; in brackets its {INTERVAL} over those seeds. "
-    text += "Median steps: a seed that never got there counts as later than all that did."
+    text += "Median steps: a seed that never got there counts as slower than all that did."
     if any(1 < len(run.seeds) < 4 for run in runs):
-        text += " With fewer than 4 seeds the IQM cuts none of them and is their mean."
+        text += " With fewer than 4 seeds the IQM leaves out none of them, so it is their mean."
     if any(len(run.seeds) == 1 for run in runs):
-        text += " One seed alone has no interval over seeds: nothing is known of how much seeds differ."
+        text += " A single seed has no interval over seeds: how much seeds differ is unknown."
     return section("Summary", table(["", *(run.label for run in runs)], rows), note(text))
 
 
 def _summary_of(run: Results, step: int | None) -> list[str]:
-    """The run's column; no scores where no step has them of every seed."""
+    """The run's column; without scores if no step has them for every seed."""
     cells = [list_text(run.seeds.tolist()), "none has every seed" if step is None else f"{step:,}"]
     for name in LABELS:
         if step is None:
@@ -84,7 +84,7 @@ def _summary_of(run: Results, step: int | None) -> list[str]:
     for threshold in THRESHOLDS:
         reached = steps_to_threshold(run.steps, run.scores["success"], threshold)
         ended = np.isinf(reached) & [_not_reached(run, seed) == STOPPED_BEFORE for seed in run.seeds]
-        # Those that stopped might have decided it.
+        # The seeds that stopped might have decided the median.
         open_end = np.isfinite(np.median(np.where(ended, 0.0, reached)))
         cells.append(steps_text(float(np.median(reached)), STOPPED_BEFORE if open_end else NOT_REACHED))
         before = f", {ended.sum()} {STOPPED_BEFORE}" if ended.any() else ""
@@ -93,7 +93,7 @@ def _summary_of(run: Results, step: int | None) -> list[str]:
 
 
 def _not_reached(run: Results, seed: int) -> str:
-    """What is said of a success rate that a seed never had: one that met its target was not to go on to another."""
+    """The text for a success rate that a seed never had; one that met its target stopped, so it had no chance to."""
     return STOPPED_BEFORE if run.stopped.get(seed, (0, ""))[1] == TARGET_MET else NOT_REACHED
 
 
@@ -108,20 +108,18 @@ def _curves(runs: Sequence[Results]) -> str:
 
 def _curve_note(run: Results) -> str:
     if len(run.seeds) == 1:
-        return f"Seed {run.seeds[0]} alone, so there is no interval over seeds."
+        return f"Only seed {run.seeds[0]}, so there is no interval over seeds."
     text = f"Thin: each seed. Black: IQM with its {INTERVAL} over {count_text(run)}. Dashed: median."
     if len(run.complete) < len(run.steps):
-        text += (
-            f" Only {len(run.complete)} of {len(run.steps)} evaluated steps have every seed, and so an IQM."
-        )
+        text += f" Only {len(run.complete)} of {len(run.steps)} evaluated steps have every seed, and therefore an IQM."
     return text
 
 
 def _comparison(runs: Sequence[Results]) -> str:
     step = shared_step(runs)
-    at = f"at step {step:,}, the last with evaluations of every seed of every run"
+    at = f"at step {step:,}, the last one with evaluations of every seed of every run"
     band = f"Bands: {INTERVAL} over each run's seeds"
-    band += "; none for one seed alone." if any(len(run.seeds) == 1 for run in runs) else "."
+    band += "; none for a single seed." if any(len(run.seeds) == 1 for run in runs) else "."
     figures = [
         _figure(runs_figure(runs, name), f"IQM of {LABELS[name]} over steps. {band}") for name in LABELS
     ]
@@ -136,7 +134,7 @@ def _comparison(runs: Sequence[Results]) -> str:
         )
         figures.append(_figure(improvement_figure(pairs[name], name), caption))
     for threshold in THRESHOLDS:
-        caption = f"Samples to {threshold:.0%}: fraction of seeds that have had an evaluation with that success rate."
+        caption = f"Samples to {threshold:.0%}: fraction of seeds that have reached this success rate in an evaluation."
         figures.append(_figure(reached_figure(runs, threshold), caption))
     return section("Comparison", grid(figures), _improvement_table(pairs, step), _difference_table(runs))
 
@@ -152,7 +150,7 @@ def _improvement_table(pairs: Mapping[str, Sequence[Improvement]], step: int) ->
 
 def _difference_table(runs: Sequence[Results]) -> str:
     found = [settings(run.config) for run in runs]
-    # Not the seeds, which the summary has: of solo runs only the first one's settings are here.
+    # Without the seeds, which the summary lists: of solo runs only the first one's settings are known here.
     either = set().union(*found) - SEED_SETTINGS
     names = sorted(name for name in either if len({of.get(name) for of in found}) > 1)
     if not names:
@@ -173,7 +171,7 @@ def _seeds(runs: Sequence[Results]) -> str:
         for run in runs
     ]
     text = (
-        f"Steps to a success rate: {step_names(runs)} of the first evaluation that had it, or more. "
+        f"Steps to a success rate: {step_names(runs)} of the first evaluation that reached it. "
         "Wall time: from the start of the run to the seed's last row; seeds trained side by side share it."
     )
     return section("Seeds", grid(tables, wide=True), note(text))
@@ -205,7 +203,7 @@ def _usage(runs: Sequence[Results]) -> str:
     if not any(process.gpu_peak_memory_bytes for run in runs for process in run.processes):
         head, rows = head[:-1], [row[:-1] for row in rows]
     return section(
-        "Time and memory", table(head, rows), note("Of each training process, from its usage.json.")
+        "Time and memory", table(head, rows), note("For each training process, from its usage.json.")
     )
 
 
@@ -242,7 +240,7 @@ def _environment(run: Results, picture: bytes | str) -> str:
 
 
 def _seen(runs: Sequence[Results]) -> str:
-    """The images that the policies saw, of the runs that have some."""
+    """The images that the policies saw, for the runs that have images."""
     figures = [
         image(
             "image/png",
@@ -263,11 +261,11 @@ def _episodes(runs: Sequence[Results]) -> str:
     return section(
         "Episodes",
         note(
-            "All figures are of the evaluations during training, with the deterministic policy. Every one plays the "
-            f"same episodes, those of evaluation seed {EVALUATION_SEED}, whatever the training seed; training never "
-            f"plays them. Episodes of each evaluation: {number}. An episode is a success when it is solved on more "
-            "than 5 of its steps. A seed or a checkpoint chosen by these figures is to be judged on other episodes, "
-            "as python -m rlhive.evaluate does."
+            "All figures are from the evaluations during training, with the deterministic policy. Every evaluation "
+            f"plays the same episodes, those of evaluation seed {EVALUATION_SEED}, whatever the training seed; "
+            f"training never plays them. Episodes of each evaluation: {number}. An episode is a success when it is "
+            "solved on more than 5 of its steps. A seed or a checkpoint chosen by these figures should be judged on "
+            "other episodes, as python -m rlhive.evaluate does."
         ),
     )
 

@@ -33,7 +33,7 @@ SCORES = {"success": "eval/success", "return": "eval/return"}  # columns of metr
 
 
 def member_dirs(path: Path) -> list[Path]:
-    """The run directories that `path` stands for: itself, or those in it.
+    """The run directories that `path` stands for: itself, or the ones in it.
 
     Raises:
         ValueError: there is none.
@@ -45,16 +45,16 @@ def member_dirs(path: Path) -> list[Path]:
     members = sorted(file.parent for file in path.glob(f"*/{METRICS_FILE}"))
     if not members:
         raise ValueError(
-            f"{path}: neither it nor a directory in it has a {METRICS_FILE}; give a run of rlhive.train"
+            f"{path}: neither it nor a directory in it has a {METRICS_FILE}; give a run directory of rlhive.train"
         )
     return members
 
 
 def read_run(path: Path, label: str | None = None) -> Results:
-    """A run directory, or a directory of run directories that counts as one run with all their seeds.
+    """Reads a run directory, or a directory of run directories that count as one run with all their seeds.
 
     Raises:
-        ValueError: no evaluations or files that do not fit, or runs in it that do not belong together.
+        ValueError: there is no evaluation, files do not fit, or the runs in it do not belong together.
     """
     members = [_read_member(directory) for directory in member_dirs(path)]
     first = members[0]
@@ -65,7 +65,7 @@ def read_run(path: Path, label: str | None = None) -> Results:
     if len(np.unique(seeds)) < len(seeds):
         twice = seeds[:-1][np.diff(seeds) == 0][0]
         raise ValueError(
-            f"{path}: two runs in it have seed {twice}; give the runs one by one to compare them"
+            f"{path}: two runs in it have seed {twice}; to compare the runs, give them one by one"
         )
     steps = reduce(np.union1d, [member.steps for member in members])
     scores = {
@@ -85,10 +85,10 @@ def read_run(path: Path, label: str | None = None) -> Results:
 
 
 def read_runs(paths: Sequence[Path]) -> list[Results]:
-    """Runs to be compared, each with a label of its own.
+    """Reads runs to compare, each with its own label.
 
     Raises:
-        ValueError: what `read_run` refuses, or runs that cannot be compared.
+        ValueError: `read_run` refuses a run, or the runs cannot be compared.
     """
     names = [path.resolve().name for path in paths]
     unique = len(set(names)) == len(names)
@@ -109,10 +109,11 @@ def _read_member(directory: Path) -> Results:
     evaluated = np.isfinite(columns).any(axis=0)
     if not evaluated.any():
         raise ValueError(
-            f"{directory}: has no evaluation yet: train on to train.evaluate_every steps, or anew where no seed is left"
+            f"{directory}: has no evaluation yet: resume it until train.evaluate_every steps, or start anew if no seed "
+            "is left"
         )
     of_row = metrics["seed"].astype(np.int64)
-    # A seed that broke before its first row is in the checkpoints alone, and counts all the same.
+    # A seed that broke before its first row is only in the checkpoints, but counts as well.
     folders = _seed_dirs(directory, of_row)
     seeds = np.union1d(of_row, np.array(list(folders), np.int64))
     stopped = {seed: how for seed, folder in folders.items() if (how := _read_stopped(folder))}
@@ -134,7 +135,7 @@ def _read_member(directory: Path) -> Results:
 
 
 def _seed_dirs(directory: Path, of_row: np.ndarray) -> dict[int, Path]:
-    """Where the files of each seed lie in the latest checkpoint, if any; a seed alone is that of the metrics' rows."""
+    """The folder of each seed in the latest checkpoint, if any; a single seed is the one in the metrics' rows."""
     if not has_checkpoint(directory):
         return {}
     latest = checkpoint_dir(directory)
@@ -142,15 +143,15 @@ def _seed_dirs(directory: Path, of_row: np.ndarray) -> dict[int, Path]:
 
 
 def _read_stopped(folder: Path) -> tuple[int, str] | None:
-    """When and why a seed stopped, by its folder in a checkpoint; None where it did not."""
-    if not part_path(folder, "train_state").exists():  # a policy alone needs none
+    """When and why a seed stopped, read from its folder in a checkpoint; None if it did not."""
+    if not part_path(folder, "train_state").exists():  # a copied policy may lack it
         return None
     progress = read_progress(folder)
     return (int(progress["stopped_at"]), str(progress["reason"])) if "stopped_at" in progress else None
 
 
 def _read_files(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """metrics.csv by column, and spec.json, with at least what a report needs of them."""
+    """Reads metrics.csv by column, and spec.json; both have at least what a report needs."""
     try:
         metrics, spec = read_metrics(directory), json.loads((directory / SPEC_FILE).read_text())
         missing = [name for name in ("step", "seed", "wall_time") if name not in metrics]
@@ -158,7 +159,7 @@ def _read_files(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
             name for name in ("name", "observation_dim", "action_dim", "dt") if name not in spec["env"]
         ]
         if missing or "algorithm" not in spec:
-            raise ValueError(f"without {', '.join(missing) or 'algorithm'}")
+            raise ValueError(f"it lacks {', '.join(missing) or 'algorithm'}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{directory}: its {METRICS_FILE} or {SPEC_FILE} is damaged: {error}") from None
     return metrics, spec
@@ -173,7 +174,7 @@ def _read_process(directory: Path, seeds: tuple[int, ...]) -> Process:
 
 
 def _spread(run: Results, name: str, steps: np.ndarray) -> np.ndarray:
-    """The run's scores `[S, T]` on the steps of several runs, NaN where it has none."""
+    """The run's scores `[S, T]` at the steps of several runs, NaN where it has none."""
     spread = np.full((len(run.seeds), len(steps)), np.nan)
     spread[:, np.searchsorted(steps, run.steps)] = run.scores[name]
     return spread
@@ -186,8 +187,8 @@ def _check_same_configuration(first: Results, other: Results) -> None:
     )
     if differing := _differing(a, b):
         raise ValueError(
-            f"{first.path} and {other.path} differ in {', '.join(differing)}, so are not seeds of one run; "
-            "give the runs one by one to compare them"
+            f"{first.path} and {other.path} differ in {', '.join(differing)}, so they are not seeds of one run; "
+            "to compare the runs, give them one by one"
         )
 
 
@@ -199,7 +200,7 @@ def _check_same_environment(first: Results, other: Results) -> None:
         )
     if differing := _differing(first.spec["env"], other.spec["env"]):
         raise ValueError(
-            f"{first.path} and {other.path} are of {first.environment} with another "
+            f"{first.path} and {other.path} are of {first.environment} with different "
             f"{', '.join(differing)}: only runs of one environment can be compared"
         )
 

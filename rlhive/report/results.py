@@ -1,4 +1,4 @@
-"""The results of runs that a report is made of, and what follows from those of several. Free of torch."""
+"""The results of runs that reports show, and comparisons between them. Free of torch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ RNG_SEED = 0  # the same runs give the same intervals
 
 @attrs.frozen
 class Process:
-    """One training process: its directory's name, its seeds, and what it took; None where that is not recorded.
+    """One training process: its directory's name, its seeds, and the resources it used, None where not recorded.
 
-    `steps` are of what `step_name` says: environment steps or gradient updates.
+    `step_name` says what `steps` count: environment steps or gradient updates.
     """
 
     name: str
@@ -36,17 +36,17 @@ class Results:
     """The results of a run of one or several seeds, trained in one process or in several.
 
     Attributes:
-        path: of the run directory, or of the directory that contains one for each seed.
-        label: what the report calls it.
+        path: of the run directory, or of the directory that contains several.
+        label: its name in the report.
         spec: the (first) run's spec.json.
         config: the text of its config.gin.
         seeds: int64 `[S]`, ascending.
-        steps: steps per seed of all evaluations, of what `step_name` says, int64 `[T]`, ascending.
+        steps: of all evaluations, per seed, counting what `step_name` says, int64 `[T]`, ascending.
         scores: success rate (0 to 1) and mean return by the names of `SCORES`, float64 `[S, T]`, NaN where missing.
         wall_time: seconds from the start of its process to each seed's last row, float64 `[S]`.
-        processes: that trained it.
+        processes: the training processes.
         seen: a PNG of the images that the first seed's policy saw in the last evaluation; None without images.
-        stopped: of each seed that stopped before the run's end, the step and the reason.
+        stopped: step and reason for each seed that stopped before the run's end.
     """
 
     path: Path
@@ -68,21 +68,21 @@ class Results:
 
     @property
     def step_name(self) -> str:
-        """What its steps count: environment steps or gradient updates, or just steps where none is recorded."""
+        """What its steps count: environment steps or gradient updates, or just steps if that is not recorded."""
         return next((process.step_name for process in self.processes if process.step_name), "steps")
 
     @property
     def complete(self) -> np.ndarray:
-        """Steps at which every seed was evaluated, int64 `[t]`; only those have an IQM, a median and an interval."""
+        """Steps at which every seed was evaluated, int64 `[t]`; only these have an IQM, a median and an interval."""
         missing = sum(np.isnan(values).any(axis=0) for values in self.scores.values())
         return self.steps[np.asarray(missing) == 0]
 
     def at(self, name: str, step: int) -> np.ndarray:
-        """Each seed's score of that name at an evaluation's step, `[S]`."""
+        """Each seed's score of that name at the step of an evaluation, `[S]`."""
         return self.scores[name][:, self.steps == step][:, 0]
 
     def iqm(self, name: str) -> Estimate:
-        """IQM over seeds of every evaluation with its interval, arrays `[T]`."""
+        """IQM over seeds, with its interval, at every evaluation; arrays `[T]`."""
         return iqm_curve(self.scores[name], np.random.default_rng(RNG_SEED))
 
 
@@ -96,13 +96,13 @@ def shared_step(runs: Sequence[Results]) -> int:
     if not len(shared):
         names = " and ".join(str(run.path) for run in runs)
         same_steps = len(reduce(np.intersect1d, [run.steps for run in runs]))
-        why = _lacking(runs) if same_steps else "train with one train.evaluate_every"
+        why = _lacking(runs) if same_steps else "train them with the same train.evaluate_every"
         raise ValueError(f"{names}: no step has an evaluation of every seed; {why}")
     return int(shared[-1])
 
 
 def _lacking(runs: Sequence[Results]) -> str:
-    """Which seeds lack evaluations that others of their run have, and what to do."""
+    """Which seeds lack evaluations that other seeds of their run have, and what to do."""
     found = []
     for run in runs:
         missing = np.isnan(list(run.scores.values())).any(axis=0)
@@ -111,12 +111,10 @@ def _lacking(runs: Sequence[Results]) -> str:
             for seed, row in zip(run.seeds, missing, strict=True)
             if row.any()
         ]
-    return f"there is none of {', '.join(found)}: report the runs one by one, or train without such seeds"
+    return f"evaluations are missing for {', '.join(found)}: report the runs one by one, or train without such seeds"
 
 
-Improvement = tuple[
-    Results, Results, Estimate
-]  # A, B, the probability that a seed of A is better than one of B
+Improvement = tuple[Results, Results, Estimate]  # A, B, and the probability that a seed of A beats one of B
 
 
 def improvements(runs: Sequence[Results], name: str, step: int) -> list[Improvement]:
@@ -133,5 +131,5 @@ def improvements(runs: Sequence[Results], name: str, step: int) -> list[Improvem
 
 
 def step_names(runs: Sequence[Results]) -> str:
-    """What the steps of these runs count, in one word or two."""
+    """What the steps of these runs count."""
     return " or ".join(dict.fromkeys(run.step_name for run in runs))

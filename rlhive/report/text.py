@@ -1,4 +1,4 @@
-"""Numbers of a report as text."""
+"""Numbers and names in a report as text."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def score_text(name: str, value: float) -> str:
 
 
 def score_with_interval(name: str, value: float, low: float, high: float) -> str:
-    """A score with its interval, where it has one."""
+    """A score with its interval, if it has one."""
     return score_text(name, value) + _interval(low, score_text(name, low), score_text(name, high))
 
 
 def chance_text(chance: Estimate) -> str:
-    """A probability with its interval, where it has one."""
+    """A probability with its interval, if it has one."""
     return f"{chance.value:.0%}" + _interval(chance.low, f"{chance.low:.0%}", f"{chance.high:.0%}")
 
 
@@ -34,19 +34,19 @@ def _interval(end: float | np.ndarray, low: str, high: str) -> str:
 
 
 def steps_text(value: float, otherwise: str) -> str:
-    """Steps, or `otherwise` where they did not suffice."""
+    """A number of steps, or `otherwise` if it is infinite."""
     return f"{value:,.0f}" if np.isfinite(value) else otherwise
 
 
 def seconds_text(value: float) -> str:
-    """A time in the unit that suits it."""
+    """A time in a suitable unit."""
     if value < 100:
         return f"{value:.1f} s"
     return f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
 
 
 def list_text(seeds: Sequence[int]) -> str:
-    """The numbers of seeds, in short where they follow one another."""
+    """The seeds, shortened if they are consecutive."""
     if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
         return f"{seeds[0]} to {seeds[-1]}"
     return ", ".join(map(str, seeds))
@@ -58,7 +58,7 @@ def count_text(run: Results) -> str:
 
 
 def encoder_text(run: Results) -> str:
-    """The encoder of the run's images, after a comma; weights that nobody trained in capitals."""
+    """The encoder of the run's images, after a comma; untrained weights are named in capitals."""
     encoder = run.spec.get("encoder")
     if not encoder:
         return ""

@@ -1,4 +1,4 @@
-"""Writes reports, with a picture of the environment or without, and the arrays that they are made of."""
+"""Writes reports, with or without a picture of the environment, and the arrays they are made from."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path
 
 from rlhive.runs.run_files import ARRAYS_FILE, METRICS_FILE, REPORT_FILE
 
-RENDER_SECONDS = 60  # ten times what it takes
+RENDER_SECONDS = 60  # ten times as long as usual
 
 
 def write_report(run_dir: str | os.PathLike[str]) -> Path:
-    """Writes `report.html` of one run into its directory, without a picture of the environment, in a second or two.
+    """Writes `report.html` of one run into its directory, without the environment's picture, in a second or two.
 
     Raises:
-        ValueError: no run, or one without an evaluation.
+        ValueError: there is no run, or it has no evaluation.
     """
     path = Path(run_dir)
     return write([path], path / REPORT_FILE, f"`python -m rlhive.report {shlex.quote(str(path))}` draws one.")
 
 
 def is_current(run_dir: str | os.PathLike[str]) -> bool:
-    """Whether a run's `report.html` is there and younger than its metrics, so that it is of all of them."""
+    """Whether a run's `report.html` exists and is newer than its metrics, so that it covers all of them."""
     report, metrics = Path(run_dir) / REPORT_FILE, Path(run_dir) / METRICS_FILE
     return report.exists() and metrics.exists() and report.stat().st_mtime_ns >= metrics.stat().st_mtime_ns
 
@@ -37,7 +37,7 @@ def write_arrays(run_dir: str | os.PathLike[str]) -> Path:
     Integers and float64, NaN where a seed has no evaluation; `numpy.load` reads it without pickle.
 
     Raises:
-        ValueError: no run, or one without an evaluation.
+        ValueError: there is no run, or it has no evaluation.
     """
     import numpy as np
 
@@ -51,10 +51,10 @@ def write_arrays(run_dir: str | os.PathLike[str]) -> Path:
 
 
 def write(paths: Sequence[Path], out: Path, no_picture: str | None = None) -> Path:
-    """Writes the report of some runs to a file; `no_picture` stands in for the picture of the environment.
+    """Writes the report of some runs to a file; `no_picture` replaces the picture of the environment.
 
     Raises:
-        ValueError: a run that cannot be read, or runs that cannot be compared.
+        ValueError: a run cannot be read, or the runs cannot be compared.
     """
     from rlhive.core.files import write_text
     from rlhive.report.page import page
@@ -66,9 +66,9 @@ def write(paths: Sequence[Path], out: Path, no_picture: str | None = None) -> Pa
 
 
 def render(environment: str) -> bytes | str:
-    """A PNG of an environment as it begins, or why there is none.
+    """A PNG of an environment's first state, or the reason why there is none.
 
-    In a process of its own: this one may have loaded mujoco without a renderer, and a GL driver can crash it.
+    Drawn in a process of its own: this one may have loaded mujoco without a renderer, and a GL driver can crash it.
     """
     name = "picture.png"
     command = [sys.executable, "-m", "rlhive.envs", "--check", environment, "--policy=zero", "--steps=1"]
@@ -86,7 +86,7 @@ def render(environment: str) -> bytes | str:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return f"rendering it took more than {RENDER_SECONDS} s"
+            return f"rendering took more than {RENDER_SECONDS} s"
         picture = Path(directory) / name
         if picture.is_file():
             return picture.read_bytes()
@@ -97,5 +97,5 @@ def render(environment: str) -> bytes | str:
 
 
 def _import_path() -> str:
-    """This process's import path, for one that starts in another directory."""
+    """This process's import path, for a process that starts in another directory."""
     return os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)

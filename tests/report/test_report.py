@@ -162,7 +162,7 @@ def test_the_same_run_gives_the_same_page(write_run, no_picture):
 def test_one_seed_has_no_interval(write_run, no_picture):
     page = read(write.write_report(write_run(success={3: SUCCESS[1]})))
     assert dict(page.table("", "run"))["success rate, IQM"] == "100% (no interval)"
-    assert "Seed 3 alone, so there is no interval over seeds" in page.text
+    assert "Only seed 3, so there is no interval over seeds" in page.text
     assert not re.search(r"\[\d", page.text)
 
 
@@ -219,10 +219,12 @@ def test_solo_runs_in_a_directory_are_the_seeds_of_one_run(write_run, no_picture
 def test_solo_runs_that_do_not_belong_together_are_refused(write_run):
     first = write_run("twice/a", {1: SUCCESS[1]})
     second = write_run("twice/b", {1: SUCCESS[2]})
-    with pytest.raises(ValueError, match=r"two runs in it have seed 1; give the runs one by one"):
+    with pytest.raises(
+        ValueError, match=r"two runs in it have seed 1; to compare the runs, give them one by one"
+    ):
         read_run(first.parent)
     (second / "config.gin").write_text(CONFIG.format(seed=2) + "train.tau = 0.1\n")
-    with pytest.raises(ValueError, match=r"differ in train.tau, so are not seeds of one run"):
+    with pytest.raises(ValueError, match=r"differ in train.tau, so they are not seeds of one run"):
         read_run(first.parent)
 
 
@@ -273,7 +275,7 @@ def test_runs_that_cannot_be_compared_are_refused(write_run, franka_spec):
     with pytest.raises(ValueError, match=r"a is of FrankaReachRandom-v0 and .*other of door-v1"):
         read_runs([a, other])
     slower = write_run("slower", env=attrs.evolve(franka_spec, dt=0.1))
-    with pytest.raises(ValueError, match=r"of FrankaReachRandom-v0 with another dt"):
+    with pytest.raises(ValueError, match=r"of FrankaReachRandom-v0 with different dt"):
         read_runs([a, slower])
 
 
@@ -382,9 +384,8 @@ def test_a_median_that_no_stopped_seed_could_decide_was_not_reached(write_run, n
 
 def test_seeds_without_a_shared_evaluation_are_named(write_run):
     whole, broken = write_run("whole"), write_run("broken", {1: SUCCESS[1], 2: ()})
-    message = (
-        r"whole and .*broken: no step has .*; there is none of seed 2 of broken from step 1000 on: report"
-    )
+    missing = "evaluations are missing for seed 2 of broken from step 1000 on: report"
+    message = rf"whole and .*broken: no step has .*; {missing}"
     with pytest.raises(ValueError, match=message):
         read_runs([whole, broken])
 
@@ -449,7 +450,7 @@ def test_report_is_complete_where_nothing_renders(write_run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "which run?"),
+        ((), "no run is given"),
         (("fresh", "--out=x.html"), "fresh: has no evaluation yet"),
         (("--ou=x.html",), "Unknown command line flag 'ou'"),
     ],
