@@ -217,7 +217,7 @@ def test_an_added_seed_that_stops_early_is_in_the_last_checkpoint(whole, grown, 
 
     with monkeypatch.context() as patch:
         patch.setattr("rlhive.training.loop.run_episodes", succeed)
-        patch.setattr("rlhive.training.merge.check_settings", lambda *_: None)
+        patch.setattr("rlhive.training.session.check_settings", lambda *_: None)
         assert add(grown, (5, 7), *SUCCESSFUL)
     found = load_checkpoint(grown, (5, 7))
     assert found.step == 60 and found.progress[1] == {"stopped_at": 20, "reason": "target met"}
