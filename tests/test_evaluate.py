@@ -318,7 +318,7 @@ def test_environment_other_than_the_one_trained_on_is_refused(make_run, franka_s
 
 
 def test_run_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is not a checkpoint, nor the directory of a run that has one"):
+    with pytest.raises(ValueError, match="is neither a checkpoint nor the directory of a run that has one"):
         evaluate(tmp_path, 1, 0)
 
 

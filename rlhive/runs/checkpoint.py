@@ -178,7 +178,7 @@ def _check_seeds(
             f"the state's batch size is {list(state.batch_size)}, but there are {len(seeds)} seeds"
         )
     if not generators or any(len(of_seed) != len(seeds) for of_seed in generators.values()):
-        raise ValueError(f"a checkpoint needs generators, one of each name for each of {len(seeds)} seeds")
+        raise ValueError(f"a checkpoint needs generators, one per seed for each name, of {len(seeds)} seeds")
     if len(progress) != len(seeds):
         raise ValueError(f"a checkpoint needs progress for each of {len(seeds)} seeds, got {len(progress)}")
 
