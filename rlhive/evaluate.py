@@ -279,7 +279,7 @@ def _describe_best(report: dict[str, Any]) -> str:
         figures = f"success {best[0]['success']:.1%}, return mean {best[0]['return_mean']:.1f}"
         return f"{best[0]['seed']}, chosen by the run's own last evaluations, has {figures} on these episodes"
     if report["seed"] == EVALUATION_SEED:
-        return f"none is named with --seed={EVALUATION_SEED}, by whose episodes it would be chosen; use another seed"
+        return f"none is named with --seed={EVALUATION_SEED}: it would be chosen by these very episodes; use another"
     return "none is named: the run's metrics.csv has no evaluations to choose it by"
 
 

@@ -276,7 +276,7 @@ def test_missing_things_are_named(make_run, tmp_path):
     refuse("pass spec=", *trees(run))
     refuse("cannot be read: No such file", tmp_path / "params.safetensors", env_state)
     refuse("cannot be read", params, env_state, spec=tmp_path / "spec.json")
-    refuse("is not a checkpoint", tmp_path)
+    refuse("is neither a checkpoint nor the directory of a run", tmp_path)
     refuse("cannot be read: Is a directory", params, run.run_dir)
     refuse("must be a path or a TensorDict, got dict", {}, env_state)
     refuse("seed and step choose", params, env_state, seed=1)
