@@ -5,7 +5,9 @@ import pytest
 
 from rlhive.config import ConfigError, load_config
 from rlhive.config.record import record_of, with_seeds
-textfrom tests.envs.toy import ReachPoint
+from rlhive.runs.gin_text import settings
+from rlhive.training.session import train
+from tests.envs.toy import ReachPoint
 from tests.training.loop_runs import configure
 
 BRIEF = ("TOTAL_STEPS=2", "train.updates_per_step=0", "train.checkpoint_every=2")
