@@ -154,7 +154,7 @@ class Chunk:
         What is built again at each seed goes on without one, as it is: muscles, say, that stay tired between episodes.
         """
         self.episodes[row] += 1
-        goes_on = self.episodes[row] > 0 and keeps_hidden_state(self.name)
+        goes_on = self.episodes[row] > 0 and keeps_hidden_state(self.spec.name)
         seed = None if goes_on else episode_seed(self.places[row], self.episodes[row])
         return self.envs[row].reset(seed)
 

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import mmap
-import multiprocessing
 import os
 import signal
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
-from rlhive import WORKER_NAME
-from rlhive.command_line import command_line
 from rlhive.core.env_spec import EnvSpec
-from rlhive.core.interrupt import shield_children
 from rlhive.envs.chunk import Arrays, Chunk, Factory, Place, byte_count, map_arrays
-
-# Workers yield to the learner, which needs their steps only after its update: on two cores a training step took 9.7 ms
-# instead of 11.3 (means of four and of three runs in turns, FrankaReachRandom-v0).
-NICENESS = 5
+from rlhive.envs.worker import Worker, spawn
 
 
 class Pool(Protocol):
@@ -69,13 +61,6 @@ class LocalPool:
         self.chunk.close()
 
 
-class _Worker(NamedTuple):
-    process: BaseProcess
-    connection: Connection
-    places: Sequence[Place]
-    first_row: int
-
-
 class ProcessPool:
     """Steps in `count` worker processes with a block of rows each; they end with the parent.
 
@@ -87,18 +72,15 @@ class ProcessPool:
     ) -> None:
         bounds = [len(places) * i // count for i in range(count + 1)]
         self.name, self.rows, self.timeout = name, len(places), timeout
-        self.workers: list[_Worker] = []
+        self.workers: list[Worker] = []
         # At the end of Python at the latest, before multiprocessing waits for workers that do not heed its SIGTERM.
         self._end = Finalize(self, _end, args=(self.workers,), exitpriority=10)
-        try:
+        with self._closing_on_error():
             for (start, stop), cores in zip(itertools.pairwise(bounds), _cores(count), strict=True):
-                self.workers.append(_spawn(cores, name, factory, places[start:stop], start, self.rows))
+                self.workers.append(spawn(cores, name, factory, places[start:stop], start, self.rows))
             specs = [self._answer(worker, len(worker.places)) for worker in self.workers]
             self.spec = specs[0]
             self._share_arrays()
-        except BaseException:
-            self.close()
-            raise
 
     def _share_arrays(self) -> None:
         # An anonymous file handed over the pipe: nothing with a name stays behind, however the processes end.
@@ -118,12 +100,13 @@ class ProcessPool:
         """
         if not self.workers:
             raise RuntimeError(f"the environments of {self.name} are closed")
-        for worker in self.workers:
-            start, stop = worker.first_row, worker.first_row + len(worker.places)
-            try:
-                worker.connection.send((command, None if values is None else values[start:stop]))
-            except ConnectionError:
-                self._fail(worker)
+        with self._closing_on_error():
+            for worker in self.workers:
+                start, stop = worker.first_row, worker.first_row + len(worker.places)
+                try:
+                    worker.connection.send((command, None if values is None else values[start:stop]))
+                except ConnectionError:
+                    self._fail(worker)
 
     def wait(self) -> None:
         """Return when every worker has done what it was told.
@@ -131,14 +114,24 @@ class ProcessPool:
         Raises:
             RuntimeError: an environment failed, or a worker died or is silent; all workers are closed.
         """
-        for worker in self.workers:
-            self._answer(worker)
+        with self._closing_on_error():
+            for worker in self.workers:
+                self._answer(worker)
 
     def close(self) -> None:
         """End the workers: they notice the closed pipe; one that is busy for more than 5 s is killed."""
         self._end()
 
-    def _answer(self, worker: _Worker, patience: int = 1) -> Any:
+    @contextlib.contextmanager
+    def _closing_on_error(self) -> Iterator[None]:
+        """Closes the workers on any error, Ctrl-C included: an answer left in a pipe would pass for the next one."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _answer(self, worker: Worker, patience: int = 1) -> Any:
         try:
             if not _arrives(worker.connection, self.timeout * patience):
                 self._give_up(worker, self.timeout * patience)
@@ -146,14 +139,12 @@ class ProcessPool:
         except (EOFError, ConnectionError):
             self._fail(worker)
         if status == "error":
-            self.close()
             raise RuntimeError(value)
         return value
 
-    def _fail(self, worker: _Worker) -> NoReturn:
+    def _fail(self, worker: Worker) -> NoReturn:
         worker.process.join(timeout=5)
         code = worker.process.exitcode
-        self.close()
         killed = (
             "; something killed it, the system if memory ran out: fewer environments or workers need less"
         )
@@ -162,9 +153,8 @@ class ProcessPool:
             f"{killed if code == -signal.SIGKILL else '; its error is above' if code == 1 else ''}"
         ) from None
 
-    def _give_up(self, worker: _Worker, seconds: float) -> NoReturn:
+    def _give_up(self, worker: Worker, seconds: float) -> NoReturn:
         worker.process.kill()
-        self.close()
         raise RuntimeError(
             f"the worker process of {self.name}, seeds {_seeds(worker)}, has not answered for {seconds:g} s: "
             f"if it draws images, its GL driver may hang (`{command_line('rlhive.doctor')}`; MUJOCO_GL=osmesa is the "
@@ -172,7 +162,7 @@ class ProcessPool:
         )
 
 
-def _end(workers: list[_Worker]) -> None:
+def _end(workers: list[Worker]) -> None:
     for worker in workers:
         worker.connection.close()
     for worker in workers:
@@ -182,7 +172,7 @@ def _end(workers: list[_Worker]) -> None:
     workers.clear()
 
 
-def _seeds(worker: _Worker) -> list[int]:
+def _seeds(worker: Worker) -> list[int]:
     return sorted({seed for seed, _ in worker.places})
 
 
@@ -205,97 +195,3 @@ def _cores(count: int) -> list[set[int]]:
     if count < len(cores):
         return [set(cores)] * count
     return [{cores[index % len(cores)]} for index in range(count)]
-
-
-def _spawn(
-    cores: set[int], name: str, factory: Factory, places: Sequence[Place], first_row: int, rows: int
-) -> _Worker:
-    _check_main(name, factory)
-    context = multiprocessing.get_context("spawn")  # torch and its threads do not survive a fork
-    here, there = context.Pipe()
-    process = context.Process(
-        name=WORKER_NAME,
-        target=_work,
-        args=(there, cores, name, factory, places, first_row, rows),
-        daemon=True,
-    )
-    try:
-        with shield_children():  # which are the parent's to handle, it ends them when it is done
-            process.start()
-    except (OSError, RuntimeError):  # of processes, not of what is sent
-        raise
-    except Exception as error:  # of whatever kind, while the factory is written down
-        raise ValueError(_cannot_be_sent(name, str(error))) from None
-    there.close()  # so that the worker's death is an end of file here
-    return _Worker(process, here, places, first_row)
-
-
-def _check_main(name: str, factory: Factory) -> None:
-    """Refuses workers that this process may not start, or that could not import its program, as each does first.
-
-    Raises:
-        ValueError: saying what to change.
-    """
-    is_imported_by_a_worker = getattr(multiprocessing.current_process(), "_inheriting", False)
-    if is_imported_by_a_worker:
-        raise ValueError(
-            "this program starts worker processes whenever it is imported, and each of them imports it: put the lines "
-            "that start environments under `if __name__ == '__main__':`, or give num_workers=0"
-        )
-    if multiprocessing.current_process().daemon:
-        raise ValueError(
-            "this process is daemonic, as those of multiprocessing.Pool are, and may start no worker processes: give "
-            'num_workers=0, or start it by concurrent.futures.ProcessPoolExecutor with the context "spawn"'
-        )
-    path = getattr(sys.modules["__main__"], "__file__", None)
-    if path == "<stdin>":
-        raise ValueError(
-            f"{name}: worker processes import the program that starts them, which they cannot read from stdin too: "
-            "keep it in a file, or give num_workers=0"
-        )
-    made_by = getattr(factory, "func", factory)  # of a functools.partial
-    if path is None and getattr(made_by, "__module__", None) == "__main__":
-        raise ValueError(_cannot_be_sent(name, "it is defined in a notebook or by python -c"))
-
-
-def _cannot_be_sent(name: str, why: str) -> str:
-    return (
-        f"{name} cannot be sent to worker processes: give a function or class at the top of a module, or "
-        f"num_workers=0 ({why})"
-    )
-
-
-def _work(
-    connection: Connection,
-    cores: set[int],
-    name: str,
-    factory: Factory,
-    places: Sequence[Place],
-    first_row: int,
-    rows: int,
-) -> None:
-    """Main function of a worker process: build, then obey the parent until it closes the pipe or is gone."""
-    try:
-        os.nice(NICENESS)
-        _stay_on(cores)
-        chunk = Chunk(name, factory, places)
-        connection.send(("done", chunk.spec))
-        with open(reduction.recv_handle(connection), "rb+") as file:
-            buffer = mmap.mmap(file.fileno(), byte_count(rows, chunk.spec))
-        chunk.attach(map_arrays(buffer, rows, chunk.spec), first_row)
-        connection.send(("done", None))
-        while True:
-            chunk.obey(*connection.recv())
-            connection.send(("done", None))
-    except (EOFError, ConnectionError):
-        return  # the parent is gone, or has closed its side
-    except Exception as error:
-        connection.send(("error", str(error)))
-
-
-def _stay_on(cores: set[int]) -> None:
-    try:
-        os.sched_setaffinity(0, cores)
-    except OSError as error:
-        text = ", ".join(map(str, sorted(cores)))
-        raise RuntimeError(f"a worker process cannot run on the core(s) {text}: {error.strerror}") from error

@@ -29,8 +29,9 @@ TIMEOUT = 120.0  # seconds: a slow machine draws a hundred large images in that 
 class VectorEnv:
     """S seeds x E environments, stepped while the caller does something else; episodes restart by themselves.
 
-    Episode n of environment e of seed k draws from `np.random.SeedSequence((seeds[k], e, n))` alone: neither the other
-    seeds nor the number of workers matter to it.
+    Episode n of environment e of seed k is drawn from `np.random.SeedSequence((seeds[k], e, n))` alone: neither the
+    other seeds nor the number of workers matter to it. Environments that carry state from one episode to the next
+    (`keeps_hidden_state`) are seeded at their first episode only.
 
     Args:
         name_or_factory: RoboHive id, or a picklable callable without arguments that builds a `NumpyEnv`.

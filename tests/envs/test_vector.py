@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from rlhive.envs import RoboHive, VectorEnv
-from rlhive.envs.pool import NICENESS, _arrives
+from rlhive.envs.pool import _arrives
+from rlhive.envs.worker import NICENESS
 from tests.envs.bad_toys import Exhausted, Failing, Slow, second_unbuildable, unbuildable
 from tests.envs.toy import ConstantReward, MatchSign, ReachPoint
 
@@ -101,6 +102,25 @@ def test_episode_seeds_determine_the_episodes():
         assert not torch.equal(play(env, 19), first)
         with pytest.raises(ValueError, match=r"episode_seeds must have shape \(2, 2\)"):
             env.reset([[1, 2]])
+
+
+def makeFatigue():  # noqa: N802
+    return ReachPoint()
+
+
+class Tiring(ReachPoint):
+    name = "myoFatiArmReachRandom-v0"
+
+
+@pytest.mark.parametrize(("factory", "goes_on"), [(makeFatigue, False), (partial(Tiring), True)])
+def test_whether_episodes_are_seeded_depends_on_the_environment_and_not_on_its_factory(factory, goes_on):
+    with VectorEnv(factory, seeds=[1], num_workers=0) as env:
+        env.reset()
+        second = env.reset()["observation"].flatten().tolist()
+    first, seed = (int(np.random.SeedSequence((1, 0, n)).generate_state(1, np.uint64)[0]) for n in (0, 1))
+    alone = ReachPoint()
+    alone.reset(first)
+    assert second == alone.reset(None if goes_on else seed).tolist()
 
 
 def test_first_reset_seeds_robohive_as_documented():
@@ -285,6 +305,31 @@ def test_killed_worker_is_an_error_and_not_a_hang(while_stepping):
     with pytest.raises(RuntimeError, match="closed"):
         env.send(torch.zeros(2, 1, 1))
     assert set(children_of(os.getpid())) - others <= {None} | tracker_pids()
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_step_closes_the_environments_and_leaves_no_answer_to_the_next_command(monkeypatch):
+    with VectorEnv(Slow, seeds=[1, 2], num_workers=2) as env:
+        env.reset()
+        env.send(torch.zeros(2, 1, 1))
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("rlhive.envs.pool._arrives", interrupt)  # as Ctrl-C does while it waits
+            env.recv()
+        with pytest.raises(RuntimeError, match="the environments of Slow are closed"):
+            env.reset()
+
+
+def test_a_command_that_was_interrupted_before_all_workers_had_it_closes_them(monkeypatch):
+    with VectorEnv(ReachPoint, seeds=[1, 2], num_workers=2) as env:
+        env.reset()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(env._pool.workers[1].connection, "send", interrupt)
+            env.send(torch.zeros(2, 1, 1))
+        with pytest.raises(RuntimeError, match="the environments of ReachPoint are closed"):
+            env.reset()
 
 
 def test_workers_yield_to_the_process_that_learns():
