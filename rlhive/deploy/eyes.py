@@ -7,7 +7,8 @@ import numpy as np
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.deploy.robot import Reading
 from rlhive.deploy.safety import ImageWatch
-from rlhive.envs.cameras import Frames, stack_cameras
+from rlhive.envs.cameras import stack_cameras
+from rlhive.envs.frames import Frames
 
 
 class Eyes:

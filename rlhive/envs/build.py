@@ -8,8 +8,8 @@ import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.pixel_spec import PixelSpec
+from rlhive.envs.fast_step import speed_up
 from rlhive.envs.importing import building, import_robohive, quiet
-from rlhive.envs.lean import lighten
 from rlhive.envs.names import built_name
 from rlhive.envs.pixels import own_pixels
 
@@ -24,7 +24,7 @@ def build(name: str) -> tuple[Any, int | None]:
     simhive.ensure()
     with quiet():
         env, max_episode_steps = make_bare(name, seed=_BUILD_SEED)
-        lighten(env)
+        speed_up(env)
         return env, max_episode_steps
 
 

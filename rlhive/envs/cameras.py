@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -46,19 +45,6 @@ def open_cameras(env: Any, spec: EnvSpec) -> Cameras:
                     f"camera {name}: its scale and offset must be 1 and 0; policies see images as they are"
                 )
     return _read({name: env.robot.robot_config[name]["robot"] for name in spec.pixels.cameras})
-
-
-class Frames:
-    """The last images in time side by side, as the policy sees them; at the start the first one is repeated."""
-
-    def __init__(self, pixels: PixelSpec) -> None:
-        self._frames: deque[np.ndarray] = deque(maxlen=pixels.frames)
-
-    def append(self, newest: np.ndarray) -> np.ndarray:
-        """u8 `[cameras, H, W, 3 * frames]` for the newest images `[cameras, H, W, 3]`."""
-        self._frames.append(newest)
-        missing = (self._frames.maxlen or 1) - len(self._frames)
-        return np.concatenate([self._frames[0]] * missing + list(self._frames), axis=-1)
 
 
 def stack_cameras(images: Sequence[np.ndarray], pixels: PixelSpec) -> np.ndarray:

@@ -95,12 +95,13 @@ class Chunk:
     def obey(self, command: str, values: Sequence[Any] | None) -> None:
         """Do "reset" (with a seed for each environment, or none), "resume" (with the number of the episode and the
         actions so far), "keep" (with a 0 or 1 for each), or "step"."""
-        if command == "reset":
-            self.reset(values)
-        elif command == "resume":
-            self.resume(values or ())
-        elif command == "keep":
-            self.keep(values or ())
+        commands: dict[str, Callable[[Any], None]] = {
+            "reset": self.reset,
+            "resume": self.resume,
+            "keep": self.keep,
+        }
+        if command in commands:
+            commands[command](values)
         else:
             self.step()
 

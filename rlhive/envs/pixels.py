@@ -13,14 +13,14 @@ from rlhive.envs.names import built_name, check_name
 
 
 @functools.cache
-def _cameras() -> dict[str, PixelSpec]:
-    text = (importlib.resources.files("rlhive.envs") / "cameras.json").read_text()
+def _own_pixels() -> dict[str, PixelSpec]:
+    text = (importlib.resources.files("rlhive.envs") / "own_pixels.json").read_text()
     return {name: PixelSpec.from_dict(values) for name, values in json.loads(text).items()}
 
 
 def own_pixels(name: str) -> PixelSpec | None:
     """RoboHive's own images of an id whose name asks for some (`…_v2d-v0`, `…_vr3m18-v0`, …); None for others."""
-    return _cameras().get(built_name(name))
+    return _own_pixels().get(built_name(name))
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs.build import build, make_spec
+from rlhive.envs.frames import Frames
 from rlhive.envs.interface import StepResult, check_seed
 from rlhive.envs.names import check_name
 from rlhive.envs.pixels import choose_pixels, own_pixels
@@ -54,8 +54,8 @@ class RoboHive:
         self._proprioceptive = own_pixels(name) is not None and self.env.proprio_keys is not None
         self._limit = float("inf") if max_episode_steps is None else max_episode_steps
         self._elapsed = 0
-        self._frames: deque[np.ndarray] = deque()  # of this episode, the newest drawn after `_drawn` steps
-        self._drawn = 0
+        self._frames: Frames | None = None  # the last images drawn in this episode
+        self._drawn: int | None = None  # the steps taken when the newest of them was drawn
         self._origin = Origin(self.env)
         self._seed(seed)
 
@@ -72,7 +72,7 @@ class RoboHive:
             self._rewind()
             self._seed(seed)
         self._elapsed = 0
-        self._frames.clear()
+        self._frames, self._drawn = None, None
         with private_global_rng(self._global_rng):
             result = self.env.reset()  # some return (observation, info), some the observation alone
         return self._vector(result[0] if isinstance(result, tuple) else result)
@@ -122,7 +122,9 @@ class RoboHive:
             out = np.empty(self.spec.pixels.shape, np.uint8)
         self._view.draw(out[..., -3:], depth)
         if self.spec.pixels.frames > 1:
-            self._stack(out, self.spec.pixels.frames)
+            self._frames = self._frames or Frames(self.spec.pixels)
+            out[...] = self._frames.append(out[..., -3:].copy(), again=self._drawn == self._elapsed)
+            self._drawn = self._elapsed
         return out
 
     def images(self) -> dict[str, np.ndarray]:
@@ -134,19 +136,6 @@ class RoboHive:
             return {"pixels": self.render()}
         depth = np.empty(pixels.shape[:3], np.float32)
         return {"pixels": self.render(depth=depth), "depth": depth}
-
-    def _stack(self, out: np.ndarray, frames: int) -> None:
-        """Puts the images before the newest one, which is there, into `out`."""
-        newest = out[..., -3:].copy()
-        if not self._frames or self._elapsed == 0:
-            self._frames = deque([newest] * frames, maxlen=frames)
-        elif self._elapsed > self._drawn:
-            self._frames.append(newest)
-        else:
-            self._frames[-1] = newest
-        self._drawn = self._elapsed
-        for index, image in enumerate(self._frames):
-            out[..., 3 * index : 3 * index + 3] = image
 
     def restore(self, state: Mapping[str, np.ndarray], seed: int = 0) -> np.ndarray:
         """Start an episode in a state that RoboHive logged, and return its observation, f32 [O].

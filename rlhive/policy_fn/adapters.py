@@ -9,7 +9,8 @@ import numpy as np
 from tensordict.nn import TensorDictModule
 from torch import Tensor
 
-from rlhive.envs.cameras import Frames, open_cameras, stack_cameras
+from rlhive.envs.cameras import open_cameras, stack_cameras
+from rlhive.envs.frames import Frames
 from rlhive.policy_fn.loading import load
 from rlhive.policy_fn.policy import Policy
 

@@ -10,7 +10,7 @@ from torchrl.envs.utils import check_env_specs
 
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.envs import RoboHive, make
-from rlhive.envs.pixels import _cameras
+from rlhive.envs.pixels import _own_pixels
 from rlhive.envs.render import _renderers, choose_backend
 
 AGAINST_ROBOHIVE = """
@@ -69,7 +69,7 @@ def test_full_images_and_proprioception_are_robohives_own(backend, names):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", _cameras())
+@pytest.mark.parametrize("name", _own_pixels())
 def test_full_images_of_every_id_are_robohives_own(name):
     run(AGAINST_ROBOHIVE, name, gl="egl")
 

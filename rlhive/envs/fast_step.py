@@ -1,4 +1,4 @@
-"""The slow places of a RoboHive step, as array operations that give the same bits; and a step that Ctrl-C ends.
+"""Faster versions of RoboHive's slowest per-step methods, equal bit for bit, and a step that Ctrl-C can end.
 
 RoboHive reads sensors and limits actuators one number at a time, and copies the whole simulator state into `info`
 after each step. For the Franka that is a fifth of the step; everything else stays RoboHive's own code.
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 
-def lighten(env: Any) -> None:
-    """Replace the slow methods of `env` and its robot where their fast equals apply, and let Ctrl-C end a step."""
+def speed_up(env: Any) -> None:
+    """Replace the slow methods of `env` and its robot by faster ones where those apply, and let Ctrl-C end a step."""
     from robohive.envs.env_base import MujocoEnv
 
     for scene in (env.sim, env.sim_obsd):  # one object or two
