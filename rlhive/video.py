@@ -54,7 +54,7 @@ def film(
             _writing_errors(path),
             replacing(path) as beside,
             imageio.get_writer(beside, fps=1.0 / env.spec.dt) as writer,
-            tqdm(total=env.spec.max_episode_steps, desc="video", unit="picture") as progress,
+            tqdm(total=env.spec.max_episode_steps, desc="video", unit="picture", disable=None) as progress,
         ):
             observation, done, rest = env.reset(episode_seed), False, None
             while not done:

@@ -46,6 +46,38 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replacing_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a new directory beside `path` to write to, which becomes `path` in one step when the block ends well.
+
+    An exception in the block leaves nothing behind. What killed processes were writing for this path is removed first.
+
+    Raises:
+        OSError: `path` is there and is no empty directory, or the disk is full.
+    """
+    path = Path(path)
+    beside = place_beside(path)
+    try:
+        with naming(path):
+            beside.mkdir(parents=True)
+            yield beside
+            for part in (*beside.rglob("*"), beside):
+                flush(part)
+            os.replace(beside, path)
+            flush(path.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def flush(path: str | os.PathLike[str]) -> None:
+    """Waits until a file, or the entries of a directory, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def place_beside(path: Path) -> Path:
     """A new name beside `path` to write its file or directory to, having removed what killed processes left there."""
     remove_left_over(path.parent, f".{glob.escape(path.stem)}.*.tmp{glob.escape(path.suffix)}")

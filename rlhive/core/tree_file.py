@@ -116,15 +116,6 @@ def _empty_subtrees(tree: TensorDict) -> list[str]:
     return [name for name, value in names.items() if not list(value.keys())]
 
 
-def flush(path: str | os.PathLike[str]) -> None:
-    """Waits until a file, or the entries of a directory, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def check_names(where: object, expected: Iterable[str], found: Iterable[str]) -> None:
     """Refuses names that are missing or that nobody expects.
 

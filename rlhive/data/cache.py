@@ -19,9 +19,8 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from rlhive.core.errors import LoadError
-from rlhive.core.files import write_text
+from rlhive.core.files import flush, write_text
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.core.tree_file import flush
 from rlhive.data.dataset import FORMAT_VERSION, SPEC_FILE, Dataset, DatasetSpec, column_file, open_folder
 from rlhive.data.episode import STATE_ONLY, Selection
 from rlhive.data.features import check_images, make_columns, make_encode

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from rlhive.core.errors import LoadError
-from rlhive.core.files import check_new, naming, place_beside
+from rlhive.core.files import check_new, replacing_directory
 from rlhive.data.episode import STATE_ONLY, Episode, Selection, as_column, as_flags, as_rows
 from rlhive.data.h5 import datasets, read
 from rlhive.data.trace import check_keys, read_times
@@ -105,20 +105,9 @@ def write(path: str | os.PathLike[str], episodes: Iterable[Episode], environment
     if not re.fullmatch(r"[\w-]+-v\d+", path.name):
         raise ValueError(f"{path}: the name of a Minari data set ends in its version, such as reach-v0")
     check_new(path)
-    from rlhive.core.tree_file import flush  # imports torch, which reading does without
-
     path = path.absolute()  # minari joins the directory of a relative path to itself
-    beside = place_beside(path)
-    try:
-        with naming(path):
-            count = _write(beside, path.name, episodes, environment)
-        for part in (*beside.rglob("*"), beside):
-            flush(part)
-        os.replace(beside, path)
-        flush(path.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return count
+    with replacing_directory(path) as beside:
+        return _write(beside, path.name, episodes, environment)
 
 
 def _write(folder: Path, name: str, episodes: Iterable[Episode], environment: str | None) -> int:

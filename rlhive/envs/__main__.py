@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_name(options.check)
     if options.picture is not None:
         check_new(options.picture, ".png")
-    _check(options.check, options.policy, options.steps, options.seed, options.picture)
+    _check(
+        options.check, options.policy or "random", options.steps or 200, options.seed or 0, options.picture
+    )
     return 0
 
 
@@ -47,13 +49,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--list", nargs="?", const="", metavar="PATTERN", help="print the ids that contain PATTERN"
     )
     what.add_argument("--check", metavar="NAME", help="step environment NAME and print what it is and does")
-    parser.add_argument("--policy", choices=("zero", "random"), default="random", help="actions of --check")
-    parser.add_argument("--steps", type=_integer(1), default=200, help="steps of --check (200)")
-    parser.add_argument("--seed", type=_integer(0), default=0, help="seed of --check (0)")
+    parser.add_argument("--policy", choices=("zero", "random"), help="actions of --check (random)")
+    parser.add_argument("--steps", type=_integer(1), help="steps of --check (200)")
+    parser.add_argument("--seed", type=_integer(0), help="seed of --check (0)")
     parser.add_argument(
         "--picture", metavar="FILE.png", help="draw the last state of --check into this new file"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name in ("policy", "steps", "seed", "picture"):
+        if options.list is not None and getattr(options, name) is not None:
+            parser.error(f"--{name} needs --check NAME; --list only prints ids")
+    return options
 
 
 def _integer(least: int) -> Callable[[str], int]:

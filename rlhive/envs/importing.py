@@ -65,6 +65,9 @@ def building(entry_point: object) -> Iterator[None]:
     Args:
         entry_point: of gymnasium's spec, `"module:class"`. Environments that write their model are built one at a time
             on this machine: a second one could find it removed, or half written.
+
+    Raises:
+        RuntimeError: the environments write their model, and robohive's directory is not writable.
     """
     if not str(entry_point).startswith(WRITE_THEIR_MODEL):
         yield
@@ -72,7 +75,15 @@ def building(entry_point: object) -> Iterator[None]:
     import robohive
     from filelock import FileLock
 
-    with FileLock(Path(robohive.__file__).with_name(".rlhive-build.lock")):
+    path = Path(robohive.__file__).with_name(".rlhive-build.lock")
+    try:
+        lock = FileLock(path).acquire()
+    except OSError as error:
+        raise RuntimeError(
+            f"these environments write their model into {path.parent}, which is not possible ({error.strerror}): "
+            "use a Python environment of your own"
+        ) from error
+    with lock:
         yield
 
 

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
 from typing import Any, NoReturn, Protocol
 
+from rlhive.command_line import command_line
 from rlhive.core.env_spec import EnvSpec
 from rlhive.envs.chunk import Arrays, Chunk, Factory, Place, byte_count, map_arrays
 from rlhive.envs.worker import Worker, spawn

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from rlhive.command import Parser, finish
 from rlhive.command_line import command_line
+from rlhive.core.files import check_writable, file_sha256
 from rlhive.envs.simhive_sources import (
     NOT_ON_INDEX,
     VERSION,
@@ -73,13 +74,13 @@ def ensure() -> Path:
     Raises:
         SimHiveError: robohive is missing, no source can be reached, or the disk is full or read-only.
     """
-    link, tree = robohive_directory() / "simhive", cache_dir() / _NAME
+    link, tree = _places()
     return link.resolve() if is_in_place() else _install_and_link(link, tree, again=False)
 
 
 def is_in_place() -> bool:
     """Whether `ensure` has nothing to do."""
-    link, tree = robohive_directory() / "simhive", cache_dir() / _NAME
+    link, tree = _places()
     return is_installed() and (
         "RLHIVE_CACHE" not in os.environ or not link.is_symlink() or link.resolve() == tree
     )
@@ -102,7 +103,8 @@ def status() -> SimHiveStatus:
 
 def differing_files(tree: Path, manifest: Manifest) -> list[str]:
     """Names of the manifest's files that `tree` lacks or holds with another content."""
-    return [name for name, digest in manifest.items() if _sha256(tree / name) != digest]
+    paths = {name: tree / name for name in manifest}
+    return [name for name, path in paths.items() if not path.is_file() or file_sha256(path) != manifest[name]]
 
 
 def count_differing(count: int) -> str:
@@ -121,6 +123,11 @@ def suites_touched(name: str) -> list[str]:
     return sorted(using - {"tcdm"})  # robohive does not register that one
 
 
+def _places() -> tuple[Path, Path]:
+    """The link that robohive reads, and the tree that it should lead to."""
+    return robohive_directory() / "simhive", cache_dir() / _NAME
+
+
 def _is_tree(path: Path) -> bool:
     try:
         return (path / VERSION_FILE).read_text() == VERSION
@@ -128,13 +135,12 @@ def _is_tree(path: Path) -> bool:
         return False
 
 
-def _sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
 def _install_and_link(link: Path, tree: Path, *, again: bool) -> Path:
     if link.exists() and not link.is_symlink():
         raise SimHiveError(f"{link} is a directory, not SimHive {VERSION}: move it away and run this again")
+    if not _leads_to(link, tree):
+        with _linking(link, tree):
+            check_writable(link.parent)  # before 171 MB are installed for nothing
     try:
         with _THREADS, _locked(tree):
             for left in tree.parent.glob(f"{tree.name}.partial-*"):
@@ -169,7 +175,7 @@ def _locked(tree: Path) -> Iterator[None]:
 
 
 def install(tree: Path, candidates: list[Source], manifest: Manifest) -> None:
-    """Build the tree beside its place from the first source that holds it, then move it there in one step.
+    """Build the tree beside its place from the first source that holds it, then rename it; one there is renamed away.
 
     Raises:
         SimHiveError: no source holds the exact files, or there is too little free space.
@@ -182,7 +188,9 @@ def install(tree: Path, candidates: list[Source], manifest: Manifest) -> None:
         scratch = Path(tempfile.mkdtemp(prefix=f"{tree.name}.partial-", dir=tree.parent))
         try:
             _write_tree(scratch / "tree", source, source.files(scratch / "source"), manifest)
-            _move(scratch / "tree", tree, scratch / "old")
+            if tree.exists():
+                tree.rename(scratch / "old")
+            (scratch / "tree").rename(tree)
         except SourceUnavailableError as error:
             failures.append(f"{source.label}: {error}")
             _say(f"not from {failures[-1]}")
@@ -223,12 +231,6 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _move(new: Path, tree: Path, old: Path) -> None:
-    if tree.exists():
-        tree.rename(old)
-    new.rename(tree)
-
-
 def _check_free_space(directory: Path, megabytes: int) -> None:
     free = shutil.disk_usage(directory).free // 1_000_000
     if free < megabytes:
@@ -238,13 +240,23 @@ def _check_free_space(directory: Path, megabytes: int) -> None:
         )
 
 
+def _leads_to(link: Path, tree: Path) -> bool:
+    return link.is_symlink() and link.resolve() == tree
+
+
 def _link(link: Path, tree: Path) -> None:
-    if link.is_symlink() and link.resolve() == tree:
+    if _leads_to(link, tree):
         return
     beside = link.with_name(f".simhive-{os.getpid()}")
-    try:
+    with _linking(link, tree):
         beside.symlink_to(tree)
         beside.replace(link)
+
+
+@contextmanager
+def _linking(link: Path, tree: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise SimHiveError(
             f"cannot link SimHive into robohive ({error.strerror}): run `ln -sfn {tree} {link}` as the owner "
@@ -277,7 +289,7 @@ def _install_command() -> int:
     tree = ensure()
     if any(suites_touched(name) for name in status().differing):
         _say(f"{tree} is not SimHive {VERSION} any more: installing it again")
-        tree = _install_and_link(robohive_directory() / "simhive", cache_dir() / _NAME, again=True)
+        tree = _install_and_link(*_places(), again=True)
     sys.stdout.write(f"SimHive {VERSION} is installed in {tree} ({status().source})\n")
     return 0
 

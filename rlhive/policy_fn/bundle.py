@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import rlhive
 from rlhive.algorithms import POLICY_KEYS
 from rlhive.core.errors import LoadError
-from rlhive.core.files import place_beside
-from rlhive.core.tree_file import check_names, flush, read_tree, write_tree
+from rlhive.core.files import replacing_directory
+from rlhive.core.tree_file import check_names, read_tree, write_tree
 from rlhive.core.types import EnvState, Params
 from rlhive.policy_fn.bundle_files import (
     BUNDLE_VERSION,
@@ -67,9 +67,7 @@ def write_bundle(folder: PathLike, bundle: Bundle, extras: Sequence[Path] = ()) 
     """
     folder = Path(folder)
     check_absent(folder)
-    beside = place_beside(folder)
-    beside.mkdir(parents=True)
-    try:
+    with replacing_directory(folder) as beside:
         description = describe(bundle.spec, bundle.seed, bundle.step)
         trees = (bundle.params.select(*POLICY_KEYS[bundle.spec.algorithm], strict=False), bundle.env_state)
         for (name, kind), tree in zip(TREES.items(), trees, strict=True):
@@ -78,12 +76,6 @@ def write_bundle(folder: PathLike, bundle: Bundle, extras: Sequence[Path] = ()) 
             shutil.copyfile(extra, beside / extra.name)
         files = {name: file_record(beside / name) for name in [*TREES, *(path.name for path in extras)]}
         (beside / SPEC).write_text(spec_text({**description, "files": files}))
-        for name in [*files, SPEC, "."]:
-            flush(beside / name)
-        beside.rename(folder)
-        flush(folder.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def check_absent(folder: PathLike) -> None:

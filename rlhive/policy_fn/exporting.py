@@ -115,6 +115,8 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, description: M
     import onnxruntime
 
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    # It tells four times that torchvision is not installed, which no policy needs.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.onnx.export(

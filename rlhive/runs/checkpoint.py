@@ -17,8 +17,9 @@ from tensordict import TensorDict
 from torch import Generator, Tensor
 
 from rlhive.core.errors import LoadError
+from rlhive.core.files import flush
 from rlhive.core.tree import stack_seeds
-from rlhive.core.tree_file import flush, named_leaves
+from rlhive.core.tree_file import named_leaves
 from rlhive.core.types import TrainState
 from rlhive.runs.checkpoint_files import PARTS, TRAINING, read_seed, write_seed
 from rlhive.runs.run_files import CHECKPOINTS, LATEST, PathLike, checkpoint_dir, part_path, seed_dirs

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rlhive.algorithms import ALGORITHMS
 from rlhive.core.errors import LoadError
-from rlhive.core.tree_file import check_names, flush, read_tree, write_tree
+from rlhive.core.files import flush
+from rlhive.core.tree_file import check_names, read_tree, write_tree
 from rlhive.core.tree_header import check_kind
 from rlhive.core.types import TrainState
 from rlhive.runs.run_files import part_path, progress_in

@@ -54,6 +54,10 @@ def test_list_without_a_match_fails_in_one_line(capsys):
         (["--check", "door-v1", "--steps", "0"], "must be an integer of 1 or more, got '0'"),
         (["--check", "door-v1", "--seed", "x"], "must be an integer of 0 or more, got 'x'"),
         (["--check", "door-v1", "--policy", "best"], "invalid choice: 'best'"),
+        (["--list", "door", "--picture", "x.png"], "--picture needs --check NAME; --list only prints ids"),
+        (["--list", "--seed", "0"], "--seed needs --check NAME"),
+        (["--list", "--steps", "200"], "--steps needs --check NAME"),
+        (["--list", "--policy", "random"], "--policy needs --check NAME"),
     ],
 )
 def test_help_and_wrong_flags_are_answered(arguments, said, capsys):

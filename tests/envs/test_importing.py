@@ -1,12 +1,15 @@
 """RoboHive comes without its writer of videos, and many processes and threads build its environments at once."""
 
+import errno
 import importlib.util
 import logging
+import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import filelock
 import gymnasium
 import pytest
 
@@ -93,6 +96,22 @@ def test_what_writes_its_model_is_built_by_one_at_a_time(module, waits):
         assert entered.wait(0.5 if waits else 60) != waits
     thread.join(60)
     assert entered.is_set()
+
+
+def test_what_cannot_write_its_model_says_where_it_must_be_able_to(monkeypatch):
+    import_robohive()
+
+    def refuse(lock, *_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), lock.lock_file)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with building("robohive.envs.arms.x:Env"):  # writes nothing
+        pass
+    with (
+        pytest.raises(RuntimeError, match=r"model into .*robohive, .*\(Permission denied\): use a Python"),
+        building("robohive.envs.fm.x:Env"),
+    ):
+        pass
 
 
 def test_all_that_write_their_model_are_known():

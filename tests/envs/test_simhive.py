@@ -230,6 +230,17 @@ def test_too_few_open_files_are_not_mended_by_another_directory(tmp_path, monkey
         simhive._install_and_link(tmp_path / "simhive", tmp_path / "tree", again=False)
 
 
+def test_a_link_that_cannot_be_made_is_refused_before_anything_is_installed(tmp_path, monkeypatch):
+    def refuse(directory):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
+
+    monkeypatch.setattr(simhive, "check_writable", refuse)
+    link, tree = tmp_path / "simhive", tmp_path / "cache" / "tree"
+    with pytest.raises(simhive.SimHiveError, match=rf"\(Permission denied\): run `ln -sfn {tree} {link}`"):
+        simhive._install_and_link(link, tree, again=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_small_disk_is_refused_before_anything_is_written(tmp_path):
     manifest = small_tree(tmp_path / "models")
     with pytest.raises(simhive.SimHiveError, match=r"MB free and installing SimHive takes .* RLHIVE_CACHE"):
