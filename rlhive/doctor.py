@@ -1,6 +1,6 @@
-"""What this machine has for RLHive and what it lacks, with the fix beside each.
+"""Checks what this machine has and lacks for RLHive, with a fix for each problem.
 
-`python -m rlhive.doctor` ends with exit code 1 when training from states, the main job, could not run here.
+`python -m rlhive.doctor` ends with exit code 1 if training from states, the main job, cannot run here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-# Free of packages, which checks import: one may be missing.
+# Only modules that need no packages: one may be missing, so the checks import them.
 from rlhive import ffmpeg
 from rlhive.command import Parser, finish
 from rlhive.command_line import command_line
@@ -43,7 +43,7 @@ print(", ".join(names) if torch.cuda.is_available() else "none", problem, sep="|
 """
 _STEP = """
 import os
-os.environ.pop("RLHIVE_CACHE", None)  # the models that are there are taken, not installed in another place
+os.environ.pop("RLHIVE_CACHE", None)  # use the installed models; do not install them in another place
 import rlhive
 from rlhive.envs.robohive import RoboHive
 environment = RoboHive("FrankaReachRandom-v0", seed=0)
@@ -78,10 +78,10 @@ class Finding(NamedTuple):
     """One line of the report.
 
     Attributes:
-        state: "ok", "note" (something optional is missing), or "FAIL" (training could not run).
-        subject: what was looked at.
+        state: "ok", "note" (something optional is missing), or "FAIL" (training cannot run).
+        subject: what was checked.
         text: what was found.
-        fix: what to do about it, empty when there is nothing to do.
+        fix: what to do about it, empty if there is nothing to do.
     """
 
     state: str
@@ -91,17 +91,17 @@ class Finding(NamedTuple):
 
 
 def check_python() -> Iterator[Finding]:
-    """The interpreter, and whether it keeps what it compiles."""
+    """The interpreter, and whether it stores bytecode."""
     good = (3, 11) <= sys.version_info[:2] < (3, 13)
     fix = "" if good else "RLHive and RoboHive run on Python 3.11 and 3.12: `uv python pin 3.12`"
     yield Finding(OK if good else FAIL, "Python", f"{sys.version.split()[0]} ({sys.executable})", fix)
     if sys.dont_write_bytecode:
-        text = "not written, so each start compiles the sources of torch and TorchRL anew, for 9 s"
+        text = "not written, so every start compiles the sources of torch and TorchRL again, which takes 9 s"
         yield Finding(NOTE, "bytecode", text, "`unset PYTHONDONTWRITEBYTECODE`")
 
 
 def check_compiler() -> Iterator[Finding]:
-    """What compiling updates needs."""
+    """The compiler that compiled updates need."""
     good = has_compiler()
     text = "there" if good else "none: long runs train without compiled updates, at about half the speed"
     yield Finding(OK if good else NOTE, "C++ compiler", text, "" if good else "`apt-get install g++`")
@@ -130,7 +130,7 @@ def _check_disk(purpose: str, place: Callable[[], Path], remedy: str) -> Finding
 
 
 def check_packages() -> Iterator[Finding]:
-    """Installed versions against what RLHive was tried with."""
+    """Installed versions, compared with those that RLHive was tried with."""
     from packaging.requirements import Requirement
 
     try:
@@ -156,7 +156,7 @@ def _check_package(requirement: Requirement) -> Finding:
 
 
 def check_torch() -> Iterator[Finding]:
-    """That torch and TorchRL load, TorchRL's compiled part too, and the GPU."""
+    """Whether torch and TorchRL load, TorchRL's compiled part included, and the GPU."""
     good, answer = _probe(_IMPORT_TORCH)
     if not good:
         yield Finding(FAIL, "torch", f"torch, tensordict and torchrl do not load: {answer}", _REINSTALL)
@@ -195,10 +195,10 @@ def check_simhive() -> Iterator[Finding]:
 
 
 def check_environment() -> Iterator[Finding]:
-    """That an environment steps in a fresh process with torch imported first, as training does it."""
+    """Whether an environment steps in a fresh process with torch imported first, as in training."""
     if not shutil.which("git") and "GIT_PYTHON_REFRESH" not in os.environ:
         fix = "`apt-get install git`, or `export GIT_PYTHON_REFRESH=quiet`"
-        yield Finding(NOTE, "git", "not found, and robohive's GitPython asks for it", fix)
+        yield Finding(NOTE, "git", "not found, and robohive's GitPython needs it", fix)
     if _robohive_with_models() is None:
         return
     good, answer = _probe(_STEP)
@@ -208,7 +208,7 @@ def check_environment() -> Iterator[Finding]:
 
 
 def check_rendering() -> Iterator[Finding]:
-    """Both headless GL backends, in the scene of the Franka arm where its models are there, and which one draws."""
+    """Both headless GL backends, with the Franka arm's scene if its model is installed, and which one draws."""
     robohive = _robohive_with_models()
     path = str(robohive / "envs/arms/franka/assets/franka_reach_v0.xml") if robohive else ""
     working = []
@@ -225,7 +225,7 @@ def check_rendering() -> Iterator[Finding]:
 def _check_backend(chosen: str, working: list[str]) -> Finding:
     if chosen:
         good = chosen in working
-        fix = "" if good else "`unset MUJOCO_GL`, and the first backend that works is taken"
+        fix = "" if good else "`unset MUJOCO_GL`, and the first backend that works is used"
         text = f"{chosen} draws images" if good else f"{chosen}, which is not known to draw images here"
         return Finding(OK if good else NOTE, "MUJOCO_GL", text, fix)
     if not working:
@@ -234,7 +234,7 @@ def _check_backend(chosen: str, working: list[str]) -> Finding:
 
 
 def check_ffmpeg() -> Iterator[Finding]:
-    """What writes videos."""
+    """Whether videos can be written."""
     try:
         ffmpeg.check_ffmpeg("--video")
         yield Finding(OK, "ffmpeg", "runs, of imageio-ffmpeg")
@@ -256,19 +256,19 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 
 
 def examine(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """What a check finds; and that it failed, where a package is missing or this user may not read something."""
+    """What a check finds; a failure if a package is missing or this user may not read something."""
     subject = check.__name__.removeprefix("check_")
     try:
         yield from check()
     except ImportError as error:
-        yield Finding(FAIL, subject, f"cannot be looked at: {error}", _REINSTALL)
+        yield Finding(FAIL, subject, f"cannot be checked: {error}", _REINSTALL)
     except OSError as error:
         path = error.filename or "the working directory"
         yield Finding(FAIL, subject, str(error), f"make {path} readable for this user")
 
 
 def _robohive_with_models() -> Path | None:
-    """Where robohive is installed, if it has its models."""
+    """The directory of robohive, if its models are installed."""
     try:
         from rlhive.envs import simhive
 
@@ -282,7 +282,7 @@ def _probe(code: str, *arguments: str, **environment: str) -> tuple[bool, str]:
 
 
 def main() -> int:
-    """Print every finding as soon as it is known; 1 when training could not run."""
+    """Print every finding as soon as it is known; returns 1 if training cannot run."""
     Parser(prog="python -m rlhive.doctor", description=__doc__).parse_args()
     failures = 0
     for check in CHECKS:

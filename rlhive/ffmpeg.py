@@ -1,4 +1,4 @@
-"""Whether videos can be written here. Free of what takes long to import."""
+"""Checks whether videos can be written here. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _REMEDY = "install it with `uv sync --extra video` or `pip install 'imageio[ffmp
 
 
 def check_ffmpeg(what: str) -> None:
-    """Refuses a video that could not be written, before anything is started.
+    """Refuses a video that could not be written, before any long work.
 
     Args:
         what: the flag or setting that asks for it.

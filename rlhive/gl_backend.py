@@ -1,4 +1,4 @@
-"""What MUJOCO_GL may say, and what fast drawing is. Free of what takes long to import, and of mujoco."""
+"""The values of MUJOCO_GL, and what fast drawing is. Imports neither mujoco nor anything slow."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import os
 
 DRAWING = ("egl", "osmesa", "glfw")
 _BLIND = ("off", "disable", "disabled", "false", "0")
-_GLFW = ("on", "enable", "enabled", "true", "1")  # what the two libraries call it besides
-# What "fast" images leave out: flags of MuJoCo's scenes, and fields of `model.vis.quality` that are 0.
+_GLFW = ("on", "enable", "enabled", "true", "1")  # other names that the two libraries accept
+# What "fast" images leave out: these flags of MuJoCo's scenes are off, these fields of `model.vis.quality` are 0.
 FAST_FLAGS = ("mjRND_SHADOW", "mjRND_REFLECTION", "mjRND_SKYBOX")
 FAST_QUALITY = ("offsamples", "shadowsize")
 
 
 def check_backend(*, draws: bool) -> str:
-    """MUJOCO_GL as mujoco and dm_control both take it, which it is set to; empty where it is not set.
+    """Sets MUJOCO_GL to a spelling that both mujoco and dm_control accept and returns it; empty if it is unset.
 
     Args:
-        draws: whether images are to be drawn; else all will do that the two take.
+        draws: whether images will be drawn; otherwise any value that both accept will do.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it has another value.
     """
     given = os.environ.get("MUJOCO_GL", "")
-    backend = given.strip().lower()  # mujoco does so itself, dm_control does not
+    backend = given.strip().lower()  # mujoco does this itself, dm_control does not
     backend = "glfw" if backend in _GLFW else backend
     if backend not in ("", *DRAWING, *(() if draws else _BLIND)):
         raise ValueError(

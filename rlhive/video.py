@@ -31,20 +31,20 @@ def film(
     path: Path,
     cameras: Sequence[str] = (),
 ) -> None:
-    """Plays an episode in this process, with one picture of each camera per step and as many steps a second as it had.
+    """Plays an episode in this process and films it in real time, with one picture of each camera per step.
 
     The pictures are drawn like those of quality "fast", whatever the policy itself sees.
 
     Args:
-        act: as `run_episodes` takes it, but of batch size `[1]`.
+        act: as for `run_episodes`, but with batch size `[1]`.
         spec: the environment the policy was trained on.
         episode_seed: determines the episode.
-        path: the .mp4 file, which is there only when it is whole.
-        cameras: names of cameras of the model; none for those of the policy, or else the model's first one.
+        path: the .mp4 file, which appears only when it is complete.
+        cameras: names of cameras in the model; if empty, those of the policy, or else the model's first one.
 
     Raises:
-        RuntimeError: rendering does not work here, or ffmpeg does not write the file.
-        ValueError: no such camera, or the environment is not the one the policy was trained on.
+        RuntimeError: rendering does not work here, or ffmpeg cannot write the file.
+        ValueError: an unknown camera, or the environment is not the one the policy was trained on.
     """
     env = _build(spec.name, spec.pixels)
     try:
@@ -68,11 +68,11 @@ def film(
 
 
 def check_cameras(env_name: str, cameras: Sequence[str]) -> None:
-    """Refuses videos of an environment that could not be filmed.
+    """Refuses an environment or cameras that could not be filmed.
 
     Raises:
         RuntimeError: rendering does not work here.
-        ValueError: no such camera.
+        ValueError: an unknown camera.
     """
     env = _build(env_name, None)
     try:
@@ -82,14 +82,14 @@ def check_cameras(env_name: str, cameras: Sequence[str]) -> None:
 
 
 class Studio:
-    """Cameras of an environment whose pictures lie side by side in one, row by row.
+    """Cameras of an environment whose pictures form one grid, row by row.
 
     Args:
         env: the environment.
-        cameras: names of its cameras; none for the model's first one, or a view from afar where it has none.
+        cameras: names of its cameras; if empty, the model's first one, or a view from afar if it has none.
 
     Raises:
-        ValueError: no such camera.
+        ValueError: an unknown camera.
     """
 
     def __init__(self, env: RoboHive, cameras: Sequence[str]) -> None:
@@ -105,7 +105,7 @@ class Studio:
             self._renderer = Renderer(model, HEIGHT, WIDTH, "fast")
 
     def shoot(self) -> np.ndarray:
-        """The picture of the present state, u8 [H,W,3], which the next one overwrites."""
+        """The picture of the current state, u8 [H,W,3]; the next call overwrites it."""
         model, data = self._sim.model.ptr, self._sim.data.ptr
         with rendering_errors():
             self._renderer.prepare(model)
@@ -118,7 +118,7 @@ class Studio:
 
 @contextlib.contextmanager
 def _writing_errors(path: Path) -> Iterator[None]:
-    """Leaves the command of ffmpeg, which imageio shows on many lines, out of what is said of a failure."""
+    """Keeps ffmpeg's command, which imageio prints on many lines, out of the message of a failure."""
     try:
         yield
     except OSError as error:

@@ -134,8 +134,8 @@ def test_missing_packages_are_findings_and_no_traceback(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(doctor.__file__).parent.parent)}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (1, "")
-    assert "FAIL  packages           cannot be looked at: No module named 'packaging'\n" in ran.stdout
-    assert "FAIL  simhive            cannot be looked at: No module named 'attrs'\n" in ran.stdout
+    assert "FAIL  packages           cannot be checked: No module named 'packaging'\n" in ran.stdout
+    assert "FAIL  simhive            cannot be checked: No module named 'attrs'\n" in ran.stdout
     (tmp_path / "packaging").symlink_to(Path(packaging.__file__).parent)
     environment["PYTHONPATH"] += f":{tmp_path}"
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout

@@ -1,4 +1,4 @@
-"""RoboHive environments and the robot models they need; names load on first use."""
+"""RoboHive environments and the robot models they need; each name is imported at its first use."""
 
 from typing import TYPE_CHECKING
 

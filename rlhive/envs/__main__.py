@@ -77,7 +77,9 @@ def _list(pattern: str) -> int:
         close = nearest(
             pattern, sorted({word.lower() for name in list_names() for word in _WORD.findall(name)})
         )
-        hint = f"did you mean {' or '.join(close)}?" if close else "--list without a pattern has them all"
+        hint = (
+            f"did you mean {' or '.join(close)}?" if close else "--list without a pattern prints all of them"
+        )
         sys.stderr.write(f"rlhive.envs: no environment of RoboHive contains {pattern!r}: {hint}\n")
         return 1
     suite_of = {name: suite for suite, members in suites().items() for name in members}
@@ -92,7 +94,7 @@ def _check(name: str, policy: str, steps: int, seed: int, picture: str | None) -
     from rlhive.envs.robohive import RoboHive
 
     if picture is not None:
-        # Before mujoco is imported; where none works, `_draw` says so.
+        # Must run before mujoco is imported; if no backend works, `_draw` says so.
         with contextlib.suppress(RuntimeError, ValueError):
             choose_backend()
     generator = np.random.default_rng(seed)
@@ -154,12 +156,12 @@ def _summarise(results: list[StepResult]) -> str:
         f"{successes} successful (solved on more than {SOLVED_STEPS} steps)\n"
     )
     if short := np.count_nonzero(lengths == 1):
-        text += f"{short} of them were over after 1 step: where it starts done there is nothing to learn\n"
+        text += f"{short} of them ended after 1 step: an episode that starts finished teaches nothing\n"
     return text
 
 
 def _draw(env: RoboHive, path: str) -> str:
-    """Writes the scene, seen from the model's first camera, and returns a line that says where, or why not."""
+    """Writes the scene as the model's first camera sees it; returns a line with the path, or why there is none."""
     import matplotlib.image
     import numpy as np
 
@@ -170,7 +172,7 @@ def _draw(env: RoboHive, path: str) -> str:
     image = np.empty((480, 640, 3), np.uint8)
     try:
         choose_backend()
-        # GLFW warns of what it then fails of.
+        # GLFW warns before it fails with the same reason.
         with rendering_errors(), warnings.catch_warnings(action="ignore"):
             renderer = Renderer(model, 480, 640, "full")
             renderer.prepare(model)

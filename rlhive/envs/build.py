@@ -1,4 +1,4 @@
-"""Builds RoboHive's environments, and says what they are."""
+"""Builds RoboHive's environments and describes them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rlhive.envs.importing import building, import_robohive, quiet
 from rlhive.envs.names import built_name
 from rlhive.envs.pixels import own_pixels
 
-# What is drawn while building is the same everywhere: a seed given later decides all the rest.
+# Random draws while building are the same everywhere; a seed given later decides everything else.
 _BUILD_SEED = 0
 
 
 def build(name: str) -> tuple[Any, int | None]:
-    """The bare RoboHive environment, with its slow places mended, and its registered time limit."""
+    """The bare RoboHive environment with its slow methods replaced, and its registered time limit."""
     from rlhive.envs import simhive
 
     simhive.ensure()
@@ -33,13 +33,13 @@ def make_bare(name: str, **settings: Any) -> tuple[Any, int | None]:
 
     Args:
         name: id of RoboHive's suites.
-        **settings: of the environment's class, beside those that it is registered with.
+        **settings: arguments of the environment's class, in addition to the registered ones.
     """
     import gymnasium
 
     import_robohive()
     spec = gymnasium.spec(built_name(name))
-    # Without visual keys RoboHive does not load torch, nor an encoder: the images are drawn by `View`.
+    # Without visual keys RoboHive loads neither torch nor an encoder; `View` draws the images.
     blind = {"visual_keys": None} if "visual_keys" in spec.kwargs else {}
     with building(spec.entry_point):
         made = gymnasium.make(spec.id, disable_env_checker=True, **settings, **blind)
@@ -50,13 +50,13 @@ def make_bare(name: str, **settings: Any) -> tuple[Any, int | None]:
 
 
 def observation_keys(name: str, env: Any) -> list[str]:
-    """The parts of the observation of a bare `env`, built of `name`: proprioception, where it has images of its own."""
+    """The observation keys of a bare `env`, built from `name`: proprioception if the id has images of its own."""
     keys = None if own_pixels(name) is None else _proprio_keys(env)
     return list(keys or env.obs_keys)
 
 
 def _proprio_keys(env: Any) -> list[str] | None:
-    """Those that the class has by default, where it forgets to pass them, as FrankaPickPlace does."""
+    """The proprioceptive keys; the class's default ones if it forgets to pass them on, as FrankaPickPlace does."""
     return getattr(env, "DEFAULT_PROPRIO_KEYS", None) if env.proprio_keys is None else env.proprio_keys
 
 
@@ -69,7 +69,7 @@ def action_names(env: Any) -> list[str]:
 
 
 def make_spec(name: str, env: Any, max_episode_steps: int | None, pixels: PixelSpec | None) -> EnvSpec:
-    """The spec of the bare `env`, built of `name`, with these images."""
+    """The spec of the bare `env`, built from `name`, with these images."""
     keys = observation_keys(name, env)
     sizes = [np.size(env.obs_dict[key]) for key in keys]
     stops = np.cumsum(sizes)

@@ -1,4 +1,4 @@
-"""What a policy's cameras show: drawn in simulation as in training, or read from RoboHive's drivers."""
+"""The images of a policy's cameras: drawn as in training in simulation, read from RoboHive's drivers on a robot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlhive.envs.render import View
 
 
 class Image(NamedTuple):
-    """What one camera shows: `pixels` u8 `[H, W, 3]`, None before the first; their `age` in seconds, else NaN."""
+    """One camera's image: `pixels` u8 `[H, W, 3]`, None before the first one; `age` in seconds, NaN if unknown."""
 
     pixels: np.ndarray | None
     age: float
@@ -25,14 +25,14 @@ Cameras = Callable[[], dict[str, Image]]
 
 
 def open_cameras(env: Any, spec: EnvSpec) -> Cameras:
-    """A function that gives the present image of each of the policy's cameras; without images it gives none.
+    """A function that gives the current image of each of the policy's cameras, none for a policy without images.
 
     Args:
-        env: a live RoboHive environment, not wrapped.
+        env: an open RoboHive environment, unwrapped.
         spec: what the policy reads.
 
     Raises:
-        ValueError: the robot has no such camera, or changes its images by a scale or offset.
+        ValueError: the robot lacks one of the cameras, or applies a scale or offset to its images.
     """
     if spec.pixels is None:
         return dict
@@ -48,7 +48,7 @@ def open_cameras(env: Any, spec: EnvSpec) -> Cameras:
 
 
 def stack_cameras(images: Sequence[np.ndarray], pixels: PixelSpec) -> np.ndarray:
-    """u8 `[cameras, H, W, 3]` of the images of each camera `[H, W, 3]`; a blind policy has none."""
+    """The cameras' images `[H, W, 3]` as one u8 `[cameras, H, W, 3]`; `cameras` is 0 for a policy without images."""
     return np.array(images, np.uint8).reshape(len(pixels.cameras), pixels.height, pixels.width, 3)
 
 
@@ -62,7 +62,7 @@ def _drawn(view: View, pixels: PixelSpec) -> Cameras:
 
 
 def _read(drivers: Mapping[str, Any]) -> Cameras:
-    """By the drivers themselves: `Robot.get_visual_sensors` copies any dtype into uint8, and drops the time stamps."""
+    """Reads the drivers directly: `Robot.get_visual_sensors` copies any dtype into uint8 and drops the time stamps."""
 
     def read() -> dict[str, Image]:
         return {name: _show(driver) for name, driver in drivers.items()}
@@ -73,14 +73,14 @@ def _read(drivers: Mapping[str, Any]) -> Cameras:
 def _show(driver: Any) -> Image:
     shown = driver.get_sensors()
     pixels = shown["rgb"]
-    # RoboHive's `RealsenseAPI`, which alone has this method, gives bytes in uint16 because depth lies beside them.
+    # Only RoboHive's `RealsenseAPI` has this method; it returns bytes as uint16 because it stacks them with the depth.
     if hasattr(driver, "get_rgbd") and pixels.max(initial=0) <= 255:
         pixels = pixels.astype(np.uint8)
     return Image(pixels, _age(shown["time"]))
 
 
 def _age(stamp: Any) -> float:
-    """Seconds since a time stamp; NaN where a driver has none (`RealsenseAPI` says 0)."""
+    """Seconds since a time stamp; NaN if the driver has none (`RealsenseAPI` gives 0)."""
     if not isinstance(stamp, datetime.datetime):
         return math.nan
     return (datetime.datetime.now(datetime.UTC) - stamp).total_seconds()

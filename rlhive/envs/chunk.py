@@ -1,4 +1,4 @@
-"""A block of environments stepped one after another, over arrays that parent and worker share."""
+"""A block of environments stepped one after another, on arrays that parent and worker share."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Place = tuple[int, int]  # (seed, number of the environment among those of that 
 
 
 class Arrays(NamedTuple):
-    """What parent and workers exchange: one row per environment, all over one buffer."""
+    """What parent and workers exchange: one row per environment, all in one buffer."""
 
     action: np.ndarray  # f32 [rows, A]
     observation: np.ndarray  # f32 [rows, O]: what the policy sees next
-    next_observation: np.ndarray  # f32 [rows, O]: the successor, last of its episode where that is done
+    next_observation: np.ndarray  # f32 [rows, O]: the true successor, the last of its episode if that ended
     reward: np.ndarray  # f32 [rows, 1]
     rwd_sparse: np.ndarray  # f32 [rows, 1]
-    depth: np.ndarray  # f32 [rows, cameras, H, W]: of `pixels`; [rows, 0] without
-    next_depth: np.ndarray  # f32 [rows, cameras, H, W]: of `next_pixels`, elsewhere stale; [rows, 0] without
+    depth: np.ndarray  # f32 [rows, cameras, H, W]: depth of `pixels`; [rows, 0] without depth
+    next_depth: np.ndarray  # f32 [rows, cameras, H, W]: depth of `next_pixels`; [rows, 0] without depth
     terminated: np.ndarray  # bool [rows, 1]
     truncated: np.ndarray  # bool [rows, 1]
     solved: np.ndarray  # bool [rows, 1]
-    pixels: np.ndarray  # u8 [rows, cameras, H, W, C]: what the policy sees next; [rows, 0] without
-    next_pixels: np.ndarray  # u8 [rows, cameras, H, W, C]: written where an episode is done, elsewhere stale
+    pixels: np.ndarray  # u8 [rows, cameras, H, W, C]: what the policy sees next; [rows, 0] without images
+    next_pixels: np.ndarray  # u8 [rows, cameras, H, W, C]: written only when an episode ends, stale otherwise
 
 
 def byte_count(rows: int, spec: EnvSpec) -> int:
@@ -39,7 +39,7 @@ def byte_count(rows: int, spec: EnvSpec) -> int:
 
 
 def map_arrays(buffer: Any, rows: int, spec: EnvSpec) -> Arrays:
-    """The arrays that lie in `buffer`, without a copy."""
+    """The arrays in `buffer`, without a copy."""
     arrays: list[np.ndarray] = []
     offset = 0
     for dtype, shape in _layout(rows, spec):
@@ -49,7 +49,7 @@ def map_arrays(buffer: Any, rows: int, spec: EnvSpec) -> Arrays:
 
 
 def _layout(rows: int, spec: EnvSpec) -> list[tuple[np.dtype, tuple[int, ...]]]:
-    """Type and shape of each of the arrays; floats come first, which keeps them aligned."""
+    """Type and shape of each array; floats come first, which keeps them aligned."""
     image = (0,) if spec.pixels is None else spec.pixels.shape
     depth = image[:3] if spec.pixels is not None and spec.pixels.depth else (0,)
     widths: dict[str, tuple[int, ...]] = {
@@ -85,7 +85,7 @@ class Chunk:
             self.close()
             raise
         self.spec = self.envs[0].spec
-        self.episodes = [-1] * len(places)  # number of the episode under way in each environment's own stream
+        self.episodes = [-1] * len(places)  # number of the current episode in each environment's own stream
 
     def attach(self, arrays: Arrays, first_row: int) -> None:
         """Read and write the rows of `arrays` from `first_row` on."""
@@ -93,8 +93,12 @@ class Chunk:
         self.arrays = Arrays(*(array[rows] for array in arrays))
 
     def obey(self, command: str, values: Sequence[Any] | None) -> None:
-        """Do "reset" (with a seed for each environment, or none), "resume" (with the number of the episode and the
-        actions so far), "keep" (with a 0 or 1 for each), or "step"."""
+        """Do "reset", "resume", "keep" or "step".
+
+        Args:
+            command: the name of the method.
+            values: its argument, one value per environment; None for "step", and for a "reset" without seeds.
+        """
         commands: dict[str, Callable[[Any], None]] = {
             "reset": self.reset,
             "resume": self.resume,
@@ -106,12 +110,12 @@ class Chunk:
             self.step()
 
     def keep(self, wanted: Sequence[int]) -> None:
-        """Close the environments that are not wanted; their rows stay as they are from now on."""
+        """Close the environments that are not wanted; their rows no longer change."""
         for row in [row for row in self.envs if not wanted[row]]:
             self.envs.pop(row).close()
 
     def reset(self, seeds: Sequence[int] | None) -> None:
-        """Start an episode everywhere, without seeds the next one of each environment's own stream."""
+        """Start an episode everywhere; without seeds, the next one of each environment's own stream."""
         for row, env in self.envs.items():
             with self._naming(row):
                 self.arrays.observation[row] = (
@@ -120,7 +124,7 @@ class Chunk:
                 self._draw(row, env, self.arrays.pixels, self.arrays.depth)
 
     def resume(self, values: Sequence[tuple[int, np.ndarray]]) -> None:
-        """Take every environment into its episode of this number, by the actions `[elapsed, A]` taken there so far."""
+        """Bring every environment back into its episode of this number by repeating its actions, `[elapsed, A]`."""
         for row, env in self.envs.items():
             self.episodes[row], actions = values[row]
             with self._naming(row):
@@ -133,7 +137,7 @@ class Chunk:
                 self._draw(row, env, self.arrays.pixels, self.arrays.depth)
 
     def step(self) -> None:
-        """Step every environment with its row of `action`; where the episode is done, start the next one."""
+        """Step every environment with its row of `action`; if its episode ends, start the next one."""
         arrays = self.arrays
         for row, env in self.envs.items():
             with self._naming(row):
@@ -150,9 +154,9 @@ class Chunk:
             arrays.solved[row] = result.solved
 
     def _next_episode(self, row: int) -> np.ndarray:
-        """The first observation of the next episode of an environment's own stream, from a seed of its own.
+        """The first observation of the next episode of an environment's own stream, which has its own seed.
 
-        What is built again at each seed goes on without one, as it is: muscles, say, that stay tired between episodes.
+        Environments that carry state between episodes, such as tired muscles, are seeded at their first episode only.
         """
         self.episodes[row] += 1
         goes_on = self.episodes[row] > 0 and keeps_hidden_state(self.spec.name)
@@ -173,9 +177,9 @@ class Chunk:
             env.close()
 
 
-# No contextlib.contextmanager, which would let a StopIteration through as it is.
+# Not a contextlib.contextmanager, which would let a StopIteration through unchanged.
 class _Naming:
-    """Puts what an environment raises into one line that says which one it was."""
+    """Turns what an environment raises into one line that names the environment."""
 
     def __init__(self, which: str) -> None:
         self._which = which
@@ -189,12 +193,12 @@ class _Naming:
 
 
 def episode_seed(place: Place, number: int) -> int:
-    """The seed of one episode, counted from 0, of the environment at `place`."""
+    """The seed of episode `number`, counted from 0, of the environment at `place`."""
     return int(np.random.SeedSequence((*place, number)).generate_state(1, np.uint64)[0])
 
 
 def _build(factory: Factory) -> NumpyEnv:
     env = factory()
     if not isinstance(getattr(env, "spec", None), EnvSpec):
-        raise ValueError(f"the factory must give a NumpyEnv with its spec, an EnvSpec, got {env!r}")
+        raise ValueError(f"the factory must return a NumpyEnv whose spec is an EnvSpec, got {env!r}")
     return env

@@ -14,7 +14,7 @@ import numpy as np
 
 
 def speed_up(env: Any) -> None:
-    """Replace the slow methods of `env` and its robot by faster ones where those apply, and let Ctrl-C end a step."""
+    """Replace slow methods of `env` and its robot by faster ones where these apply, and let Ctrl-C end a step."""
     from robohive.envs.env_base import MujocoEnv
 
     for scene in (env.sim, env.sim_obsd):  # one object or two
@@ -31,14 +31,14 @@ def speed_up(env: Any) -> None:
 
 
 def _let_interrupt(scene: Any) -> None:
-    """Let Ctrl-C end a step of `scene`, which RoboHive takes for a failed one: it resets the simulator and goes on."""
+    """Let Ctrl-C end a step of `scene`; RoboHive would take it for a failed step, reset the simulator and go on."""
     from robohive.physics.mj_sim_scene import DMSimScene
     from robohive.utils.prompt_utils import Prompt, prompt
 
     def advance(substeps: int = 1, render: bool = True) -> None:
         try:
             scene.sim.step(substeps)
-        except Exception:  # RoboHive has a bare except, and all else as here
+        except Exception:  # RoboHive has a bare except; the rest is the same
             prompt("Simulation couldn't be stepped as intended. Issuing a reset", type=Prompt.WARN)
             scene.sim.reset()
         if render:
@@ -49,7 +49,7 @@ def _let_interrupt(scene: Any) -> None:
 
 
 def _infos(rewards: dict[str, Any]) -> dict[str, Any]:
-    """What of `info` anything reads: RoboHive's own step, and `RoboHive.step`."""
+    """The part of `info` that is read, by RoboHive's own step and by `RoboHive.step`."""
     infos = {f"rwd_{key}": rewards[key][()] for key in ("dense", "sparse")}
     return infos | {key: rewards[key][()] for key in ("solved", "done")}
 
@@ -63,7 +63,7 @@ def _actuator_limits(robot: Any) -> Callable[..., np.ndarray]:
     slowest, fastest = np.array([actuator["vel_range"] for actuator in actuators], dtype=float).T
     middle, width = (high + low) / 2.0, high - low
 
-    # `limits`: RoboHive's step always asks for both, in the order of the simulator.
+    # `limits` is ignored: RoboHive's step always asks for both limits, in the order of the simulator.
     def process_actuator(
         controls: np.ndarray, step_duration: float, normalized: bool, **limits: Any
     ) -> np.ndarray:

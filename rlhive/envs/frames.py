@@ -10,7 +10,7 @@ from rlhive.core.pixel_spec import PixelSpec
 
 
 class Frames:
-    """The last images of an episode side by side, the newest last; at its start the first one is repeated."""
+    """The last images of an episode along the colours, the newest last; at the start the first one is repeated."""
 
     def __init__(self, pixels: PixelSpec) -> None:
         self._frames: deque[np.ndarray] = deque(maxlen=pixels.frames)
@@ -20,7 +20,7 @@ class Frames:
 
         Args:
             newest: kept, not copied.
-            again: whether they are of the same time as the last ones, which they replace.
+            again: whether they show the same moment as the last ones, which they then replace.
         """
         if again:
             self._frames.pop()

@@ -1,4 +1,4 @@
-"""What surrounds RoboHive's own code: its import, what it prints, and what cannot be done by two at a time."""
+"""Imports RoboHive quickly and quietly, and builds its environments one at a time where they must be."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 _LOCK, _QUIET = threading.Lock(), threading.RLock()
-# Modules whose classes write their model to a file, load it and remove it: of one name, or with the time in it.
+# Modules whose classes write their model to a file, load it and remove it; its name is fixed or holds the time.
 WRITE_THEIR_MODEL = "robohive.envs.fm.", "robohive.envs.myo.myodm."
 _VIDEO = "skvideo", "skvideo.io"  # what RoboHive imports to write videos
 
@@ -26,10 +26,10 @@ _VIDEO = "skvideo", "skvideo.io"  # what RoboHive imports to write videos
 def import_robohive() -> None:
     """Imports RoboHive, which registers its environments with gymnasium.
 
-    Its writer of videos comes when it is used: it imports most of SciPy, which is half of the time until an
-    environment is built, and 50 MB of every process that has one.
+    Its video writer is imported only when it is used: that imports most of SciPy, which takes half of the time until
+    an environment is built, and 50 MB in every process that has one.
     """
-    with _LOCK:  # threads that build environments at the same time must not meet half of it
+    with _LOCK:  # a thread must not find it half imported by another
         postponed = contextlib.nullcontext() if "robohive" in sys.modules else _import_at_first_use(*_VIDEO)
         with postponed:
             import robohive  # noqa: F401
@@ -39,7 +39,7 @@ def import_robohive() -> None:
 def quiet() -> Iterator[None]:
     """Keeps RoboHive's banners, warnings, numpy print options and log handlers out of the caller's process.
 
-    One thread at a time: stdout is the process's, and two would leave each other's behind.
+    Only one thread at a time may be inside: stdout belongs to the process, and two would restore each other's.
     """
     os.environ.setdefault("ROBOHIVE_VERBOSITY", "SILENT")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # RoboHive's import fails where there is no git
@@ -54,17 +54,17 @@ def quiet() -> Iterator[None]:
         handlers = root.handlers[:]
         try:
             yield
-        finally:  # absl's, of dm_control, would let the caller's logging.basicConfig do nothing
+        finally:  # with absl's handler, from dm_control, the caller's logging.basicConfig would do nothing
             root.handlers[:] = handlers
 
 
 @contextlib.contextmanager
 def building(entry_point: object) -> Iterator[None]:
-    """Where environments of one class are built; RoboHive is imported.
+    """The context in which to build environments of one class; RoboHive must be imported.
 
     Args:
-        entry_point: of gymnasium's spec, `"module:class"`. Environments that write their model are built one at a time
-            on this machine: a second one could find it removed, or half written.
+        entry_point: the one in gymnasium's spec, `"module:class"`. Environments that write their model are built one at
+            a time on this machine: a second one could find the file removed or half written.
 
     Raises:
         RuntimeError: the environments write their model, and robohive's directory is not writable.
@@ -88,7 +88,7 @@ def building(entry_point: object) -> Iterator[None]:
 
 
 class _Later(ModuleType):
-    """What stands for a module that is imported when something of it is used."""
+    """A stand-in for a module, which is imported when one of its names is used."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(importlib.import_module(self.__name__), name)
@@ -96,7 +96,7 @@ class _Later(ModuleType):
 
 @contextlib.contextmanager
 def _import_at_first_use(package: str, module: str) -> Iterator[None]:
-    """Imports inside get a module of a package that is not loaded yet; all other imports are as ever."""
+    """Imports of `module` and its `package` inside the block load it at its first use; all others are unchanged."""
     if package in sys.modules:
         yield
         return

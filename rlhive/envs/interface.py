@@ -1,4 +1,4 @@
-"""What `VectorEnv` asks of an environment: plain numpy, one episode after another."""
+"""What `VectorEnv` expects of an environment: plain numpy, one episode after another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlhive.core.env_spec import EnvSpec
 
 
 class StepResult(NamedTuple):
-    """What one step leads to; `observation` is f32 [O], the rewards are RoboHive's, unscaled."""
+    """The result of one step; `observation` is f32 [O], the rewards are RoboHive's, unscaled."""
 
     observation: np.ndarray
     reward: float
@@ -22,7 +22,7 @@ class StepResult(NamedTuple):
 
 
 class NumpyEnv(Protocol):
-    """An environment without images; `VectorEnv` resets it before its first step and after all that end an episode."""
+    """An environment without images; `VectorEnv` resets it at first and after every step that ends an episode."""
 
     spec: EnvSpec
 
@@ -30,33 +30,33 @@ class NumpyEnv(Protocol):
         """Start an episode and return its first observation, f32 [O].
 
         Args:
-            seed: 0 to 2**64 - 1, which alone determines the episode; None for the next in the environment's own stream.
+            seed: 0 to 2**64 - 1, alone determines the episode; None for the next one in the environment's own stream.
         """
 
     def step(self, action: np.ndarray) -> StepResult:
-        """Take one step with `action` f32 [A], which is finite and may exceed the limits in `spec`."""
+        """Take one step with `action` f32 [A], finite, possibly beyond the limits in `spec`."""
 
     def close(self) -> None:
-        """Free what it holds; may be called twice."""
+        """Free its resources; may be called twice."""
 
 
 class NumpyPixelEnv(NumpyEnv, Protocol):
     """An environment whose spec has images, which `render` draws after each reset and step."""
 
     def render(self, out: np.ndarray | None = None, depth: np.ndarray | None = None) -> np.ndarray:
-        """Draw the present state and return it, u8 [cameras,H,W,C] as in `spec.pixels`.
+        """Draw the current state and return it, u8 [cameras,H,W,C] as in `spec.pixels`.
 
         Args:
-            out: where to, u8 [cameras,H,W,C]; None for a new array.
-            depth: where the distances in metres go, f32 [cameras,H,W]; None for none.
+            out: the array to draw into, u8 [cameras,H,W,C]; None for a new one.
+            depth: the array to write distances in metres to, f32 [cameras,H,W]; None for no depth.
         """
 
 
 def check_seed(seed: int) -> None:
-    """Nothing for a seed of environments.
+    """Refuses what is not a seed of an environment.
 
     Raises:
-        ValueError: not a whole number from 0 on.
+        ValueError: it is not a whole number >= 0.
     """
     if not (isinstance(seed, Integral) and seed >= 0):
-        raise ValueError(f"a seed must be a whole number from 0 on, got {seed!r}")
+        raise ValueError(f"a seed must be a whole number >= 0, got {seed!r}")

@@ -1,4 +1,4 @@
-"""The ids of RoboHive's environments, without importing it: that takes seconds, and needs SimHive."""
+"""The ids of RoboHive's environments, without importing RoboHive, which takes seconds and needs SimHive."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ def suites() -> dict[str, dict[str, int]]:
 
 
 def list_names(pattern: str | None = None) -> list[str]:
-    """Ids of the environments of all suites; with a `pattern`, those containing it, whatever the case."""
+    """Ids of the environments of all suites; with a `pattern`, those that contain it, ignoring case."""
     names = [name for suite in suites().values() for name in suite]
     return [name for name in names if (pattern or "").lower() in name.lower()]
 
 
 def encoder_of(name: str) -> str | None:
-    """The encoder that RoboHive puts behind the cameras of `name` ("r3m18", "rrl50", "flat", …); None for none."""
+    """The encoder that RoboHive applies to the images of `name` ("r3m18", "rrl50", "flat", …), or None."""
     found = _ENCODER.search(name)
     return found and found[1]
 
 
 def built_name(name: str) -> str:
-    """The id that is built for `name`: where that has an encoder, the one with plain images (`…_v2d-v0`)."""
+    """The id that is built for `name`: the one with plain images (`…_v2d-v0`) if `name` has an encoder."""
     return _ENCODER.sub("_v2d", name)
 
 
 def max_episode_steps(name: str) -> int:
-    """Steps after which an episode of `name`, which `check_name` takes, is truncated."""
+    """Steps after which an episode of `name`, which `check_name` accepts, is truncated."""
     return next(names[built_name(name)] for names in suites().values() if built_name(name) in names)
 
 
 def check_name(name: str) -> None:
-    """Nothing for an id of RoboHive's suites, or one of them with another encoder.
+    """Refuses what is not an id of RoboHive's suites; ids with another encoder pass.
 
     Raises:
-        ValueError: any other name; the message has the nearest ids.
+        ValueError: it is not an id; the message names the nearest ones.
     """
     if not isinstance(name, str):
         raise ValueError(f"the id of an environment must be text, as 'FrankaReachRandom-v0' is, got {name!r}")
@@ -62,6 +62,6 @@ def check_name(name: str) -> None:
         else f"`{command_line('rlhive.envs --list')}` prints them all."
     )
     raise ValueError(
-        f"{name!r} is not an environment of RoboHive: {hint} Those of RoboHive 0.7.0 are known; a variant or "
-        "environment of one's own goes through VectorEnv(factory)"
+        f"{name!r} is not an environment of RoboHive: {hint} Only those of RoboHive 0.7.0 are known; for a variant "
+        "or an environment of your own use VectorEnv(factory)"
     )

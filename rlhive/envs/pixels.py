@@ -25,17 +25,17 @@ def own_pixels(name: str) -> PixelSpec | None:
 
 @functools.cache
 def model_cameras(name: str) -> tuple[str, ...]:
-    """The cameras of the model of `name`, which `check_name` takes, as far as they have names."""
+    """The named cameras of the model of `name`, which `check_name` accepts."""
     text = (importlib.resources.files("rlhive.envs") / "model_cameras.json").read_text()
     built = built_name(name)
     return next(tuple(group["cameras"]) for group in json.loads(text) if built in group["environments"])
 
 
 def check_camera_names(name: str, cameras: Sequence[str]) -> None:
-    """Refuses cameras that the model of `name` has not.
+    """Refuses cameras that the model of `name` lacks.
 
     Raises:
-        ValueError: naming the first such camera, and those there are.
+        ValueError: there is such a camera; the message names the first, and those that exist.
     """
     known = model_cameras(name)
     for camera in cameras:
@@ -44,7 +44,7 @@ def check_camera_names(name: str, cameras: Sequence[str]) -> None:
 
 
 def no_camera(name: str, camera: str, known: Sequence[str]) -> str:
-    """What is said of a camera that environment `name` has not, whose model has those `known`."""
+    """The message for a `camera` that environment `name` lacks; its model has those in `known`."""
     return f"{name} has no camera {camera!r}; it has {', '.join(known) or 'none with a name'}"
 
 
@@ -58,19 +58,19 @@ def choose_pixels(
     depth: bool = False,
     frames: int = 1,
 ) -> PixelSpec | None:
-    """The images of environment `name`, None without any: its own, or those asked for.
+    """The images of environment `name`: its own or those asked for; None if it has none.
 
     Args:
         name: id of RoboHive's suites.
-        from_pixels: whether an id without images of its own gets some; needs `cameras` and `image_size` then.
-        cameras: names of cameras of the model; None for the id's own.
+        from_pixels: whether an id without images of its own gets some; then `cameras` and `image_size` are needed.
+        cameras: names of cameras in the model; None for the id's own.
         image_size: height and width in pixels, one number for a square; None for the id's own.
         quality: "full" or "fast", see `PixelSpec`.
-        depth: whether a depth image comes with each.
-        frames: how many images in time are stacked.
+        depth: whether each image comes with a depth image.
+        frames: how many successive images are stacked.
 
     Raises:
-        ValueError: an unknown id, or cameras, a size or a quality that cannot be.
+        ValueError: an unknown id, or invalid cameras, image size or quality.
     """
     check_name(name)
     own = own_pixels(name)

@@ -1,4 +1,4 @@
-"""Who steps the environments: this process, or worker processes that the parent talks to over pipes."""
+"""Steps environments in this process, or in worker processes that the parent talks to over pipes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Pool(Protocol):
 
 
 class LocalPool:
-    """Steps in this process, at `wait`."""
+    """Steps all environments in this process, when `wait` is called."""
 
     def __init__(self, name: str, factory: Factory, places: Sequence[Place]) -> None:
         self.chunk = Chunk(name, factory, places)
@@ -53,7 +53,7 @@ class LocalPool:
         self.todo = (command, values)
 
     def wait(self) -> None:
-        """Do what was started."""
+        """Carry out the command given to `start`."""
         self.chunk.obey(*self.todo)
 
     def close(self) -> None:
@@ -63,9 +63,9 @@ class LocalPool:
 
 
 class ProcessPool:
-    """Steps in `count` worker processes with a block of rows each; they end with the parent.
+    """Steps environments in `count` worker processes, a block of rows each; they end with the parent.
 
-    A worker that does not answer for `timeout` seconds is an error; it has as long for each environment it builds.
+    A worker that does not answer for `timeout` seconds is an error; while it builds, it has that long per environment.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ProcessPool:
         bounds = [len(places) * i // count for i in range(count + 1)]
         self.name, self.rows, self.timeout = name, len(places), timeout
         self.workers: list[Worker] = []
-        # At the end of Python at the latest, before multiprocessing waits for workers that do not heed its SIGTERM.
+        # Runs when Python ends at the latest, before multiprocessing waits for workers, which ignore its SIGTERM.
         self._end = Finalize(self, _end, args=(self.workers,), exitpriority=10)
         with self._closing_on_error():
             for (start, stop), cores in zip(itertools.pairwise(bounds), _cores(count), strict=True):
@@ -84,7 +84,7 @@ class ProcessPool:
             self._share_arrays()
 
     def _share_arrays(self) -> None:
-        # An anonymous file handed over the pipe: nothing with a name stays behind, however the processes end.
+        # An anonymous file, handed over the pipe: no named file stays behind, however the processes end.
         size = byte_count(self.rows, self.spec)
         with open(os.memfd_create("rlhive"), "rb+") as file:
             os.ftruncate(file.fileno(), size)
@@ -94,7 +94,7 @@ class ProcessPool:
                 self._answer(worker)
 
     def start(self, command: str, values: Sequence[Any] | None = None) -> None:
-        """Give a command of `Chunk.obey` to every worker and return at once; `values`: one a row.
+        """Give a command of `Chunk.obey` to every worker and return at once; `values`: one per row.
 
         Raises:
             RuntimeError: a worker died, or the pool is closed.
@@ -110,22 +110,22 @@ class ProcessPool:
                     self._fail(worker)
 
     def wait(self) -> None:
-        """Return when every worker has done what it was told.
+        """Return when every worker has carried out its command.
 
         Raises:
-            RuntimeError: an environment failed, or a worker died or is silent; all workers are closed.
+            RuntimeError: an environment failed, or a worker died or does not answer; all workers are closed.
         """
         with self._closing_on_error():
             for worker in self.workers:
                 self._answer(worker)
 
     def close(self) -> None:
-        """End the workers: they notice the closed pipe; one that is busy for more than 5 s is killed."""
+        """End the workers, which notice the closed pipe; one that stays busy for more than 5 s is killed."""
         self._end()
 
     @contextlib.contextmanager
     def _closing_on_error(self) -> Iterator[None]:
-        """Closes the workers on any error, Ctrl-C included: an answer left in a pipe would pass for the next one."""
+        """Closes the workers on any error or Ctrl-C: an answer left in a pipe would be taken for the next one."""
         try:
             yield
         except BaseException:
@@ -147,7 +147,7 @@ class ProcessPool:
         worker.process.join(timeout=5)
         code = worker.process.exitcode
         killed = (
-            "; something killed it, the system if memory ran out: fewer environments or workers need less"
+            "; something killed it, perhaps the system when memory ran out: use fewer environments or workers"
         )
         raise RuntimeError(
             f"the worker process of {self.name}, seeds {_seeds(worker)}, died (exit code {code})"
@@ -158,8 +158,8 @@ class ProcessPool:
         worker.process.kill()
         raise RuntimeError(
             f"the worker process of {self.name}, seeds {_seeds(worker)}, has not answered for {seconds:g} s: "
-            f"if it draws images, its GL driver may hang (`{command_line('rlhive.doctor')}`; MUJOCO_GL=osmesa is the "
-            "other, fewer max_renderers help a GPU); if it is only slow, give VectorEnv a longer timeout"
+            f"if it draws images, its GL driver may hang (see `{command_line('rlhive.doctor')}`; try "
+            "MUJOCO_GL=osmesa, or fewer max_renderers on a GPU); if it is only slow, give VectorEnv a longer timeout"
         )
 
 
@@ -169,7 +169,7 @@ def _end(workers: list[Worker]) -> None:
     for worker in workers:
         worker.process.join(timeout=5)
         worker.process.kill()
-        worker.process.join(timeout=5)  # one that hangs in a driver does not even die
+        worker.process.join(timeout=5)  # a process that hangs in a driver may not even die
     workers.clear()
 
 
@@ -178,7 +178,7 @@ def _seeds(worker: Worker) -> list[int]:
 
 
 def _arrives(connection: Connection, seconds: float) -> bool:
-    """Whether something comes within so many seconds; those in which this process itself is stopped do not count."""
+    """Whether something arrives within so many seconds, not counting those in which this process is stopped."""
     while seconds > 0.0:
         if connection.poll(min(1.0, seconds)):
             return True
@@ -187,10 +187,10 @@ def _arrives(connection: Connection, seconds: float) -> bool:
 
 
 def _cores(count: int) -> list[set[int]]:
-    """The cores that each of `count` workers may use: one, where there are enough for all of the cores.
+    """The cores that each of `count` workers may use: one each, if there are enough workers to use all cores.
 
-    Left to the system, two workers on two cores often wait for each other on one of them: 1.5 times the steps/s of one
-    worker instead of 1.8. Fewer workers than cores stay free, so as not to meet those of another run.
+    Left to the system, two workers on two cores often share one of them: 1.5 times the steps/s of one worker instead of
+    1.8. Fewer workers than cores are not bound, so that they do not share cores with those of another run.
     """
     cores = sorted(os.sched_getaffinity(0))
     if count < len(cores):

@@ -1,4 +1,4 @@
-"""Images of environments, drawn by MuJoCo straight into the caller's memory, over one GL context per process."""
+"""Images of environments, drawn by MuJoCo into the caller's memory, with one GL context per process."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from rlhive.fresh_process import answer_of
 from rlhive.gl_backend import FAST_FLAGS, FAST_QUALITY, check_backend
 
 BACKENDS = ("egl", "osmesa")
-MAX_RENDERERS = 4  # processes that draw, so GL contexts, at once; many at once have hung on a GPU
+MAX_RENDERERS = 4  # processes that draw at once, each with a GL context; many contexts have hung on a GPU
 
 _TRY = "from mujoco.{0} import GLContext; GLContext(1, 1).make_current()"
 _TRY_SECONDS = 60.0
-_MAX_GEOMS = 10_000  # as RoboHive's renderer has it
+_MAX_GEOMS = 10_000  # as in RoboHive's renderer
 
 
 def choose_backend() -> str:
-    """What draws: MUJOCO_GL where it is set, else the first of egl and osmesa that works here, which is then set.
+    """The GL backend: MUJOCO_GL if set; else the first of egl and osmesa that works here, and MUJOCO_GL is set to it.
 
-    It has to be called before mujoco is imported, and tries a backend in another process (half a second): loading one
-    here that fails would stand in the way of the next.
+    Call it before mujoco is imported. It tries a backend in another process (half a second): one that failed in this
+    process would block the next.
 
     Raises:
-        RuntimeError: none works.
-        ValueError: MUJOCO_GL names none.
+        RuntimeError: no backend works.
+        ValueError: MUJOCO_GL names no backend that draws.
     """
     if chosen := check_backend(draws=True):
         return chosen
@@ -43,7 +43,7 @@ def choose_backend() -> str:
     for backend in BACKENDS:
         problem = _try(backend)
         if not problem:
-            os.environ["MUJOCO_GL"] = backend  # for mujoco here, and for the worker processes
+            os.environ["MUJOCO_GL"] = backend  # for mujoco in this process and in the workers
             return backend
         problems.append(f"{backend}: {problem}")
     raise RuntimeError(
@@ -60,7 +60,7 @@ def _try(backend: str) -> str:
 
 @contextlib.contextmanager
 def rendering_errors() -> Iterator[None]:
-    """Turns whatever a GL backend raises, each has errors of its own, into one line with the fix."""
+    """Turns whatever a GL backend raises (each has its own errors) into one line with the fix."""
     try:
         yield
     except Exception as error:
@@ -72,15 +72,15 @@ def rendering_errors() -> Iterator[None]:
 
 
 class View:
-    """What the cameras of one environment see.
+    """The cameras of one environment, and what they see.
 
     Args:
-        name: id of the environment; those of one id share a renderer.
+        name: id of the environment; environments of one id share a renderer.
         env: RoboHive's environment.
         spec: the images.
 
     Raises:
-        ValueError: the model has no camera of a name.
+        ValueError: the model lacks one of the cameras.
     """
 
     def __init__(self, name: str, env: Any, spec: PixelSpec) -> None:
@@ -91,7 +91,7 @@ class View:
         self._renderer: Renderer | None = None
 
     def draw(self, pixels: np.ndarray, depth: np.ndarray | None = None) -> None:
-        """Write the images u8 [cameras,H,W,3] and, where wanted, the distances f32 [cameras,H,W] in metres.
+        """Write the images, u8 [cameras,H,W,3], and with `depth` the distances in metres, f32 [cameras,H,W].
 
         Raises:
             RuntimeError: drawing does not work here.
@@ -107,10 +107,10 @@ class View:
 
 
 class Renderer:
-    """Memory of the GL driver for the meshes and textures of one model: 10 to 300 MB, so shared where it can be.
+    """The meshes and textures of one model in the GL driver's memory: 10 to 300 MB, so environments of one id share it.
 
-    Environments of one id differ in positions and colours, which travel with every image, and in the heights of their
-    terrain, which are sent again when they changed.
+    These differ in positions and colours, which are sent with every image, and in the heights of their terrain, which
+    are sent again when they have changed.
     """
 
     def __init__(self, model: Any, height: int, width: int, quality: str) -> None:
@@ -132,7 +132,7 @@ class Renderer:
         _open.add(self)
 
     def prepare(self, model: Any) -> None:
-        """Take the GL context, and send the terrain of `model` where the last one was another."""
+        """Make the GL context current, and send the terrain of `model` if it differs from the last one sent."""
         import mujoco
 
         self._gl.make_current()
@@ -143,7 +143,7 @@ class Renderer:
                 mujoco.mjr_uploadHField(model, self._context, index)
 
     def draw(self, model: Any, data: Any, options: Any, camera: int, out: np.ndarray) -> None:
-        """Write what `camera` sees, -1 is one from afar, into `out` u8 [H,W,3]."""
+        """Write what `camera` sees (-1: a free camera from afar) into `out` u8 [H,W,3]."""
         import mujoco
 
         self._render(model, data, options, camera)
@@ -151,11 +151,11 @@ class Renderer:
         out[...] = self._pixels[::-1]  # GL's first row is the lowest
 
     def measure(self, model: Any, data: Any, options: Any, camera: int, out: np.ndarray) -> None:
-        """Write how far what `camera` sees is from its plane into `out` f32 [H,W], in metres."""
+        """Write the distances in metres from the plane of `camera` into `out` f32 [H,W]."""
         import mujoco
 
         flags = self._scene.flags.copy()
-        # As mujoco.Renderer does it: flat colours make far distances more exact.
+        # As in mujoco.Renderer: flat colours make far distances more exact.
         for flag in (mujoco.mjtRndFlag.mjRND_SEGMENT, mujoco.mjtRndFlag.mjRND_IDCOLOR):
             self._scene.flags[flag] = True
         self._render(model, data, options, camera)
@@ -164,7 +164,7 @@ class Renderer:
         out[...] = _metres(self._depth[::-1], model)
 
     def close(self) -> None:
-        """Free the driver's memory; else the garbage collector does."""
+        """Free the driver's memory; otherwise the garbage collector does."""
         self._free()
         self._gl = None
 
@@ -181,10 +181,10 @@ class Renderer:
 
 
 def camera_id(name: str, model: Any, camera: str) -> int:
-    """The number of the model's camera of that name.
+    """The index of the camera of that name in the model.
 
     Raises:
-        ValueError: there is none; the message has the names of all.
+        ValueError: there is none; the message names all cameras.
     """
     import mujoco
 
@@ -197,7 +197,7 @@ def camera_id(name: str, model: Any, camera: str) -> int:
 
 
 def view_options(env: Any) -> Any:
-    """What RoboHive's own images of `env` show: the activity of muscles, for some ids."""
+    """The options with which RoboHive draws `env`: some ids show the activity of muscles."""
     import mujoco
 
     options = mujoco.MjvOption()
@@ -210,7 +210,7 @@ _renderers: weakref.WeakValueDictionary[tuple[str, int, int, str], Renderer] = w
 
 
 def _shared_renderer(name: str, model: Any, spec: PixelSpec) -> Renderer:
-    """The renderer of all environments of one id with images of one kind, for as long as one of them is open."""
+    """The renderer that all environments of one id with the same kind of images share while one of them is open."""
     key = (name, spec.height, spec.width, spec.quality)
     renderer = _renderers.get(key)
     if renderer is None:
@@ -220,14 +220,14 @@ def _shared_renderer(name: str, model: Any, spec: PixelSpec) -> Renderer:
 
 @functools.cache
 def _gl_context() -> Any:
-    """The one of this process; images are drawn into buffers beside its own, so that its size does not matter."""
+    """The GL context of this process; its size does not matter, as images are drawn into separate buffers."""
     module = importlib.import_module(f"mujoco.{choose_backend()}")
-    atexit.register(_leave)  # runs before what the module itself registered
+    atexit.register(_leave)  # runs before the module's own exit function
     return module.GLContext(1, 1)
 
 
 def _leave() -> None:
-    """Frees all in order at the end of the process: when the driver's modules are gone, they would complain."""
+    """Frees everything in order when the process ends; later, the driver's modules are gone and freeing would fail."""
     for renderer in list(_open):
         renderer.close()
     _gl_context.cache_clear()
@@ -236,7 +236,7 @@ def _leave() -> None:
 def _upload(model: Any, height: int, width: int, quality: str) -> Any:
     """The model's meshes and textures in the GL driver, with a buffer as large as one image.
 
-    RoboHive's buffer is larger and its images are the same, bit for bit; the larger one costs time and memory.
+    RoboHive's buffer is larger, which costs time and memory; the images are the same, bit for bit.
     """
     import mujoco
 
@@ -250,7 +250,7 @@ def _upload(model: Any, height: int, width: int, quality: str) -> Any:
 
 @contextlib.contextmanager
 def _changed(settings: Any, values: Mapping[str, int]) -> Iterator[None]:
-    """Settings of a model with other values meanwhile."""
+    """Changes settings of a model inside the block."""
     before = {name: getattr(settings, name) for name in values}
     try:
         for name, value in values.items():
@@ -267,7 +267,7 @@ def _free(gl: Any, context: Any) -> None:
 
 
 def _metres(depth: np.ndarray, model: Any) -> np.ndarray:
-    """The depth buffer, reversed and not linear, as f32 distances: the arithmetic of mujoco.Renderer."""
+    """The reversed, non-linear depth buffer as f32 distances, computed as in mujoco.Renderer."""
     extent = model.stat.extent
     near, far = np.float32(model.vis.map.znear * extent), np.float32(model.vis.map.zfar * extent)
     scale = np.float32(-0.5) * (-(far + near) / (far - near)) - np.float32(0.5)

@@ -1,4 +1,4 @@
-"""What a seeded reset has to undo: RoboHive's reset leaves things of the last episode behind."""
+"""Undoes what RoboHive's reset leaves behind of the last episode, so that a seed alone determines the next."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-_CONSTANT = ("mesh_", "tex_", "skin_")  # megabytes that no environment writes
+_CONSTANT = ("mesh_", "tex_", "skin_")  # megabytes that no environment changes
 
 
 class Origin:
     """What an environment carries from one episode to the next, as it was before the first.
 
-    That is its MuJoCo model (baoding moves its targets, which the next first observation still shows) and
-    its last control (DKitty observes it). For what keeps more than that, see `keeps_hidden_state`.
+    That is its MuJoCo model (baoding moves its targets, and the next first observation still shows that) and its last
+    control (DKitty observes it). `keeps_hidden_state` says which environments carry more.
     """
 
     def __init__(self, env: Any) -> None:
@@ -25,21 +25,21 @@ class Origin:
         self._last_control = env.last_ctrl.copy()
 
     def restore(self, env: Any) -> None:
-        """Take `env` back there (milliseconds)."""
+        """Take `env` back to that state (milliseconds)."""
         for array, value in self._model:
             array[...] = value
         env.last_ctrl = self._last_control.copy()
 
 
 def keeps_hidden_state(name: str) -> bool:
-    """Whether nothing but building environment `name` again makes it forget its last episode."""
-    # ChaseTag's first observation has the velocity of the last opponent; muscles that tire stay tired.
+    """Whether environment `name` forgets its last episode only if it is built again."""
+    # ChaseTag's first observation holds the last opponent's velocity; tired muscles stay tired.
     return "ChaseTag" in name or "Fati" in name
 
 
 @contextlib.contextmanager
 def private_global_rng(state: np.random.RandomState) -> Iterator[None]:
-    """Lend `state` to numpy's global generator, which ChaseTag's terrain draws from, for a while."""
+    """Let numpy's global generator, from which ChaseTag draws its terrain, continue from `state` inside the block."""
     outside = np.random.get_state()
     np.random.set_state(state.get_state())
     try:

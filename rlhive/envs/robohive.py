@@ -1,4 +1,4 @@
-"""RoboHive's environments as plain numpy, one episode after another: what workers step."""
+"""RoboHive's environments in plain numpy, one episode after another: what the workers step."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 class RoboHive:
-    """One RoboHive environment: its observation in float32, the registered time limit, and seeds that hold.
+    """One RoboHive environment with float32 observations, its registered time limit, and seeds that determine episodes.
 
-    The observation is `get_obs()`, and `get_proprioception()` for ids with images of their own (`…_v2d-v0`): their
+    The observation is `get_obs()`, or `get_proprioception()` for ids with images of their own (`…_v2d-v0`), whose
     `get_obs()` leaves out the state on purpose. An id with an encoder (`…_vr3m18-v0`) is built without it.
 
     Args:
         name: id of RoboHive's suites.
-        seed: seeds the episodes to come; without one they differ from object to object.
-        pixels: the images that `render` draws; None for those that RoboHive itself gives the id, if any.
+        seed: determines the episodes to come; without one they differ from object to object.
+        pixels: the images that `render` draws; None for the id's own in RoboHive, if any.
 
     Raises:
-        ValueError: `name` is not an id of RoboHive, or has no such camera; `seed` is not a whole number from 0 on.
-        RuntimeError: images are wanted and no GL backend works here.
+        ValueError: `name` is not an id of RoboHive, or lacks one of the cameras; `seed` is not a whole number >= 0.
+        RuntimeError: images are asked for and no GL backend works here.
     """
 
     spec: EnvSpec
@@ -63,7 +63,7 @@ class RoboHive:
         """Start an episode and return its first observation, f32 [O]; a `seed` alone determines all of it.
 
         Raises:
-            ValueError: `seed` is not a whole number from 0 on.
+            ValueError: `seed` is not a whole number >= 0.
             RuntimeError: the environment is closed.
         """
         self._check_open()
@@ -81,7 +81,7 @@ class RoboHive:
         """Apply `action` f32 [A], clipped to its bounds, for one control period.
 
         Raises:
-            ValueError: `action` has another shape, or is not finite (a clip would let NaN through to the simulator).
+            ValueError: `action` has another shape, or is not finite (clipping would pass NaN on to the simulator).
             RuntimeError: the environment is closed.
         """
         self._check_open()
@@ -103,17 +103,17 @@ class RoboHive:
         )
 
     def render(self, out: np.ndarray | None = None, depth: np.ndarray | None = None) -> np.ndarray:
-        """Draw the present state as u8 [cameras,H,W,C], as `env.get_exteroception()` does.
+        """Draw the current state as u8 [cameras,H,W,C], as `env.get_exteroception()` does.
 
-        With several frames the images of the calls before, within the episode, come first: draw after every step. The
-        first one is repeated.
+        With several frames the images of earlier calls in this episode come first, so draw after every step. At the
+        start the first image is repeated.
 
         Args:
-            out: where to, without a copy in between; None for a new array.
-            depth: where the distances f32 [cameras,H,W] in metres go; None for none.
+            out: the array to draw into, without a copy in between; None for a new one.
+            depth: the array to write distances in metres to, f32 [cameras,H,W]; None for no depth.
 
         Raises:
-            RuntimeError: the environment has no images, or they cannot be drawn here, or it is closed.
+            RuntimeError: the environment has no images or is closed, or images cannot be drawn here.
         """
         self._check_open()
         if self._view is None or self.spec.pixels is None:
@@ -128,7 +128,7 @@ class RoboHive:
         return out
 
     def images(self) -> dict[str, np.ndarray]:
-        """What `render` draws in new arrays: "pixels" and, where the spec has it, "depth"; nothing without images."""
+        """The images in new arrays: "pixels" and, if the spec has it, "depth"; empty without images."""
         pixels = self.spec.pixels
         if pixels is None:
             return {}
@@ -138,15 +138,15 @@ class RoboHive:
         return {"pixels": self.render(depth=depth), "depth": depth}
 
     def restore(self, state: Mapping[str, np.ndarray], seed: int = 0) -> np.ndarray:
-        """Start an episode in a state that RoboHive logged, and return its observation, f32 [O].
+        """Start an episode in a state that RoboHive logged and return its observation, f32 [O].
 
         Args:
-            state: one row of each of a trial's `env_infos/state`.
-            seed: what it leaves out, such as the sizes of objects, is as in the episode of this seed. If all else is
-                as well, the episode is that one, bit for bit.
+            state: one row of every entry of a trial's `env_infos/state`.
+            seed: determines what the state leaves out, such as the sizes of objects. If the state is the first one of
+                this seed's episode, the result is that episode, bit for bit.
 
         Raises:
-            ValueError: the state is not one of this environment.
+            ValueError: the state does not fit this environment.
         """
         first = self.reset(seed)
         given: dict[str, np.ndarray | None] = {}
@@ -169,13 +169,13 @@ class RoboHive:
         if self.env is not None:
             self.env.close()
             self.env = None
-            # Cycles hold 100 MB of the simulator that Python's collector does not see, and so would not hurry for.
+            # Reference cycles hold 100 MB of the simulator that Python's collector does not see, so it would not hurry.
             gc.collect()
 
     def __reduce__(self) -> Any:
-        # RoboHive's own copies are built anew: in another state, and without a word of it.
+        # RoboHive's own way of copying silently builds a new environment in another state.
         raise TypeError(
-            f"{self.spec.name} cannot be copied or pickled: make another, by make(...) or RoboHive(...)"
+            f"{self.spec.name} cannot be copied or pickled: make another with make(...) or RoboHive(...)"
         )
 
     def _check_open(self) -> None:
@@ -192,14 +192,14 @@ class RoboHive:
             self._origin.restore(self.env)
 
     def _vector(self, observation: np.ndarray) -> np.ndarray:
-        """What a policy gets beside the images: f32 [O]."""
+        """The part of the observation beside the images: f32 [O]."""
         if self._proprioceptive:
             observation = self.env.get_proprioception()[1]
         return np.asarray(observation, dtype=np.float32)
 
     def _seed(self, seed: int | None) -> None:
-        # RoboHive's reset ignores its seed, and its seed() leaves the robot with the old generator: give the
-        # one generator that all parts hold the state that the seed stands for.
+        # RoboHive's reset ignores its seed, and its seed() leaves the robot with the old generator: set the state of
+        # the one generator that all parts share.
         sequence = np.random.SeedSequence(seed)
         self.env.np_random.bit_generator.state = np.random.PCG64(sequence).state
         self._global_rng = np.random.RandomState(np.random.MT19937(sequence))
@@ -217,22 +217,22 @@ def make(
     depth: bool = False,
     frames: int = 1,
 ) -> EnvBase:
-    """The RoboHive environment `name` for TorchRL; `seed` fully determines its rollouts.
+    """The RoboHive environment `name` for TorchRL; `seed` alone determines its rollouts.
 
     Args:
         name: id of RoboHive's suites.
-        seed: of the episodes to come.
-        device: of the tensors.
-        from_pixels: whether an id without images of its own gets some; needs `cameras` and `image_size` then.
-        cameras: names of cameras of the model; None for the id's own.
+        seed: determines the episodes to come.
+        device: where its tensors are.
+        from_pixels: whether an id without images of its own gets some; then `cameras` and `image_size` are needed.
+        cameras: names of cameras in the model; None for the id's own.
         image_size: height and width in pixels, one number for a square; None for the id's own.
         quality: "full" or "fast", see `PixelSpec`.
-        depth: whether a depth image comes with each.
-        frames: how many images in time are stacked.
+        depth: whether each image comes with a depth image.
+        frames: how many successive images are stacked.
 
     Raises:
-        ValueError: `name` is not an id of RoboHive, the message has the nearest ones; or images or a seed that cannot
-            be.
+        ValueError: `name` is not an id of RoboHive (the message names the nearest ones), or the images or the seed are
+            invalid.
     """
     if seed is not None:
         check_seed(seed)
@@ -251,7 +251,7 @@ def make(
 
 
 def env_spec(name: str) -> EnvSpec:
-    """The spec of environment `name`, which is built for it and closed again (about a second).
+    """The spec of environment `name`, found by building and closing it (about a second).
 
     Raises:
         ValueError: `name` is not an id of RoboHive.

@@ -1,4 +1,4 @@
-"""SimHive, the models RoboHive's environments are made of: installed once per user, linked into robohive.
+"""SimHive, the models of RoboHive's environments: installed once per user, linked into robohive.
 
 `python -m rlhive.envs.simhive` installs it; `--verify` compares an installed tree with the exact one.
 """
@@ -45,9 +45,9 @@ __all__ = ["VERSION", "SimHiveError", "SimHiveStatus", "ensure", "status"]
 
 _SOURCE_FILE = ".rlhive-source"
 _NAME = f"simhive-{VERSION}"
-# robohive's myohand_die.xml reads it as `simhive/myo_sim/../../envs/…`: through the link, beside the tree.
+# robohive's myohand_die.xml reads it as `simhive/myo_sim/../../envs/…`, which is a path beside the tree.
 _OUTSIDE = "envs/myo/assets/hand/dice.png"
-# Environments that are built side by side ask for the models at once; the lock in `_locked` is for other processes.
+# Threads that build environments ask for the models at once; the lock in `_locked` is for other processes.
 _THREADS = threading.Lock()
 
 
@@ -56,9 +56,9 @@ class SimHiveStatus:
     """What is installed.
 
     Attributes:
-        path: the tree robohive will read, None when there is none.
+        path: the tree that robohive reads, None if there is none.
         source: where it came from.
-        differing: files that are missing or not those of the manifest.
+        differing: files that are missing or differ from the manifest.
     """
 
     path: Path | None
@@ -67,9 +67,9 @@ class SimHiveStatus:
 
 
 def ensure() -> Path:
-    """The SimHive tree that robohive reads: installed on the first call, a matter of microseconds afterwards.
+    """The SimHive tree that robohive reads; the first call installs it, later ones take microseconds.
 
-    A tree that robohive already finds is taken as it is, unless `RLHIVE_CACHE` names another place for it.
+    A tree that robohive already finds is kept, unless `RLHIVE_CACHE` names another place for it.
 
     Raises:
         SimHiveError: robohive is missing, no source can be reached, or the disk is full or read-only.
@@ -87,12 +87,12 @@ def is_in_place() -> bool:
 
 
 def is_installed() -> bool:
-    """Whether robohive finds a tree, wherever it is."""
+    """Whether robohive finds a tree, in whatever place."""
     return _is_tree(robohive_directory() / "simhive")
 
 
 def status() -> SimHiveStatus:
-    """What robohive finds, compared with the manifest file by file (about a second); installs nothing."""
+    """What robohive finds, compared with the manifest file by file (about a second). Installs nothing."""
     link = robohive_directory() / "simhive"
     if not _is_tree(link):
         return SimHiveStatus(None, "not installed", ())
@@ -102,18 +102,18 @@ def status() -> SimHiveStatus:
 
 
 def differing_files(tree: Path, manifest: Manifest) -> list[str]:
-    """Names of the manifest's files that `tree` lacks or holds with another content."""
+    """Names of the manifest's files that are missing in `tree` or have other content there."""
     paths = {name: tree / name for name in manifest}
     return [name for name, path in paths.items() if not path.is_file() or file_sha256(path) != manifest[name]]
 
 
 def count_differing(count: int) -> str:
-    """That so many files differ, in words."""
+    """ "1 file differs" or "… files differ"."""
     return "1 file differs" if count == 1 else f"{count} files differ"
 
 
 def suites_touched(name: str) -> list[str]:
-    """RoboHive's suites whose environments name the folder that a file belongs to; none for documents."""
+    """The suites of RoboHive whose environments use the folder of a file; none for documents."""
     if name in NOT_ON_INDEX or not name.endswith((".xml", ".stl", ".msh", ".obj", ".png")):
         return []
     folder = re.compile(rb"simhive/" + name.partition("/")[0].encode() + rb"\b")
@@ -175,11 +175,11 @@ def _locked(tree: Path) -> Iterator[None]:
 
 
 def install(tree: Path, candidates: list[Source], manifest: Manifest) -> None:
-    """Build the tree beside its place from the first source that holds it, then rename it; one there is renamed away.
+    """Build the tree beside its place from the first source that has it, then rename it; an old tree is renamed away.
 
     Raises:
         SimHiveError: no source holds the exact files, or there is too little free space.
-        OSError: the disk is full after all, or not writable.
+        OSError: the disk is full after all or not writable.
     """
     failures = []
     for source in candidates:
@@ -207,7 +207,7 @@ def install(tree: Path, candidates: list[Source], manifest: Manifest) -> None:
 
 def _write_tree(tree: Path, source: Source, contents: TreeFiles, manifest: Manifest) -> None:
     exact = set()
-    # For the first one git and the package index are waited for, without this bar.
+    # The first file waits for git or the package index, which should not show as slow progress of this bar.
     first = list(itertools.islice(contents, 1))
     files = itertools.chain(first, contents)
     for name, content in tqdm(files, desc="models", total=len(manifest), unit="file", disable=None):

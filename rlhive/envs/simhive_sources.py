@@ -1,7 +1,7 @@
 """Where SimHive's files come from: a local copy, the pinned git commits, the package index.
 
-Every source is an iterator of `(name, content)` over the files of the manifest, so that nothing else of an
-archive, a repository or a wheel is ever written, and all sources are checked in the same way.
+Every source iterates over `(name, content)` of the manifest's files, so that nothing else in an archive, repository or
+wheel is ever written, and all sources are checked in the same way.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rlhive.paths import cache_dir
 
 VERSION = "0.7.0"
 VERSION_FILE = "simhive-version"  # robohive reads it
-NOT_ON_INDEX = frozenset({"object_sim/objects.png"})  # a picture no model reads, so no source must have it
+NOT_ON_INDEX = frozenset({"object_sim/objects.png"})  # a picture that no model reads, so a source may lack it
 
 Manifest = Mapping[str, str]  # name in the tree -> sha256
 TreeFiles = Iterator[tuple[str, bytes]]
@@ -47,11 +47,11 @@ _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
 class SimHiveError(RuntimeError):
-    """SimHive cannot be installed; the message is one line with what to do."""
+    """SimHive cannot be installed; the message says in one line what to do."""
 
 
 class SourceUnavailableError(SimHiveError):
-    """This source cannot be reached, or does not hold what it should; another one may."""
+    """This source cannot be reached or lacks the exact files; another one may have them."""
 
 
 class Commit(NamedTuple):
@@ -66,12 +66,12 @@ class Source(NamedTuple):
     """One place to take SimHive from."""
 
     label: str
-    megabytes: int  # free space it takes at its peak, the tree included
+    megabytes: int  # free space needed at the peak, the tree included
     files: Callable[[Path], TreeFiles]  # reads the models, given an empty scratch directory
 
 
 def sources() -> list[Source]:
-    """The sources to try, in their order: `RLHIVE_SIMHIVE` alone where it is set."""
+    """The sources to try, in order; only `RLHIVE_SIMHIVE` if that is set."""
     manifest = read_manifest()
     given = os.environ.get("RLHIVE_SIMHIVE")
     if given:
@@ -86,12 +86,12 @@ def sources() -> list[Source]:
 
 
 def downloads_directory(cache: Path) -> Path:
-    """Where wheels of the package index are kept until SimHive is installed, in the directory that it goes to."""
+    """Where the package index's wheels are kept until SimHive is installed, in the same directory as SimHive."""
     return cache / "downloads"
 
 
 def robohive_directory() -> Path:
-    """Where robohive is installed, found without importing it.
+    """The directory of robohive, found without importing it.
 
     Raises:
         SimHiveError: it is not installed.
@@ -112,7 +112,7 @@ def _robohive_init() -> Path:
 
 
 def read_manifest() -> dict[str, str]:
-    """SHA-256 of every file of the exact tree, by its name."""
+    """SHA-256 of every file of the exact tree, by name."""
     lines = (files("rlhive.envs") / f"simhive-{VERSION}.sha256").read_text().splitlines()
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
@@ -121,7 +121,7 @@ def local_files(path: Path, manifest: Manifest) -> TreeFiles:
     """The manifest's files from a directory, or from a tar archive of one.
 
     Raises:
-        SimHiveError: the path does not exist, or is neither.
+        SimHiveError: the path does not exist or is neither.
     """
     if path.is_dir():
         return _directory_files(path, manifest)
@@ -169,7 +169,7 @@ def git_files(scratch: Path, manifest: Manifest, commits: list[Commit]) -> TreeF
     """The manifest's files from shallow fetches of the pinned commits; `scratch` receives the repositories.
 
     Raises:
-        SourceUnavailableError: no git, or its host does not answer within seconds.
+        SourceUnavailableError: git is missing, or its host does not answer within 10 s.
     """
     if not shutil.which("git"):
         raise SourceUnavailableError("git is not installed")
@@ -184,7 +184,7 @@ def git_files(scratch: Path, manifest: Manifest, commits: list[Commit]) -> TreeF
 
 
 def _git(arguments: list[str], *, seconds: float) -> None:
-    # Files as committed (their hashes are checked), no question to a user who is not there, no endless stall.
+    # Keep files as committed (their hashes are checked), never prompt, never stall.
     settings = ["core.autocrlf=false", "http.lowSpeedLimit=1000", "http.lowSpeedTime=20"]
     command = ["git", *(word for setting in settings for word in ("-c", setting)), *arguments]
     quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "GIT_SSH_COMMAND": "ssh -oBatchMode=yes"}
@@ -192,14 +192,14 @@ def _git(arguments: list[str], *, seconds: float) -> None:
 
 
 def index_files(scratch: Path, downloads: Path, manifest: Manifest) -> TreeFiles:
-    """The manifest's files from two wheels of the package index, with the differences between them undone.
+    """The manifest's files from two wheels of the package index, with their differences from the exact tree undone.
 
-    `simhive-VERSION-index.json` lists files renamed since, and edits `[start, stop, text]` of their lines.
-    The user's own installer fetches the wheels, so that mirrors and proxies apply; it keeps what it has
-    downloaded in `downloads`, where an interrupted installation finds it again.
+    `simhive-VERSION-index.json` lists renamed files and edits `[start, stop, text]` of their lines. The user's own
+    installer fetches the wheels, so that mirrors and proxies apply; it keeps downloads in `downloads`, where an
+    interrupted installation finds them again.
 
     Raises:
-        SourceUnavailableError: no installer, no index, or other wheels than the pinned ones.
+        SourceUnavailableError: no installer, no index, or wheels other than the pinned ones.
     """
     _fetch_wheels(scratch, downloads)
     recipe = json.loads((files("rlhive.envs") / f"simhive-{VERSION}-index.json").read_text(encoding="utf-8"))
@@ -236,8 +236,8 @@ def _fetch_wheels(target: Path, downloads: Path) -> None:
 
 
 def _installer() -> list[str]:
-    # The tool that set this environment up is the one whose index settings work: `uv run` names itself in UV,
-    # environments made by `python -m venv` hold pip, those made by uv do not.
+    # Use the tool that made this environment, as its index settings work: `uv run` sets UV, and environments made by
+    # `python -m venv` have pip while those made by uv do not.
     pip = [sys.executable, "-m", "pip", "install", "--no-compile"]
     if "UV" not in os.environ and importlib.util.find_spec("pip"):
         return pip
@@ -251,7 +251,7 @@ def _size(directory: Path) -> int:
     total = 0
     for folder, _, names in os.walk(directory):
         for name in names:
-            with contextlib.suppress(FileNotFoundError):  # the installer moves its files about meanwhile
+            with contextlib.suppress(FileNotFoundError):  # the installer moves its files meanwhile
                 total += os.lstat(os.path.join(folder, name)).st_size
     return total
 
@@ -263,9 +263,9 @@ def _run(
     environment: Mapping[str, str],
     tick: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run a command with its last line of output as the error; ends it and its children on any exit.
+    """Run a command, whose last line of output is the error if it fails; end it and its children on any exit.
 
-    The command itself ends with this process, too, where that is killed.
+    The command also ends if this process is killed.
     """
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(

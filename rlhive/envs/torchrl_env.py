@@ -1,4 +1,4 @@
-"""A RoboHive environment for TorchRL: the keys that learning needs, and nothing of `info` besides."""
+"""A RoboHive environment for TorchRL, with the keys that learning needs and nothing else from `info`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rlhive.envs.robohive import RoboHive
 class RoboHiveEnv(EnvBase):
     """One RoboHive environment, batch size [].
 
-    "observation" f32 [O] is the vector of `RoboHive` and "action" f32 [A] is bounded. Under "next" a step writes
+    "observation" f32 [O] is the vector of `RoboHive`, and "action" f32 [A] is bounded. Under "next" a step writes
     "reward" and "rwd_sparse" f32 [1], "terminated", "truncated", "done" and "solved" bool [1]. With images there is
-    "pixels" u8 [cameras,H,W,C] beside "observation", and "depth" f32 [cameras,H,W] in metres where asked for.
+    also "pixels" u8 [cameras,H,W,C] beside "observation", and "depth" f32 [cameras,H,W] in metres if asked for.
 
     Attributes:
-        env_spec: what a policy has to know of the environment.
+        env_spec: what a policy needs to know about the environment.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class RoboHiveEnv(EnvBase):
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: object) -> TensorDict:
         if tensordict is not None and not tensordict.get("_reset", torch.tensor(True)).all():
             raise RuntimeError(
-                f'{self.env_spec.name} is one environment, reset as a whole: leave "_reset" out, or give it all True'
+                f'{self.env_spec.name} is one environment, reset as a whole: leave "_reset" out, or make it all True'
             )
         observation = self._env.reset(self._seed_of_next_reset)
         self._seed_of_next_reset = None

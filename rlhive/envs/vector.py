@@ -1,4 +1,4 @@
-"""Many environments for the learner: S seeds x E environments in worker processes over shared memory."""
+"""Many environments for the learner: S seeds x E environments in worker processes with shared memory."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from rlhive.envs.pool import LocalPool, Pool, ProcessPool
 from rlhive.envs.render import MAX_RENDERERS, choose_backend
 from rlhive.envs.robohive import RoboHive
 
-TIMEOUT = 120.0  # seconds: a slow machine draws a hundred large images in that time, without a GPU
+TIMEOUT = 120.0  # seconds; a slow machine without a GPU draws a hundred large images in that time
 
 
 class VectorEnv:
-    """S seeds x E environments, stepped while the caller does something else; episodes restart by themselves.
+    """S seeds x E environments, stepped while the caller does something else; episodes restart automatically.
 
     Episode n of environment e of seed k is drawn from `np.random.SeedSequence((seeds[k], e, n))` alone: neither the
     other seeds nor the number of workers matter to it. Environments that carry state from one episode to the next
@@ -38,16 +38,16 @@ class VectorEnv:
         seeds: the S seeds, integers >= 0.
         num_envs: environments per seed, E.
         num_workers: processes that share them; 0 steps them in this process, with the same results.
-            By default one per core but one, which the learner keeps: 0 on a single core, where they could not
-            run at the same time.
-        pixels: the images of the environments; None for those that RoboHive itself gives the id, if any.
+            By default one for each core except one, which the learner keeps; so 0 on a single core, where workers
+            and learner could not run at the same time.
+        pixels: the images of the environments; None for the id's own in RoboHive, if any.
         max_renderers: how many processes may draw images; each has one GL context for all its environments.
         timeout: seconds after which a worker that does not answer is an error, above 0.
 
     Raises:
-        ValueError: an unknown id, no seeds, one that is not a whole number from 0 on, too few environments or workers,
-            a timeout of 0 or less, more workers with images than `max_renderers`, no such camera, or a factory that
-            cannot be sent to workers.
+        ValueError: an unknown id, no seeds, a seed that is not a whole number >= 0, too few environments or workers, a
+            timeout <= 0, more workers with images than `max_renderers`, an unknown camera, or a factory that cannot be
+            sent to workers.
         RuntimeError: an environment cannot be built; the message is the original one.
     """
 
@@ -75,7 +75,7 @@ class VectorEnv:
         self.shape = (len(seeds), num_envs)
         self._pending = False
         places = [(int(seed), number) for seed in seeds for number in range(num_envs)]
-        self._rows = np.arange(len(places))  # of the shared arrays, in the order of [S,E]
+        self._rows = np.arange(len(places))  # rows of the shared arrays, in the order of [S,E]
         name, factory, draws = _resolve(name_or_factory, pixels)
         count = worker_count(num_workers, len(places), draws=draws, max_renderers=max_renderers)
         if count == 0:
@@ -90,12 +90,12 @@ class VectorEnv:
         That is "observation" f32 [S,E,O] and, as in `recv`, "pixels" and "depth".
 
         Args:
-            episode_seeds: a seed [S][E] for each environment, an integer >= 0 which alone determines its episode;
-                without them each goes on in its own stream.
+            episode_seeds: a seed [S][E] for each environment, an integer >= 0 that alone determines its episode;
+                without them each continues its own stream.
 
         Raises:
-            ValueError: `episode_seeds` has another shape, or one of them is not a whole number from 0 on.
-            RuntimeError: steps sent are not yet received, or an environment or its process fails.
+            ValueError: `episode_seeds` has another shape, or one of them is not a whole number >= 0.
+            RuntimeError: steps were sent and not yet received, or an environment or its process fails.
         """
         if self._pending:
             raise RuntimeError("reset() between send() and recv(): receive the steps first")
@@ -111,17 +111,17 @@ class VectorEnv:
         return self._first()
 
     def resume(self, numbers: Tensor, actions: Sequence[Sequence[Tensor]]) -> TensorDict:
-        """Take every environment back into an episode of its stream and return what the policies see there.
+        """Bring every environment back into an episode of its stream and return what the policies see there.
 
-        It begins that episode anew and takes the same actions. Only environments that carry something from one episode
-        to the next, the tired muscles of Myo's, say, do not come out exactly where they were.
+        This starts the episode again and repeats its actions. Only environments that carry state from one episode to
+        the next, such as Myo's tired muscles, do not end up exactly where they were.
 
         Args:
             numbers: the episode of each environment, counted from 0, int64 [S,E].
-            actions: those taken there so far, f32 [S][E][T,A], T for each its own.
+            actions: those taken so far in that episode, f32 [S][E][T,A]; T may differ between environments.
 
         Raises:
-            RuntimeError: steps sent are not yet received, or an environment or its process fails.
+            RuntimeError: steps were sent and not yet received, or an environment or its process fails.
         """
         if self._pending:
             raise RuntimeError("resume() between send() and recv(): receive the steps first")
@@ -136,11 +136,11 @@ class VectorEnv:
         return TensorDict(first | images, batch_size=self.shape)
 
     def send(self, action: Tensor) -> None:
-        """Let every environment take one step with `action` f32 [S,E,A] and return at once; `recv` waits.
+        """Start one step of every environment with `action` f32 [S,E,A] and return at once; `recv` waits for it.
 
         Raises:
-            ValueError: no tensor, a wrong shape, or a value that is not finite; nothing was stepped.
-            RuntimeError: the steps sent before are not yet received.
+            ValueError: not a tensor, a wrong shape, or a value that is not finite; nothing is stepped.
+            RuntimeError: the steps sent before are not received yet.
         """
         expected = (*self.shape, self.spec.action_dim)
         if not isinstance(action, Tensor):
@@ -164,16 +164,15 @@ class VectorEnv:
     def recv(self) -> TensorDict:
         """The steps sent before, as fresh tensors with batch size [S,E].
 
-        "observation" f32 [S,E,O] is what the policy sees next, after the end of an episode the first of the
-        new one; ("next", "observation") is the true successor, the last of its episode there. Beside it are
+        "observation" f32 [S,E,O] is what the policy sees next: after the end of an episode, the first of the new one.
+        ("next", "observation") is the true successor: there, the last of the old episode. Beside it are
         "reward" and "rwd_sparse" f32 [S,E,1], "terminated", "truncated", "done" and "solved" bool [S,E,1].
 
-        With images "pixels" u8 [S,E,cameras,H,W,C] and ("next", "pixels") are what the two observations are of, and
-        "depth" f32 [S,E,cameras,H,W] likewise. Where no episode ended both are one and the same tensor, so that images
-        are copied once.
+        With images, "pixels" u8 [S,E,cameras,H,W,C] and ("next", "pixels") belong to the two observations, and so does
+        "depth" f32 [S,E,cameras,H,W]. If no episode ended, both are the same tensor, so that images are copied once.
 
         Raises:
-            RuntimeError: nothing was sent, or an environment or its process failed, which ends all workers.
+            RuntimeError: nothing was sent, or an environment or its process failed, which closes all workers.
         """
         if not self._pending:
             raise RuntimeError("recv() without send()")
@@ -193,15 +192,15 @@ class VectorEnv:
         for key, image, last in self._images(arrays):
             now[key] = self._fresh(image)
             following[key] = self._successor(now[key], last, following["done"])
-        # As TorchRL's own environments do it: checks that cannot fail here cost a twentieth of the Franka's step.
+        # As in TorchRL's own environments: checks that cannot fail here would cost a twentieth of the Franka's step.
         unchecked, shape = TensorDict._new_unsafe, torch.Size(self.shape)
         return unchecked({**now, "next": unchecked(following, batch_size=shape)}, batch_size=shape)
 
     def keep(self, indices: Sequence[int]) -> None:
-        """Go on with the seeds at `indices` of `[S]` alone; the environments of the others are closed.
+        """Continue with only the seeds at `indices` of `[S]`; the environments of the others are closed.
 
         Raises:
-            RuntimeError: steps sent are not yet received.
+            RuntimeError: steps were sent and not yet received.
         """
         if self._pending:
             raise RuntimeError("keep() between send() and recv(): receive the steps first")
@@ -224,7 +223,7 @@ class VectorEnv:
         return torch.from_numpy(rows[self._rows].reshape(*self.shape, *rows.shape[1:]))
 
     def _images(self, arrays: Arrays) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        """Key, what the policy sees next, and what it saw last where an episode ended, for each kind of image."""
+        """For each kind of image: its key, what the policy sees next, and the last image of episodes that ended."""
         pixels = self.spec.pixels
         if pixels is None:
             return []
@@ -232,7 +231,7 @@ class VectorEnv:
         return images + ([("depth", arrays.depth, arrays.next_depth)] if pixels.depth else [])
 
     def _successor(self, image: Tensor, last: np.ndarray, done: Tensor) -> Tensor:
-        """The image after the step: `image`, but the last one where the episode is done."""
+        """The image after the step: `image`, or the last one of the episode where that is done."""
         ended = done.flatten()
         if not ended.any():
             return image
@@ -242,7 +241,7 @@ class VectorEnv:
         return successor
 
     def _to_rows(self, values: Sequence[Any]) -> list[Any]:
-        """A value for each environment `[S * E]`, in the order of the pool's rows, 0 for those that are closed."""
+        """One value per environment, `[S * E]`, in the order of the pool's rows; 0 for closed environments."""
         rows: list[Any] = [0] * len(self._pool.arrays.action)
         for row, value in zip(self._rows, values, strict=True):
             rows[row] = value
@@ -255,13 +254,13 @@ def worker_count(
     """How many processes share the environments.
 
     Args:
-        wanted: how many are asked for; None for one per core that this process may use but one, the learner's.
-        num_envs: of all seeds; no more processes than these.
+        wanted: how many are asked for; None for one per usable core, except one for the learner.
+        num_envs: number of environments of all seeds; there are no more processes than these.
         draws: whether each process draws images.
-        max_renderers: how many may.
+        max_renderers: how many processes may draw.
 
     Raises:
-        ValueError: more processes that draw images are asked for than may.
+        ValueError: more processes than `max_renderers` are asked for, and they draw images.
     """
     if wanted is None:
         cores = len(os.sched_getaffinity(0)) - 1
@@ -275,16 +274,16 @@ def worker_count(
 
 
 def _resolve(name_or_factory: str | Factory, pixels: PixelSpec | None) -> tuple[str, Factory, bool]:
-    """The name for messages, what builds one environment in a worker, and whether GL draws its images."""
+    """The name for messages, the factory that workers call, and whether GL draws images."""
     if not isinstance(name_or_factory, str):
         if pixels is not None:
-            raise ValueError("pixels go with the id of an environment; a factory builds its images itself")
+            raise ValueError("pixels need the id of an environment; a factory must set its own images")
         return getattr(name_or_factory, "__name__", repr(name_or_factory)), name_or_factory, False
     from rlhive.envs import simhive
 
     check_name(name_or_factory)
-    simhive.ensure()  # here, once, with its progress bar; the workers only find it done
+    simhive.ensure()  # once, here, with its progress bar, not in every worker
     pixels = pixels or own_pixels(name_or_factory)
     if pixels is not None:
-        choose_backend()  # likewise, and before mujoco is imported anywhere
+        choose_backend()  # likewise, and before mujoco is imported
     return name_or_factory, functools.partial(RoboHive, name_or_factory, pixels=pixels), pixels is not None

@@ -17,7 +17,7 @@ from rlhive.core.interrupt import shield_children
 from rlhive.envs.chunk import Chunk, Factory, Place, byte_count, map_arrays
 
 # Workers yield to the learner, which needs their steps only after its update: on two cores a training step took 9.7 ms
-# instead of 11.3 (means of four and of three runs in turns, FrankaReachRandom-v0).
+# instead of 11.3 (means of four and three alternating runs, FrankaReachRandom-v0).
 NICENESS = 5
 
 
@@ -48,21 +48,21 @@ def spawn(
         daemon=True,
     )
     try:
-        with shield_children():  # which are the parent's to handle, it ends them when it is done
+        with shield_children():  # signals are for the parent, which ends the workers when it is done
             process.start()
-    except (OSError, RuntimeError):  # of processes, not of what is sent
+    except (OSError, RuntimeError):  # about starting processes, not about what is sent
         raise
-    except Exception as error:  # of whatever kind, while the factory is written down
+    except Exception as error:  # pickling the factory may raise anything
         raise ValueError(_cannot_be_sent(name, str(error))) from None
-    there.close()  # so that the worker's death is an end of file here
+    there.close()  # so that the worker's death shows as end of file here
     return Worker(process, here, places, first_row)
 
 
 def _check_main(name: str, factory: Factory) -> None:
-    """Refuses workers that this process may not start, or that could not import its program, as each does first.
+    """Refuses to start workers that this process may not have, or that could not import its program, as each must.
 
     Raises:
-        ValueError: saying what to change.
+        ValueError: workers cannot be started; the message says what to change.
     """
     is_imported_by_a_worker = getattr(multiprocessing.current_process(), "_inheriting", False)
     if is_imported_by_a_worker:
@@ -73,12 +73,12 @@ def _check_main(name: str, factory: Factory) -> None:
     if multiprocessing.current_process().daemon:
         raise ValueError(
             "this process is daemonic, as those of multiprocessing.Pool are, and may start no worker processes: give "
-            'num_workers=0, or start it by concurrent.futures.ProcessPoolExecutor with the context "spawn"'
+            'num_workers=0, or start it with concurrent.futures.ProcessPoolExecutor and the context "spawn"'
         )
     path = getattr(sys.modules["__main__"], "__file__", None)
     if path == "<stdin>":
         raise ValueError(
-            f"{name}: worker processes import the program that starts them, which they cannot read from stdin too: "
+            f"{name}: worker processes import the program that starts them, and cannot read it from stdin: "
             "keep it in a file, or give num_workers=0"
         )
     made_by = getattr(factory, "func", factory)  # of a functools.partial
@@ -102,7 +102,7 @@ def _work(
     first_row: int,
     rows: int,
 ) -> None:
-    """Main function of a worker process: build, then obey the parent until it closes the pipe or is gone."""
+    """Main function of a worker process: builds, then obeys the parent until it closes the pipe or dies."""
     try:
         os.nice(NICENESS)
         _stay_on(cores)
@@ -116,7 +116,7 @@ def _work(
             chunk.obey(*connection.recv())
             connection.send(("done", None))
     except (EOFError, ConnectionError):
-        return  # the parent is gone, or has closed its side
+        return  # the parent is gone or has closed its end
     except Exception as error:
         connection.send(("error", str(error)))
 

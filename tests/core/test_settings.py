@@ -143,8 +143,8 @@ def make_toy_cnn():
         (
             lambda: check_name("MyReach-v0"),
             "'MyReach-v0' is not an environment of RoboHive: did you mean myoHandReachFixed-v0, myoHandReachRandom-v0, "
-            "myoFingerReachFixed-v0? Those of RoboHive 0.7.0 are known; "
-            "a variant or environment of one's own goes through VectorEnv(factory)",
+            "myoFingerReachFixed-v0? Only those of RoboHive 0.7.0 are known; "
+            "for a variant or an environment of your own use VectorEnv(factory)",
         ),
     ],
 )
@@ -156,7 +156,7 @@ def test_one_line_says_what_was_expected(call, message):
 
 def test_what_no_factory_may_be():
     with pytest.raises(
-        RuntimeError, match="the factory must give a NumpyEnv with its spec, an EnvSpec, got None"
+        RuntimeError, match="the factory must return a NumpyEnv whose spec is an EnvSpec, got None"
     ):
         VectorEnv(lambda: None, seeds=[1], num_workers=0)
     with pytest.raises(

@@ -38,7 +38,7 @@ def test_list_without_a_match_fails_in_one_line(capsys):
     assert main(["--list", "nothing-like-it"]) == 1
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
-    assert captured.err.endswith(": --list without a pattern has them all\n")
+    assert captured.err.endswith(": --list without a pattern prints all of them\n")
     assert main(["--list", "Farnka"]) == 1
     assert "contains 'Farnka': did you mean franka" in capsys.readouterr().err
 
@@ -124,9 +124,7 @@ def test_check_says_where_success_and_episodes_tell_nothing():
         "solved on 3 steps\n" in text
         and "2 episodes: mean return 2.00, mean length 2.0, 0 successful" in text
     )
-    assert text.endswith(
-        "\n1 of them were over after 1 step: where it starts done there is nothing to learn\n"
-    )
+    assert text.endswith("\n1 of them ended after 1 step: an episode that starts finished teaches nothing\n")
 
 
 def test_check_goes_on_where_rendering_does_not_work(tmp_path):

@@ -207,7 +207,7 @@ def test_calls_out_of_order_and_bad_actions_are_refused(num_workers):
     ("wrong", "message"),
     [
         ({"seeds": []}, "VectorEnv needs"),
-        ({"seeds": [-1]}, "a seed must be a whole number from 0 on, got -1"),
+        ({"seeds": [-1]}, "a seed must be a whole number >= 0, got -1"),
         ({"num_envs": 0}, "VectorEnv needs"),
         ({"num_workers": -1}, "VectorEnv needs"),
         ({"timeout": 0.0}, "VectorEnv needs .*timeout > 0.*timeout=0.0"),
