@@ -45,7 +45,7 @@ __all__ = ["VERSION", "SimHiveError", "SimHiveStatus", "ensure", "status"]
 
 _SOURCE_FILE = ".rlhive-source"
 _NAME = f"simhive-{VERSION}"
-# robohive's myohand_die.xml reads it as `simhive/myo_sim/../../envs/…`, which is a path beside the tree.
+# robohive's myohand_die.xml reads it as `simhive/myo_sim/../../envs/…`: through the link, beside the tree.
 _OUTSIDE = "envs/myo/assets/hand/dice.png"
 # Threads that build environments ask for the models at once; the lock in `_locked` is for other processes.
 _THREADS = threading.Lock()
@@ -108,7 +108,7 @@ def differing_files(tree: Path, manifest: Manifest) -> list[str]:
 
 
 def count_differing(count: int) -> str:
-    """ "1 file differs" or "… files differ"."""
+    """How many files differ, in words."""
     return "1 file differs" if count == 1 else f"{count} files differ"
 
 
