@@ -53,9 +53,9 @@ def make_iql_loss(
     Raises:
         ValueError: a number out of its range, another algorithm's network, or a head without a density.
     """
-    check_range("make_iql_loss.gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
-    check_range("make_iql_loss.expectile", expectile, lambda value: 0.0 < value < 1.0, "be in (0, 1)")
-    check_range("make_iql_loss.temperature", temperature, lambda value: value >= 0.0, "not be negative")
+    check_range("gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
+    check_range("expectile", expectile, lambda value: 0.0 < value < 1.0, "be in (0, 1)")
+    check_range("temperature", temperature, lambda value: value >= 0.0, "not be negative")
     check_network("make_iql_loss", network, OfflineNetwork, "actor", "critic", "value")
     if network.head not in (others := heads_with_density()):
         raise ValueError(

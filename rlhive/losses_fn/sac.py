@@ -55,11 +55,11 @@ def make_sac_loss(
             algorithm's network.
     """
     check_network("make_sac_loss", network, ActorCritic, "actor", "critic", "log_alpha")
-    check_range("make_sac_loss.gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
-    check_range("make_sac_loss.reward_scale", reward_scale, lambda value: value > 0.0, "be positive")
+    check_range("gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
+    check_range("reward_scale", reward_scale, lambda value: value > 0.0, "be positive")
     if target_entropy is not None:
-        check_range("make_sac_loss.target_entropy", target_entropy, math.isfinite, "be finite")
-    check_distance("make_sac_loss.distance_kind", distance_kind)
+        check_range("target_entropy", target_entropy, math.isfinite, "be finite")
+    check_distance("distance_kind", distance_kind)
     entropy_target = -float(network.action_dim) if target_entropy is None else target_entropy
 
     def critic_target(params: Params, target_params: Params, batch: Batch, noise: Noise) -> Tensor:

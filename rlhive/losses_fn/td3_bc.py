@@ -49,9 +49,9 @@ def make_td3_bc_loss(
     Raises:
         ValueError: a number out of its range, or another algorithm's network.
     """
-    check_range("make_td3_bc_loss.gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
+    check_range("gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
     for name, number in (("alpha", alpha), ("policy_noise", policy_noise), ("noise_clip", noise_clip)):
-        check_range(f"make_td3_bc_loss.{name}", number, lambda value: value >= 0.0, "not be negative")
+        check_range(name, number, lambda value: value >= 0.0, "not be negative")
     check_network("make_td3_bc_loss", network, OfflineNetwork, "actor", "critic")
     if network.head != "deterministic":
         raise ValueError(f"make_td3_bc_loss needs the head 'deterministic', got {network.head!r}")

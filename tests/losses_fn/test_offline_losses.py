@@ -324,12 +324,12 @@ def test_large_advantages_are_cut():
 @pytest.mark.parametrize(
     ("make_loss", "settings", "message"),
     [
-        (make_iql_loss, {"gamma": 1.1}, r"make_iql_loss.gamma must be in \[0, 1\], got 1.1"),
-        (make_iql_loss, {"expectile": 1.0}, r"make_iql_loss.expectile must be in \(0, 1\)"),
-        (make_iql_loss, {"temperature": -1.0}, "make_iql_loss.temperature must not be negative"),
-        (make_td3_bc_loss, {"gamma": -0.1}, r"make_td3_bc_loss.gamma must be in \[0, 1\]"),
-        (make_td3_bc_loss, {"alpha": float("nan")}, "make_td3_bc_loss.alpha must not be negative"),
-        (make_td3_bc_loss, {"noise_clip": -1.0}, "make_td3_bc_loss.noise_clip must not be negative"),
+        (make_iql_loss, {"gamma": 1.1}, r"^gamma must be in \[0, 1\], got 1.1"),
+        (make_iql_loss, {"expectile": 1.0}, r"^expectile must be in \(0, 1\)"),
+        (make_iql_loss, {"temperature": -1.0}, "^temperature must not be negative"),
+        (make_td3_bc_loss, {"gamma": -0.1}, r"^gamma must be in \[0, 1\]"),
+        (make_td3_bc_loss, {"alpha": float("nan")}, "^alpha must not be negative"),
+        (make_td3_bc_loss, {"noise_clip": -1.0}, "^noise_clip must not be negative"),
     ],
 )
 def test_settings_out_of_range(make_loss, settings, message):
