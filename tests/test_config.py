@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 import gin
-from rlhive.config import ConfigError, config_text, load_config, operative_config_text
+from rlhive.config import ConfigError, TrainConfig, config_text, load_config, operative_config_text
 from rlhive.config import load as loading
 from rlhive.config.errors import finite
 from rlhive.training.session import share_cores
@@ -24,6 +24,31 @@ def test_a_load_does_not_wait_for_ever_for_another_thread(monkeypatch):
         pytest.raises(ConfigError, match=words),
     ):
         threads.submit(load).result()
+
+
+def test_a_module_that_a_file_imports_may_not_load_a_configuration_itself(tmp_path, monkeypatch):
+    (tmp_path / "loads_one.py").write_text("from rlhive.config import load_config\nload_config('sac.gin')\n")
+    (tmp_path / "mine.gin").write_text("include 'sac.gin'\ntrain.tau = 0.5\nimport loads_one\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = "a module that a gin file imports loads a configuration itself: load it inside a function"
+    with pytest.raises(ConfigError, match=words):
+        load_config(tmp_path / "mine.gin")
+    assert load().tau == 0.005
+
+
+def test_a_configuration_made_by_hand_is_checked_too():
+    for field in ("loggers", "video_cameras"):
+        with pytest.raises(ValueError, match="expected several names, as in"):
+            TrainConfig(env_name="FrankaReachRandom-v0", **{field: "csv"})
+    config = TrainConfig(env_name="FrankaReachRandom_v2d-v0")
+    with pytest.raises(
+        ValueError, match="has images and the configuration no encoder: load it by load_config"
+    ):
+        config.make_encoder()
+
+
+def test_depth_images_are_no_part_of_training():
+    assert "images.depth cannot be set: training reads no depth images" in refusal("images.depth=True")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +144,7 @@ def test_a_wrong_type_names_the_parameter_and_the_type(binding, parameter, expec
         ("train.updates_per_step=-0.5", "'updates_per_step' must be >= 0"),
         ("train.evaluation_episodes=0", "'evaluation_episodes' must be >= 1"),
         ("sac_network.hidden_sizes=(0,)", "'hidden_sizes' must be >= 1"),
-        ("GAMMA=1.5", "gamma must be in [0, 1], got 1.5"),
+        ("GAMMA=1.5", "wrong value for sac_loss: gamma must be in [0, 1], got 1.5"),
         ("sac_loss.reward_scale=0", "reward_scale must be positive, got 0"),
         ("adam.learning_rate=-1", "learning_rate must be positive and finite, got -1"),
         ("adam.b1=2", "b1 and b2 in [0, 1)"),

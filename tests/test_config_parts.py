@@ -204,6 +204,32 @@ def test_an_encoder_of_ones_own_is_taken_where_runs_of_it_can_be_loaded(monkeypa
     assert type(load(*bindings, "images.image_size=(8, 8)").make_encoder()) is Seen
 
 
+class WrongWidth(Seen):
+    def feature_dim(self, pixels):
+        return 7
+
+
+class ForgetsItsSettings(Seen):
+    def __eq__(self, other):
+        return self is other
+
+    __hash__ = None
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (WrongWidth, "WrongWidth.apply gives [2, 192] of 2 images, but feature_dim says [2, 7]"),
+        (ForgetsItsSettings, "ForgetsItsSettings.from_dict(to_dict()), by way of JSON, must equal"),
+    ],
+)
+def test_an_encoder_of_ones_own_is_what_it_says(monkeypatch, kind, words):
+    monkeypatch.setitem(KINDS, "seen", kind)
+    gin.external_configurable(lambda pixels: kind(), "seen", module=f"a_test.{kind.__name__}")
+    images = ["images.from_pixels=True", "images.cameras=('top_cam',)", "images.image_size=(8, 8)"]
+    assert words in refusal(f"train.encoder=@{kind.__name__}.seen", *images)
+
+
 def test_bindings_in_a_scope_count_where_a_reference_names_it(tmp_path):
     path = tmp_path / "mine.gin"
     path.write_text("train.optimizer = @a/b/adam\na/adam.learning_rate = 0.5\na/b/adam.b1 = 0.0\n")
@@ -286,7 +312,57 @@ def test_an_algorithm_of_ones_own_is_taken_though_gin_knows_none_of_its_parts(mo
     mine = ALGORITHMS["sac"]._replace()
     monkeypatch.setitem(ALGORITHMS, "mine", mine)
     config = load("ALGORITHM='mine'", "replay.n_step=3")
-    assert (config.make_network, config.make_loss) == (mine.make_network, mine.make_loss)
+    assert (config.make_network.factory, config.make_loss.factory) == (mine.make_network, mine.make_loss)
+
+
+def test_parts_that_an_algorithm_of_ones_own_inherits_have_the_settings_of_the_files(monkeypatch):
+    def wide(spec, *, feature_dim=0):
+        return ActorCritic(spec.observation_dim, spec.action_low, spec.action_high, hidden_sizes=(9,))
+
+    monkeypatch.setitem(ALGORITHMS, "mine", ALGORITHMS["sac"]._replace(make_network=wide))
+    config = load("ALGORITHM='mine'", "GAMMA=0.5", "sac_loss.reward_scale=2.0")
+    assert config.make_loss.settings == {"gamma": 0.5, "reward_scale": 2.0, "target_entropy": None}
+    assert config.make_network is wide
+    assert "no part of this run is sac_network" in refusal("ALGORITHM='mine'", "sac_network.init_alpha=0.1")
+
+
+def discounted_loss(network, *, gamma=0.9, scale: float = 1.0):
+    return make_sac_loss(network, gamma=gamma, reward_scale=scale)
+
+
+def test_the_discount_of_a_loss_of_ones_own_is_that_of_the_replay(monkeypatch):
+    named = gin.external_configurable(discounted_loss, "own_loss", module="a_test")
+    for make_loss in (named, discounted_loss):
+        monkeypatch.setitem(ALGORITHMS, "own", ALGORITHMS["sac"]._replace(make_loss=make_loss))
+        words = refusal("ALGORITHM='own'", "replay.n_step=3")
+        assert (
+            "own_loss.gamma is 0.9 but replay.gamma, for the sums of replay.n_step rewards, is 0.95" in words
+        )
+        load("ALGORITHM='own'", "replay.n_step=3", "GAMMA=0.9")
+    monkeypatch.setitem(ALGORITHMS, "own", ALGORITHMS["sac"]._replace(make_loss=named))
+    load("ALGORITHM='own'", "replay.n_step=3", "own_loss.gamma=0.95")
+
+
+def own_noise(action_low, action_high, *, k=1.0):
+    return exploration.none(action_low, action_high)
+
+
+@pytest.mark.parametrize(
+    ("bindings", "words"),
+    [
+        (("a_test.own_loss.network=1",), "network of the loss"),
+        (("train.exploration=@own_noise", "own_noise.action_low=(0.0,)"), "action_low of the exploration"),
+        (
+            ("train.exploration=@foo/own_noise", "foo/own_noise.action_high=(0.0,)"),
+            "action_high of the exploration",
+        ),
+    ],
+)
+def test_what_a_run_gives_parts_of_ones_own_is_no_setting(monkeypatch, bindings, words):
+    own = gin.external_configurable(discounted_loss, "own_loss", module="a_test")
+    gin.external_configurable(own_noise, "own_noise", module="a_test")
+    monkeypatch.setitem(ALGORITHMS, "own", ALGORITHMS["sac"]._replace(make_loss=own))
+    assert f"{words} cannot be set: the run itself gives it" in refusal("ALGORITHM='own'", *bindings)
 
 
 def test_a_loss_of_ones_own_may_be_made_of_that_of_another_algorithm(monkeypatch):

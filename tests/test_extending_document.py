@@ -9,7 +9,15 @@ from pathlib import Path
 from rlhive.envs import simhive
 
 ROOT = Path(__file__).parents[1]
+# An algorithm that is there before the first configuration becomes no name of gin files by that.
+EARLY = """
+from rlhive.algorithms import ALGORITHMS
+ALGORITHMS["early"] = ALGORITHMS["sac"]._replace(make_network=lambda spec, width=8: None)
+"""
 CHECKS = """
+import rlhive.config.load
+assert "early_network" not in rlhive.config.load._FACTORIES
+
 observation = torch.zeros(size)
 assert torch.equal(policy(observation), policy.apply(policy.params, policy.env_state, observation[None])[0])
 assert load_config("sac.gin", bindings).make_loss.settings == {"gamma": 0.9}
@@ -28,7 +36,7 @@ def test_the_blocks_are_a_program_that_runs(tmp_path):
     text = (ROOT / "docs/extending.md").read_text()
     code = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     path = tmp_path / "program.py"
-    path.write_text("".join(code) + CHECKS)
+    path.write_text(EARLY + "".join(code) + CHECKS)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     finished = subprocess.run(
         [sys.executable, path], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,14 +12,16 @@ from rlhive.algorithms import ALGORITHMS
 from rlhive.command_line import command_line
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.optim import adam
-from rlhive.core.pixel_spec import check_each_once
+from rlhive.core.pixel_spec import PixelSpec, check_each_once
 from rlhive.envs.names import max_episode_steps
 from rlhive.envs.pixels import check_camera_names
 from rlhive.ffmpeg import check_ffmpeg
 from rlhive.gl_backend import check_backend
 from rlhive.machine import has_compiler
 from rlhive.metrics import check_loggers
-from rlhive.policy_fn.encoders import Encoder, check_kind, encoder_tree, learned
+from rlhive.policy_fn.cnn import CNN
+from rlhive.policy_fn.encoders import Encoder, Flat, check_kind, encoder_from_dict, encoder_tree, learned
+from rlhive.policy_fn.r3m import R3M
 from rlhive.training.replay_size import check_capacity
 
 if TYPE_CHECKING:
@@ -42,9 +45,10 @@ def dry_build(config: TrainConfig) -> None:
     _check_device(config.device)
     if config.compile and not has_compiler():
         raise ValueError("train.compile=True needs a C++ compiler: install g++, or leave it out")
-    encoder = config.make_encoder()
-    if encoder is not None:
+    encoder, pixels = config.make_encoder(), config.pixels
+    if encoder is not None and pixels is not None:
         check_kind(encoder)
+        _try_encoder(encoder, pixels)
     if config.dataset is not None and learned(encoder) is not None:
         raise ValueError(
             "data sets are learned from through a frozen encoder alone: @r3m or @rrl with frozen=True, or @flat"
@@ -60,6 +64,26 @@ def dry_build(config: TrainConfig) -> None:
     if config.dataset is not None and (replay.prioritized or replay.n_step > 1):
         raise ValueError(
             "learning from a data set goes with replay.n_step=1 and replay.prioritized=False alone"
+        )
+
+
+def _try_encoder(encoder: Encoder, pixels: PixelSpec) -> None:
+    """Compares an encoder of the user's own with what it says of itself; those of RLHive are tested."""
+    if type(encoder) in (R3M, CNN, Flat):
+        return
+    name, batch_size = type(encoder).__name__, 2
+    images = torch.zeros(batch_size, *pixels.shape, dtype=torch.uint8)
+    with torch.no_grad():
+        shape = list(encoder.apply(encoder.init(torch.Generator()), images).shape)
+    if shape != [batch_size, encoder.feature_dim(pixels)]:
+        raise ValueError(
+            f"train.encoder: {name}.apply gives {shape} of {batch_size} images, but feature_dim says "
+            f"{[batch_size, encoder.feature_dim(pixels)]}: make them agree"
+        )
+    if encoder_from_dict(json.loads(json.dumps(encoder.to_dict()))) != encoder:
+        raise ValueError(
+            f"train.encoder: {name}.from_dict(to_dict()), by way of JSON, must equal the encoder itself, or no run of "
+            "it could be loaded: give the class == by value, as attrs.frozen does, and tuples where JSON has lists"
         )
 
 

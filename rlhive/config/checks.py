@@ -15,6 +15,7 @@ import attrs
 
 from rlhive.algorithms import ALGORITHMS
 from rlhive.config.errors import ConfigError, finite, fits, within_64_bits
+from rlhive.config.record import Bound
 from rlhive.core.errors import LoadError
 from rlhive.core.replay import ReplayBuffer
 from rlhive.data.source import environment_of
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
     from rlhive.config.train_config import TrainConfig
 
 logger = logging.getLogger("rlhive.config")
+
+# By the fields of a configuration: the parameters of its parts that the run itself gives.
+GIVEN = {
+    "make_network": ["spec", "feature_dim"],
+    "make_loss": ["network"],
+    "exploration": ["action_low", "action_high"],
+    "encoder": ["pixels"],
+}
 
 
 def check_seeds(seeds: Sequence[int], num_envs: int, most_seeds: int, most_envs: int) -> None:
@@ -185,31 +194,49 @@ def check_choices(
             raise ConfigError(f"train.{field} must be {expected}, got @{given.__name__}")
 
 
-def check_discount(
-    algorithm: str,
-    factories: Mapping[str, Callable[..., Any]],
-    get_bindings: Callable[[str], Mapping[str, Any]],
-) -> None:
+def check_discount(config: TrainConfig, loss: Mapping[str, Any], replay: Mapping[str, Any]) -> None:
     """Refuses a replay that sums the rewards of n steps with another discount than the loss has.
 
     Args:
-        algorithm: a name of `rlhive.algorithms.ALGORITHMS`.
-        factories: by the names of gin files.
-        get_bindings: `get_bindings(name) -> {parameter: value}` in force.
+        config: the configuration; a loss of the user's own may take no `gamma`.
+        loss: the loss's bindings in force.
+        replay: the replay's.
 
     Raises:
         ConfigError: naming both.
     """
-    loss = f"{algorithm}_loss"
-    if ALGORITHMS[algorithm].offline or loss not in factories:  # no replay, or a loss that gin does not know
+    algorithm, gamma = (
+        ALGORITHMS[config.algorithm],
+        inspect.signature(config.make_loss).parameters.get("gamma"),
+    )
+    if algorithm.offline or gamma is None or replay.get("n_step", 1) == 1:
         return
-    default = getattr(inspect.signature(factories[loss]).parameters.get("gamma"), "default", None)
-    own, summed = get_bindings(loss).get("gamma", default), get_bindings("replay").get("gamma")
-    if get_bindings("replay").get("n_step", 1) > 1 and summed != own:
+    # An algorithm of the user's own may have the loss of another.
+    owner = next(name for name, parts in ALGORITHMS.items() if parts.make_loss is algorithm.make_loss)
+    own, summed = loss.get("gamma", gamma.default), replay.get("gamma")
+    if summed != own:
         raise ConfigError(
-            f"{loss}.gamma is {own} but replay.gamma, for the sums of replay.n_step rewards, is {summed}: "
-            "they must be the same, set GAMMA alone"
+            f"{owner}_loss.gamma is {own} but replay.gamma, for the sums of replay.n_step rewards, is {summed}: "
+            "they must be the same: bind both to %GAMMA, and set GAMMA alone"
         )
+
+
+def check_given(config: TrainConfig) -> None:
+    """Refuses settings of the user's own parts that the run itself gives, which would be lost.
+
+    Args:
+        config: the configuration, whose parts have their bindings by value.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    for field, given in GIVEN.items():
+        part = getattr(config, field)
+        if isinstance(part, Bound) and (names := sorted(set(given) & set(part.settings))):
+            kind = field.removeprefix("make_")
+            raise ConfigError(
+                f"{names[0]} of the {kind} cannot be set: the run itself gives it; leave it out"
+            )
 
 
 def _check_dataset(config: TrainConfig) -> None:

@@ -80,7 +80,9 @@ def explain_gin(error: Exception, names: Sequence[str], parameters_of: Callable[
     if match := re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", text):
         return f"{match[1]} has no parameter {match[2]!r}: {suggest(match[2], parameters_of(match[1]))}"
     if match := re.search(r"Configurable '([\w.]+)' has denylisted kwarg '(\w+)'", text):
-        return f"{match[1]}.{match[2]} cannot be set: the run itself gives it"
+        depth = match[1].endswith("images") and match[2] == "depth"
+        why = "training reads no depth images" if depth else "the run itself gives it"
+        return f"{match[1]}.{match[2]} cannot be set: {why}"
     if (match := re.search(r"Failed to parse token '(\w+)'", str(error))) and match[1] in names:
         return f"write @{match[1]} for the part of that name"
     statement = (getattr(error, "text", None) or "").strip()

@@ -25,24 +25,12 @@ from rlhive.config.train_config import TrainConfig
 from rlhive.core.optim import adam, cosine_schedule
 from rlhive.core.replay import ReplayBuffer
 from rlhive.envs.pixels import choose_pixels
+from rlhive.losses_fn import make_bc_loss, make_iql_loss, make_sac_loss, make_td3_bc_loss
 from rlhive.paths import find_gin_file, gin_directory
 from rlhive.policy_fn import encoders, exploration
+from rlhive.policy_fn.actor import actor_critic
 from rlhive.policy_fn.encoders import named_encoder
-
-
-def _is_of_gin(part: Callable[..., Any]) -> bool:
-    """Whether a function is what gin made of another, and not some other wrapper."""
-    try:
-        return hasattr(part, "__wrapped__") and gin.get_configurable(part) is part
-    except ValueError:
-        return False
-
-
-def _parts_of_algorithms(part: str) -> dict[str, Callable[..., Any]]:
-    """Each algorithm's "network" or "loss", by the names of gin files, without those that the user gave to gin."""
-    made = {f"{name}_{part}": getattr(parts, f"make_{part}") for name, parts in ALGORITHMS.items()}
-    return {name: factory for name, factory in made.items() if not _is_of_gin(factory)}
-
+from rlhive.policy_fn.offline_network import bc_network, iql_network, td3_bc_network
 
 _EXPLORATIONS = (
     exploration.gaussian,
@@ -51,6 +39,19 @@ _EXPLORATIONS = (
     exploration.none,
 )
 _ENCODERS = (encoders.r3m, encoders.rrl, encoders.cnn, encoders.flat)
+# Those of RLHive alone: parts of the user's own become names of gin files only where the user says so.
+_NETWORKS: dict[str, Callable[..., Any]] = {
+    "sac_network": actor_critic,
+    "bc_network": bc_network,
+    "iql_network": iql_network,
+    "td3_bc_network": td3_bc_network,
+}
+_LOSSES: dict[str, Callable[..., Any]] = {
+    "sac_loss": make_sac_loss,
+    "bc_loss": make_bc_loss,
+    "iql_loss": make_iql_loss,
+    "td3_bc_loss": make_td3_bc_loss,
+}
 _CHOICES: dict[str, Sequence[Callable[..., Any]]] = {
     "optimizer": (adam,),
     "exploration": _EXPLORATIONS,
@@ -62,17 +63,17 @@ _FACTORIES: dict[str, Callable[..., Any]] = {
     "replay": ReplayBuffer,
     "images": choose_pixels,
     **{factory.__name__: factory for factory in (*_EXPLORATIONS, *_ENCODERS)},
-    **_parts_of_algorithms("network"),
-    **_parts_of_algorithms("loss"),
+    **_NETWORKS,
+    **_LOSSES,
 }
 _OURS: dict[str, list[str]] = {  # what the run itself gives its parts, and no user
     "train": ["make_network", "make_loss", "make_replay", "choose_images", "record"],
     "images": ["name", "depth"],
     "replay": ["num_seeds", "num_envs", "device", "total_steps"],
-    **{factory.__name__: ["action_low", "action_high"] for factory in _EXPLORATIONS},
-    **{factory.__name__: ["pixels"] for factory in _ENCODERS},
-    **{f"{name}_network": ["spec", "feature_dim"] for name in ALGORITHMS},
-    **{f"{name}_loss": ["network"] for name in ALGORITHMS},
+    **{factory.__name__: checks.GIVEN["exploration"] for factory in _EXPLORATIONS},
+    **{factory.__name__: checks.GIVEN["encoder"] for factory in _ENCODERS},
+    **dict.fromkeys(_NETWORKS, checks.GIVEN["make_network"]),
+    **dict.fromkeys(_LOSSES, checks.GIVEN["make_loss"]),
 }
 # What gin hands out and fills in; the functions themselves stay free of gin, so that they vmap, compile and pickle.
 _CONFIGURED = {
@@ -88,34 +89,45 @@ _PARAMETERS = {
 
 gin.add_config_file_search_path(str(gin_directory()))
 SECONDS_TO_WAIT = 60.0  # for a load in another thread
-# What is bound is gin's own, one for all threads; a module that a gin file imports may load a configuration itself.
-_BINDINGS_LOCK = threading.RLock()
+# Gin keeps its bindings in one place for all threads.
+_BINDINGS_LOCK = threading.Lock()
+_loading_thread: int | None = None  # the one that holds the lock
 
 
 def _renew_lock() -> None:
-    global _BINDINGS_LOCK
-    _BINDINGS_LOCK = threading.RLock()
+    global _BINDINGS_LOCK, _loading_thread
+    _BINDINGS_LOCK, _loading_thread = threading.Lock(), None
 
 
-os.register_at_fork(after_in_child=_renew_lock)  # whose threads do not release the one that it copies
+os.register_at_fork(
+    after_in_child=_renew_lock
+)  # a forked process lacks the thread that would release the lock
 
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Keeps other threads from loading meanwhile.
+    """Keeps other loads out meanwhile.
 
     Raises:
-        ConfigError: one of them does not come to its end, since it imports what this one is importing.
+        ConfigError: this thread is loading already, or another one does not finish, since it imports what this one
+            is importing.
     """
+    global _loading_thread
+    if _loading_thread == threading.get_ident():  # whose bindings a second load would throw away
+        raise ConfigError(
+            "a module that a gin file imports loads a configuration itself: load it inside a function"
+        )
     lock = _BINDINGS_LOCK
     if not lock.acquire(timeout=SECONDS_TO_WAIT):
         raise ConfigError(
             f"another thread has been loading a configuration for {SECONDS_TO_WAIT:.0f} s: import the modules that "
             "load one, or that a gin file imports, before threads load any"
         )
+    _loading_thread = threading.get_ident()
     try:
         yield
     finally:
+        _loading_thread = None
         lock.release()
 
 
@@ -146,11 +158,13 @@ def load_config(files: str | Path | Sequence[str | Path], bindings: str | Sequen
             checks.check_types({**_FACTORIES, "train": TrainConfig}, gin.get_bindings, scopes)
             config = _with_encoder(checks.with_environment(_made()))
             checks.check_choices(config, _CHOICES, _FACTORIES.values())
-            checks.check_discount(config.algorithm, _FACTORIES, gin.get_bindings)
+            loss = gin.get_bindings(config.make_loss) if _is_of_gin(config.make_loss) else {}
+            checks.check_discount(config, loss, gin.get_bindings("replay"))
             checks.check_origin(config, paths)
             dry_build(config)
             checks.warn_without_updates(config)
             settled = _settled(config)
+            checks.check_given(settled)
         except (ValueError, TypeError) as error:
             raise ConfigError(explain_value(error)) from None
         except RecursionError:
@@ -179,20 +193,19 @@ def _made() -> TrainConfig:
     """What gin makes of the bindings in force; named seeds stand instead of those of the run that they are added to."""
     bound = gin.get_bindings("train")
     given: dict[str, Any] = {"seed": 1, "num_seeds": 1} if bound.get("seeds") else {}
+    parts = {"optimizer": "adam", "exploration": "none", "make_replay": "replay", "choose_images": "images"}
+    given |= {field: _CONFIGURED[part] for field, part in parts.items() if field not in bound}
     algorithm = bound.get("algorithm", attrs.fields(TrainConfig).algorithm.default)
-    parts = {
-        "optimizer": "adam",
-        "exploration": "none",
-        "make_network": f"{algorithm}_network",
-        "make_loss": f"{algorithm}_loss",
-        "make_replay": "replay",
-        "choose_images": "images",
-    }
-    given |= {
-        field: _CONFIGURED[part]
-        for field, part in parts.items()
-        if part in _CONFIGURED and field not in bound
-    }
+    own = ALGORITHMS.get(str(algorithm))
+    for name, factory in {
+        **_NETWORKS,
+        **_LOSSES,
+    }.items():  # an algorithm of the user's own may keep some of these
+        given |= {
+            field: _CONFIGURED[name]
+            for field in ("make_network", "make_loss")
+            if getattr(own, field, None) is factory
+        }
     return _CONFIGURED["train"](**given)
 
 
@@ -202,6 +215,14 @@ def _with_encoder(config: TrainConfig) -> TrainConfig:
         return config
     name, settings = named_encoder(config.env_name)
     return attrs.evolve(config, encoder=functools.partial(_CONFIGURED[name], **settings))
+
+
+def _is_of_gin(part: Callable[..., Any]) -> bool:
+    """Whether a function is what gin made of another, and not some other wrapper."""
+    try:
+        return hasattr(part, "__wrapped__") and gin.get_configurable(part) is part
+    except ValueError:
+        return False
 
 
 def _settled(config: TrainConfig) -> TrainConfig:

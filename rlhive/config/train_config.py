@@ -12,7 +12,7 @@ from attrs import validators as v
 from rlhive.algorithms import ALGORITHMS
 from rlhive.config import checks
 from rlhive.config.record import Bound, Record
-from rlhive.core.converters import integers
+from rlhive.core.converters import integers, strings
 from rlhive.core.optim import GradientTransformation, adam
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.replay import ReplayBuffer
@@ -20,9 +20,9 @@ from rlhive.core.settings import one_of
 from rlhive.core.types import LossFn
 from rlhive.envs.pixels import choose_pixels
 from rlhive.machine import has_compiler
-from rlhive.policy_fn import encoders, exploration
+from rlhive.policy_fn import exploration
 from rlhive.policy_fn.actor import ActorCritic
-from rlhive.policy_fn.encoders import Encoder, EncoderFactory, named_encoder
+from rlhive.policy_fn.encoders import Encoder, EncoderFactory
 from rlhive.policy_fn.exploration import Exploration
 
 # More of these is a slip of the keyboard, and would take all memory before anything is said of it.
@@ -123,10 +123,10 @@ class TrainConfig:
     log_every: int = attrs.field(default=500, validator=_at_least(1))
     video_every: int | None = attrs.field(default=None, validator=v.optional(_at_least(0)))
     video_cameras: tuple[str, ...] = attrs.field(
-        default=(), converter=tuple, validator=v.deep_iterable(v.instance_of(str))
+        default=(), converter=strings, validator=v.deep_iterable(v.instance_of(str))
     )
     loggers: tuple[str, ...] = attrs.field(
-        default=("tensorboard",), converter=tuple, validator=v.deep_iterable(v.instance_of(str))
+        default=("tensorboard",), converter=strings, validator=v.deep_iterable(v.instance_of(str))
     )
     wandb: dict[str, Any] | None = attrs.field(default=None, validator=v.optional(v.instance_of(dict)))
     num_workers: int | None = attrs.field(default=None, validator=v.optional(_at_least(0)))
@@ -197,10 +197,12 @@ class TrainConfig:
                     "images.from_pixels=True, images.cameras and images.image_size, or take an id with _v2d"
                 )
             return None
-        if self.encoder is not None:
-            return self.encoder(pixels)
-        name, settings = named_encoder(self.env_name)
-        return getattr(encoders, name)(pixels, **settings)
+        if self.encoder is None:
+            raise ValueError(
+                f"{self.env_name} has images and the configuration no encoder: load it by load_config, which takes the "
+                "one in the id, or give one"
+            )
+        return self.encoder(pixels)
 
     def __attrs_post_init__(self) -> None:
         if self.named_seeds and (self.seed, self.num_seeds) != (1, 1):
