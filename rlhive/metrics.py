@@ -42,6 +42,8 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             name in the run's.
         wandb: settings for TorchRL's `WandbLogger`, at least `project`.
         resume_step: continues the run from there and drops later rows; None starts a new run.
+        log_common: whether the loggers also get what is computed over several seeds. A run that will be merged into
+            another leaves it out, so that it does not mix with that run's curves over seeds.
 
     Raises:
         ValueError: `check_loggers` refuses the loggers, or metrics.csv exists and `resume_step` is None.
@@ -54,6 +56,7 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         loggers: Sequence[str] = ("tensorboard",),
         wandb: Mapping[str, Any] | None = None,
         resume_step: int | None = None,
+        log_common: bool = True,
     ) -> None:
         check_loggers(loggers, wandb)
         run_dir = Path(run_dir)
@@ -62,6 +65,7 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
                 f"{run_dir / METRICS_FILE} exists: resume the run, or choose another run directory"
             )
         last_step = resume_step or 0
+        self._log_common = log_common
         self._table = Table(run_dir / METRICS_FILE, COLUMNS, last_step)
         sum_up(run_dir)  # a process that was killed may not have got to it
         self._aggregate = Table(run_dir / AGGREGATE_FILE, AGGREGATE_COLUMNS, last_step)
@@ -83,7 +87,8 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         if len(rows) > 1:
             common = _over_seeds(list(rows.values()))
             self._aggregate.append([({**index, "num_seeds": len(rows)}, common)])
-            self._log(step, common)
+            if self._log_common:
+                self._log(step, common)
 
     def close(self) -> None:
         """Closes the loggers; the recorder cannot be used afterwards."""
@@ -112,8 +117,8 @@ def merge_metrics(run_dir: Path, added_dir: Path, seeds: Sequence[int]) -> None:
         added_dir: the other run.
         seeds: the order of the seeds within a step.
     """
-    columns, rows = read_table(run_dir / METRICS_FILE)
-    more_columns, more_rows = read_table(added_dir / METRICS_FILE)
+    columns, rows = read_table(run_dir / METRICS_FILE, COLUMNS)
+    more_columns, more_rows = read_table(added_dir / METRICS_FILE, COLUMNS)
     added = {row["seed"] for row in more_rows}
     rows = [row for row in rows if row["seed"] not in added] + more_rows
     rows.sort(key=lambda row: (int(row["step"]), _is_evaluation(row), seeds.index(int(row["seed"]))))
@@ -125,14 +130,14 @@ def merge_metrics(run_dir: Path, added_dir: Path, seeds: Sequence[int]) -> None:
 
 def sum_up(run_dir: Path) -> None:
     """Rewrites metrics_over_seeds.csv from metrics.csv; rows of steps before the first in metrics.csv are kept."""
-    _, rows = read_table(run_dir / METRICS_FILE)
+    _, rows = read_table(run_dir / METRICS_FILE, COLUMNS)
     groups: dict[tuple[int, bool], dict[str, dict[str, str]]] = {}
     for row in rows:  # if a step has a seed twice, the last row counts
         groups.setdefault((int(row["step"]), _is_evaluation(row)), {})[row["seed"]] = row
     if not groups:
         return
     path = run_dir / AGGREGATE_FILE
-    columns, before = read_table(path) if path.exists() else (list(AGGREGATE_COLUMNS), [])
+    columns, before = read_table(path, AGGREGATE_COLUMNS) if path.exists() else (list(AGGREGATE_COLUMNS), [])
     summed = [row for row in before if int(row["step"]) < min(groups)[0]]
     for (step, _), by_seed in groups.items():
         of_seeds = list(by_seed.values())
@@ -147,8 +152,10 @@ def sum_up(run_dir: Path) -> None:
 def drop_evaluation(run_dir: Path, step: int, seeds: Sequence[int]) -> None:
     """Drops the rows of both tables for these seeds' evaluation at a step, before it is written again."""
     again = {None, *map(str, seeds)}  # rows over seeds name no seed
-    for path in filter(Path.exists, (run_dir / METRICS_FILE, run_dir / AGGREGATE_FILE)):
-        columns, rows = read_table(path)
+    for name, index in ((METRICS_FILE, COLUMNS), (AGGREGATE_FILE, AGGREGATE_COLUMNS)):
+        if not (path := run_dir / name).exists():
+            continue
+        columns, rows = read_table(path, index)
         kept = [
             row
             for row in rows
@@ -183,7 +190,7 @@ def read_metrics(run_dir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         ValueError: it is damaged.
     """
     path = Path(run_dir) / METRICS_FILE
-    columns, rows = read_table(path)
+    columns, rows = read_table(path, COLUMNS)
     try:
         return {name: np.array([float(row[name] or "nan") for row in rows]) for name in columns}
     except ValueError as error:

@@ -19,8 +19,8 @@ class Table:
     """A CSV file that grows by rows and, for new metrics, by columns; rows after `last_step` are dropped."""
 
     def __init__(self, path: Path, index: Sequence[str], last_step: int) -> None:
-        self._path = path
-        self._columns, found = read_table(path) if path.exists() else (list(index), [])
+        self._path, self._index = path, index
+        self._columns, found = read_table(path, index) if path.exists() else (list(index), [])
         rows = [row for row in found if int(row["step"]) <= last_step]
         self.last_wall_time = max((float(row["wall_time"]) for row in rows), default=0.0)
         is_whole = path.exists() and rows == found and path.read_bytes().endswith(b"\n")
@@ -34,7 +34,7 @@ class Table:
         new = [name for name in dict.fromkeys(itertools.chain(*written)) if name not in self._columns]
         if new or not self._path.exists():
             self._columns += new
-            before = read_table(self._path)[1] if self._path.exists() else []
+            before = read_table(self._path, self._index)[1] if self._path.exists() else []
             write_table(self._path, self._columns, [*before, *written])
             return
         text = io.StringIO()
@@ -65,8 +65,12 @@ def _writer(file: TextIO, columns: Sequence[str]) -> csv.DictWriter[str]:
     return csv.DictWriter(file, columns, restval="", lineterminator="\n")
 
 
-def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+def read_table(path: Path, index: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
     """The columns of a table, and its rows by their names; a last one that a crash cut short is left out.
+
+    Args:
+        path: of the table.
+        index: the columns that it must have: "wall_time" in seconds, the others whole numbers.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -84,4 +88,14 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         LOG.warning("%s: its last row is not whole and left out: %s", path, ",".join(rows.pop()))
     if any(len(row) != len(header) for row in rows):
         raise damaged(path, ValueError(f"rows have other fields than the {len(header)} of its header"))
-    return header, [dict(zip(header, row, strict=True)) for row in rows]
+    if missing := [name for name in index if name not in header]:
+        raise damaged(path, ValueError(f"it has no column {missing[0]}"))
+    table = [dict(zip(header, row, strict=True)) for row in rows]
+    for name in index:
+        kind: type[float] = float if name == "wall_time" else int
+        try:
+            for row in table:
+                kind(row[name])
+        except ValueError as error:
+            raise damaged(path, ValueError(f"column {name}: {error}")) from None
+    return header, table

@@ -18,6 +18,7 @@ from absl import flags
 
 from rlhive.command import INTERRUPTED, refuse_arguments, start
 from rlhive.command_line import command_line
+from rlhive.own_modules import import_flags
 from rlhive.runs.run_files import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -116,6 +117,7 @@ def _check_run(run_dir: Path, resume: bool) -> None:
 def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, *, resume: bool) -> int:
     """Checks the configuration, prepares the run's directory, and trains."""
     from rlhive.config import configured_seeds, load_config
+    from rlhive.config.record import record_of
     from rlhive.report.write import is_current, write_arrays, write_report
 
     own = [] if run_dir is None else [Path(run_dir) / CONFIG_FILE]
@@ -141,7 +143,7 @@ def run(gin_files: Sequence[str], bindings: Sequence[str], run_dir: str | None, 
         else:
             said = f"done; see {write_report(directory)}"
         sys.stderr.write(f"rlhive.train: {said}, or evaluate it:\n")
-    sys.stderr.write(f"    {command_line(f'rlhive.evaluate {flag}')}\n")
+    sys.stderr.write(f"    {command_line(f'rlhive.evaluate {flag}{import_flags(record_of(config).text)}')}\n")
     return 0
 
 

@@ -4,6 +4,7 @@ import attrs
 import pytest
 
 from rlhive.config import ConfigError, configured_seeds, load_config
+from rlhive.config.record import recorded, with_seeds
 from tests.config_loads import load, refusal
 
 
@@ -42,6 +43,13 @@ def test_the_seeds_of_a_copy_are_those_that_it_is_given():
     for given in ({"seeds": (9, 2)}, {"seeds": (3, 4), "seed": 1}):
         with pytest.raises(ValueError, match="stands instead of"):
             attrs.evolve(config, **given)
+
+
+def test_seeds_that_are_added_are_not_filmed():
+    config = load("SEEDS=(1, 2)")
+    filmed = recorded(attrs.evolve(config, video_every=2), config.record.text, "")
+    added = with_seeds(filmed, (2,))
+    assert (added.seeds, added.video_every, added.record.text) == ((2,), None, config.record.text)
 
 
 @pytest.mark.parametrize("wrong", ["[1, 1]", "[-1]", "[1.5]", "3"])

@@ -357,6 +357,21 @@ def test_an_empty_table_is_said_to_be_empty(tmp_path):
         read_metrics(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("step,seed\n1,1\n", "it has no column wall_time"),
+        ("step,seed,wall_time\n1.0,1,2.0\n", "column step: invalid literal .* '1.0'"),
+        ("step,seed,wall_time\n1,one,2.0\n", "column seed: invalid literal .* 'one'"),
+        ("step,seed,wall_time\n1,1,\n", "column wall_time: could not convert"),
+    ],
+)
+def test_a_table_whose_index_is_damaged_is_named(tmp_path, text, why):
+    (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"metrics.csv: is no table of metrics \({why}"):
+        Recorder(tmp_path, loggers=(), resume_step=5)
+
+
 def test_heavy_packages_are_imported_late():
     code = (
         "import sys, rlhive.metrics;"

@@ -29,7 +29,7 @@ from rlhive.runs.run_files import STEP_NAMES
 from rlhive.runs.run_spec import Origin
 from rlhive.train import run as command
 from rlhive.training import loop, online
-from rlhive.training.init_from import start_from
+from rlhive.training.init_from import start_from, warn_of_discount
 from rlhive.training.merge import seeds_to_add
 from rlhive.training.run import open_run
 from rlhive.training.session import add_seeds
@@ -469,6 +469,18 @@ def test_a_minibatch_has_the_wanted_share_of_demonstrations(demo, iql, tmp_path)
     batch = online._minibatch(run)
     found = (batch["observation"][0].unsqueeze(1) == recorded).all(-1).any(1)
     assert batch.shape == (1, 32) and found.tolist() == [False] * 24 + [True] * 8
+
+
+def test_critics_of_another_discount_are_warned_of(iql, tmp_path, caplog):
+    origin = shutil.copytree(iql.run_dir, tmp_path / "iql", symlinks=True)
+    here = "GAMMA = 0.99\nsac_loss.gamma = %GAMMA\n"
+    for gamma, warned in ((None, False), (0.99, False), (0.95, True)):
+        if gamma:
+            (origin / "checkpoints" / "config.gin").write_text(f"GAMMA = {gamma}\niql_loss.gamma = %GAMMA\n")
+        caplog.clear()
+        warn_of_discount(origin, "sac", here)
+        said = "iql_loss.gamma=0.95, and this run has sac_loss.gamma=0.99"
+        assert (said in caplog.text) == warned and bool(caplog.records) == warned
 
 
 @pytest.mark.slow

@@ -69,7 +69,10 @@ def record_of(config: TrainConfig) -> Record:
 
 
 def with_seeds(config: TrainConfig, seeds: Sequence[int]) -> TrainConfig:
-    """The configuration for some of its seeds alone; its record stays that of all of them."""
+    """The configuration for some of its seeds alone, without videos; its record stays that of all of them.
+
+    A run has videos of its first seed, which these join.
+    """
     record = record_of(config)
-    part = attrs.evolve(config, seeds=seeds, seed=1, num_seeds=1)
+    part = attrs.evolve(config, seeds=seeds, seed=1, num_seeds=1, video_every=None)
     return recorded(part, record.text, record.operative_text)

@@ -154,8 +154,7 @@ def _read_files(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
     """Reads metrics.csv by column, and spec.json; both have at least what a report needs."""
     try:
         metrics, spec = read_metrics(directory), json.loads((directory / SPEC_FILE).read_text())
-        missing = [name for name in ("step", "seed", "wall_time") if name not in metrics]
-        missing += [
+        missing = [
             name for name in ("name", "observation_dim", "action_dim", "dt") if name not in spec["env"]
         ]
         if missing or "algorithm" not in spec:

@@ -116,7 +116,10 @@ def load_checkpoint(run_dir: PathLike, seeds: Sequence[int], *, step: int | None
     folder = checkpoint_dir(run_dir, step)
     folders = seed_dirs(folder)
     if sorted(folders) != sorted(seeds):
-        raise LoadError(f"{folder}: holds the seeds {sorted(folders)}, but {sorted(seeds)} are requested")
+        raise LoadError(
+            f"{folder}: holds the seeds {sorted(folders)}, but {sorted(seeds)} are requested: a run continues with all "
+            "of its seeds; without --gin_file its own config.gin names them"
+        )
     parts = [read_seed(folders[seed]) for seed in seeds]
     header = parts[0].header
     if any(part.header.origin != header.origin for part in parts):

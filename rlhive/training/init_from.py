@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from tensordict import TensorDict
 
@@ -13,8 +15,11 @@ from rlhive.core.tree import stack_seeds
 from rlhive.core.types import TrainState
 from rlhive.policy_fn.offline_network import OfflineNetwork
 from rlhive.runs.checkpoint_files import read_part
-from rlhive.runs.run_files import checkpoint_dir, seed_dirs
+from rlhive.runs.gin_text import settings
+from rlhive.runs.run_files import checkpoint_dir, seed_dirs, settings_path
 from rlhive.runs.run_spec import Origin, RunSpec
+
+LOG = logging.getLogger(__name__)
 
 ACTOR = ("observation_dim", "action_low", "action_high", "hidden_sizes", "activation", "actor_layer_norm")
 CRITIC = ("critic_layer_norm", "num_critics")
@@ -74,6 +79,35 @@ def start_from(
         },
         batch_size=state.batch_size,
     )
+
+
+def warn_of_discount(run_dir: str | os.PathLike[str], algorithm: str, text: str) -> None:
+    """Logs a warning if a run takes over critics that were trained with another discount.
+
+    Args:
+        run_dir: the other run; without a config.gin its discount is unknown.
+        algorithm: of the run that starts.
+        text: the bindings it starts with, as in a config.gin.
+    """
+    folder = next(iter(seed_dirs(checkpoint_dir(run_dir)).values()))
+    earlier = read_part(folder, "params")[1].spec.algorithm
+    path = settings_path(Path(run_dir))
+    if "critic" not in INIT_KEYS[earlier, algorithm] or not path.exists():
+        return
+    there, here = _discount(path.read_text(encoding="utf-8"), earlier), _discount(text, algorithm)
+    if None not in (there, here) and there != here:
+        LOG.warning(
+            "%s: its critics were trained with %s_loss.gamma=%s, and this run has %s_loss.gamma=%s: their values have "
+            "another scale, so set GAMMA=%s, or start from the actor of a behaviour-cloning run",
+            *(run_dir, earlier, there, algorithm, here, there),
+        )
+
+
+def _discount(text: str, algorithm: str) -> str | None:
+    """The discount of an algorithm's loss in a config.gin, None if it names none."""
+    bindings = settings(text)
+    gamma = bindings.get(f"{algorithm}_loss.gamma")
+    return gamma if gamma is None else bindings.get(gamma.removeprefix("%"), gamma)
 
 
 def _check_fits(run_dir: object, earlier: RunSpec, spec: RunSpec) -> tuple[str, ...]:

@@ -133,7 +133,7 @@ def _evaluate(run: Run, progress: Progress) -> None:
     run.recorder.write(run.step, rows)
     if strip:
         write_strip(run.run_dir, strip, int(outcome.lengths[0, 0]))
-    if (every := run.config.video_every) and _due(run, every * run.config.evaluate_every):
+    if _is_filmed(run):
         progress.note(film_run(run))
     if not isinstance(run, OnlineRun):  # which shows its training episodes
         success = [row["eval/success"] for row in rows.values()]
@@ -143,6 +143,14 @@ def _evaluate(run: Run, progress: Progress) -> None:
     for seed in met:
         progress.note(f"seed {seed}: success {rows[seed]['eval/success']:.0%} at step {run.step}; it stops")
     stop_seeds(run, met, {})
+
+
+def _is_filmed(run: Run) -> bool:
+    """Whether the evaluation at this step is one of every `video_every`; the last one may come before its step."""
+    every, steps = run.config.video_every, run.config.evaluate_every
+    if not every:
+        return False
+    return _due(run, every * steps) if _due(run, steps) else (run.step // steps + 1) % every == 0
 
 
 def _due(run: Run, every: int) -> bool:

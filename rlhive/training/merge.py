@@ -27,7 +27,7 @@ from rlhive.runs.run_files import (
     seed_dirs,
     settings_path,
 )
-from rlhive.training.resume import has_met_its_targets, progress_of
+from rlhive.training.resume import all_stopped, progress_of
 
 if TYPE_CHECKING:
     from rlhive.config.train_config import TrainConfig
@@ -58,7 +58,7 @@ def is_under_way(run_dir: Path) -> bool:
 def seeds_to_add(run_dir: Path, config: TrainConfig) -> tuple[int, ...]:
     """The seeds of the configuration that the run has not, in their order; none where it is merely resumed.
 
-    A run has come to its end, too, where all of its seeds have met their target.
+    A run has come to its end, too, where all of its seeds have stopped.
 
     Raises:
         LoadError: a seed of the run is not in the configuration, other seeds are being added, or the run has not come
@@ -76,7 +76,7 @@ def seeds_to_add(run_dir: Path, config: TrainConfig) -> tuple[int, ...]:
             f"{run_dir}: the seeds {sorted(half_merged)} are being added: go on with --gin.SEEDS='{both}'"
         )
     at_end = 0 <= int(latest.name) - config.total_steps < config.num_envs
-    if added and not at_end and not has_met_its_targets(run_dir):
+    if added and not at_end and not all_stopped(run_dir):
         raise LoadError(
             f"{run_dir} is at step {latest.name}, not at the end of {config.total_steps} steps: resume it without the "
             f"seeds {list(added)} first, or give the TOTAL_STEPS it has"

@@ -22,7 +22,6 @@ from rlhive.runs.checkpoint import Checkpoint
 from rlhive.runs.run_files import (
     METRICS_FILE,
     SPEC_FILE,
-    TARGET_MET,
     checkpoint_dir,
     read_progress,
     read_usage,
@@ -85,22 +84,14 @@ def _difference(saved: Any, now: Any) -> str:
     return "; ".join(f"{name} is {_difference(*pair)}" for name, pair in pairs.items() if pair[0] != pair[1])
 
 
-def check_exploration(run_dir: Path, saved: TensorDict, now: TensorDict) -> None:
-    """Refuses to go on from the state of another exploration, `saved`, than the configured one's, `now`.
+def check_state(run_dir: Path, setting: str, saved: TensorDict, now: TensorDict) -> None:
+    """Refuses to go on from the state of another part, `saved`, than the configured one's, `now`.
 
-    Raises:
-        LoadError: with what both keep.
-    """
-    there, here = ({name: tuple(value.shape) for name, value in state.items()} for state in (saved, now))
-    if there != here:
-        raise LoadError(
-            f"{run_dir}: cannot be resumed with another train.exploration: its state is {there} there, {here} in the "
-            "configuration"
-        )
-
-
-def check_optimizer(run_dir: Path, saved: TensorDict, now: TensorDict) -> None:
-    """Refuses to go on from the state of another optimizer, `saved`, than the configured one's, `now`.
+    Args:
+        run_dir: the run.
+        setting: which part, such as "train.optimizer".
+        saved: the state in the checkpoint.
+        now: a fresh one of the same batch size.
 
     Raises:
         LoadError: with the first leaf that differs.
@@ -111,7 +102,7 @@ def check_optimizer(run_dir: Path, saved: TensorDict, now: TensorDict) -> None:
     for name in (*there, *here):
         if there.get(name) != here.get(name):
             raise LoadError(
-                f"{run_dir}: cannot be resumed with another train.optimizer: {name} of its state is "
+                f"{run_dir}: cannot be resumed with another {setting}: {name} of its state is "
                 f"{there.get(name, 'missing')} there, {here.get(name, 'missing')} in the configuration"
             )
 
@@ -141,9 +132,9 @@ def progress_of(run_dir: Path) -> dict[int, Mapping[str, Any]]:
     return {seed: read_progress(folder) for seed, folder in folders.items()}
 
 
-def has_met_its_targets(run_dir: Path) -> bool:
-    """Whether all seeds of a run stopped since they met their target."""
-    return all(progress.get("reason") == TARGET_MET for progress in progress_of(run_dir).values())
+def all_stopped(run_dir: Path) -> bool:
+    """Whether no seed of a run is left to train: each met its target or is not finite."""
+    return all("stopped_at" in progress for progress in progress_of(run_dir).values())
 
 
 def replay_origin(spec: RunSpec, step: int) -> dict[str, str]:
@@ -158,8 +149,7 @@ def check_saved_replay(config: TrainConfig, run_dir: Path, spec: RunSpec, step: 
         LoadError: naming the setting, or how to mend it.
     """
     path = replay_path(run_dir, step)
-    has_stopped = all("stopped_at" in progress for progress in progress_of(run_dir).values())
-    if not path.exists() and (has_stopped or ALGORITHMS[spec.algorithm].offline):  # which have none
+    if not path.exists() and (all_stopped(run_dir) or ALGORITHMS[spec.algorithm].offline):  # which have none
         return
     header = _replay_header(run_dir, spec, step)
     now = config.make_replay(num_envs=config.num_envs, total_steps=config.total_steps)

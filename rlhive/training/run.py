@@ -32,9 +32,8 @@ from rlhive.training.init_from import latest_of
 from rlhive.training.learner import Learner, make_learner
 from rlhive.training.replay_size import check_replay
 from rlhive.training.resume import (
-    check_exploration,
-    check_optimizer,
     check_same,
+    check_state,
     load_replay,
     replay_origin,
     restore_metrics,
@@ -171,7 +170,7 @@ def open_run(
         if checkpoint:
             state = checkpoint.state[[config.seeds.index(seed) for seed in seeds]].to(config.device)
             fresh = learner.init([make_generators(seeds[0])])
-            check_optimizer(run_dir, state[:1]["opt_state"], fresh["opt_state"])
+            check_state(run_dir, "train.optimizer", state[0]["opt_state"], fresh[0]["opt_state"])
         else:
             state = first_state(config, learner, generators, spec, seeds, dataset)
             write_text(run_dir / SPEC_FILE, spec.to_json())
@@ -186,6 +185,7 @@ def open_run(
             loggers=config.loggers,
             wandb=config.wandb,
             resume_step=checkpoint.step if checkpoint else None,
+            log_common=joins is None,
         )
         yield kind(
             config=config,
@@ -243,7 +243,7 @@ def _online_parts(
     if checkpoint:
         load_replay(replay, run_dir, checkpoint, seeds)
         saved = checkpoint.rollout[[config.seeds.index(seed) for seed in seeds]]
-        check_exploration(run_dir, saved["explore"], explore.init(envs.shape))
+        check_state(run_dir, "train.exploration", saved["explore"], explore.init(envs.shape))
         rollout = resume_rollout(envs, replay, saved)
     else:
         rollout = first_rollout(envs, explore, state["env_state"])

@@ -23,6 +23,7 @@ from rlhive.policy_fn.encoders import describe
 from rlhive.runs.checkpoint import load_checkpoint
 from rlhive.runs.run_files import (
     ADDED,
+    NOT_FINITE,
     OPERATIVE_CONFIG_FILE,
     SPEC_FILE,
     checkpoint_dir,
@@ -42,7 +43,7 @@ from rlhive.training.merge import (
     recover,
     seeds_to_add,
 )
-from rlhive.training.resume import check_run_files, check_saved_replay, has_met_its_targets, progress_of
+from rlhive.training.resume import all_stopped, check_run_files, check_saved_replay, progress_of
 from rlhive.training.run import open_run
 from rlhive.training.stop import stopped_text
 from rlhive.training.usage import record_usage, write_usage
@@ -64,8 +65,10 @@ def go_on(config: TrainConfig, directory: Path) -> bool:
         raise ValueError(f"{directory} is already at step {there}, beyond TOTAL_STEPS={config.total_steps}")
     check_saved_replay(config, directory, spec, there)
     finished = add_seeds(config, directory)
-    if finished is None and has_met_its_targets(directory):
-        sys.stderr.write("rlhive.train: all of its seeds have met their target; nothing is left to train\n")
+    reasons = {progress.get("reason") for progress in progress_of(directory).values()}
+    # If no seed is finite, `train` says so and fails.
+    if finished is None and all_stopped(directory) and reasons != {NOT_FINITE}:
+        sys.stderr.write("rlhive.train: all of its seeds have stopped; nothing is left to train\n")
         return True
     return train(config, directory, resume=True) if finished is None else finished
 
@@ -90,7 +93,7 @@ def add_seeds(config: TrainConfig, directory: Path) -> bool | None:
     if not under_way:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    if not (under_way and all("stopped_at" in of_seed for of_seed in progress_of(folder).values())):
+    if not (under_way and all_stopped(folder)):
         spec = RunSpec.from_json((directory / SPEC_FILE).read_text(), directory / SPEC_FILE)
         if not train(with_seeds(config, added), folder, resume=under_way, joins=spec):
             return False

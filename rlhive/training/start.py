@@ -26,7 +26,7 @@ from rlhive.policy_fn.encoders import Encoder
 from rlhive.runs.checkpoint import Checkpoint
 from rlhive.runs.run_spec import DataSource, RunSpec
 from rlhive.training.encoded_env import EncodedEnv
-from rlhive.training.init_from import start_from
+from rlhive.training.init_from import start_from, warn_of_discount
 from rlhive.training.learner import Generators, Learner, with_constants
 from rlhive.training.resume import restore_stopped
 from rlhive.training.stop import Stopped, stopped_text
@@ -113,6 +113,8 @@ def first_state(
         state = with_constants(state, constants.to(state["step"].device))
     if config.init_from is not None and spec.origin is not None:
         state = start_from(state, config.init_from, spec.origin, spec, seeds)
+        if config.record is not None:
+            warn_of_discount(config.init_from, config.algorithm, config.record.text)
     return state
 
 

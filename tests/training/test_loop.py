@@ -1,5 +1,7 @@
 """The training loop in this process, on tiny environments: counts, streams, what is due."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -83,6 +85,17 @@ def test_random_actions_fill_the_limits(tmp_path):
     random = train(ReachPoint, tmp_path, "train.init_random_steps=60")
     action = stored(random)["action"].flatten()
     assert action.min() < -0.8 and action.max() > 0.8 and abs(action.mean()) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("total", "every", "num_envs", "filmed"),
+    [(70, 3, 1, [60]), (50, 3, 1, [50]), (50, 2, 1, [40]), (50, None, 1, []), (42, 1, 2, [20, 40, 42])],
+)
+def test_every_so_many_evaluations_are_filmed_the_last_one_included(total, every, num_envs, filmed):
+    settings = SimpleNamespace(video_every=every, evaluate_every=20, num_envs=num_envs)
+    steps = [*range(20, total, 20), total]
+    runs = [SimpleNamespace(step=step, config=settings) for step in steps]
+    assert [run.step for run in runs if loop._is_filmed(run)] == filmed
 
 
 def test_seed_k_of_several_equals_its_run_alone_bit_for_bit(tmp_path):

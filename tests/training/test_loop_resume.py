@@ -191,9 +191,15 @@ def test_a_replay_smaller_than_an_episode_is_refused(tmp_path):
             "sac_network.hidden_sizes=(8, 8)",
             r"another network: hidden_sizes is \(16,\) there, \(8, 8\) in",
         ),
-        ("train.exploration=@ornstein_uhlenbeck", r"another train.exploration: .* \{\} there, \{'process'"),
+        (
+            "train.exploration=@ornstein_uhlenbeck",
+            r"train.exploration: process of its state is missing there, \[1",
+        ),
         ("replay.capacity=500", "its replay cannot be read: .*max_rows 1000, .*500"),
-        ("SEED=2", r"holds the seeds \[1\], but \[2\]"),
+        (
+            "SEED=2",
+            r"holds the seeds \[1\], but \[2\] are asked for: a run goes on with all of its seeds; its",
+        ),
     ],
 )
 def test_a_run_of_other_settings_cannot_be_resumed(plain, binding, words):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlhive.config import config_text, load_config
 from rlhive.config.record import record_of
@@ -231,7 +232,14 @@ def test_other_settings_than_the_run_has_are_refused(grown):
         LoadError, match=r"but GAMMA, adam\.learning_rate differ: GAMMA is 0\.95 there, 0\.5 here"
     ):
         add(grown, (5, 6), "adam.learning_rate=0.1", "GAMMA=0.5")
-    assert add(grown, (5, 6), "train.loggers=('csv',)")
+    assert add(grown, (5, 6, 7), "train.loggers=('csv', 'tensorboard')")
+    # What seeds have in common is of all of them, or of none.
+    scalars = {path.stem for path in (grown / "csv" / "scalars" / "eval" / "return").iterdir()}
+    assert scalars == {"seed_6", "seed_7"}
+    events = EventAccumulator(str(grown / "tensorboard"))
+    events.Reload()
+    tags = {tag for tag in events.Tags()["scalars"] if tag.startswith("eval/return/")}
+    assert tags == {"eval/return/seed_6", "eval/return/seed_7"}
 
 
 @pytest.mark.parametrize(
@@ -244,6 +252,18 @@ def test_other_settings_than_the_run_has_are_refused(grown):
 def test_what_cannot_be_added_is_refused(grown, seeds, bindings, words):
     with pytest.raises(LoadError, match=words):
         seeds_to_add(grown, configure(seeds, *bindings))
+
+
+def test_a_run_all_of_whose_seeds_stopped_is_at_its_end(grown, monkeypatch, capsys):
+    progress = {
+        5: {"stopped_at": 20, "reason": "target met"},
+        6: {"stopped_at": 40, "reason": "not finite"},
+    }
+    monkeypatch.setattr("rlhive.training.resume.progress_of", lambda run_dir: progress)
+    assert seeds_to_add(grown, configure((5, 6), "TOTAL_STEPS=100")) == (6,)
+    with attrs.validators.disabled():
+        assert go_on(configure((5,), "TOTAL_STEPS=100"), grown)
+    assert "all of its seeds have stopped, nothing is left to train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["params", "train_state"])
