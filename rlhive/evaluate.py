@@ -22,6 +22,7 @@ from absl import flags
 
 from rlhive import load_torch
 from rlhive.command import load_torch_on_one_thread, refuse_arguments, require_flags, start
+from rlhive.own_modules import define_import_flag, import_own_modules
 from rlhive.runs.run_files import CHECKPOINTS, EVALUATION_SEED, METRICS_FILE
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def define_flags() -> None:
         [],
         "Cameras of --video, side by side; by default those of the policy, or else the model's first one.",
     )
+    define_import_flag()
     flags.DEFINE_bool("json", False, "Print one JSON object, and nothing else, on stdout.")
     flags.mark_bool_flags_as_mutual_exclusive(["deterministic", "stochastic"])
 
@@ -67,6 +69,7 @@ def main(argv: Sequence[str]) -> int:
     load_torch_on_one_thread()
     stochastic = FLAGS.stochastic or FLAGS.deterministic is False
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the report only
+        import_own_modules()
         report = evaluate(
             FLAGS.run_dir,
             FLAGS.episodes,

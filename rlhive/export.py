@@ -18,6 +18,7 @@ from absl import flags
 
 from rlhive import load_torch
 from rlhive.command import require_flags, start
+from rlhive.own_modules import define_import_flag, import_own_modules
 
 FLAGS = flags.FLAGS
 
@@ -27,6 +28,7 @@ def define_flags() -> None:
     flags.DEFINE_string("run_dir", None, "Directory of the run, or of one of its checkpoints.")
     flags.DEFINE_integer("seed", None, "Which seed; required if the run has several.", lower_bound=0)
     flags.DEFINE_integer("step", None, "Which checkpoint; the latest by default.", lower_bound=0)
+    define_import_flag()
     flags.DEFINE_bool("onnx", False, "Also write policy.onnx, and compare it with the policy.")
     flags.DEFINE_bool("torch_export", False, "Also write policy.pt2, and compare it with the policy.")
 
@@ -42,7 +44,9 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(
             "--onnx needs its packages: `uv sync --extra onnx` or `pip install onnx onnxruntime onnxscript`"
         )
+    load_torch()
     with contextlib.redirect_stdout(sys.stderr):  # the exporters print to stdout
+        import_own_modules()
         export(
             FLAGS.run_dir,
             argv[1],

@@ -27,6 +27,9 @@ images = torch.full((5, 1, 64, 64, 3), 255, dtype=torch.uint8)
 assert torch.allclose(encoder.apply(weights := encoder.init(1), images), weights["weight"].sum(-1))
 assert seen["observation"].shape == (2, 1, size) and action.shape == (2, 1, 9) and reward.shape == (2, 1, 1)
 assert metrics["loss"].shape == (3,) and len(set(metrics["loss"].tolist())) == 3
+made = policy.params["actor"].flatten_keys(".")
+by_hand = state[0]["params", "actor"].flatten_keys(".")
+assert all(torch.equal(made[name], by_hand[name]) for name in made.keys())
 assert states["params", "actor", "layer_0", "weight"].shape == (3, 32, size)
 """
 

@@ -21,6 +21,7 @@ from absl import flags
 
 from rlhive.command import load_torch_on_one_thread, refuse_arguments, require_flags, start
 from rlhive.command_line import command_line
+from rlhive.own_modules import define_import_flag, import_own_modules
 
 if TYPE_CHECKING:
     from rlhive.deploy.reporting import Report
@@ -60,6 +61,7 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "dry_run", False, "Compute and log, but send no action; connecting hardware may still move it."
     )
+    define_import_flag()
     flags.DEFINE_integer("seed", 0, "Of the simulated episode.", lower_bound=0)
     flags.DEFINE_string(
         "recover", None, "Make trace.h5 from the journal in this directory, and nothing else."
@@ -103,6 +105,7 @@ def _settings() -> Settings:
 def _deploy(settings: Settings) -> Report:
     os.environ.setdefault("ROBOHIVE_VERBOSITY", "WARN" if FLAGS.hardware else "SILENT")
     load_torch_on_one_thread()
+    import_own_modules()
     from rlhive.deploy.connecting import connect, simulate
     from rlhive.deploy.loop import run
     from rlhive.deploy.provenance import describe_policy

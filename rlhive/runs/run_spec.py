@@ -69,8 +69,8 @@ class Origin:
 def _known(spec: Any, attribute: Any, name: Any) -> None:
     if not isinstance(name, str) or name not in ALGORITHMS:
         raise ValueError(
-            f"unknown algorithm {name!r}; this version of rlhive has {', '.join(ALGORITHMS)}; add your own to "
-            "ALGORITHMS first"
+            f"unknown algorithm {name!r}; this version of rlhive has {', '.join(ALGORITHMS)}; to load one of your own, "
+            "import the module that enters it first, such as by --import=MODULE"
         )
 
 
