@@ -479,8 +479,8 @@ def test_the_update_is_compiled_where_that_pays(device, least):
 
 def test_whether_and_why_the_update_is_compiled_is_told(monkeypatch):
     long, short = load("TOTAL_STEPS=10000"), load("TOTAL_STEPS=9999")
-    assert long.describe_compiling() == "updates are compiled: the run has 10000 updates or more"
-    assert short.describe_compiling() == "updates are not compiled: the run has not 10000 updates or more"
+    assert long.describe_compiling() == "updates are compiled: the run has at least 10000 updates"
+    assert short.describe_compiling() == "updates are not compiled: the run has fewer than 10000 updates"
     told = attrs.evolve(long, compile=False).describe_compiling()
     assert told == "updates are not compiled: as train.compile says"
     monkeypatch.setattr("rlhive.config.train_config.has_compiler", lambda: False)

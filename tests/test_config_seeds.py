@@ -41,7 +41,7 @@ def test_the_seeds_of_a_copy_are_those_that_it_is_given():
     assert attrs.evolve(config, num_seeds=3).seeds == (3, 4, 5)
     assert attrs.evolve(config, seeds=(9, 2), seed=1, num_seeds=1).seeds == (9, 2)
     for given in ({"seeds": (9, 2)}, {"seeds": (3, 4), "seed": 1}):
-        with pytest.raises(ValueError, match="stands instead of"):
+        with pytest.raises(ValueError, match="give only one of the two"):
             attrs.evolve(config, **given)
 
 

@@ -390,7 +390,7 @@ def test_a_finished_run_is_done_again_with_a_command_that_can_be_copied(copy, ca
     assert train.run([], [], str(copy), resume=True) == 0
     said = capsys.readouterr().err
     assert f"python -m rlhive.evaluate '--run_dir={copy}'" in said
-    assert "updates are not compiled: the run has not 10000 updates or more\n" in said
+    assert "updates are not compiled: the run has fewer than 10000 updates\n" in said
     assert "rounds differently" not in said
     assert f"nothing was left to train; see {copy / 'report.html'}, or evaluate it" in said
     assert (copy / "report.html").read_text() == "of rlhive.report"

@@ -508,8 +508,8 @@ def test_what_sac_cannot_begin_with_is_refused(more, message, demo, iql, tmp_pat
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("replay.n_step=3", "learning from a data set goes with replay"),
-        ("replay.prioritized=True", "learning from a data set goes with replay"),
+        ("replay.n_step=3", "learning from a data set needs replay"),
+        ("replay.prioritized=True", "learning from a data set needs replay"),
         ("train.demonstrations=0.0", "demonstrations"),
         ("DATASET=None", "demonstrations"),
     ],

@@ -1,4 +1,4 @@
-"""Builds the parts of a configuration once, before the run that will. Free of gin."""
+"""Builds the parts of a configuration once, to find errors before the run starts. Free of gin."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 def dry_build(config: TrainConfig) -> None:
-    """Builds all parts of a run that take no time, so that what is wrong with them is known now.
+    """Builds all parts of a run that are quick to build, so that errors show now.
 
     Raises:
-        ValueError, TypeError: a value that will not do.
+        ValueError, TypeError: a wrong value.
     """
     check_loggers(config.loggers, config.wandb)
     check_camera_names(config.env_name, config.video_cameras)
@@ -51,7 +51,7 @@ def dry_build(config: TrainConfig) -> None:
         _try_encoder(encoder, pixels)
     if config.dataset is not None and learned(encoder) is not None:
         raise ValueError(
-            "data sets are learned from through a frozen encoder alone: @r3m or @rrl with frozen=True, or @flat"
+            "learning from a data set needs a frozen encoder: @r3m or @rrl with frozen=True, or @flat"
         )
     stand_in = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
     network = config.make_network(stand_in)
@@ -62,13 +62,11 @@ def dry_build(config: TrainConfig) -> None:
         config.exploration(stand_in.action_low, stand_in.action_high)
         _check_capacity(config, replay.capacity)
     if config.dataset is not None and (replay.prioritized or replay.n_step > 1):
-        raise ValueError(
-            "learning from a data set goes with replay.n_step=1 and replay.prioritized=False alone"
-        )
+        raise ValueError("learning from a data set needs replay.n_step=1 and replay.prioritized=False")
 
 
 def _try_encoder(encoder: Encoder, pixels: PixelSpec) -> None:
-    """Compares an encoder of the user's own with what it says of itself; those of RLHive are tested."""
+    """Checks that the user's own encoder does what its methods say; RLHive's own are tested."""
     if type(encoder) in (R3M, CNN, Flat):
         return
     name, batch_size = type(encoder).__name__, 2
@@ -88,9 +86,10 @@ def _try_encoder(encoder: Encoder, pixels: PixelSpec) -> None:
 
 
 def _try_optimizer(config: TrainConfig, network: ActorCritic, encoder: Encoder | None) -> None:
-    """Makes an update, at which a schedule is first called; of the run's own parameters where they may be named.
+    """Makes one update, which also calls a schedule for the first time.
 
-    RLHive's optimizers take whatever there is, and to draw large networks takes seconds.
+    Optimizers of the user's own may name parameters, so they get those of the run. RLHive's take any, so they get a
+    small one: initialising large networks takes seconds.
     """
     opt = config.optimizer()
     if all(part.__module__ == adam.__module__ for part in (opt.init, opt.update)):

@@ -1,4 +1,4 @@
-"""What can be checked of a configuration before a run starts. Free of gin."""
+"""Checks of a configuration before a run starts. Free of gin."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GIVEN = {
 
 
 def check_seeds(seeds: Sequence[int], num_envs: int, most_seeds: int, most_envs: int) -> None:
-    """Refuses seeds that no generator takes, too many of them, or too many environments of all seeds together.
+    """Refuses invalid seeds, too many seeds, and too many environments over all seeds.
 
     Raises:
         ValueError: naming them.
@@ -56,7 +56,7 @@ def check_seeds(seeds: Sequence[int], num_envs: int, most_seeds: int, most_envs:
 
 
 def check_part(algorithm: str, part: str, factory: object) -> None:
-    """Refuses the "network" or "loss" of another algorithm, such as one that was settled before.
+    """Refuses the "network" or "loss" of another algorithm, which a copy with a changed algorithm would keep.
 
     Raises:
         ValueError: naming both.
@@ -64,7 +64,7 @@ def check_part(algorithm: str, part: str, factory: object) -> None:
     owners = []
     for name, parts in ALGORITHMS.items():
         own = getattr(parts, f"make_{part}")
-        # In a settled configuration stands what gin wraps, in the table what gin made of it.
+        # A loaded configuration holds the plain function; the table may hold gin's wrapper of it.
         if factory is own or factory is getattr(own, "__wrapped__", own):
             owners.append(name)
     if owners and algorithm not in owners:
@@ -78,7 +78,7 @@ def with_environment(config: TrainConfig) -> TrainConfig:
     """The configuration with the environment that its data set names, if it has none.
 
     Raises:
-        ValueError: the two are not one, neither names any that there is, or the data set cannot be read or used.
+        ValueError: the two differ, neither names a known environment, or the data set cannot be read or used.
     """
     _check_dataset(config)
     recorded = None if config.dataset is None else environment_of(config.dataset)
@@ -93,11 +93,11 @@ def with_environment(config: TrainConfig) -> TrainConfig:
 
 
 def check_origin(config: TrainConfig, files: Iterable[str]) -> None:
-    """Refuses a run to begin with that has no checkpoint.
+    """Refuses a `train.init_from` without a checkpoint.
 
     Args:
         config: the configuration.
-        files: those it was read from. A run that goes on, from the config.gin beside its checkpoints, needs none.
+        files: the files it was read from. A resumed run, whose config.gin lies beside its checkpoints, needs no other run.
 
     Raises:
         ConfigError: naming the run.
@@ -114,7 +114,7 @@ def check_origin(config: TrainConfig, files: Iterable[str]) -> None:
 
 
 def warn_without_updates(config: TrainConfig) -> None:
-    """Logs a warning where a run that is to learn ends before its first update."""
+    """Logs a warning if a run that should learn ends before its first update."""
     ratio, each = config.updates_per_step, config.num_envs
     if ALGORITHMS[config.algorithm].offline or ratio == 0:
         return
@@ -138,18 +138,18 @@ def check_types(
     get_bindings: Callable[[str], Mapping[str, Any]],
     scopes: Iterable[str],
 ) -> None:
-    """Names the binding of a wrong type or of a number that is not finite, of which most factories say nothing.
+    """Refuses bindings of a wrong type and numbers that are not finite, which most factories do not check.
 
     Args:
-        factories: by the names of gin files.
+        factories: by their names in gin files.
         get_bindings: `get_bindings(name) -> {parameter: value}` in force.
-        scopes: in which bindings count too, such as "foo/".
+        scopes: scopes whose bindings count too, such as "foo/".
 
     Raises:
         ConfigError: naming the parameter.
     """
     scoped = {scope + name: factory for scope in ("", *scopes) for name, factory in factories.items()}
-    for name, factory in reversed(scoped.items()):  # a schedule before what calls it to know its own values
+    for name, factory in reversed(scoped.items()):  # a schedule before the part that calls it
         hints = _hints(factory)
         for parameter, value in get_bindings(name).items():
             if not fits(value, hints[parameter]):
@@ -180,14 +180,14 @@ def check_choices(
     Args:
         config: the configuration.
         choices: by the names of its fields, the factories that may stand there.
-        factories: all of them; others are of the user's own, who knows what they are.
+        factories: all of RLHive's; the user's own parts are not checked.
 
     Raises:
-        ConfigError: with what may stand there.
+        ConfigError: naming what is allowed there.
     """
     for field, allowed in choices.items():
         part: Any = getattr(config, field)
-        given = part and inspect.unwrap(part)  # from what gin put around it
+        given = part and inspect.unwrap(part)  # without gin's wrapper
         if given in factories and given not in allowed:
             *first, last = (f"@{factory.__name__}" for factory in allowed)
             expected = f"{', '.join(first)} or {last}" if first else last
@@ -195,7 +195,7 @@ def check_choices(
 
 
 def check_discount(config: TrainConfig, loss: Mapping[str, Any], replay: Mapping[str, Any]) -> None:
-    """Refuses a replay that sums the rewards of n steps with another discount than the loss has.
+    """Refuses a replay that sums the rewards of n steps with a discount other than the loss's.
 
     Args:
         config: the configuration; a loss of the user's own may take no `gamma`.
@@ -222,10 +222,10 @@ def check_discount(config: TrainConfig, loss: Mapping[str, Any], replay: Mapping
 
 
 def check_given(config: TrainConfig) -> None:
-    """Refuses settings of the user's own parts that the run itself gives, which would be lost.
+    """Refuses bindings, for the user's own parts, of what the run itself gives: they would be ignored.
 
     Args:
-        config: the configuration, whose parts have their bindings by value.
+        config: the configuration, whose parts hold their bindings by value.
 
     Raises:
         ConfigError: naming the setting.

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one line: types, and the messages of gin and attrs in plain words."""
+"""Errors in a configuration in one line each: type checks, and the messages of gin and attrs in plain words."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rlhive.suggest import suggest
 
 
 class ConfigError(ValueError):
-    """A file, binding or value that the user has to mend; its text is one line."""
+    """A file, binding or value that the user must correct; its text is one line."""
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether `value` is of the type `hint`; hints that are neither plain types nor made of them fit all."""
+    """Whether `value` has the type `hint`; any value fits a hint that is not made of plain types."""
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
         return any(fits(value, part) for part in typing.get_args(hint))
@@ -32,7 +32,7 @@ def fits(value: Any, hint: Any) -> bool:
         return False
     if hint is float:
         return isinstance(value, int | float)
-    if isinstance(origin, type):  # such as dict[str, Any], of which the contents are not looked at
+    if isinstance(origin, type):  # such as dict[str, Any], whose contents are not checked
         return isinstance(value, origin)
     return not isinstance(hint, type) or isinstance(value, hint)
 
@@ -56,7 +56,7 @@ def _numbers(value: Any) -> Iterator[int | float]:
 
 
 def place(source: str, error: Exception) -> str:
-    """What gin could not read: the file, number and text of the line, or `source`, a binding that says all of it."""
+    """Where gin failed: file, number and text of the line, or else `source`, the binding itself."""
     if isinstance(error, SyntaxError) and error.filename and error.text:
         return f"{error.filename}, line {error.lineno}, `{error.text.strip()}`"
     if match := re.search(r'In file "(.+)", line (\d+)\n\s*(.+)', str(error)):
@@ -65,7 +65,7 @@ def place(source: str, error: Exception) -> str:
 
 
 def _is_tuple(text: str) -> bool:
-    """Whether it is one once it has brackets; parts and macros are values, too."""
+    """Whether the text is a tuple once it has brackets; parts and macros count as values."""
     try:
         return isinstance(ast.literal_eval(f"({re.sub(r'[@%][^,]+', '0', text)})"), tuple)
     except (ValueError, SyntaxError):
@@ -73,7 +73,7 @@ def _is_tuple(text: str) -> bool:
 
 
 def explain_gin(error: Exception, names: Sequence[str], parameters_of: Callable[[str], Sequence[str]]) -> str:
-    """What gin refused, in one line, of the names that gin files can use and the parameters of each."""
+    """Explains gin's error in one line, with the names that gin files can use and the parameters of each."""
     text = str(error).strip().split("\n")[0]
     if match := re.search(r"No configurable matching (?:reference )?'@?(?:\w+/)?([\w.]+)", text):
         return f"nothing is called {match[1]!r}: {suggest(match[1], names)}"
@@ -96,7 +96,7 @@ def explain_gin(error: Exception, names: Sequence[str], parameters_of: Callable[
 
 
 def explain_value(error: Exception) -> str:
-    """What a factory refused, in one line."""
+    """Explains a factory's error in one line."""
     line = str(error).strip().splitlines()[0]
     # attrs raises with (message, attribute, validator, value), which gin turns into the text of that tuple.
     if match := re.match(r"""\((["'])(.*?)\1, Attribute\(""", line):
@@ -105,7 +105,7 @@ def explain_value(error: Exception) -> str:
     line = re.sub(r"<function ([\w.<>]+) at 0x[0-9a-f]+>", r"\1", line)
     if match := re.match(r"(\w+)(?:\.__init__)?\(\) missing \d+ required [\w-]+ arguments?: (.*)", line):
         where = "include base.gin or a shipped file that does" if match[1] == "TrainConfig" else "bind them"
-        if re.search(r"'(pixels|action_low)'", match[2]):  # which no binding gives
+        if re.search(r"'(pixels|action_low)'", match[2]):  # which no binding can give
             where = f"the run gives them, write @{match[1]} without ()"
         return f"{match[1].replace('TrainConfig', 'train')} has no value for {match[2]}: {where}"
     calls = re.findall(r"In call to configurable '(\w+)'", str(error))

@@ -66,7 +66,7 @@ _FACTORIES: dict[str, Callable[..., Any]] = {
     **_NETWORKS,
     **_LOSSES,
 }
-_OURS: dict[str, list[str]] = {  # what the run itself gives its parts, and no user
+_OURS: dict[str, list[str]] = {  # what the run itself gives its parts, and no binding may
     "train": ["make_network", "make_loss", "make_replay", "choose_images", "record"],
     "images": ["name", "depth"],
     "replay": ["num_seeds", "num_envs", "device", "total_steps"],
@@ -75,7 +75,7 @@ _OURS: dict[str, list[str]] = {  # what the run itself gives its parts, and no u
     **dict.fromkeys(_NETWORKS, checks.GIVEN["make_network"]),
     **dict.fromkeys(_LOSSES, checks.GIVEN["make_loss"]),
 }
-# What gin hands out and fills in; the functions themselves stay free of gin, so that they vmap, compile and pickle.
+# gin's wrappers; the functions themselves stay free of gin, so that they vmap, compile and pickle.
 _CONFIGURED = {
     name: gin.external_configurable(factory, name, denylist=_OURS.get(name))
     for name, factory in _FACTORIES.items()
@@ -106,7 +106,7 @@ os.register_at_fork(
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Keeps other loads out meanwhile.
+    """Lets one load run at a time.
 
     Raises:
         ConfigError: this thread is loading already, or another one does not finish, since it imports what this one
@@ -175,7 +175,7 @@ def load_config(files: str | Path | Sequence[str | Path], bindings: str | Sequen
 
 
 def configured_seeds(file: str | Path) -> tuple[int, ...]:
-    """The training seeds of a config.gin, of which nothing else need hold any more, such as where its data set is.
+    """The training seeds of a config.gin, of which nothing else is checked, such as whether its data set still exists.
 
     Raises:
         ConfigError: it cannot be parsed.
@@ -190,7 +190,7 @@ def configured_seeds(file: str | Path) -> tuple[int, ...]:
 
 
 def _made() -> TrainConfig:
-    """What gin makes of the bindings in force; named seeds stand instead of those of the run that they are added to."""
+    """The configuration that gin makes of the bindings in force; named seeds replace SEED and NUM_SEEDS."""
     bound = gin.get_bindings("train")
     given: dict[str, Any] = {"seed": 1, "num_seeds": 1} if bound.get("seeds") else {}
     parts = {"optimizer": "adam", "exploration": "none", "make_replay": "replay", "choose_images": "images"}
@@ -218,7 +218,7 @@ def _with_encoder(config: TrainConfig) -> TrainConfig:
 
 
 def _is_of_gin(part: Callable[..., Any]) -> bool:
-    """Whether a function is what gin made of another, and not some other wrapper."""
+    """Whether a function is gin's wrapper of another, and not some other wrapper."""
     try:
         return hasattr(part, "__wrapped__") and gin.get_configurable(part) is part
     except ValueError:
@@ -226,7 +226,7 @@ def _is_of_gin(part: Callable[..., Any]) -> bool:
 
 
 def _settled(config: TrainConfig) -> TrainConfig:
-    """The configuration whose parts keep the bindings now in force, whatever is loaded after."""
+    """The configuration with parts that keep the bindings now in force, whatever is loaded later."""
     named = gin.get_bindings("train", resolve_references=False)
     settled: dict[str, Any] = {
         field.name: _bound(part) if named.get(field.name) is None else _kept(named[field.name])
@@ -237,7 +237,7 @@ def _settled(config: TrainConfig) -> TrainConfig:
 
 
 def _bound(part: Any) -> Any:
-    """A part that no binding names with the bindings now in force, or itself where gin does not configure it."""
+    """A part that no binding names, with its bindings now in force; unchanged if gin does not configure it."""
     if isinstance(part, functools.partial):
         named = _bound(part.func)
         return (
@@ -254,7 +254,7 @@ def _settings(part: str | Callable[..., Any]) -> dict[str, Any]:
 
 
 def _kept(value: Any) -> Any:
-    """A bound value in which all references are replaced by their parts, with the bindings now in force."""
+    """A bound value with each reference replaced by its part and that part's bindings now in force."""
     if isinstance(value, dict):
         return {key: _kept(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -270,7 +270,7 @@ def _kept(value: Any) -> Any:
 
 
 def _in_scope(scope: list[str], factory: Callable[..., Any], *args: Any, **given: Any) -> Any:
-    """Calls a factory where what it calls itself has the bindings of the scope."""
+    """Calls a factory in a scope, so that parts it calls have the scope's bindings."""
     with gin.config_scope(scope):
         return factory(*args, **given)
 
@@ -291,12 +291,12 @@ def config_text() -> str:
 
 
 def operative_config_text() -> str:
-    """The bindings and defaults that what ran so far has used."""
+    """The bindings and defaults used so far."""
     return gin.operative_config_str(max_line_length=100)
 
 
 def _parameters_of(part: str) -> list[str]:
-    """What gin files may set of a part, as gin names it; it may be one of the user's own."""
+    """The parameters of a part that gin files may set; the part may be the user's own."""
     own = inspect.signature(gin.get_configurable(part)).parameters
     return _PARAMETERS.get(part.split(".")[-1], list(own))
 

@@ -1,4 +1,4 @@
-"""What a run leaves of the configuration that it trains with: that very one, whatever was loaded since. Free of gin."""
+"""The record that a run saves of its configuration, whatever is loaded later. Free of gin."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Bound:
 
 @attrs.frozen
 class Record:
-    """What a run leaves of the configuration that it trains with.
+    """What a run saves of its configuration.
 
     Attributes:
         text: all bindings, as a gin file that gives the same configuration.
         operative_text: the bindings and defaults that its parts use.
-        values: of the configuration's fields, by their names.
+        values: the values of the configuration's fields, by name.
     """
 
     text: str
@@ -40,21 +40,21 @@ class Record:
 
 
 def recorded(config: TrainConfig, text: str, operative_text: str) -> TrainConfig:
-    """The configuration with a record of these texts and of what it is now."""
+    """The configuration with a record of these texts and of its present values."""
     values = {field.name: getattr(config, field.name) for field in attrs.fields(type(config))}
     del values["record"]
     return attrs.evolve(config, record=Record(text, operative_text, values))
 
 
 def record_of(config: TrainConfig) -> Record:
-    """What a run of the configuration leaves of it.
+    """The record that a run saves of its configuration.
 
     Raises:
-        ConfigError: it was not loaded, or was changed since, so that its texts would say something else.
+        ConfigError: it was not loaded from gin files, or was changed since, so its texts no longer describe it.
     """
     if config.record is None:
         raise ConfigError(
-            "no gin file gives this configuration again, for --resume: take that of load_config"
+            "no gin file can give this configuration again for --resume: use one from load_config"
         )
     loaded = config.record.values
     fields = attrs.fields_dict(type(config))
@@ -63,15 +63,15 @@ def record_of(config: TrainConfig) -> Record:
     ]:
         raise ConfigError(
             f"{', '.join(changed)} of the configuration were changed after it was loaded, and its config.gin would "
-            "not say so: give them to load_config, as bindings"
+            "not say so: give them to load_config as bindings"
         )
     return config.record
 
 
 def with_seeds(config: TrainConfig, seeds: Sequence[int]) -> TrainConfig:
-    """The configuration for some of its seeds alone, without videos; its record stays that of all of them.
+    """The configuration for some of its seeds only, without videos; its record still covers all of them.
 
-    A run has videos of its first seed, which these join.
+    Videos show the first seed of a run, which added seeds are not.
     """
     record = record_of(config)
     part = attrs.evolve(config, seeds=seeds, seed=1, num_seeds=1, video_every=None)

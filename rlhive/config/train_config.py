@@ -25,7 +25,7 @@ from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.encoders import Encoder, EncoderFactory
 from rlhive.policy_fn.exploration import Exploration
 
-# More of these is a slip of the keyboard, and would take all memory before anything is said of it.
+# A larger number is a typing error, and would fill the memory before any error message.
 MAX_SEEDS = 4096
 MAX_ENVIRONMENTS = 65_536  # of all seeds together
 MAX_COUNT = 2**20  # of transitions in a minibatch, episodes of an evaluation, updates per step
@@ -55,14 +55,14 @@ def _id(config: Any, attribute: Any, value: Any) -> None:
 class TrainConfig:
     """Everything a training run needs, checked; counts of steps are environment steps per seed.
 
-    An algorithm's parts are settled when it is loaded: `attrs.evolve` to another algorithm takes its parts too.
+    The parts are fixed when the configuration is loaded: to change the algorithm by `attrs.evolve`, give its parts too.
 
     Attributes:
         env_name: RoboHive id; empty for the one that the data set names.
         algorithm: a name of `rlhive.algorithms.ALGORITHMS`.
-        seed: first seed, where none are named.
-        num_seeds: seeds trained side by side, where none are named: `seed, seed + 1, ...`.
-        named_seeds: training seeds, which need not be in a row, instead of `seed` and `num_seeds`; given as `seeds`.
+        seed: first seed, if none are named.
+        num_seeds: seeds trained side by side, if none are named: `seed, seed + 1, ...`.
+        named_seeds: training seeds one by one, instead of `seed` and `num_seeds`; given as `seeds`.
         num_envs: environments per seed.
         total_steps: length of the run; of algorithms that learn from a data set alone, in gradient updates.
         device: torch device of the learner, such as "cpu" or "cuda".
@@ -74,11 +74,11 @@ class TrainConfig:
         evaluation_episodes: episodes of each evaluation, with the deterministic policy.
         target_success: a seed whose evaluation reaches this success rate, in (0, 1], stops; None stops none.
         checkpoint_every: steps between checkpoints.
-        compile: compile the update by Inductor, and the action where that leaves seeds their bits; None does where it
-            pays: with a C++ compiler at hand, in runs of 10 000 updates or more, on a GPU of 2 000.
+        compile: compile the update with Inductor, and the action where seeds stay equal bit for bit; None compiles where it
+            pays: with a C++ compiler, in runs of at least 10 000 updates, on a GPU at least 2 000.
         log_every: steps between rows of training metrics; none before the first update, while actions are random.
         video_every: evaluations between videos of the first seed's policy; None or 0 films none.
-        video_cameras: of the videos; none for those of the policy, or else the model's first one.
+        video_cameras: of the videos; by default those of the policy, or else the model's first one.
         loggers: TorchRL loggers beside metrics.csv: "csv", "tensorboard", "wandb".
         wandb: settings of the "wandb" logger, such as {"project": "robots"}.
         num_workers: processes that step the environments, at most one for each; None takes one per core but one, the
@@ -95,8 +95,8 @@ class TrainConfig:
         skip_damaged: leave damaged trials out, and say how many, instead of refusing the data set.
         demonstrations: fraction of each minibatch drawn from the data set, in (0, 1), where the algorithm learns from
             its own steps too; 0 without a data set.
-        init_from: directory of a run to begin with, as `rlhive.algorithms.INIT_KEYS` says; its normaliser comes along.
-        record: what `load_config` made it of; None where it did not.
+        init_from: directory of a run whose parameters, by `rlhive.algorithms.INIT_KEYS`, and normaliser this one starts with.
+        record: the texts that `load_config` made it of; None if it did not.
     """
 
     env_name: str = attrs.field(validator=_id)
@@ -159,7 +159,7 @@ class TrainConfig:
 
     @property
     def compiles(self) -> bool:
-        """Whether the update is compiled; it depends on nothing but the configuration and the machine."""
+        """Whether the update is compiled; it depends only on the configuration and the machine."""
         if self.compile is None:
             return has_compiler() and self.total_steps * self.updates_per_step >= self._compile_from
         return self.compile
@@ -169,13 +169,13 @@ class TrainConfig:
         return COMPILE_FROM_UPDATES_ON_GPU if self.on_gpu else COMPILE_FROM_UPDATES
 
     def describe_compiling(self) -> str:
-        """Whether updates are compiled, and why, for the log; compiled ones round otherwise."""
+        """Whether updates are compiled, and why, for the log; compiled updates round differently."""
         if self.compile is not None:
             why = "as train.compile says"
         elif not has_compiler():
             why = "there is no C++ compiler"
         else:
-            why = f"the run has {'' if self.compiles else 'not '}{self._compile_from} updates or more"
+            why = f"the run has {'at least' if self.compiles else 'fewer than'} {self._compile_from} updates"
         return f"updates are {'' if self.compiles else 'not '}compiled: {why}"
 
     @property
@@ -206,9 +206,7 @@ class TrainConfig:
 
     def __attrs_post_init__(self) -> None:
         if self.named_seeds and (self.seed, self.num_seeds) != (1, 1):
-            raise ValueError(
-                "train.seeds stands instead of train.seed and train.num_seeds: give it, or those"
-            )
+            raise ValueError("train.seeds replaces train.seed and train.num_seeds: give only one of the two")
         checks.check_seeds(self.seeds, self.num_envs, MAX_SEEDS, MAX_ENVIRONMENTS)
         for part in ("network", "loss"):
             factory = getattr(self, f"make_{part}")

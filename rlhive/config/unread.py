@@ -1,4 +1,4 @@
-"""Settings that would change nothing, refused: gin itself takes them without a word. Free of gin."""
+"""Refuses settings that would have no effect, which gin itself accepts silently. Free of gin."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
 
 
 def scopes_in_use(text: str) -> list[str]:
-    """The scopes, such as "foo/", in which bindings count, since a reference such as @foo/adam is in them.
+    """The scopes, such as "foo/", whose bindings count, because a reference such as @foo/adam uses them.
 
     Args:
         text: all bindings in force, as a gin file.
 
     Raises:
-        ConfigError: a binding is in another scope, where gin would not say that it changes nothing.
+        ConfigError: a binding is in another scope, where it would have no effect.
     """
     text = QUOTED.sub("''", text)
     references = set(re.findall(r"@([\w./]+/)", text))
@@ -43,7 +43,7 @@ def scopes_in_use(text: str) -> list[str]:
 def check_macros(text: str, bindings: Sequence[str]) -> None:
     """Refuses macros that nothing reads, that have no value, or that are defined by themselves.
 
-    Gin itself takes any new name for a macro, and notices one without a value only where it is read.
+    Gin itself accepts any new name as a macro, and notices a missing value only when the macro is read.
 
     Args:
         text: all bindings in force, as a gin file.
@@ -78,9 +78,9 @@ def _check_cycles(reads: Mapping[str, Sequence[str]]) -> None:
 
 
 def check_seeds(config: TrainConfig, bindings: Sequence[str]) -> None:
-    """Refuses seeds counted up by bindings of the command line where others are named.
+    """Refuses SEED and NUM_SEEDS on the command line if SEEDS names the seeds.
 
-    Files may: seeds are named that are to be added to a run of others.
+    Files may have both: SEEDS on the command line may add seeds to the run of a file.
 
     Raises:
         ConfigError: naming the binding.
@@ -101,16 +101,16 @@ def check_parts(
     replay: Mapping[str, Any],
     factories: Collection[str],
 ) -> None:
-    """Refuses bindings of the command line that set what the run has no use for, such as another algorithm's loss.
+    """Refuses command-line bindings of parts that the run does not use, such as another algorithm's loss.
 
-    Files may: the shipped ones set parts that a later file or binding chooses.
+    Files may have them: the shipped ones set parts that a later file or binding chooses.
 
     Args:
         config: the configuration, all of whose parts have been built.
         bindings: those of the command line.
-        operative: what building them has used, as a gin file.
+        operative: the bindings that building them used, as a gin file.
         replay: the replay's bindings in force.
-        factories: the names of all parts; others are of the user's own, and may be called later.
+        factories: the names of RLHive's parts; a part of the user's own may be called later.
 
     Raises:
         ConfigError: naming the binding.

@@ -37,7 +37,7 @@ def test_a_configuration_that_was_changed_since_it_was_loaded_leaves_no_record_o
     assert not list(tmp_path.iterdir())
     with pytest.raises(ConfigError, match=r"^seed, seeds of the configuration were changed"):
         record_of(attrs.evolve(config, seeds=(4, 9), seed=1))
-    with pytest.raises(ConfigError, match="take that of load_config"):
+    with pytest.raises(ConfigError, match="use one from load_config"):
         record_of(attrs.evolve(config, record=None))
 
 
