@@ -97,7 +97,7 @@ def check_origin(config: TrainConfig, files: Iterable[str]) -> None:
 
     Args:
         config: the configuration.
-        files: the files it was read from. A resumed run, whose config.gin lies beside its checkpoints, needs no other run.
+        files: the files it was read from. A resumed run, whose config.gin lies beside its checkpoints, needs none.
 
     Raises:
         ConfigError: naming the run.

@@ -74,7 +74,7 @@ class TrainConfig:
         evaluation_episodes: episodes of each evaluation, with the deterministic policy.
         target_success: a seed whose evaluation reaches this success rate, in (0, 1], stops; None stops none.
         checkpoint_every: steps between checkpoints.
-        compile: compile the update with Inductor, and the action where seeds stay equal bit for bit; None compiles where it
+        compile: compile the update with Inductor, and the action where seeds stay equal bit for bit; None: where it
             pays: with a C++ compiler, in runs of at least 10 000 updates, on a GPU at least 2 000.
         log_every: steps between rows of training metrics; none before the first update, while actions are random.
         video_every: evaluations between videos of the first seed's policy; None or 0 films none.
@@ -95,7 +95,8 @@ class TrainConfig:
         skip_damaged: leave damaged trials out, and say how many, instead of refusing the data set.
         demonstrations: fraction of each minibatch drawn from the data set, in (0, 1), where the algorithm learns from
             its own steps too; 0 without a data set.
-        init_from: directory of a run whose parameters, by `rlhive.algorithms.INIT_KEYS`, and normaliser this one starts with.
+        init_from: directory of a run whose normaliser and parameters, by `rlhive.algorithms.INIT_KEYS`, this one starts
+            with.
         record: the texts that `load_config` made it of; None if it did not.
     """
 

@@ -1,1 +1,1 @@
-"""One run from beginning to end: environments, learner, replay and files, put together step by step."""
+"""One run from start to end: it combines environments, learner, replay and files."""

@@ -1,4 +1,4 @@
-"""Environments whose images a frozen encoder turns into a part of the observation, once per step, in the parent."""
+"""Environments whose images a frozen encoder turns into part of the observation, once per step, in the parent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rlhive.policy_fn.encoders import Encoder
 
 
 class EncodedEnv:
-    """A `VectorEnv` with `[observation, features]` for "observation", and no images.
+    """A `VectorEnv` whose "observation" is `[observation, features]`, without images.
 
     Args:
         envs: environments with images.
@@ -24,7 +24,7 @@ class EncodedEnv:
         params: its weights, on the device that encodes.
 
     Attributes:
-        pixels: the images uint8 `[S, E, cameras, H, W, C]` that the latest "observation" was made of.
+        pixels: the images uint8 `[S, E, cameras, H, W, C]` that the latest "observation" was made from.
     """
 
     pixels: Tensor
@@ -35,7 +35,7 @@ class EncodedEnv:
 
     @property
     def spec(self) -> EnvSpec:
-        """Of the environments; the features are not part of it."""
+        """The spec of the environments, without the features."""
         return self._envs.spec
 
     @property
@@ -56,7 +56,7 @@ class EncodedEnv:
         self._envs.send(action)
 
     def recv(self) -> TensorDict:
-        """As `VectorEnv.recv`; an image is encoded once, also where it is both successor and what comes next."""
+        """As `VectorEnv.recv`; an image is encoded once, even if it is both the successor and the next observation."""
         step = self._envs.recv()
         following = step["next"]
         done = following["done"].squeeze(-1)

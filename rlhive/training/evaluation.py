@@ -1,6 +1,6 @@
-"""Evaluation: whole episodes from given seeds; a success is solved on more than 5 steps.
+"""Evaluation: whole episodes from given seeds; an episode solved on more than 5 steps is a success.
 
-So RoboHive counts by default; its own measures for Myo's Baoding and ChaseTag are others, which are not used here.
+This is RoboHive's default; its special measures for Myo's Baoding and ChaseTag are not used here.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Episodes(NamedTuple):
 
 
 def evaluation_seeds(seed: int, episodes: int) -> list[int]:
-    """Seeds of evaluation episodes: the same for every trained seed, and none that training environments use.
+    """Seeds of evaluation episodes: the same for every trained seed, and never those of training environments.
 
     Args:
         seed: the evaluation's own seed, >= 0.
-        episodes: how many; fewer episodes are the first of more.
+        episodes: how many; a smaller number gives the first of the same episodes.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -59,9 +59,9 @@ def run_episodes(envs: VectorEnv | EncodedEnv, act: Act, episode_seeds: Sequence
     """Plays one episode from each of `n` episode seeds with each seed's policy, in rounds of E at a time.
 
     Args:
-        envs: the environments `[S, E]`; their streams are another after this.
+        envs: the environments `[S, E]`; their random streams change.
         act: `act(seen, rest) -> (action [S, E, A] float32, rest)`; `seen` `[S, E]` is what `VectorEnv.reset` gives, and
-            `rest` what it returned at the step before, such as the rest of a plan, None where episodes begin.
+            `rest` is what it returned at the previous step, such as the rest of a plan; None where episodes begin.
         episode_seeds: `n` seeds, the same for every one of the S.
 
     Raises:
@@ -89,13 +89,13 @@ def _play(
     lengths, solved_steps = torch.zeros(2, *envs.shape, dtype=torch.int64)
     running = torch.ones(envs.shape, dtype=torch.bool)
     while running.any():
-        # What a finished environment shows is of an episode that nobody counts, and may even be NaN.
+        # A finished environment shows an episode that does not count, and may even show NaN.
         counted = seen["observation"].where(running.unsqueeze(-1), 0.0)
         action, rest = act(replace(seen, {"observation": counted}), rest)
         envs.send(action)
         step = envs.recv()
         seen, following = step.exclude("next"), step["next"]
-        # What a finished environment does next is an episode nobody asked for, even by a plan of the one before.
+        # A finished environment goes on with an episode that does not count.
         returns += torch.where(running, following["reward"].squeeze(-1), 0.0)
         solved_steps += following["solved"].squeeze(-1) & running
         lengths += running

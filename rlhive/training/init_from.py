@@ -1,4 +1,4 @@
-"""Starting a run from what another one has learned: a selection of keys, and the normaliser that belongs to it."""
+"""Starts a run from what another run has learned: some of its parameters, and its normaliser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CRITIC = ("critic_layer_norm", "num_critics")
 
 
 def latest_of(run_dir: str | os.PathLike[str]) -> Origin:
-    """The latest checkpoint of a run, to begin with.
+    """The latest checkpoint of a run, to start from.
 
     Raises:
         LoadError: there is no such run, or its files are damaged.
@@ -44,17 +44,17 @@ def start_from(
 ) -> TrainState:
     """The state `[S]` with the subtrees `INIT_KEYS` and the normaliser of a checkpoint of another run, `origin`.
 
-    Targets begin equal to what they are the targets of. Seed k begins with seed k of that run, or with its only one.
+    Targets start equal to their parameters. Seed k starts from seed k of that run, or from its only seed.
 
     Args:
-        state: freshly made; not written.
+        state: a fresh one; not modified.
         run_dir: where the other run is now.
         origin: which of its checkpoints.
-        spec: of the run that starts.
+        spec: the spec of the run that starts.
         seeds: the S seeds.
 
     Raises:
-        LoadError: there is no such run, checkpoint or seed, it is another run than `origin` says, its files are
+        LoadError: there is no such run, checkpoint or seed, the run is not that of `origin`, its files are
             damaged, or its environment, algorithm, head or sizes do not fit.
     """
     folders = seed_dirs(checkpoint_dir(run_dir, origin.step))
@@ -111,7 +111,7 @@ def _discount(text: str, algorithm: str) -> str | None:
 
 
 def _check_fits(run_dir: object, earlier: RunSpec, spec: RunSpec) -> tuple[str, ...]:
-    """The subtrees to take over."""
+    """Compares the runs; returns the subtrees to take over."""
     keys = INIT_KEYS.get((earlier.algorithm, spec.algorithm))
     if keys is None:
         known = ", ".join(f"{later} from {first}" for first, later in INIT_KEYS)

@@ -1,4 +1,4 @@
-"""What one run computes, as functions of trees with a leading `[S]`: initial state, action, update."""
+"""The computations of a run, as functions of trees with a leading `[S]`: initial state, action, update."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Learner(NamedTuple):
         network: the networks.
         init: `init(generators) -> state`.
         train_step: `train_step(state, batch, noise) -> (state, metrics)`.
-        draw_loss_noise: `draw_loss_noise(generators) -> noise` of one update; on a GPU, what it follows from.
+        draw_loss_noise: `draw_loss_noise(generators) -> noise` for one update; on a GPU, the keys it is drawn from.
         act: `act(state, seen, noise [S, E, A]) -> action [S, E, A]`, sampled; `seen` `[S, E]` has raw "observation",
             and "pixels" where an encoder learns.
         plan: `plan(state, seen) -> actions [S, E, K, A]`, the next K, deterministic.
@@ -50,12 +50,12 @@ class Learner(NamedTuple):
 
 
 def make_learner(config: TrainConfig, spec: EnvSpec, encoder: Encoder | None = None) -> Learner:
-    """Composes networks, loss and optimizer of a configuration for one environment.
+    """Combines networks, loss and optimizer of a configuration for one environment.
 
     Args:
         config: the configuration.
-        spec: of the environment.
-        encoder: of its images. The features of a frozen one come as a part of the observation.
+        spec: the environment's spec.
+        encoder: the encoder of its images. A frozen one's features come as part of the observation.
     """
     algorithm = ALGORITHMS[config.algorithm]
     learns = learned(encoder)
@@ -96,11 +96,11 @@ def make_learner(config: TrainConfig, spec: EnvSpec, encoder: Encoder | None = N
 
 
 def _check_keys(algorithm: str, params: TensorDict) -> None:
-    """Refuses an algorithm whose keys name subtrees that its networks have not, or without what a policy acts by."""
+    """Refuses an algorithm whose keys name missing subtrees of its networks, or whose policy keys lack the actor."""
     own, there = ALGORITHMS[algorithm], set(params.keys())
     if lacking := sorted(set(own.target_keys) - there):
         raise ValueError(f"target_keys of {algorithm} name {lacking}, but its parameters are {sorted(there)}")
-    # Only where an encoder learns there is one.
+    # "encoder" is there only if an encoder learns.
     if "actor" not in own.policy_keys or not set(own.policy_keys) <= there | {"encoder"}:
         raise ValueError(
             f"policy_keys of {algorithm} must name 'actor', and no other than its parameters {sorted(there)} and "
@@ -111,8 +111,8 @@ def _check_keys(algorithm: str, params: TensorDict) -> None:
 def _act_compiles_alike(network: ActorCritic, num_envs: int) -> bool:
     """Whether compiled actions have the same bits for any number of seeds.
 
-    So it is with products of one row, which are compiled as loops; not with the library's products of more rows, nor
-    with the sums of a LayerNorm.
+    This holds for products of one row, which are compiled as loops, but not for the library's products of more rows,
+    nor for the sums of a LayerNorm.
     """
     return num_envs == 1 and not network.actor_layer_norm
 
@@ -142,7 +142,7 @@ def _make_actors(
 
 
 def draw_by_key(train_step: TrainStep, draw: Callable[[Key], Noise]) -> TrainStep:
-    """The step of one seed that draws the loss's noise itself, from "key" in its noise and the updates made before."""
+    """The step of one seed that draws the loss's noise itself, from "key" in its noise and the number of updates."""
 
     def step(state: TrainState, batch: Batch, noise: Noise) -> tuple[TrainState, Metrics]:
         drawn = draw(Key(noise["key"], state["step"]))
@@ -152,13 +152,13 @@ def draw_by_key(train_step: TrainStep, draw: Callable[[Key], Noise]) -> TrainSte
 
 
 def keys_of(streams: Sequence[Generator]) -> Noise:
-    """`{"key" [S]}`: what the numbers of each stream follow from where no generator draws them; none is advanced."""
+    """`{"key" [S]}`: the key of each stream, to draw numbers without its generator; no generator is advanced."""
     keys = torch.tensor([stream.initial_seed() for stream in streams])
     return TensorDict({"key": keys}, batch_size=keys.shape)
 
 
 def observe(state: TrainState, normalizer: TensorDict, observation: Tensor) -> tuple[TrainState, TensorDict]:
-    """Takes raw observations into the normaliser; nothing else of the state is touched.
+    """Updates the normaliser with raw observations; the rest of the state stays as it is.
 
     Args:
         state: `[S]`; its "env_state" has the normaliser in float32.
@@ -181,7 +181,7 @@ def with_constants(state: TrainState, constants: TensorDict) -> TrainState:
 def logged_metrics(metrics: Metrics) -> dict[str, Tensor]:
     """The scalar metrics `[S]` of an update by their names in the logs: losses under `loss/`, the rest `train/`.
 
-    Whole numbers are logged as floating-point ones; what is neither, such as "finite", is left out.
+    Integers are logged as floats; other types, such as the bool "finite", are left out.
     """
     return {
         f"loss/{name.removeprefix('loss_')}" if name.startswith("loss") else f"train/{name}": (

@@ -1,4 +1,4 @@
-"""The training loop: step after step, and what is due between them: metrics, evaluations, checkpoints."""
+"""The training loop: steps, and between them metrics, evaluations and checkpoints when due."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from rlhive.training.run import OnlineRun, Run, save_run
 from rlhive.training.stop import not_finite, stop_broken, stop_seeds, stopped_text
 
 STOPPING = "rlhive.train: stopping: saves after this step; Ctrl-C again ends at once"
-SECONDS_BETWEEN_PICTURES = 60.0  # drawing the curves takes one or two, in which nothing is learned
+SECONDS_BETWEEN_PICTURES = 60.0  # drawing the curves stops training for a second or two
 
 
 def train(run: Run) -> bool:
-    """Trains until `total_steps`, or until Ctrl-C, SIGTERM or SIGHUP; either way the last state is saved.
+    """Trains until `total_steps` or until Ctrl-C, SIGTERM or SIGHUP; the last state is saved in any case.
 
     Returns:
-        Whether the run came to its end.
+        Whether the run reached its end.
 
     Raises:
         FloatingPointError: no seed is left whose actions and losses are finite; their last good states are saved.
@@ -53,13 +53,13 @@ def train(run: Run) -> bool:
             if _due(run, config.checkpoint_every):
                 save_run(run)
                 saved_at = run.step
-        # Before the last evaluation, which may be interrupted; and a seed may have stopped right after a checkpoint.
+        # Before the last evaluation, which may be interrupted; a seed may also have stopped right after a checkpoint.
         if saved_at != run.step or not run.seeds:
             save_run(run, with_replay=saved_at != run.step)
         training = run.seeds
         if evaluated_at != run.step and not stopped:
             _evaluate(run, progress)
-            sum_up(run.run_dir)  # made up for, it may have been begun with seeds that stopped in it
+            sum_up(run.run_dir)  # a repeated evaluation may have begun with seeds that stopped in it
         if run.seeds != training:
             save_run(run, with_replay=False)
         plot_curves(run.run_dir, step_key(config.algorithm))
@@ -74,9 +74,9 @@ def train(run: Run) -> bool:
 
 
 def _is_evaluated(run: Run) -> bool:
-    """Whether a run goes on from a step with an evaluation of all its seeds; what there is of one of some is dropped.
+    """Whether a resumed run has an evaluation of all its seeds at its step; an incomplete one is dropped.
 
-    It may have ended between its last checkpoint and the evaluation after it, or before all of that was on disk.
+    The run may have ended between its last checkpoint and the evaluation after it, or before all of it was written.
     """
     if has_evaluation(run.run_dir, run.step, run.seeds):
         return True
@@ -103,7 +103,7 @@ def _log(run: Run) -> None:
 
 
 def _evaluate(run: Run, progress: Progress) -> None:
-    """Evaluates every seed that trains; one that reached `target_success` stops here."""
+    """Evaluates every seed that trains; a seed that reaches `target_success` stops."""
     if not run.seeds:
         return
     device, target, broken = run.config.device, run.config.target_success, dict[int, str]()
@@ -135,7 +135,7 @@ def _evaluate(run: Run, progress: Progress) -> None:
         write_strip(run.run_dir, strip, int(outcome.lengths[0, 0]))
     if _is_filmed(run):
         progress.note(film_run(run))
-    if not isinstance(run, OnlineRun):  # which shows its training episodes
+    if not isinstance(run, OnlineRun):  # an online run shows its training episodes instead
         success = [row["eval/success"] for row in rows.values()]
         returns = [row["eval/return"] for row in rows.values()]
         progress.update(run.step, returns, sum(success) / len(success))
@@ -146,7 +146,7 @@ def _evaluate(run: Run, progress: Progress) -> None:
 
 
 def _is_filmed(run: Run) -> bool:
-    """Whether the evaluation at this step is one of every `video_every`; the last one may come before its step."""
+    """Whether the evaluation at this step is to be filmed; the last evaluation may come before its regular step."""
     every, steps = run.config.video_every, run.config.evaluate_every
     if not every:
         return False

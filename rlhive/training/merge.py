@@ -1,4 +1,4 @@
-"""Adding seeds to a finished run: they train in a directory inside it, as a run of theirs, and are merged into it."""
+"""Adds seeds to a finished run: they train as a run of their own in a directory inside it, and are merged into it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rlhive.config.train_config import TrainConfig
 
 LENGTH_SETTINGS = {"TOTAL_STEPS", "train.total_steps"}
-OTHER_SETTINGS = {  # that change nothing of what a seed learns
+OTHER_SETTINGS = {  # that do not change what a seed learns
     "train.loggers",
     "train.wandb",
     "train.num_workers",
@@ -43,7 +43,7 @@ OTHER_SETTINGS = {  # that change nothing of what a seed learns
 
 
 def recover(run_dir: Path) -> None:
-    """Mends what a process left half done that was killed while it saved or merged; for who trains in `run_dir`."""
+    """Repairs what a process killed while saving or merging left behind; `run_dir` must be locked."""
     for directory in (run_dir, run_dir / ADDED):
         recover_checkpoints(directory)
         remove_left_over(directory, ".*.tmp*")
@@ -51,18 +51,18 @@ def recover(run_dir: Path) -> None:
 
 
 def is_under_way(run_dir: Path) -> bool:
-    """Whether seeds are being added that have a checkpoint."""
+    """Whether seeds are being added and have a checkpoint."""
     return has_checkpoint(run_dir / ADDED)
 
 
 def seeds_to_add(run_dir: Path, config: TrainConfig) -> tuple[int, ...]:
-    """The seeds of the configuration that the run has not, in their order; none where it is merely resumed.
+    """The seeds of the configuration that the run lacks, in their order; none if it is merely resumed.
 
-    A run has come to its end, too, where all of its seeds have stopped.
+    A run all of whose seeds have stopped is at its end too.
 
     Raises:
-        LoadError: a seed of the run is not in the configuration, other seeds are being added, or the run has not come
-            to its end.
+        LoadError: a seed of the run is not in the configuration, other seeds are being added, or the run is not at
+            its end.
     """
     latest = checkpoint_dir(run_dir)
     half_merged = seed_dirs(checkpoint_dir(run_dir / ADDED)) if is_under_way(run_dir) else {}
@@ -85,7 +85,7 @@ def seeds_to_add(run_dir: Path, config: TrainConfig) -> tuple[int, ...]:
 
 
 def check_settings(run_dir: Path, text: str) -> None:
-    """Refuses to add seeds with other settings than the run has: all of its seeds are reported as one run.
+    """Refuses to add seeds with settings other than the run's: all of its seeds are reported as one run.
 
     Args:
         run_dir: the run.
@@ -111,7 +111,7 @@ def check_settings(run_dir: Path, text: str) -> None:
 
 
 def other_settings(path: Path, text: str) -> dict[str, tuple[str, str]]:
-    """What the gin file at `path` and `text` say differently of anything but seeds: both values by name."""
+    """The settings, except of seeds, that differ between the gin file at `path` and `text`: both values by name."""
     there, now = settings(path.read_text(encoding="utf-8")), settings(text)
     names = sorted({*there, *now} - SEED_SETTINGS)
     pairs = {name: (there.get(name, "not set"), now.get(name, "not set")) for name in names}
@@ -119,14 +119,14 @@ def other_settings(path: Path, text: str) -> dict[str, tuple[str, str]]:
 
 
 def keep_settings(run_dir: Path, text: str) -> str:
-    """Keeps the settings that a run had until its latest checkpoint beside those it goes on with, where they differ.
+    """Keeps the settings that a run had until its latest checkpoint, if it goes on with different ones.
 
     Args:
-        run_dir: the run; those in its checkpoints are still the old ones.
+        run_dir: the run; its checkpoints still hold the old settings.
         text: the bindings that it goes on with.
 
     Returns:
-        What differs, in one line; empty where nothing does.
+        What differs, in one line; empty if nothing does.
     """
     kept, before = earlier_settings_path(run_dir), settings_path(run_dir)
     differing = other_settings(before, text)
@@ -142,11 +142,11 @@ def keep_settings(run_dir: Path, text: str) -> str:
 def merge_run(run_dir: Path, seeds: Sequence[int], added: Sequence[int]) -> None:
     """Merges the finished run in `run_dir / ADDED` into the run around it, then removes it.
 
-    Each file is replaced in one step; after a crash the same call goes on.
+    Each file is replaced in one step; after a crash the same call finishes the work.
 
     Args:
         run_dir: the run.
-        seeds: the seeds of both, in the order they are to have.
+        seeds: the seeds of both, in the order wanted.
         added: those of them that are being added.
     """
     added_dir = run_dir / ADDED
@@ -156,7 +156,7 @@ def merge_run(run_dir: Path, seeds: Sequence[int], added: Sequence[int]) -> None
     last = int(checkpoint_dir(added_dir).name)
     orders = {run_dir: _training(run_dir, before), added_dir: _training(added_dir, added)}
     training = set().union(*orders.values())
-    has_replay = any(replay_path(own, last).exists() for own in orders)  # there is none of a data set
+    has_replay = any(replay_path(own, last).exists() for own in orders)  # offline runs have none
     if training and has_replay:
         _merge_replays(run_dir, last, orders, [seed for seed in seeds if seed in training])
         drop_other_replays(run_dir, last)
@@ -168,12 +168,12 @@ def merge_run(run_dir: Path, seeds: Sequence[int], added: Sequence[int]) -> None
     for logger in ("tensorboard", "csv"):
         if (added_dir / logger).is_dir():
             shutil.copytree(added_dir / logger, run_dir / logger, dirs_exist_ok=True)
-    added_dir.rename(run_dir / MERGED)  # half removed it would pass for a run that goes on
+    added_dir.rename(run_dir / MERGED)  # half removed, it would look like seeds being added
     shutil.rmtree(run_dir / MERGED)
 
 
 def _carry_on(run_dir: Path, steps: Sequence[int], seeds: Sequence[int]) -> None:
-    """Saves the seeds at later steps too, as a run of other seeds does with those that have stopped."""
+    """Saves the seeds at later steps too, as a run does with seeds that have stopped."""
     later = [step for step in steps if step > checkpoint_steps(run_dir)[-1]]
     if not later:
         return
@@ -196,13 +196,13 @@ def _carry_on(run_dir: Path, steps: Sequence[int], seeds: Sequence[int]) -> None
 
 
 def _training(run_dir: Path, seeds: Sequence[int]) -> list[int]:
-    """Those of the seeds that have not stopped, whose transitions the replay has."""
+    """The seeds that have not stopped; the replay has their transitions."""
     progress = progress_of(run_dir)
     return [seed for seed in seeds if "stopped_at" not in progress[seed]]
 
 
 def _merge_replays(run_dir: Path, step: int, orders: dict[Path, list[int]], seeds: list[int]) -> None:
-    """Joins the seeds' transitions at a step, and their priorities where there are some, into `run_dir`."""
+    """Joins the seeds' transitions at a step, and any priorities, in `run_dir`."""
     columns: dict[int, dict[str, torch.Tensor]] = {}
     header: dict[str, str] = {}
     for directory in (directory for directory, own in orders.items() if own):

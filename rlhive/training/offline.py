@@ -1,4 +1,4 @@
-"""A step of learning offline: an update of every seed, each on a minibatch of its own of the data set."""
+"""A step of learning offline: one update of every seed, each on its own minibatch of the data set."""
 
 from __future__ import annotations
 

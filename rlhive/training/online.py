@@ -20,22 +20,22 @@ from rlhive.training.stop import not_finite, stop_broken
 
 
 def step(run: OnlineRun, progress: Progress) -> None:
-    """One step of all environments and the updates due."""
+    """One step of all environments and the updates that are due."""
     action = _choose_action(run)
     if broken := dict.fromkeys(not_finite(run, action), "action"):
         kept = stop_broken(run, broken, states_acted_with(run, broken), progress)
         if not kept:
             return
         action = action[kept]
-    # From here to recv() while the workers step. A GPU is waited for only where several updates are due, for all but
-    # the last of them, and where the replay is prioritized.
+    # Until recv() this runs while the workers step. It waits for a GPU only if several updates are due, for all but the
+    # last, or if the replay is prioritized.
     run.envs.send(action)
     run.store_step()
     before = run.acted_with = run.state
     run.state, run.rollout["normalizer"] = observe(
         before, run.rollout["normalizer"], run.rollout["observation"]
     )
-    # An observation whose square is more than a float32 holds.
+    # An observation whose square exceeds float32.
     overflown = not_finite(run, run.rollout["observation"].square())
     updates = _update(run)
     transition = run.envs.recv()
@@ -56,12 +56,12 @@ def step(run: OnlineRun, progress: Progress) -> None:
 
 
 def states_acted_with(run: Run, seeds: Iterable[int]) -> dict[int, TrainState]:
-    """The states of seeds before the updates that broke their actions, by seed; none of those that never acted."""
+    """The states of seeds before the updates that broke their actions, by seed; empty offline."""
     return {s: run.acted_with[run.seeds.index(s)] for s in seeds} if isinstance(run, OnlineRun) else {}
 
 
 def _choose_action(run: OnlineRun) -> Tensor:
-    """The next action `[S, E, A]`: uniformly random at first, then sampled from the policy and explored."""
+    """The next action `[S, E, A]`: uniformly random at first, then sampled from the policy with exploration."""
     num_envs, action_dim = run.config.num_envs, run.spec.env.action_dim
     if run.step < run.config.init_random_steps:
         random = uniform([g["action"] for g in run.generators], num_envs, action_dim)
@@ -79,7 +79,7 @@ def _choose_action(run: OnlineRun) -> Tensor:
 
 
 class _Updates:
-    """Which seeds a row of updates broke. An update is looked at when the next one is on its way, or at the end."""
+    """Which seeds a series of updates broke. An update is checked once the next one is under way, or at the end."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self._seeds = seeds
@@ -87,7 +87,7 @@ class _Updates:
         self._latest: tuple[TrainState, Tensor] | None = None
 
     def add(self, before: TrainState, finite: Tensor) -> None:
-        """Takes note of an update by the state before it, and by `finite` `[S]` of the state after it."""
+        """Adds an update: the state before it, and `finite` `[S]` of the state after it."""
         earlier, self._latest = self._latest, (before, finite)
         self._look_at(earlier)
 
@@ -132,7 +132,7 @@ def _td_error(metrics: TensorDict) -> Tensor:
 
 
 def _minibatch(run: OnlineRun) -> TensorDict:
-    """Transitions `[S, B]` of the replay, and of the demonstrations where there are some (Ball 2023, section 4.1)."""
+    """Transitions `[S, B]` from the replay, and from any demonstrations (Ball 2023, section 4.1)."""
     size, streams = run.config.batch_size, [of_seed["replay"] for of_seed in run.generators]
     if run.dataset is None:
         return run.replay.sample(streams, size)
@@ -142,7 +142,7 @@ def _minibatch(run: OnlineRun) -> TensorDict:
 
 
 def _move_on(run: OnlineRun, action: Tensor, transition: TensorDict) -> None:
-    """Goes on from where the environments are now, and leaves what the next action does not need to `store_step`."""
+    """Moves on to the environments' new state, and leaves what the next action does not need to `store_step`."""
     rollout, following = run.rollout, transition["next"]
     run.unstored = tree_of_leaves(
         {**rollout.select(*SEEN, strict=False), "action": action, "next": following}, transition.batch_size
@@ -152,6 +152,6 @@ def _move_on(run: OnlineRun, action: Tensor, transition: TensorDict) -> None:
 
 
 def _seen(transition: TensorDict) -> Tensor:
-    """All that came from the environments, `[S, E, 2 O + 1]`."""
+    """Everything that came from the environments, `[S, E, 2 O + 1]`."""
     following = transition["next"]
     return torch.cat([transition["observation"], following["observation"], following["reward"]], dim=-1)

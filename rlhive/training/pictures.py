@@ -1,4 +1,4 @@
-"""What a run shows of its policies: the images that its last evaluation saw, and a video every so many evaluations."""
+"""Pictures of a run's policies: the images that its last evaluation saw, and videos of some evaluations."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from rlhive.training.evaluation import Act, evaluation_seeds
 if TYPE_CHECKING:
     from rlhive.training.run import Run
 
-MOMENTS = 8  # of the episode, evenly apart
+MOMENTS = 8  # of the episode, evenly spaced
 
 
 class Strip:
-    """An acting function that keeps some of the images it acts on: those of the first seed's first episode.
+    """A wrapper of `act` that keeps some of the images it acts on: those of the first seed's first episode.
 
     Args:
-        act: as `run_episodes` takes it.
-        envs: with images, about to be reset.
+        act: as in `run_episodes`.
+        envs: environments with images, about to be reset.
     """
 
     def __init__(self, act: Act, envs: VectorEnv | EncodedEnv) -> None:
@@ -38,7 +38,7 @@ class Strip:
         self._images: dict[int, Tensor] = {}
 
     def __call__(self, seen: TensorDict, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What `act` gives."""
+        """The result of `act`."""
         if self._calls in self._steps:
             pixels = self._envs.pixels if isinstance(self._envs, EncodedEnv) else seen["pixels"]
             self._images[self._calls] = pixels[0, 0, ..., -3:].clone()
@@ -63,7 +63,7 @@ def film_run(run: Run) -> str:
     """Films the first training seed's policy in the first evaluation episode, into `videos/<step>.mp4`.
 
     Returns:
-        What became of it, in one line: a film that fails is not worth the run.
+        The result, in one line: a failed film does not end the run.
     """
     path = run.run_dir / VIDEOS / f"{run.step}.mp4"
     try:

@@ -1,4 +1,4 @@
-"""How much memory a run's replay takes, and whether it is there."""
+"""How much memory a run's replay takes, and whether that much is free."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEGABYTE, GIGABYTE = 1e6, 1e9
 
 
 def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> None:
-    """Refuses a replay that takes more memory than there is, or holds less than an episode, and logs its size.
+    """Refuses a replay that needs more memory than is free or holds less than an episode; logs its size.
 
     Raises:
         ValueError: with the figures.
@@ -52,7 +52,7 @@ def check_replay(replay: ReplayBuffer, config: TrainConfig, spec: RunSpec) -> No
 
 
 def check_capacity(capacity: int, num_envs: int, max_episode_steps: int) -> None:
-    """Refuses a replay by whose actions the environments of a resumed run could not be taken to where they were.
+    """Refuses a replay with too few actions to bring the environments of a resumed run back to where they were.
 
     Raises:
         ValueError: `capacity` is less than an episode of each of a seed's environments.
@@ -65,5 +65,5 @@ def check_capacity(capacity: int, num_envs: int, max_episode_steps: int) -> None
 
 
 def _free_memory(device: str) -> int:
-    """Bytes that can be had there."""
+    """Free bytes on the device."""
     return torch.cuda.mem_get_info(device)[0] if torch.device(device).type == "cuda" else free_memory()

@@ -1,4 +1,4 @@
-"""Going on with a run: what its checkpoint says of its seeds, and whether it is the run that is configured."""
+"""Resuming a run: the state of its seeds in the checkpoint, and checks that it is the run that is configured."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LOG = logging.getLogger(__name__)
 def restore_stopped(
     config: TrainConfig, checkpoint: Checkpoint, generators: Sequence[dict[str, torch.Generator]]
 ) -> dict[int, Stopped]:
-    """Sets all generators to where they were; the seeds that stopped before the checkpoint."""
+    """Sets all generators to their saved states; returns the seeds that stopped before the checkpoint."""
     stopped = {}
     for index, (seed, progress) in enumerate(zip(config.seeds, checkpoint.progress, strict=True)):
         for name, states in checkpoint.generators.items():
@@ -57,7 +57,7 @@ def restore_stopped(
 
 
 def restore_metrics(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The metrics `[S]` of the latest update of the seeds that train; none where it was before the first."""
+    """The metrics `[S]` of the latest update of the seeds that train; empty before the first update."""
     rows = [own["metrics"] for own in checkpoint.progress if "stopped_at" not in own]
     names = rows[0] if rows else {}
     return {name: torch.tensor([row[name] for row in rows], dtype=torch.float32) for name in names}
@@ -67,7 +67,7 @@ def check_same(run_dir: Path, saved: RunSpec, now: RunSpec) -> RunSpec:
     """The spec of a run that goes on with the present configuration.
 
     Raises:
-        LoadError: the two differ, in what.
+        LoadError: naming what differs.
     """
     for name in ("algorithm", "env", "encoder", "network", "dataset"):
         if getattr(saved, name) != getattr(now, name):
@@ -85,7 +85,7 @@ def _difference(saved: Any, now: Any) -> str:
 
 
 def check_state(run_dir: Path, setting: str, saved: TensorDict, now: TensorDict) -> None:
-    """Refuses to go on from the state of another part, `saved`, than the configured one's, `now`.
+    """Refuses to resume if the saved state of a part, such as the optimizer, is not like that of the configured one.
 
     Args:
         run_dir: the run.
@@ -108,7 +108,7 @@ def check_state(run_dir: Path, setting: str, saved: TensorDict, now: TensorDict)
 
 
 def check_run_files(run_dir: Path) -> RunSpec:
-    """The spec of a run, whose records beside the checkpoints are looked at before it goes on.
+    """The spec of a run, after a check of its files beside the checkpoints.
 
     Raises:
         LoadError: spec.json is missing or damaged.
@@ -122,12 +122,12 @@ def check_run_files(run_dir: Path) -> RunSpec:
     if (run_dir / METRICS_FILE).exists():
         read_metrics(run_dir)
     else:
-        LOG.warning("%s has no %s: its rows so far are gone, a new one begins", run_dir, METRICS_FILE)
+        LOG.warning("%s has no %s: its rows so far are lost, a new one begins", run_dir, METRICS_FILE)
     return spec
 
 
 def progress_of(run_dir: Path) -> dict[int, Mapping[str, Any]]:
-    """What the latest checkpoint of a run keeps of each seed beside its trees."""
+    """What the latest checkpoint of a run records of each seed beside its trees."""
     folders = seed_dirs(checkpoint_dir(run_dir))
     return {seed: read_progress(folder) for seed, folder in folders.items()}
 
@@ -138,18 +138,20 @@ def all_stopped(run_dir: Path) -> bool:
 
 
 def replay_origin(spec: RunSpec, step: int) -> dict[str, str]:
-    """What the header of a replay says of where it is from."""
+    """What the header of a replay says of its origin."""
     return {"run_id": spec.run_id, "step": str(step)}
 
 
 def check_saved_replay(config: TrainConfig, run_dir: Path, spec: RunSpec, step: int) -> None:
-    """Refuses to go on where the replay of `step` is missing, of another run, or of other settings than configured.
+    """Refuses to resume if the replay of `step` is missing, of another run, or of other settings than configured.
 
     Raises:
-        LoadError: naming the setting, or how to mend it.
+        LoadError: naming the setting, or the remedy.
     """
     path = replay_path(run_dir, step)
-    if not path.exists() and (all_stopped(run_dir) or ALGORITHMS[spec.algorithm].offline):  # which have none
+    if not path.exists() and (
+        all_stopped(run_dir) or ALGORITHMS[spec.algorithm].offline
+    ):  # such runs have none
         return
     header = _replay_header(run_dir, spec, step)
     now = config.make_replay(num_envs=config.num_envs, total_steps=config.total_steps)
@@ -179,7 +181,7 @@ def load_replay(replay: ReplayBuffer, run_dir: Path, checkpoint: Checkpoint, see
 
 
 def _replay_header(run_dir: Path, spec: RunSpec, step: int) -> dict[str, str]:
-    """That of the replay of a run and a step."""
+    """The header of the replay of a run at a step."""
     path = replay_path(run_dir, step)
     if not path.exists():
         raise LoadError(

@@ -5,7 +5,7 @@
                "explore": the exploration's state, "episodes": their count and sums so far,
                "normalizer": {"loc", "scale", "count"} float64 of what was observed, which env_state has in float32}
 
-Those of `SAVED` are saved with each checkpoint; the rest follows from them and the replay's actions.
+Checkpoints hold the keys in `SAVED`; the rest follows from them and the replay's actions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SAVED = ("explore", "episodes", "normalizer")
 
 
 def first_rollout(envs: VectorEnv | EncodedEnv, explore: Exploration, env_state: EnvState) -> TensorDict:
-    """Starts the first episodes, of policies with `env_state` `[S]`."""
+    """Starts the first episodes; `env_state` `[S]` holds the normaliser."""
     parts = {
         **envs.reset().select(*SEEN, strict=False),
         "is_init": torch.ones(*envs.shape, 1, dtype=torch.bool),
@@ -37,7 +37,7 @@ def first_rollout(envs: VectorEnv | EncodedEnv, explore: Exploration, env_state:
 
 
 def resume_rollout(envs: VectorEnv | EncodedEnv, replay: ReplayBuffer, saved: TensorDict) -> TensorDict:
-    """Takes the environments to where they were, by the actions that the replay has of the episodes under way."""
+    """Brings the environments back to where they were, by the replay's actions of the unfinished episodes."""
     elapsed = saved["episodes", "elapsed"]
     newest = replay.latest("action", int(elapsed.max()))
     actions = [
@@ -55,9 +55,9 @@ def init_episodes(shape: tuple[int, int]) -> TensorDict:
     """The tree before the first step of environments `[S, E]`.
 
     Returns:
-        Batch `[S]`, each `[S, E]`: "number" of the episode under way, counted from 0, and "elapsed", its steps so far,
+        Batch `[S]`, each `[S, E]`: "number" of the current episode, counted from 0, and "elapsed", its steps so far,
         int64; "return" float64 and "solved_steps" int64 so far; "last_return" and "last_success" (0 or 1) float64 of
-        the last whole episode, NaN before there is one.
+        the last complete episode, NaN before the first.
     """
     zero = torch.zeros(shape, dtype=torch.int64)
     values = {
@@ -88,7 +88,7 @@ def count_step(episodes: TensorDict, following: TensorDict) -> TensorDict:
 
 
 def episode_summary(episodes: TensorDict) -> dict[str, float]:
-    """Means over one seed's environments `[E]` of their last episodes; empty before each of them ended one."""
+    """Means over one seed's environments `[E]` of their last episodes; empty until each of them has finished one."""
     if episodes["last_return"].isnan().any():
         return {}
     return {

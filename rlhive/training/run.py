@@ -1,4 +1,4 @@
-"""A training run: what it holds, how it starts and goes on, and how it is saved."""
+"""A training run: its state, how it is started or resumed, and how it is saved."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
 
 @attrs.define(kw_only=True)
 class Run:
-    """What every run holds; all but `config`, `spec` and the functions changes while it goes on.
+    """The state of a run; everything but `config`, `spec` and the functions changes while it trains.
 
     Attributes:
         config: the resolved configuration.
-        run_dir: where everything is written.
+        run_dir: the directory of everything it writes.
         spec: what a policy of this run needs.
         learner: the run's functions.
         evaluation_envs: the environments of the evaluations.
@@ -61,12 +61,12 @@ class Run:
         seeds: the S seeds that train.
         generators: one dict of streams for each of them.
         state: their train state `[S]`.
-        rollout: where their training environments are, `[S]`, see `rlhive.training.rollout`; without leaves offline.
+        rollout: the state of their training environments `[S]`, see `rlhive.training.rollout`; empty offline.
         stopped: the seeds that no longer train.
         step: environment steps per seed so far; offline, gradient updates.
-        metrics: those `[S]` of the latest update by their names in the logs; none before the first.
+        metrics: the metrics `[S]` of the latest update by their names in the logs; empty before the first.
         dataset: recorded transitions to learn from; None where there are none.
-        started: when it began by `time.monotonic()`, had it been trained without a break.
+        started: when it would have begun, by `time.monotonic()`, without interruptions.
     """
 
     config: TrainConfig
@@ -86,7 +86,7 @@ class Run:
     started: float
 
     def keep(self, indices: list[int]) -> None:
-        """Goes on with the seeds at `indices` of `[S]` alone."""
+        """Keeps only the seeds at `indices` of `[S]`."""
         self.seeds = tuple(self.seeds[index] for index in indices)
         self.generators = [self.generators[index] for index in indices]
         self.state, self.rollout = self.state[indices], self.rollout[indices]
@@ -99,14 +99,14 @@ class Run:
 
 @attrs.define(kw_only=True)
 class OnlineRun(Run):
-    """A run that learns from what it does itself.
+    """A run that learns from its own steps.
 
     Attributes:
         explore: the exploration's functions.
         envs: the training environments `[S, E]`.
         replay: the transitions.
-        acted_with: the state `[S]` of the latest action of the policy, so before the updates since; the present one
-            where it has not acted yet, in a resumed run too.
+        acted_with: the state `[S]` by which the policy last acted, before the updates since; the present state before
+            its first action, also after a resume.
         unstored: the last step of the environments `[S, E]`, until `store_step` puts it into the replay.
     """
 
@@ -117,16 +117,16 @@ class OnlineRun(Run):
     unstored: TensorDict | None = None
 
     def keep(self, indices: list[int]) -> None:
-        """Goes on with the seeds at `indices` of `[S]` alone, whose last step is stored."""
+        """Keeps only the seeds at `indices` of `[S]`; their last step must be stored."""
         super().keep(indices)
         self.envs.keep(indices)
         self.replay.keep(indices)
         self.acted_with = self.acted_with[indices]
 
     def store_step(self) -> None:
-        """Puts the last step of the environments into the replay and into the count of episodes, if still to do.
+        """Adds the last step of the environments to the replay and to the count of episodes, if not yet done.
 
-        A training step leaves it to the next one, which does it while the workers step.
+        A training step leaves this to the next one, which does it while the workers step.
         """
         if self.unstored is None:
             return
@@ -144,13 +144,13 @@ class OnlineRun(Run):
 def open_run(
     config: TrainConfig, run_dir: Path, *, resume: bool = False, joins: RunSpec | None = None
 ) -> Iterator[Run]:
-    """Starts workers, networks, data and recorder of a new run, or of one that is resumed; closes them at the end.
+    """Starts workers, networks, data and recorder of a new or resumed run; closes them at the end.
 
     Args:
         config: the resolved configuration.
-        run_dir: an existing directory; that of the run to resume.
+        run_dir: an existing directory; to resume, that of the run.
         resume: continue from the latest checkpoint, as if the run had never stopped.
-        joins: the spec of the run that this one is to become a part of.
+        joins: the spec of the run that this one will be merged into.
 
     Raises:
         LoadError: the run to resume or to join is of another environment, algorithm, network or data set, files are
@@ -215,7 +215,7 @@ def _make_spec(
     dataset: Dataset | None,
     before: RunSpec | None,
 ) -> RunSpec:
-    """Of a new run; or of the one before that it goes on with or joins, which has to be the same."""
+    """The spec of a new run; to resume or join a run, that run's own, which must be the same."""
     source = None if dataset is None else source_of(dataset)
     origin = None if before or config.init_from is None else latest_of(config.init_from)
     spec = new_run_spec(config.algorithm, env, learner.network, encoder, source, origin)
@@ -231,7 +231,7 @@ def _online_parts(
     state: TrainState,
     checkpoint: Checkpoint | None,
 ) -> dict[str, Any]:
-    """What an `OnlineRun` has beside what every run has, and where its environments are."""
+    """The fields that only an `OnlineRun` has, and the state of its environments."""
     replay = config.make_replay(
         num_seeds=len(seeds),
         num_envs=config.num_envs,
@@ -251,14 +251,14 @@ def _online_parts(
 
 
 def save_run(run: Run, *, with_replay: bool = True) -> None:
-    """Writes the replay of this step, then the checkpoint, then drops older replays: never a checkpoint without.
+    """Writes the replay of this step, then the checkpoint, then drops older replays, so each checkpoint has one.
 
-    And the time and memory used until then.
+    Also writes the time and memory used so far.
 
     Args:
         run: the run.
-        with_replay: False where this step has been saved before: that replay has all transitions, and more seeds than
-            train now, which the checkpoint before this one may need.
+        with_replay: False if this step was saved before: that replay has all transitions, also of seeds that stopped
+            since, which the previous checkpoint may need.
     """
     run.store_step()
     if isinstance(run, OnlineRun) and with_replay:
@@ -286,7 +286,7 @@ def save_run(run: Run, *, with_replay: bool = True) -> None:
 
 
 def _progress(run: Run, seed: int) -> dict[str, Any]:
-    """What a checkpoint keeps of a seed beside its trees: how it stopped, or else the metrics of its latest update."""
+    """What a checkpoint records of a seed beside its trees: how it stopped, or the metrics of its latest update."""
     if seed in run.stopped:
         return {"stopped_at": run.stopped[seed].step, "reason": run.stopped[seed].reason}
     index = run.seeds.index(seed)

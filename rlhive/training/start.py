@@ -1,4 +1,4 @@
-"""What a run starts with: its environments, its data set, the state of its seeds."""
+"""The start of a run: its environments, its data set, the state of its seeds."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 EVALUATION_ENVS = 4
-_MARGIN = 1e-3  # of the range of an action: what rounding may put beyond its limits
+_MARGIN = 1e-3  # of an action's range: rounding may exceed the limits by this much
 
 
 def seeds_to_train(
     config: TrainConfig, run_dir: Path, checkpoint: Checkpoint | None
 ) -> tuple[tuple[int, ...], list[dict[str, torch.Generator]], dict[int, Stopped]]:
-    """The seeds that have not stopped, the generators of each of them, and those that have.
+    """The seeds that have not stopped, the generators of each, and the seeds that have stopped.
 
     Raises:
-        LoadError: all have.
+        LoadError: all have stopped.
     """
     generators = [make_generators(seed) for seed in config.seeds]
     stopped = restore_stopped(config, checkpoint, generators) if checkpoint else {}
@@ -59,7 +59,7 @@ def seeds_to_train(
 def open_envs(
     config: TrainConfig, seeds: Sequence[int], encoder: Encoder | None, stack: ExitStack
 ) -> tuple[VectorEnv | EncodedEnv, VectorEnv | EncodedEnv | None]:
-    """The environments of the evaluations, and those to train in, None offline; the stack closes them."""
+    """The environments for evaluations, and those for training, None offline; the stack closes them."""
     offline = ALGORITHMS[config.algorithm].offline
     num_evaluation_envs = min(EVALUATION_ENVS, config.evaluation_episodes)
     sizes = (num_evaluation_envs,) if offline else (num_evaluation_envs, config.num_envs)
@@ -74,7 +74,7 @@ def open_envs(
 
 
 def _start_envs(config: TrainConfig, seeds: Sequence[int], sizes: Sequence[int]) -> list[VectorEnv]:
-    """Environments for each of `sizes`, E per seed; all workers start at once; the compiler gets ready meanwhile."""
+    """Environments for each of `sizes`, E per seed; all workers start at once while the compiler gets ready."""
 
     def start(num_envs: int) -> VectorEnv:
         return VectorEnv(
@@ -106,7 +106,7 @@ def first_state(
     seeds: Sequence[int],
     dataset: Dataset | None,
 ) -> TrainState:
-    """Of a new run: from the generators, or from the policy of another run; offline with the data's normaliser."""
+    """The state of a new run: from the generators, or from another run; offline with the data's normaliser."""
     state = learner.init(generators)
     if dataset is not None and ALGORITHMS[config.algorithm].offline:
         constants = stack_seeds([dataset.normalizer()] * len(state))
@@ -119,12 +119,12 @@ def first_state(
 
 
 def open_dataset(config: TrainConfig, env: EnvSpec, encoder: Encoder | None) -> Dataset | None:
-    """The data set of the configuration, compared with the environment before any of it is built; None without one.
+    """The data set of the configuration, checked against the environment before it is loaded; None without one.
 
-    Its images go through the environment's encoder once, and the features follow the observation, as online.
+    Its images are encoded once, and the features follow the observation, as online.
 
     Raises:
-        LoadError: it is damaged, of other observations, actions or images, or lacks the rewards that the algorithm
+        LoadError: it is damaged, has other observations, actions or images, or lacks rewards that the algorithm
             needs.
     """
     if config.dataset is None:
@@ -143,7 +143,7 @@ def open_dataset(config: TrainConfig, env: EnvSpec, encoder: Encoder | None) -> 
 
 
 def _warn_beyond_limits(dataset: Dataset, env: EnvSpec) -> None:
-    """Logs a warning where actions are beyond the limits, which no policy can carry out."""
+    """Logs a warning if actions exceed the limits, since no policy can carry them out."""
     low, high = (torch.tensor(of, dtype=torch.float64) for of in (env.action_low, env.action_high))
     steps, most, furthest, column = 0, _MARGIN, 0.0, 0
     for actions in dataset.blocks("action"):
@@ -167,6 +167,6 @@ def _warn_beyond_limits(dataset: Dataset, env: EnvSpec) -> None:
 
 
 def source_of(dataset: Dataset) -> DataSource:
-    """What a run's spec says of its data set."""
+    """What a run's spec says about its data set."""
     spec = dataset.spec
     return DataSource(spec.source, spec.sha256, len(spec.trials), spec.steps, spec.damaged)

@@ -1,4 +1,4 @@
-"""Seeds that leave a run before its end; the others go on as if these had never been there."""
+"""Stops seeds before the end of a run; the others go on as if those had never been there."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def stopped_text(stopped: Mapping[int, Stopped]) -> str:
 
 
 def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainState]) -> list[int]:
-    """Takes seeds out of the run; the others go on as if these had never been there.
+    """Stops seeds of a run; the others go on as if those had never been there.
 
     Args:
         run: the run, between two steps of its environments.
         reasons: why each of the seeds stops.
-        states: the states to keep of them, where those of the run are not good.
+        states: the states to keep for seeds whose present state is not good.
 
     Returns:
         The indices, in the `[S]` before, of the seeds that go on.
@@ -56,7 +56,7 @@ def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainS
 def stop_broken(
     run: Run, broken: Mapping[int, str], good_states: Mapping[int, TrainState], progress: Progress
 ) -> list[int]:
-    """Stops seeds at their last good state and says what of them is not finite; the indices of those that go on."""
+    """Stops seeds at their last good state and logs what is not finite; returns the indices of those that go on."""
     for seed, what in broken.items():
         progress.note(
             f"seed {seed}: the {what} is not finite at step {run.step}; it stops at its last good state"
@@ -65,6 +65,6 @@ def stop_broken(
 
 
 def not_finite(run: Run, values: Tensor) -> list[int]:
-    """The seeds that have a value in `[S, ...]` that is not finite."""
+    """The seeds with a value in `[S, ...]` that is not finite."""
     finite = values.isfinite().flatten(1).all(-1).tolist()
     return [seed for seed, good in zip(run.seeds, finite, strict=True) if not good]

@@ -1,6 +1,6 @@
-"""What a run took, in its usage.json: the time of all its processes, its steps, the largest memory of any of them.
+"""The usage.json of a run: the time of all its processes, its steps, and their largest memory.
 
-And whether updates were compiled, 1 or 0, since that decides how they round.
+It also says whether updates were compiled, 1 or 0, since that affects rounding.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def record_usage(run: Run) -> None:
-    """Writes what the run took so far; with every checkpoint, so that a process that is killed has its part in it."""
+    """Writes the time and memory used so far; with every checkpoint, so that a killed process is counted too."""
     usage = {
         "seconds": round(time.monotonic() - run.started, 3),
         step_key(run.config.algorithm): run.step,
@@ -34,16 +34,16 @@ def record_usage(run: Run) -> None:
     }
     workers = [process for process in multiprocessing.active_children() if process.name == WORKER_NAME]
     if workers:
-        with contextlib.suppress(OSError):  # one may end meanwhile
+        with contextlib.suppress(OSError):  # a worker may end meanwhile
             usage["worker_peak_memory_bytes"] = max(_peak_memory(str(worker.pid)) for worker in workers)
-    # With what graphs and the allocator keep for themselves; 0 where nothing was left to do.
+    # Includes what graphs and the allocator hold; 0 if nothing was left to do.
     if run.config.on_gpu and (peak := torch.cuda.max_memory_reserved(run.config.device)):
         usage["gpu_peak_memory_bytes"] = peak
     write_usage(run.run_dir, usage)
 
 
 def write_usage(run_dir: Path, usage: Mapping[str, float]) -> None:
-    """Writes figures, of which the larger ones stay of those that are there already, and what is so now."""
+    """Writes figures; of each the larger of old and new stays, but updates_compiled is always the new one."""
     before = read_usage(run_dir)
     largest = {name: max(value, before.get(name, 0)) for name, value in {**before, **usage}.items()}
     now = {"updates_compiled": usage["updates_compiled"]} if "updates_compiled" in usage else {}
@@ -51,6 +51,6 @@ def write_usage(run_dir: Path, usage: Mapping[str, float]) -> None:
 
 
 def _peak_memory(process: str) -> int:
-    """Bytes; `getrusage` has those of the parent, where they are more."""
+    """Bytes; `getrusage` would give the parent's if they are larger."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
