@@ -43,9 +43,9 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "trace": Format(trace.reader, trace.environment, trace.pixels),
-    "roboset": Format(roboset.reader, trace.environment, trace.pixels, roboset.columns),
-    "minari": Format(minari.reader, minari.environment, file=minari.FILE),
+    "trace": Format(trace.reader, trace.read_environment, trace.read_pixels),
+    "roboset": Format(roboset.reader, trace.read_environment, trace.read_pixels, roboset.columns),
+    "minari": Format(minari.reader, minari.read_environment, file=minari.FILE),
 }
 
 

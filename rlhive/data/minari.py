@@ -74,7 +74,7 @@ def read_episode(group: h5py.Group, name: str, where: str) -> Episode:
     )
 
 
-def environment(path: str | os.PathLike[str]) -> str | None:
+def read_environment(path: str | os.PathLike[str]) -> str | None:
     """The id of the environment that the data set names, if it does.
 
     Raises:

@@ -17,8 +17,16 @@ from rlhive.data.episode import STATE_ONLY, Episode, check_length
 from rlhive.data.formats import detect
 from rlhive.data.h5 import datasets, read, read_trials
 from rlhive.data.record import play, single_frames
-from rlhive.data.trace import OBSERVED, STATE, environment, reader, seed, trace_file, write_trial
-from rlhive.data.trace import pixels as recorded_pixels
+from rlhive.data.trace import (
+    OBSERVED,
+    STATE,
+    read_environment,
+    read_pixels,
+    read_seed,
+    reader,
+    trace_file,
+    write_trial,
+)
 
 if TYPE_CHECKING:
     import h5py
@@ -102,8 +110,8 @@ def replay(
     if out is not None:
         check_new(out)
     env_name = played_in(path, env_name)
-    if pixels is None and env_name == environment(path):
-        pixels = recorded_pixels(path)
+    if pixels is None and env_name == read_environment(path):
+        pixels = read_pixels(path)
     load_torch()  # before anything that loads mujoco
     from rlhive.envs.robohive import RoboHive
 
@@ -132,7 +140,7 @@ def played_in(path: str | os.PathLike[str], env_name: str | None) -> str:
         raise LoadError(
             f"{path}: is a {format_name} data set; only a Trace with states, as record writes it, can be played again"
         )
-    env_name = env_name or environment(path)
+    env_name = env_name or read_environment(path)
     if env_name is None:
         raise ValueError(f"{path}: does not say which environment it is from: name it with --env")
     return env_name
@@ -142,14 +150,9 @@ def format_drifts(drifts: Sequence[Drift]) -> str:
     """A table for people."""
     lines = [f"{'trial':<12}{'steps':>7}{'drift, first':>14}{'largest':>12}{'return logged':>15}{'now':>10}"]
     for drift in drifts:
-        first, most = (
-            ("other", "keys")
-            if drift.largest is None
-            else (
-                f"{drift.largest[0]:.1e}",
-                f"{drift.largest.max():.1e}",
-            )
-        )
+        first, most = "other", "keys"
+        if drift.largest is not None:
+            first, most = f"{drift.largest[0]:.1e}", f"{drift.largest.max():.1e}"
         lines.append(
             f"{drift.name:<12}{drift.steps:>7}{first:>14}{most:>12}"
             f"{drift.logged_return:>15.2f}{drift.played_return:>10.2f}"
@@ -173,7 +176,7 @@ def _check_start(path: str | os.PathLike[str], env_name: str, drift: Drift) -> N
     """Refuses to write an episode that is another than the logged one from its first row on."""
     if drift.starts_elsewhere:
         assert drift.largest is not None
-        back = "" if env_name == environment(path) else " Play it where it was recorded."
+        back = "" if env_name == read_environment(path) else " Play it where it was recorded."
         raise ValueError(
             f"{path}: {drift.name}: starts {drift.largest[0]:.1e} away from what was logged if played in {env_name}: "
             f"{_WHY}; nothing was written.{back} Only files that hold each trial's seed, as `record` writes them, come "
@@ -199,7 +202,9 @@ def _read(path: str | os.PathLike[str]) -> Iterator[_Logged]:
             for key in found
             if key.startswith(STATE)
         }
-        return _Logged(episode, observed or {"observations": episode.observations}, state, seed(trial, where))
+        return _Logged(
+            episode, observed or {"observations": episode.observations}, state, read_seed(trial, where)
+        )
 
     for item in read_trials(path, read_one):
         if isinstance(item, LoadError):

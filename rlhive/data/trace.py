@@ -156,7 +156,7 @@ def read_times(found: Mapping[str, h5py.Dataset], key: str, rows: int, where: st
     return values.reshape(rows).astype(np.float64)
 
 
-def seed(trial: h5py.Group, where: str) -> int | None:
+def read_seed(trial: h5py.Group, where: str) -> int | None:
     """What the episode of a trial was reset with, as `write_trial` wrote it; None in files of others.
 
     Raises:
@@ -173,7 +173,7 @@ def seed(trial: h5py.Group, where: str) -> int | None:
     return int(value)
 
 
-def environment(path: str | os.PathLike[str]) -> str | None:
+def read_environment(path: str | os.PathLike[str]) -> str | None:
     """RoboHive's id of where a file was recorded, as `trace_file` wrote it; None in files of others.
 
     Raises:
@@ -182,7 +182,7 @@ def environment(path: str | os.PathLike[str]) -> str | None:
     return _attribute(path, ENVIRONMENT)
 
 
-def pixels(path: str | os.PathLike[str]) -> PixelSpec | None:
+def read_pixels(path: str | os.PathLike[str]) -> PixelSpec | None:
     """How the images of a file were drawn, as `trace_file` wrote it; None in files of others.
 
     Raises:

@@ -17,7 +17,7 @@ from rlhive.data import load_dataset
 from rlhive.data.convert import convert
 from rlhive.data.playback import format_drifts, replay
 from rlhive.data.record import record
-from rlhive.data.trace import pixels as recorded_pixels
+from rlhive.data.trace import read_pixels
 from rlhive.envs.robohive import RoboHive
 from rlhive.policy_fn import load
 from rlhive.training.evaluation import evaluation_seeds
@@ -201,7 +201,7 @@ def test_a_policy_without_images_acts_on_its_observation_while_images_are_record
     monkeypatch.setattr("rlhive.envs.robohive.RoboHive", lambda name, pixels: env)
     monkeypatch.setattr("rlhive.data.record.play", play)
     record(FRANKA, str(run_dir), 1, tmp_path / "seen.h5", pixels=images)
-    assert recorded_pixels(tmp_path / "seen.h5") == images
+    assert read_pixels(tmp_path / "seen.h5") == images
     with h5py.File(tmp_path / "seen.h5") as file:
         assert np.array_equal(file["Trial0/actions"], load(run_dir)(observation))
 

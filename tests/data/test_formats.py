@@ -62,7 +62,7 @@ def test_robohive_reads_what_we_write(tmp_path):
     with trace.trace_file(tmp_path / "ours.h5", "FrankaReachRandom-v0") as file:
         for episode in original:
             trace.write_episode(file, episode)
-    assert trace.environment(tmp_path / "ours.h5") == "FrankaReachRandom-v0"
+    assert trace.read_environment(tmp_path / "ours.h5") == "FrankaReachRandom-v0"
     for one, other in zip(original, read_all(tmp_path / "ours.h5"), strict=True):
         assert_equal(one, other)
     with quiet():
@@ -135,8 +135,8 @@ def test_from_trace_to_roboset(tmp_path):
         assert np.array_equal(file["Trial0/data/qp_arm"], values["env_infos/obs_dict/qp_arm"])
         assert np.array_equal(file["Trial0/data/rgb_top"], values["env_infos/visual_dict/rgb:top_cam:4x4:2d"])
     assert read_all(tmp_path / "set.h5")[0].actions.shape == (4, 8)
-    assert trace.environment(tmp_path / "set.h5") == "somewhere-v0"
-    assert trace.pixels(tmp_path / "set.h5") == ARM_IMAGES
+    assert trace.read_environment(tmp_path / "set.h5") == "somewhere-v0"
+    assert trace.read_pixels(tmp_path / "set.h5") == ARM_IMAGES
 
 
 @pytest.mark.parametrize("values", [np.float64(0.5), np.zeros((3, 7))])
@@ -190,11 +190,11 @@ def test_what_is_there_already_is_not_written_over(tmp_path, monkeypatch):
 
 def test_an_attribute_that_is_no_text_is_damage(tmp_path):
     path = write_demo(tmp_path / "demo.h5", trials=1)
-    reading = {"environment": trace.environment, "pixels": trace.pixels}
+    reading = {"environment": trace.read_environment, "pixels": trace.read_pixels}
     with h5py.File(path, "r+") as file:
         file.attrs["environment"] = np.bytes_(b"somewhere-v0")
         file.attrs["pixels"] = np.bytes_(json.dumps(ARM_IMAGES.to_dict()).encode())
-    assert trace.environment(path) == "somewhere-v0" and trace.pixels(path) == ARM_IMAGES
+    assert trace.read_environment(path) == "somewhere-v0" and trace.read_pixels(path) == ARM_IMAGES
     for value in (7, ["somewhere-v0"], np.zeros(2), h5py.Empty("f")):
         for name, read in reading.items():
             with h5py.File(path, "r+") as file:
@@ -204,7 +204,7 @@ def test_an_attribute_that_is_no_text_is_damage(tmp_path):
     with h5py.File(path, "r+") as file:
         file.attrs["environment"] = np.bytes_(b"\xff")
     with pytest.raises(LoadError, match=r"demo\.h5: its attribute 'environment': cannot be read"):
-        trace.environment(path)
+        trace.read_environment(path)
 
 
 def test_a_trace_of_another_robot_is_no_roboset(tmp_path):
@@ -288,10 +288,10 @@ def test_minari_on_a_disk_that_fills_up_is_one_error_and_leaves_nothing(tmp_path
 def test_the_environment_goes_to_minari_and_back(tmp_path):
     episode = read_all(write_demo(tmp_path / "demo.h5", trials=1))[0]
     assert minari.write(tmp_path / "reach-v1", [episode], "FrankaReachRandom-v0") == 1
-    assert minari.environment(tmp_path / "reach-v1") == "FrankaReachRandom-v0"
+    assert minari.read_environment(tmp_path / "reach-v1") == "FrankaReachRandom-v0"
     metadata = {"data_format": "hdf5", "env_spec": "[" * 100_000, "observation_space": "[" * 100_000}
     (tmp_path / "reach-v1" / minari.METADATA).write_text(json.dumps(metadata))
-    assert minari.environment(tmp_path / "reach-v1") is None
+    assert minari.read_environment(tmp_path / "reach-v1") is None
     with pytest.raises(LoadError, match="its metadata has no observation_space"):
         read_all(tmp_path / "reach-v1")
 
@@ -323,7 +323,7 @@ def test_a_data_set_of_minaris_writer(tmp_path, monkeypatch):
         np.testing.assert_allclose(episode.rewards, buffer.rewards, rtol=1e-6)
         assert list(episode.terminated) == buffer.terminations
         assert episode.solved is None and episode.times is None
-    assert minari.environment(tmp_path / "theirs-v0") is None
+    assert minari.read_environment(tmp_path / "theirs-v0") is None
 
 
 def test_minari_refuses(tmp_path):

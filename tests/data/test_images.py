@@ -16,7 +16,7 @@ from rlhive.data.episode import Selection
 from rlhive.data.formats import episodes
 from rlhive.data.playback import replay
 from rlhive.data.record import play
-from rlhive.data.trace import SEEN, pixels, trace_file, write_trial
+from rlhive.data.trace import SEEN, read_pixels, trace_file, write_trial
 from rlhive.envs.robohive import RoboHive
 from rlhive.envs.vector import VectorEnv
 from rlhive.policy_fn.encoders import Flat, cnn
@@ -106,7 +106,7 @@ def test_state_episodes_played_again_give_the_same_images(drawn, tmp_path):
     path = write_episodes(tmp_path / "state.h5", RoboHive(STATE))
     drifts = replay(path, VISUAL, tmp_path / "again.h5", pixels=IMAGES)
     assert all(drift.largest.max() == 0.0 for drift in drifts)
-    assert pixels(tmp_path / "again.h5") == IMAGES and pixels(path) is None
+    assert read_pixels(tmp_path / "again.h5") == IMAGES and read_pixels(path) is None
     ours, theirs = (load_dataset(of, encoder=Flat()) for of in (drawn, tmp_path / "again.h5"))
     for key in ("observation", "action"):
         assert torch.equal(ours.transitions[key], theirs.transitions[key])

@@ -11,8 +11,7 @@ import pytest
 
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data.formats import episodes
-from rlhive.data.trace import environment
-from rlhive.data.trace import pixels as recorded_pixels
+from rlhive.data.trace import read_environment, read_pixels
 from rlhive.deploy import Settings, connect, run, simulate
 from rlhive.deploy.journal import read_journal, write_trace
 from rlhive.deploy.safety import FaultError, ImageWatch
@@ -71,8 +70,8 @@ def test_trace_has_the_images_by_robohives_names(simulated):
         assert np.array_equal(images["time"], records["time"][:, None])
     [episode] = episodes(simulated[1] / "trace.h5", "trace")
     assert len(episode.actions) == 5
-    assert environment(simulated[1] / "trace.h5") == NAME
-    assert recorded_pixels(simulated[1] / "trace.h5") == attrs.evolve(PIXELS, frames=1)
+    assert read_environment(simulated[1] / "trace.h5") == NAME
+    assert read_pixels(simulated[1] / "trace.h5") == attrs.evolve(PIXELS, frames=1)
 
 
 def test_images_that_do_not_change_are_counted(simulated, tmp_path):

@@ -18,7 +18,7 @@ import pytest
 from rlhive.command_line import command_line
 from rlhive.core import interrupt
 from rlhive.data.formats import episodes
-from rlhive.data.trace import environment
+from rlhive.data.trace import read_environment
 from rlhive.deploy import Settings, latency, reporting, run
 from rlhive.deploy.connecting import simulate
 from rlhive.deploy.journal import read_journal, write_trace
@@ -80,7 +80,7 @@ def test_simulation_keeps_time_and_records_what_it_did(policy, tmp_path):
 
 def test_a_trace_is_of_the_environment_that_was_run(policy, tmp_path):
     run(policy, simulate("FrankaReachFixed-v0", 0), tmp_path, Settings(max_steps=2))
-    assert environment(tmp_path / "trace.h5") == "FrankaReachFixed-v0"
+    assert read_environment(tmp_path / "trace.h5") == "FrankaReachFixed-v0"
 
 
 def test_trace_is_robohives(policy, tmp_path):
