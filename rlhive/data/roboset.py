@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import h5py
 import numpy as np
@@ -39,7 +39,8 @@ def reader(path: str | os.PathLike[str], selection: Selection) -> Callable[[h5py
 def read_episode(trial: h5py.Group, name: str, where: str, selection: Selection) -> Episode:
     """One trial; its last action led nowhere that was logged, and is left out.
 
-    The observation is those of `STATES` that it has, the action those of `CONTROLS`, each in this order.
+    The observation is made of those of `STATES` that the trial has, the action of `CONTROLS`, each in this order. Both
+    `CONTROLS` and `TIME` are required; a data set without columns, such as the controls of no gripper, adds none.
 
     Raises:
         LoadError: it is damaged, no trial of RoboSet's, or has not what is selected.
@@ -77,7 +78,7 @@ def columns(path: str | os.PathLike[str], trial: str) -> dict[str, int]:
     """The parts of the observation of a whole trial, such as "qp_arm", with their widths, in their order."""
     with open_h5(path) as file:
         found = datasets(open_trial(file, trial, f"{path}: {trial}"), f"{path}: {trial}")
-        return {key.removeprefix("data/"): found[key].shape[1] for key in _present(found, STATES)}
+        return {key.removeprefix("data/"): _width(found[key].shape) for key in _present(found, STATES)}
 
 
 def _read_images(
@@ -97,12 +98,13 @@ def from_trial(values: Mapping[str, np.ndarray], where: str) -> dict[str, np.nda
         where: file and trial, for messages.
 
     Raises:
-        NoRoboSetError: the environment is none of the arms and grippers that RoboSet describes.
+        NoRoboSetError: the robot is not an arm with a gripper as RoboSet describes it, or images would be lost.
         LoadError: a part of the observation, or images, have not a row per state.
     """
     for key, value in values.items():
         if key.startswith((OBSERVED, SEEN)):
             check_length(value, len(values["actions"]), f"{where}/{key}")
+    _check_cameras((key for key in values if key.startswith((f"{SEEN}rgb:", f"{SEEN}d:"))), where)
     from rlhive.envs.importing import quiet
 
     with quiet():
@@ -116,7 +118,28 @@ def from_trial(values: Mapping[str, np.ndarray], where: str) -> dict[str, np.nda
             raise NoRoboSetError(f"{where}: has no {error}, which RoboSet is made of") from None
     if not any(key in found for key in STATES):
         raise NoRoboSetError(f"{where}: has no state that RoboSet knows: none of {', '.join(STATES)}")
-    return {key: value for key, value in found.items() if np.size(value)}
+    return found
+
+
+def _check_cameras(keys: Iterable[str], where: str) -> None:
+    """Refuses images that the conversion would lose: a RoboSet has one camera in each of `PLACES`."""
+    only = f"which has one {', one '.join(PLACES)} camera"
+    taken: dict[tuple[str, str], str] = {}
+    for key in keys:
+        name = key.removeprefix(SEEN)
+        kind, camera = name.split(":")[:2]
+        places = [place for place in PLACES if place in camera]
+        if len(places) != 1:
+            raise NoRoboSetError(f"{where}: its camera {camera} has no place in a RoboSet, {only}")
+        other = taken.setdefault((kind, places[0]), name)
+        if other != name:
+            raise NoRoboSetError(
+                f"{where}: {other} and {name} would both be the {places[0]} images of a RoboSet, {only}"
+            )
+
+
+def _width(shape: tuple[int, ...]) -> int:
+    return shape[1] if len(shape) > 1 else 1
 
 
 def _columns(found: Mapping[str, h5py.Dataset], keys: tuple[str, ...], where: str, drop: int) -> np.ndarray:
@@ -125,6 +148,8 @@ def _columns(found: Mapping[str, h5py.Dataset], keys: tuple[str, ...], where: st
     if not present:
         raise LoadError(f"{where}: has none of {', '.join(keys)}, which RoboSet is made of")
     parts = [read(found[key], f"{where}/{key}") for key in present]
+    # RoboHive and public files have one number per step as a vector.
+    parts = [part[:, None] if part.ndim == 1 else part for part in parts]
     for key, part in zip(present, parts, strict=True):
         check_rows(part, f"{where}/{key}")
     lengths = {len(part) for part in parts}

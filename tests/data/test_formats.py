@@ -16,7 +16,7 @@ import pytest
 
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.data import Episode, formats, minari, trace
+from rlhive.data import Episode, formats, minari, roboset, trace
 from rlhive.data.convert import convert
 from rlhive.data.playback import replay
 from rlhive.data.record import record
@@ -137,6 +137,78 @@ def test_from_trace_to_roboset(tmp_path):
     assert read_all(tmp_path / "set.h5")[0].actions.shape == (4, 8)
     assert trace.read_environment(tmp_path / "set.h5") == "somewhere-v0"
     assert trace.read_pixels(tmp_path / "set.h5") == ARM_IMAGES
+
+
+def rewrite_arm(path, change):
+    """The Trace of an arm after `change(trial)`, as a RoboSet; returns its episode."""
+    write_arm_trace(path)
+    with h5py.File(path, "r+") as file:
+        change(file["Trial0"])
+    out = path.with_name("set.h5")
+    convert(path, out, "roboset")
+    return read_all(out)[0]
+
+
+def replace(trial, key, values):
+    del trial[key]
+    trial[key] = values
+
+
+def test_an_arm_without_a_gripper_becomes_a_roboset_and_is_read_again(tmp_path):
+    episode = rewrite_arm(
+        tmp_path / "arm.h5", lambda trial: replace(trial, "actions", trial["actions"][:, :7])
+    )
+    with h5py.File(tmp_path / "arm.h5") as file:
+        assert np.array_equal(episode.actions, file["Trial0/actions"][:-1].astype(np.float32))
+
+
+def test_a_column_of_a_roboset_may_be_a_vector(tmp_path):
+    """RoboHive squeezes what is one number per step, such as the opening of a gripper."""
+    path = tmp_path / "arm.h5"
+    key = "env_infos/obs_dict/qp_ee"
+    episode = rewrite_arm(path, lambda trial: replace(trial, key, trial[key][:, 0]))
+    assert episode.observations.shape == (5, 8)
+    with h5py.File(tmp_path / "set.h5", "r+") as file:
+        assert np.array_equal(episode.observations[:, 7], file["Trial0/data/qp_ee"][:].astype(np.float32))
+        replace(file["Trial0"], "data/ctrl_ee", file["Trial0/data/ctrl_ee"][:, 0])
+    assert np.array_equal(read_all(tmp_path / "set.h5")[0].actions, episode.actions)
+    assert roboset.columns(tmp_path / "set.h5", "Trial0") == {"qp_arm": 7, "qp_ee": 1}
+
+
+@pytest.mark.slow
+def test_the_arm_that_roboset_is_made_for_is_recorded_converted_and_read_again(tmp_path):
+    record("rpFrankaRobotiqData-v0", "zero", 1, tmp_path / "arm.h5")
+    convert(tmp_path / "arm.h5", tmp_path / "set.h5", "roboset")
+    [episode] = read_all(tmp_path / "set.h5")
+    assert episode.observations.shape == (51, 16) and episode.actions.shape == (50, 8)
+
+
+@pytest.mark.parametrize(
+    ("cameras", "message"),
+    [
+        (["front_cam"], "its camera front_cam has no place in a RoboSet"),
+        (["top_left_cam"], "its camera top_left_cam has no place in a RoboSet"),
+        (
+            ["left_cam", "other_left_cam"],
+            "rgb:left_cam:4x4:2d and rgb:other_left_cam:4x4:2d would both be the left images of a RoboSet",
+        ),
+    ],
+)
+def test_cameras_that_a_roboset_would_lose_are_refused(tmp_path, cameras, message):
+    def change(trial):
+        for camera in cameras:
+            trial[f"env_infos/visual_dict/rgb:{camera}:4x4:2d"] = np.zeros((5, 4, 4, 3), np.uint8)
+
+    with pytest.raises(LoadError, match=f"Trial0: {message}, which has one left, .*; --to=minari"):
+        rewrite_arm(tmp_path / "arm.h5", change)
+    assert not (tmp_path / "set.h5").exists()
+
+
+def test_the_depth_of_a_camera_goes_along_to_a_roboset(tmp_path):
+    depth = "env_infos/visual_dict/d:top_cam:4x4:2d"
+    rewrite_arm(tmp_path / "arm.h5", lambda trial: trial.__setitem__(depth, np.ones((5, 4, 4, 1))))
+    with h5py.File(tmp_path / "set.h5") as file:
+        assert {"rgb_top", "d_top"} <= set(file["Trial0/data"])
 
 
 @pytest.mark.parametrize("values", [np.float64(0.5), np.zeros((3, 7))])
