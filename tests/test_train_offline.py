@@ -15,6 +15,7 @@ from tensordict import TensorDict
 from rlhive.algorithms import ALGORITHMS, step_key
 from rlhive.config import ConfigError, config_text, load_config
 from rlhive.core.errors import LoadError
+from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data import load_dataset
 from rlhive.data.record import record
 from rlhive.data.source import check_fits, describe
@@ -292,6 +293,22 @@ def test_a_data_set_that_names_no_environment_needs_one(tmp_path):
     assert configure(path, "bc_gaussian", f"ENV_NAME='{ENVIRONMENT}'").env_name == ENVIRONMENT
 
 
+def test_a_data_set_of_an_unknown_environment_is_named(tmp_path):
+    path = write_trials(tmp_path / "data.h5", trial(), environment="FrankaReech-v0")
+    message = f"{path} names the environment it was recorded in: 'FrankaReech-v0' is not an environment"
+    with pytest.raises(ConfigError, match=message):
+        configure(path, "bc_gaussian")
+
+
+def test_a_data_set_of_other_images_is_refused_before_anything_is_opened(tmp_path):
+    images = PixelSpec(("top_cam",), 32, 32, "full")
+    with trace_file(tmp_path / "data.h5", "FrankaReachRandom_v2d-v0", images) as file:
+        write_trial(file, "Trial0", trial())
+    own = ["images.cameras=('top_cam',)", "images.image_size=32", "images.quality='fast'"]
+    with pytest.raises(ConfigError, match="has full images 32x32 of top_cam; asked for are fast ones"):
+        configure(tmp_path / "data.h5", "bc_gaussian", *own, "train.encoder=@flat")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -353,6 +370,19 @@ def test_what_the_numbers_of_a_file_are_taken_as_is_said(tmp_path, caplog):
     assert caplog.messages == [
         f"{tmp_path / 'silent.h5'}: does not say what its 21 numbers are; taken as {PARTS} of {ENVIRONMENT}"
     ]
+
+
+def test_another_time_step_than_the_environments_is_warned_of(tmp_path, caplog):
+    env = env_spec(ENVIRONMENT)
+    for period, warned in ((0.08, False), (0.083, False), (1 / 30, True), (0.16, True), (-0.08, True)):
+        caplog.clear()
+        path = write_trials(tmp_path / "data.h5", {**trial(), "time": period * np.arange(5.0)})
+        check_fits(path, describe(path), env, needs_rewards=True)
+        expected = (
+            f"{path}: its steps last {period:.3g} s, those of {ENVIRONMENT} 0.08 s: the same action has another effect "
+            "there"
+        )
+        assert caplog.messages == ([expected] if warned else [])
 
 
 def test_actions_beyond_the_limits_are_warned_of_once(tmp_path, caplog):

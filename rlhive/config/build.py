@@ -13,6 +13,8 @@ from rlhive.command_line import command_line
 from rlhive.core.env_spec import EnvSpec
 from rlhive.core.optim import adam
 from rlhive.core.pixel_spec import PixelSpec, check_each_once
+from rlhive.data.features import check_images
+from rlhive.data.formats import FORMATS, detect
 from rlhive.envs.names import max_episode_steps
 from rlhive.envs.pixels import check_camera_names
 from rlhive.ffmpeg import check_ffmpeg
@@ -53,6 +55,9 @@ def dry_build(config: TrainConfig) -> None:
         raise ValueError(
             "learning from a data set needs a frozen encoder: @r3m or @rrl with frozen=True, or @flat"
         )
+    if config.dataset is not None:
+        recorded = FORMATS[detect(config.dataset)].pixels(config.dataset)
+        check_images(config.dataset, recorded, config.pixels, encoder)
     stand_in = EnvSpec("", ("x",), ((0, 1),), 1, 1, (-1.0,), (1.0,), ("a",), 1.0)
     network = config.make_network(stand_in)
     config.make_loss(network)

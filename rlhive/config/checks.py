@@ -88,6 +88,11 @@ def with_environment(config: TrainConfig) -> TrainConfig:
         )
     if not config.env_name and recorded is None and config.dataset is not None:
         raise ValueError(f"{config.dataset} does not say which environment it is of: set ENV_NAME")
+    if not config.env_name and recorded is not None:
+        try:
+            check_name(recorded)
+        except ValueError as error:
+            raise ValueError(f"{config.dataset} names the environment it was recorded in: {error}") from None
     check_name(config.env_name or recorded or "")
     return config if config.env_name or recorded is None else attrs.evolve(config, env_name=recorded)
 

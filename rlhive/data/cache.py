@@ -8,9 +8,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import attrs
 import numpy as np
@@ -25,7 +24,7 @@ from rlhive.data.dataset import FORMAT_VERSION, SPEC_FILE, Dataset, DatasetSpec,
 from rlhive.data.episode import STATE_ONLY, Selection
 from rlhive.data.features import check_images, make_columns, make_encode
 from rlhive.data.formats import FORMATS, count_trials, detect, intact, source_files
-from rlhive.paths import cache_dir
+from rlhive.paths import cache_dir, command_line
 from rlhive.policy_fn.encoders import Encoder, describe
 
 LOG = logging.getLogger(__name__)
@@ -99,6 +98,14 @@ def load_dataset(
     if dataset.spec.damaged:
         count, total = len(dataset.spec.damaged), len(dataset.spec.damaged) + len(dataset.spec.trials)
         LOG.warning("%s: left out %d of %d trials, which are damaged", source, count, total)
+    if dataset.spec.gaps:
+        LOG.warning(
+            "%s: its clock stands still, runs back or jumps at %d of %d steps; `%s` says in which trials",
+            source,
+            dataset.spec.gaps,
+            dataset.spec.steps,
+            command_line(f"rlhive.data inspect {source}"),
+        )
     return attrs.evolve(dataset, spec=attrs.evolve(dataset.spec, source=str(source)))
 
 
@@ -127,22 +134,31 @@ def _open_or_make(build: _Build, folder: Path) -> Dataset:
     """The data set of a folder, made if it is not there or damaged."""
     with contextlib.suppress(LoadError):  # a whole one is opened without the right to write
         return open_folder(folder)
+    with contextlib.ExitStack() as stack:
+        with _writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(f"{folder}.lock"))
+        if folder.exists():
+            try:
+                return open_folder(folder)  # another process has made it meanwhile
+            except LoadError as error:
+                LOG.warning("%s; it is made anew", error)
+            with _writing(folder):
+                _remove(folder)
+        _make_folder(build, folder)
+    return open_folder(folder)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Says of errors in the block, which writes the data set of a folder, what to do about them."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if folder.exists():
-                try:
-                    return open_folder(folder)  # another process has made it meanwhile
-                except LoadError as error:
-                    LOG.warning("%s; it is made anew", error)
-                    _remove(folder)
-            _make_folder(build, folder)
+        yield
     except OSError as error:
         raise OSError(
             f"{folder.parent}: a data set cannot be written there ({error.strerror or error}): make room, or set "
             "RLHIVE_CACHE to another directory"
         ) from error
-    return open_folder(folder)
 
 
 def _remove(folder: Path) -> None:
@@ -155,16 +171,20 @@ def _remove(folder: Path) -> None:
 
 def _make_folder(build: _Build, folder: Path) -> None:
     """Makes the folder of a data set; the caller holds its lock."""
-    for stale in folder.parent.glob(f".{folder.name}.*.tmp"):
-        shutil.rmtree(stale)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    beside.mkdir()
+    with _writing(folder):
+        for stale in folder.parent.glob(f".{folder.name}.*.tmp"):
+            shutil.rmtree(stale)
+        beside.mkdir()
     try:
         spec = _write_columns(build, beside)
-        write_text(beside / SPEC_FILE, json.dumps(attrs.asdict(spec) | {"format_version": FORMAT_VERSION}))
-        for path in (*beside.iterdir(), beside):
-            flush(path)
-        os.replace(beside, folder)
+        with _writing(folder):
+            write_text(
+                beside / SPEC_FILE, json.dumps(attrs.asdict(spec) | {"format_version": FORMAT_VERSION})
+            )
+            for path in (*beside.iterdir(), beside):
+                flush(path)
+            os.replace(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -175,22 +195,22 @@ def _write_columns(build: _Build, folder: Path) -> DatasetSpec:
     damaged: list[str] = []
     names: list[str] = []
     lengths: list[int] = []
-    observation_dim, action_dim, has_rewards = 0, 0, False
+    observation_dim, action_dim, has_rewards, gaps = 0, 0, False, 0
     encode = None if encoder is None else make_encode(encoder, build.device)
     doing = f"building {source.name}" + ("" if encoder is None else f", {describe(encoder)}")
     total = count_trials(source, build.format_name)
-    with contextlib.ExitStack() as stack, _progress(doing, total, "trial") as bar:
-        files: dict[tuple[str, ...], BinaryIO] = {}
+    with _progress(doing, total, "trial") as bar:
         for episode in intact(source, build.format_name, build.skip_damaged, damaged, build.selection):
             columns = make_columns(episode, 1 if pixels is None else pixels.frames, encode)
-            for key, rows in columns.items():
-                if key not in files:
-                    files[key] = stack.enter_context(column_file(folder, key).open("wb"))
-                files[key].write(np.ascontiguousarray(rows).data)
+            with _writing(folder):
+                for key, rows in columns.items():
+                    with column_file(folder, key).open("ab") as file:
+                        file.write(np.ascontiguousarray(rows).data)
             names.append(episode.name)
             lengths.append(len(episode))
             observation_dim, action_dim = columns["observation",].shape[1], episode.actions.shape[1]
             has_rewards = episode.rewards is not None
+            gaps += episode.gaps
             bar.update()
     return DatasetSpec(
         source=str(source),
@@ -203,12 +223,13 @@ def _write_columns(build: _Build, folder: Path) -> DatasetSpec:
         trials=names,
         lengths=lengths,
         damaged=damaged,
+        gaps=gaps,
         pixels=pixels,
         encoder=None if encoder is None else encoder.to_dict(),
     )
 
 
-def _progress(what: str, total: int | None, unit: str) -> tqdm:
+def _progress(what: str, total: int, unit: str) -> tqdm:
     return tqdm(
         desc=what, total=total, unit=unit, unit_scale=unit == "B", disable=None, leave=False, delay=1.0
     )

@@ -21,7 +21,7 @@ from rlhive.core.normalizer import init_normalizer, update_normalizer
 from rlhive.core.pixel_spec import PixelSpec, to_pixel_spec
 from rlhive.core.types import Batch
 
-SPEC_FILE, FORMAT_VERSION = "dataset.json", 4
+SPEC_FILE, FORMAT_VERSION = "dataset.json", 5
 _NO_RESERVE = 0x4000  # Linux's MAP_NORESERVE, which Python 3.11 has no name for
 _BLOCK = 1 << 17  # numbers that are looked at at a time: 1 MB in double precision
 
@@ -41,6 +41,7 @@ class DatasetSpec:
         trials: names of the trials.
         lengths: steps of each.
         damaged: the trials that were left out, each with the reason and without the path.
+        gaps: steps of all trials at which the clock stands still, runs back or jumps, as `Episode.gaps` counts them.
         pixels: the images that it is made of; None without.
         encoder: `to_dict()` of the frozen encoder whose features the observation ends with; None where the images
             themselves are there.
@@ -56,6 +57,7 @@ class DatasetSpec:
     trials: tuple[str, ...] = attrs.field(converter=strings)
     lengths: tuple[int, ...] = attrs.field(converter=integers)
     damaged: tuple[str, ...] = attrs.field(converter=strings)
+    gaps: int
     pixels: PixelSpec | None = attrs.field(default=None, converter=to_pixel_spec)
     encoder: dict[str, Any] | None = None
 

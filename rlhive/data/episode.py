@@ -69,6 +69,22 @@ class Episode:
         """Whether the task was solved on more than 5 steps, as RoboHive counts it by default."""
         return None if self.solved is None else int(self.solved.sum()) > SOLVED_STEPS
 
+    @property
+    def period(self) -> float | None:
+        """Median seconds from one step to the next; None where times were not logged."""
+        return None if self.times is None else float(np.median(np.diff(self.times)))
+
+    @property
+    def gaps(self) -> int:
+        """Steps at which the clock stands still, runs back, or jumps by more than 1.5 usual steps."""
+        if self.times is None:
+            return 0
+        periods = np.diff(self.times)
+        with np.errstate(over="ignore", invalid="ignore"):
+            halves = self.times.astype(np.float16)
+            rounding = np.spacing(np.abs(halves)).max() if np.array_equal(halves, self.times) else 0.0
+        return int(((periods <= 0) | (periods > 1.5 * np.median(periods) + rounding)).sum())
+
 
 def of_one_width(
     items: Iterable[Episode | LoadError], where: str | os.PathLike[str]

@@ -11,6 +11,7 @@ from rlhive.core.errors import LoadError
 from rlhive.data.formats import FORMATS, detect, intact
 
 LOG = logging.getLogger(__name__)
+_PERIOD_TOLERANCE = 0.1
 
 
 class Source(NamedTuple):
@@ -22,6 +23,7 @@ class Source(NamedTuple):
         has_rewards: whether each step has a reward.
         environment: RoboHive's id of where it is from; None where it does not say.
         columns: the parts of the observation with their widths; None where it does not say.
+        period: seconds from one step to the next, the median of the first whole trial; None where it does not say.
     """
 
     observation_dim: int
@@ -29,6 +31,7 @@ class Source(NamedTuple):
     has_rewards: bool
     environment: str | None
     columns: dict[str, int] | None
+    period: float | None
 
 
 def environment_of(path: str | os.PathLike[str]) -> str | None:
@@ -54,6 +57,7 @@ def describe(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Sou
         first.rewards is not None,
         source.environment(path),
         source.columns(path, first.name),
+        first.period,
     )
 
 
@@ -77,6 +81,15 @@ def check_fits(path: str | os.PathLike[str], source: Source, env: EnvSpec, *, ne
     if differing:
         raise LoadError(f"{path}: does not fit {env.name}: it has {' and '.join(differing)}")
     _check_columns(path, source, env)
+    # A deployment's clock is the wall's, so it never agrees to the last digit.
+    if source.period is not None and abs(source.period - env.dt) > _PERIOD_TOLERANCE * env.dt:
+        LOG.warning(
+            "%s: its steps last %.3g s, those of %s %.3g s: the same action has another effect there",
+            path,
+            source.period,
+            env.name,
+            env.dt,
+        )
     if needs_rewards and not source.has_rewards:
         raise LoadError(f"{path}: has no rewards, which this algorithm learns from; bc does without")
 

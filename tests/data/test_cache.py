@@ -264,6 +264,33 @@ def test_what_cannot_be_written_is_one_line(tmp_path, cache, monkeypatch):
         load_dataset(path)
 
 
+def test_an_error_of_reading_is_not_told_as_one_of_writing(tmp_path, cache, monkeypatch):
+    path = write_demo(tmp_path / "demo.h5", trials=1)
+
+    def intact(*_):
+        raise OSError("the source cannot be read")
+        yield
+
+    monkeypatch.setattr(cache_module, "intact", intact)
+    with pytest.raises(OSError, match=r"^the source cannot be read$"):
+        load_dataset(path)
+    assert not folders(cache)
+
+
+def test_gaps_in_the_clock_are_warned_of_each_time(tmp_path, caplog):
+    path = write_demo(tmp_path / "demo.h5", trials=2)
+    load_dataset(path)
+    assert not caplog.messages
+    with h5py.File(path, "r+") as file:
+        file["Trial1/time"][4:] += 5.0
+        file["Trial1/time"][8] = file["Trial1/time"][7]
+    for _ in range(2):  # when it is built, and when it is found
+        caplog.clear()
+        assert load_dataset(path).spec.gaps == 3
+        assert f"{path}: its clock stands still, runs back or jumps at 3 of 20 steps; `" in caplog.text
+        assert f"python -m rlhive.data inspect {path}` says in which trials" in caplog.text
+
+
 def test_a_data_set_in_the_cache_is_opened_without_a_lock(tmp_path, cache):
     path = write_demo(tmp_path / "demo.h5")
     load_dataset(path)
