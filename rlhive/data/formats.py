@@ -50,7 +50,9 @@ FORMATS = {
 
 
 def detect(path: str | os.PathLike[str]) -> str:
-    """The name in `FORMATS` of what is at `path`: directories are Minari's, files with `data/` in a trial RoboSet's.
+    """The name in `FORMATS` of what is at `path`: a directory is Minari's, a file with `data/` in its trials RoboSet's.
+
+    The first trial that can be read and has `actions` or `data/` decides.
 
     Raises:
         LoadError: no name is given, there is nothing, or no whole HDF5 file.
@@ -61,14 +63,13 @@ def detect(path: str | os.PathLike[str]) -> str:
         raise LoadError(f"{path}: there is no such file or directory")
     if Path(path).is_dir():
         return "minari"
-    names: set[str] = set()
     with open_h5(path) as file:
         for trial in trial_names(file):
             with contextlib.suppress(LoadError), h5_errors(str(path)):  # met again when it is read
-                names |= set(open_trial(file, trial, str(path)))
-            if "actions" in names:
-                return "trace"
-    return "roboset" if "data" in names else "trace"
+                names = set(open_trial(file, trial, str(path)))
+                if names & {"actions", "data"}:
+                    return "trace" if "actions" in names else "roboset"
+    return "trace"
 
 
 def h5_file(path: str | os.PathLike[str], format_name: str) -> Path:

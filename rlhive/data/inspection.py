@@ -46,27 +46,34 @@ class Key(NamedTuple):
     holes: int | None
 
 
+class Summary(NamedTuple):
+    """What the tables say of an episode, without its arrays.
+
+    Attributes:
+        steps: how many it has.
+        total_reward: as `Episode.total_reward`.
+        success: as `Episode.success`.
+        gaps: as `Episode.gaps`.
+    """
+
+    steps: int
+    total_reward: float | None
+    success: bool | None
+    gaps: int
+
+
 class Trial(NamedTuple):
     """One trial.
 
     Attributes:
         name: its name.
         keys: its data sets by name.
-        episode: what training would read; or why it would not.
+        summary: of what training would read; or why it would not.
     """
 
     name: str
     keys: dict[str, Key]
-    episode: Episode | LoadError
-
-    @property
-    def gaps(self) -> int:
-        """Where the clock stands still, runs back, or jumps by more than 1.5 usual steps."""
-        if isinstance(self.episode, LoadError) or self.episode.times is None:
-            return 0
-        periods = np.diff(self.episode.times)
-        usual = np.median(periods)
-        return int(((periods <= 0) | (periods > 1.5 * usual)).sum())
+    summary: Summary | LoadError
 
 
 def inspect(path: str | os.PathLike[str]) -> tuple[str, list[Trial]]:
@@ -76,27 +83,27 @@ def inspect(path: str | os.PathLike[str]) -> tuple[str, list[Trial]]:
         LoadError: the file as a whole cannot be read.
     """
     format_name = detect(path)
-    read_episode = _reader(path, format_name)
+    read_episode, source = _reader(path, format_name), h5_file(path, format_name)
+    keys: dict[str, dict[str, Key]] = {}
 
-    def read_one(group: h5py.Group, name: str, where: str) -> Trial:
-        keys = {key: _summarize(item, key, f"{where}/{key}") for key, item in datasets(group, where).items()}
-        try:
-            episode: Episode | LoadError = read_episode(group, name, where)
-        except LoadError as error:
-            episode = error
-        return Trial(name, keys, episode)
+    def read_one(group: h5py.Group, name: str, where: str) -> Episode:
+        found = datasets(group, where)
+        keys[name] = {key: _summarize(item, key, f"{where}/{key}") for key, item in found.items()}
+        return read_episode(group, name, where)
 
-    source = h5_file(path, format_name)
     with open_h5(source) as file:
         names = trial_names(file)
-    found = [
-        Trial(name, {}, item) if isinstance(item, LoadError) else item
-        for name, item in zip(names, read_trials(source, read_one), strict=True)
-    ]
-    episodes = of_one_width([trial.episode for trial in found], source)
+    episodes = of_one_width(read_trials(source, read_one), source)  # one at a time in memory
     return format_name, [
-        trial._replace(episode=episode) for trial, episode in zip(found, episodes, strict=True)
+        Trial(name, keys.get(name, {}), _without_arrays(episode))
+        for name, episode in zip(names, episodes, strict=True)
     ]
+
+
+def _without_arrays(episode: Episode | LoadError) -> Summary | LoadError:
+    if isinstance(episode, LoadError):
+        return episode
+    return Summary(len(episode), episode.total_reward, episode.success, episode.gaps)
 
 
 def _reader(path: str | os.PathLike[str], format_name: str) -> Callable[[h5py.Group, str, str], Episode]:
@@ -114,9 +121,12 @@ def _reader(path: str | os.PathLike[str], format_name: str) -> Callable[[h5py.Gr
 
 def format_trials(path: str | os.PathLike[str], format_name: str, trials: Sequence[Trial]) -> str:
     """Tables of trials and of keys for people."""
-    whole = [trial.episode for trial in trials if isinstance(trial.episode, Episode)]
+    whole = [trial.summary for trial in trials if isinstance(trial.summary, Summary)]
     name = FORMATS[format_name].environment(path) if whole else None
-    steps, successes = sum(map(len, whole)), [own.success for own in whole if own.success is not None]
+    steps, successes = (
+        sum(own.steps for own in whole),
+        [own.success for own in whole if own.success is not None],
+    )
     lines = [
         f"{path}: {format_name}, {len(whole)} trials of {steps} steps"
         + (f", {name}" if name else "")
@@ -195,14 +205,14 @@ def _summarize(dataset: h5py.Dataset, key: str, where: str) -> Key:
 
 
 def _trial_line(trial: Trial) -> str:
-    if isinstance(trial.episode, LoadError):
-        return f"{trial.name:<14}damaged: {trial.episode}"
-    episode = trial.episode
-    total = "-" if episode.total_reward is None else f"{episode.total_reward:.2f}"
-    success = {None: "-", True: "yes", False: "no"}[episode.success]
+    own = trial.summary
+    if isinstance(own, LoadError):
+        return f"{trial.name:<14}damaged: {own}"
+    total = "-" if own.total_reward is None else f"{own.total_reward:.2f}"
+    success = {None: "-", True: "yes", False: "no"}[own.success]
     nans = sum(key.nans for key in trial.keys.values())
     missing = sum(key.holes or 0 for key in trial.keys.values())
-    return f"{trial.name:<14}{len(episode):>7}{total:>10}{success:>9}{nans:>6}{missing:>7}{trial.gaps:>6}"
+    return f"{trial.name:<14}{own.steps:>7}{total:>10}{success:>9}{nans:>6}{missing:>7}{own.gaps:>6}"
 
 
 def _key_lines(trials: Sequence[Trial]) -> list[str]:

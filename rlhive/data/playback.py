@@ -112,6 +112,8 @@ def replay(
     env_name = played_in(path, env_name)
     if pixels is None and env_name == read_environment(path):
         pixels = read_pixels(path)
+    for _ in _read(path):  # a damaged trial is found before the others are played
+        pass
     load_torch()  # before anything that loads mujoco
     from rlhive.envs.robohive import RoboHive
 

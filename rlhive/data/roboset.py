@@ -147,9 +147,7 @@ def _columns(found: Mapping[str, h5py.Dataset], keys: tuple[str, ...], where: st
     present = _present(found, keys)
     if not present:
         raise LoadError(f"{where}: has none of {', '.join(keys)}, which RoboSet is made of")
-    parts = [read(found[key], f"{where}/{key}") for key in present]
-    # RoboHive and public files have one number per step as a vector.
-    parts = [part[:, None] if part.ndim == 1 else part for part in parts]
+    parts = [_read_columns(found[key], key, f"{where}/{key}") for key in present]
     for key, part in zip(present, parts, strict=True):
         check_rows(part, f"{where}/{key}")
     lengths = {len(part) for part in parts}
@@ -159,6 +157,12 @@ def _columns(found: Mapping[str, h5py.Dataset], keys: tuple[str, ...], where: st
         as_rows(part[: len(part) - drop], f"{where}/{key}") for key, part in zip(present, parts, strict=True)
     ]
     return np.concatenate(rows, axis=1)
+
+
+def _read_columns(dataset: h5py.Dataset, key: str, where: str) -> np.ndarray:
+    values = read(dataset, where)
+    # RoboHive squeezes one number per step, as grippers have; an arm has more than one joint.
+    return values[:, None] if values.ndim == 1 and key.endswith("_ee") else values
 
 
 def _present(found: Mapping[str, h5py.Dataset], keys: tuple[str, ...]) -> list[str]:

@@ -123,8 +123,8 @@ def _side_by_side(found: Mapping[str, h5py.Dataset], keys: list[str], rows: int,
     parts = []
     for key in keys:
         values = read(found[key], f"{where}/{key}")
-        if values.ndim == 1 and len(keys) > 1:
-            values = values[:, None]  # a single number, such as the time
+        if values.ndim == 1 and key.startswith(OBSERVED):  # a single number, such as the time
+            values = values[:, None]
         parts.append(as_rows(values, f"{where}/{key}"))
         if len(values) != rows:
             raise LoadError(f"{where}/{key}: has {len(values)} rows, actions has {rows}")

@@ -18,6 +18,7 @@ from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.data import Episode, formats, minari, roboset, trace
 from rlhive.data.convert import convert
+from rlhive.data.episode import Selection
 from rlhive.data.playback import replay
 from rlhive.data.record import record
 from rlhive.envs.importing import quiet
@@ -55,6 +56,26 @@ def test_a_trace_of_robohives_writer(tmp_path, f_res, tolerance):
 def test_the_names_and_the_order_of_trials(tmp_path):
     episodes = read_all(write_demo(tmp_path / "demo.h5", trials=12, steps=2, prefix="Rollout"))
     assert [episode.name for episode in episodes] == [f"Rollout{number}" for number in range(12)]
+
+
+def test_the_format_is_told_by_the_first_trial_that_can_be_read(tmp_path, monkeypatch):
+    path, opened = write_roboset(tmp_path / "set.h5", trials=4), []
+    with h5py.File(path, "r+") as file:
+        del file["Trial0"]
+        file["Trial0"] = np.zeros(3)
+    open_trial = formats.open_trial
+    monkeypatch.setattr(
+        formats, "open_trial", lambda file, name, where: opened.append(name) or open_trial(file, name, where)
+    )
+    assert formats.detect(path) == "roboset" and opened == ["Trial0", "Trial1"]
+
+
+def test_an_observation_of_one_scalar_part(tmp_path):
+    path = write_demo(tmp_path / "demo.h5", trials=1)
+    with h5py.File(path, "r+") as file:
+        file["Trial0/env_infos/obs_dict/t"] = file["Trial0/time"][:]
+    [episode] = formats.episodes(path, "trace", Selection(observation_keys=("t",)))
+    assert np.array_equal(episode.observations[:, 0], episode.times.astype(np.float32))
 
 
 def test_robohive_reads_what_we_write(tmp_path):

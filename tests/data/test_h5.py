@@ -13,7 +13,7 @@ from rlhive.data.convert import convert
 from rlhive.data.episode import Selection
 from rlhive.data.formats import detect, episodes, h5_file
 from rlhive.data.h5 import datasets
-from rlhive.data.inspection import inspect
+from rlhive.data.inspection import Summary, inspect
 from tests.data.demo_files import write_demo, write_roboset
 
 
@@ -232,8 +232,8 @@ def test_data_sets_without_rows_are_damage_to_all_that_reads_them(tmp_path, writ
         assert isinstance(second, Episode)
         assert isinstance(first, Episode if key.startswith(not_read) else LoadError), key
         _, [of_first, of_second] = inspect(path)
-        assert str(of_first.episode) == str(first) or isinstance(first, Episode)
-        assert isinstance(of_second.episode, Episode) and of_first.keys[key].nans == 0
+        assert str(of_first.summary) == str(first) or isinstance(first, Episode)
+        assert isinstance(of_second.summary, Summary) and of_first.keys[key].nans == 0
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What `inspect` tells of files of episodes, damaged ones included, and the pictures of their frames."""
 
 import json
+import weakref
 
 import h5py
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from rlhive.core.errors import LoadError
-from rlhive.data import load_dataset, minari
+from rlhive.data import load_dataset, minari, trace
 from rlhive.data.convert import convert
 from rlhive.data.inspection import draw_frames, format_trials, inspect
 from tests.data.demo_files import write_demo, write_roboset
@@ -38,6 +39,29 @@ def test_the_tables_of_a_trace_with_a_damaged_trial(tmp_path):
     keys = {line.split()[0]: line.split()[1:] for line in lines[13:]}
     assert keys["observations"] == ["6", "float64", "8", "0", "0"] and keys["rewards"][2] == "7"
     assert keys["actions"][3] == "0" and keys["env_infos/state/qpos"][3] == "2"
+
+
+def test_inspect_has_one_episode_in_memory_at_a_time(tmp_path, monkeypatch):
+    path, alive = write_demo(tmp_path / "demo.h5", trials=5), weakref.WeakSet()
+    read_episode = trace.read_episode
+
+    def noted(*args, **settings):
+        assert len(alive) < 2
+        episode = read_episode(*args, **settings)
+        alive.add(episode)
+        return episode
+
+    monkeypatch.setattr(trace, "read_episode", noted)
+    _, trials = inspect(path)
+    assert [trial.summary.steps for trial in trials] == [10] * 5 and not alive
+
+
+def test_a_clock_in_half_precision_has_no_gaps_of_its_rounding(tmp_path):
+    path = write_demo(tmp_path / "demo.h5", trials=1, steps=900, f_res=np.float16)
+    with h5py.File(path, "r+") as file:
+        file["Trial0/time"][...] = 0.0125 * np.arange(901)
+    _, [trial] = inspect(path)
+    assert trial.summary.gaps == 0
 
 
 def test_inspect_calls_a_trial_of_other_widths_damaged_as_training_does(tmp_path):

@@ -138,7 +138,7 @@ def test_an_episode_that_starts_done_has_one_step(finger, tmp_path, monkeypatch)
     with trace_file(tmp_path / "done.h5", FINGER) as file:
         write_trial(file, "Trial0", values)
     _, [trial] = inspect(tmp_path / "done.h5")
-    assert len(trial.episode) == 1
+    assert trial.summary.steps == 1
 
 
 def test_recording_changes_no_episode_where_each_observation_draws():

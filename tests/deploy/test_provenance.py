@@ -132,7 +132,7 @@ def test_nothing_is_learned_from_a_dry_run(dry):
     with pytest.raises(LoadError, match=message):
         load_dataset(folder / "trace.h5", skip_damaged=True)
     _, [trial] = inspect(folder / "trace.h5")
-    assert "is of a dry run" in str(trial.episode)
+    assert "is of a dry run" in str(trial.summary)
 
 
 def test_two_deployments_do_not_share_a_directory(tmp_path):
