@@ -4,6 +4,7 @@
     python -m rlhive.data inspect demo.h5
     python -m rlhive.data convert --to=minari demo.h5 reach-v0
     python -m rlhive.data replay --env=FrankaReachRandom-v0 demo.h5
+    python -m rlhive.data join runs/first/trace.h5 runs/second/trace.h5 both.h5
 
 `python -m rlhive.data record --help` has the flags of one of them.
 """
@@ -32,7 +33,7 @@ class Task(NamedTuple):
     """One of the command's tasks.
 
     Attributes:
-        arguments: what its arguments are, for messages.
+        arguments: what its arguments are; "..." follows one that may be repeated.
         define_flags: defines its flags.
         run: `run(*arguments) -> lines for stdout`.
     """
@@ -107,10 +108,11 @@ def _inspect(path: str) -> str:
         check_new(FLAGS.picture, ".png")
     from rlhive.data.inspection import draw_frames, format_trials, inspect
 
+    labels = [] if FLAGS.picture is None else draw_frames(path, FLAGS.picture)
     text = format_trials(path, *inspect(path))
-    if FLAGS.picture is None:
+    if not labels:
         return text
-    rows = "\n".join(f"  {label}" for label in draw_frames(path, FLAGS.picture))
+    rows = "\n".join(f"  {label}" for label in labels)
     return f"{text}\n\n{FLAGS.picture}, row by row:\n{rows}"
 
 
@@ -129,6 +131,18 @@ def _convert(source: str, out: str) -> str:
     left_out = "".join(f"\n  left out: {source}: {reason}" for reason in damaged)
     total = f" of {count + len(damaged)}, {len(damaged)} damaged ones left out" if damaged else ""
     return f"{out}: {count} trials{total}{left_out}"
+
+
+def _no_flags() -> None:
+    """For a task without flags."""
+
+
+def _join(*paths: str) -> str:
+    *sources, out = paths
+    check_new(out, ".h5")
+    from rlhive.data.join import join
+
+    return f"{out}: {join(sources, out)} trials of {len(sources)} files"
 
 
 def _replay_flags() -> None:
@@ -153,6 +167,7 @@ TASKS = {
     "inspect": Task("FILE", _inspect_flags, _inspect),
     "convert": Task("FILE OUT", _convert_flags, _convert),
     "replay": Task("FILE", _replay_flags, _replay),
+    "join": Task("FILE FILE... OUT.h5", _no_flags, _join),
 }
 
 
@@ -170,7 +185,8 @@ def main(argv: Sequence[str]) -> int:
     if name not in TASKS:
         raise ValueError(f"there is no task {name!r}: {suggest(name, list(TASKS))}")
     task = TASKS[name]
-    if len(arguments) != len(task.arguments.split()):
+    expected, may_be_more = len(task.arguments.split()), "..." in task.arguments
+    if len(arguments) < expected or (len(arguments) > expected and not may_be_more):
         raise ValueError(f"{name} takes {task.arguments}, got {' '.join(arguments) or 'nothing'}; see --help")
     sys.stdout.write(task.run(*arguments) + "\n")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from rlhive import load_torch
 from rlhive.core.files import check_new
+from rlhive.core.interrupt import hold_signals
 from rlhive.core.pixel_spec import camera_key
 from rlhive.data.trace import trace_file, write_trial
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from rlhive.envs.robohive import RoboHive
     from rlhive.policy_fn.policy import Policy
 
+LOG = logging.getLogger(__name__)
 Act = Callable[[dict[str, np.ndarray], np.ndarray | None], tuple[np.ndarray, np.ndarray | None]]
 _TAG = 0x64617461  # "data": no episode of training or evaluation has this spawn key
 
@@ -38,6 +41,8 @@ def record(
 ) -> None:
     """Plays episodes and writes them as a Trace with the whole state of every step, and the seed of each.
 
+    Interrupted, it keeps the episodes that are whole: they are in `out` before `KeyboardInterrupt` goes on.
+
     Args:
         env_name: RoboHive's id.
         policy: "zero", "random", or a directory that `rlhive.policy_fn.load` takes.
@@ -49,11 +54,17 @@ def record(
             that sees it can be no others.
 
     Raises:
-        ValueError: `out` will not do, there is no such environment or policy, the policy is of another environment or
-            sees other images, or the environment has no time limit.
+        ValueError: `out` will not do, there are no episodes, no such environment or policy, the policy is of another
+            environment, sees other images or has nothing to sample from, or the environment has no time limit.
         RuntimeError: the environment fails.
     """
     check_new(out)
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {episodes}")
+    if stochastic and policy in ("zero", "random"):
+        raise ValueError(
+            f"stochastic takes samples from a trained policy, which {policy!r} is not: leave it out"
+        )
     load_torch()  # before anything that loads mujoco
     from rlhive.envs.robohive import RoboHive
 
@@ -68,13 +79,32 @@ def record(
                 f"{env_name} has no time limit: its episodes may never end, so cannot be recorded"
             )
         seeds = np.random.SeedSequence(seed, spawn_key=(_TAG,)).generate_state(episodes, np.uint64)
-        with trace_file(out, env_name, single_frames(env.spec.pixels)) as file:
-            for number in tqdm(range(episodes), desc="recording", unit="episode", disable=None):
-                first = env.reset(int(seeds[number]))
-                values = play(env, first, act, env.spec.max_episode_steps)
-                write_trial(file, f"Trial{number}", values, int(seeds[number]))
+        _write_episodes(env, act, env.spec.max_episode_steps, seeds, out)
     finally:
         env.close()
+
+
+def _write_episodes(
+    env: RoboHive, act: Act, limit: int, seeds: np.ndarray, out: str | os.PathLike[str]
+) -> None:
+    """Plays and writes an episode per seed; interrupted, those that are whole."""
+    interrupted, written = None, 0
+    with trace_file(out, env.spec.name, single_frames(env.spec.pixels)) as file:
+        try:
+            for seed in tqdm(
+                map(int, seeds), desc="recording", total=len(seeds), unit="episode", disable=None
+            ):
+                values = play(env, env.reset(seed), act, limit)
+                with hold_signals():  # a trial is written as a whole
+                    write_trial(file, f"Trial{written}", values, seed)
+                    written += 1
+        except KeyboardInterrupt as error:
+            if not written:
+                raise
+            interrupted = error
+    if interrupted is not None:
+        LOG.warning("stopped: %s has %d of %d episodes", out, written, len(seeds))
+        raise interrupted
 
 
 def play(env: RoboHive, first: np.ndarray, act: Act, limit: int) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """`python -m rlhive.data` with real environments, in real processes where that is what is tested."""
 
 import re
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -13,11 +14,12 @@ from matplotlib.image import imread
 
 from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
+from rlhive.data import __main__ as data_command
 from rlhive.data import load_dataset
 from rlhive.data.convert import convert
 from rlhive.data.playback import format_drifts, replay
 from rlhive.data.record import record
-from rlhive.data.trace import read_pixels
+from rlhive.data.trace import read_pixels, write_trial
 from rlhive.envs.robohive import RoboHive
 from rlhive.policy_fn import load
 from rlhive.training.evaluation import evaluation_seeds
@@ -43,7 +45,7 @@ def recorded(tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "say what to do, one of record, inspect, convert, replay"),
+        ((), "say what to do, one of record, inspect, convert, replay, join"),
         (("inspekt", "x"), "there is no task 'inspekt': did you mean inspect?"),
         (("inspect",), "inspect takes FILE, got nothing"),
         (("inspect", "nowhere.h5"), "nowhere.h5: there is no such file"),
@@ -65,6 +67,7 @@ def recorded(tmp_path_factory):
             ("record", "out.h5", f"--env={FRANKA}", "--policy=zero", "--cameras=top_cam"),
             f"{FRANKA} has no images of its own: give both --cameras and --image_size",
         ),
+        (("join", "a.h5", "b.h5"), "join takes FILE FILE... OUT.h5, got a.h5 b.h5; see --help"),
         (("convert", "a", "b"), "--to must be given; see --help"),
         (("convert", "a", "b", "--to=csv"), "flag --to=csv: value should be one of"),
         (("replay", "x.h5", "--out=no/such/place.h5"), "no/such/place.h5: must be a new name ending in .h5"),
@@ -222,6 +225,101 @@ def test_policies_of_other_environments_and_images_are_refused_before_anything_i
         ValueError, match=r"the policy sees .*top_cam.* recorded with it; asked for are .*left_cam"
     ):
         record(FRANKA, "run", 1, tmp_path / "out.h5", pixels=other)
+
+
+@pytest.fixture
+def quick_episodes(franka_spec, monkeypatch):
+    """Episodes of one step for `record`, in no real environment; returns what is called before each."""
+    called = []
+    rows = {"observations": np.zeros((2, 21)), "actions": np.array([[0.0] * 9, [np.nan] * 9])}
+    rows |= {"rewards": np.zeros(2), "done": np.zeros(2, bool)}
+    env = SimpleNamespace(spec=franka_spec, reset=lambda seed: np.zeros(21), close=lambda: None)
+
+    def play(env, first, act, limit):
+        called.pop(0)()
+        return rows
+
+    monkeypatch.setattr("rlhive.envs.robohive.RoboHive", lambda name, pixels: env)
+    monkeypatch.setattr("rlhive.data.record.play", play)
+    return called
+
+
+def interrupt():
+    raise KeyboardInterrupt(signal.SIGTERM)
+
+
+def test_an_interrupted_recording_keeps_the_episodes_that_are_whole(quick_episodes, tmp_path, caplog):
+    quick_episodes += [int, int, interrupt]
+    with pytest.raises(KeyboardInterrupt) as raised:
+        record(FRANKA, "zero", 5, tmp_path / "demo.h5")
+    assert raised.value.args == (signal.SIGTERM,)
+    assert load_dataset(tmp_path / "demo.h5").spec.lengths == (1, 1)
+    assert caplog.messages == [f"stopped: {tmp_path / 'demo.h5'} has 2 of 5 episodes"]
+
+
+def test_a_recording_interrupted_as_it_writes_has_that_episode_whole(quick_episodes, tmp_path, monkeypatch):
+    quick_episodes += [int]
+
+    def write(file, name, values, seed):
+        signal.raise_signal(signal.SIGINT)
+        write_trial(file, name, values, seed)
+
+    monkeypatch.setattr("rlhive.data.record.write_trial", write)
+    with pytest.raises(KeyboardInterrupt):
+        record(FRANKA, "zero", 5, tmp_path / "demo.h5")
+    assert load_dataset(tmp_path / "demo.h5").spec.lengths == (1,)
+
+
+def test_a_recording_interrupted_in_its_first_episode_leaves_nothing(quick_episodes, tmp_path):
+    quick_episodes += [interrupt]
+    with pytest.raises(KeyboardInterrupt):
+        record(FRANKA, "zero", 5, tmp_path / "demo.h5")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings", "message"),
+    [
+        ("zero", {"episodes": 0}, "episodes must be at least 1, got 0"),
+        (
+            "random",
+            {"stochastic": True},
+            "stochastic takes samples from a trained policy, which 'random' is not",
+        ),
+        ("zero", {"stochastic": True}, "stochastic takes samples from a trained policy, which 'zero' is not"),
+    ],
+)
+def test_recordings_that_make_no_sense_are_refused_before_anything_is_built(
+    tmp_path, monkeypatch, policy, settings, message
+):
+    monkeypatch.setattr("rlhive.envs.robohive.RoboHive", None)
+    with pytest.raises(ValueError, match=message):
+        record(FRANKA, policy, out=tmp_path / "demo.h5", **{"episodes": 1, **settings})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_joins(tmp_path, monkeypatch, capsys):
+    one, two = (write_demo(tmp_path / f"{name}.h5", trials=2) for name in ("one", "two"))
+    assert data_command.main(["rlhive.data", "join", *map(str, (one, two, one, tmp_path / "all.h5"))]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'all.h5'}: 6 trials of 3 files\n"
+
+
+def test_a_picture_that_cannot_be_drawn_is_told_before_all_is_read(tmp_path, monkeypatch):
+    path = write_demo(tmp_path / "demo.h5", trials=1)
+    monkeypatch.setattr(data_command, "FLAGS", SimpleNamespace(picture=str(tmp_path / "frames.png")))
+    monkeypatch.setattr("rlhive.data.inspection.inspect", None)
+    with pytest.raises(ValueError, match="has no frames to draw"):
+        data_command.main(["rlhive.data", "inspect", str(path)])
+
+
+def test_a_damaged_trial_is_found_before_any_is_played(recorded, tmp_path, monkeypatch):
+    path = tmp_path / "damaged.h5"
+    path.write_bytes(recorded.read_bytes())
+    with h5py.File(path, "r+") as file:
+        del file["Trial2/actions"]
+    monkeypatch.setattr("rlhive.envs.robohive.RoboHive", None)
+    with pytest.raises(LoadError, match="Trial2: has no actions"):
+        replay(path)
 
 
 @pytest.mark.parametrize("value", [np.float64(0.5), np.zeros((0, 6)), np.zeros((7, 6))])
