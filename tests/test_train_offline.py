@@ -305,7 +305,9 @@ def test_a_data_set_of_other_images_is_refused_before_anything_is_opened(tmp_pat
     with trace_file(tmp_path / "data.h5", "FrankaReachRandom_v2d-v0", images) as file:
         write_trial(file, "Trial0", trial())
     own = ["images.cameras=('top_cam',)", "images.image_size=32", "images.quality='fast'"]
-    with pytest.raises(ConfigError, match="has full images 32x32 of top_cam; asked for are fast ones"):
+    with pytest.raises(
+        ConfigError, match="has full images 32x32 of top_cam; fast images 32x32 of top_cam were requested"
+    ):
         configure(tmp_path / "data.h5", "bc_gaussian", *own, "train.encoder=@flat")
 
 
@@ -368,7 +370,7 @@ def test_what_the_numbers_of_a_file_are_taken_as_is_said(tmp_path, caplog):
         path = write_trials(tmp_path / name, trial(), environment=environment)
         check_fits(path, describe(path), env, needs_rewards=True)
     assert caplog.messages == [
-        f"{tmp_path / 'silent.h5'}: does not say what its 21 numbers are; taken as {PARTS} of {ENVIRONMENT}"
+        f"{tmp_path / 'silent.h5'}: does not say what its 21 observed numbers are; assuming {PARTS} of {ENVIRONMENT}"
     ]
 
 
@@ -403,9 +405,7 @@ def test_no_rewards_are_enough_for_behaviour_cloning_alone(tmp_path):
     path = write_trials(tmp_path / "data.h5", without, without)
     assert train(path, tmp_path / "bc", "bc_gaussian").step == 12
     for name in ("iql", "td3_bc"):
-        with pytest.raises(
-            LoadError, match="has no rewards, which this algorithm learns from; bc does without"
-        ):
+        with pytest.raises(LoadError, match="has no rewards, which this algorithm needs; bc does not"):
             train(path, tmp_path / name, name)
 
 

@@ -1,4 +1,4 @@
-"""Recorded episodes: RoboHive's Trace, RoboSet and Minari, and transitions made of them; names load on first use."""
+"""Recorded episodes (RoboHive's Trace, RoboSet, Minari) and the transitions made from them; names load on first use."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Records, looks at, converts and plays recorded episodes.
+"""Records, inspects, converts, replays and joins recorded episodes.
 
     python -m rlhive.data record --env=FrankaReachRandom-v0 --policy=runs/reach --episodes=100 demo.h5
     python -m rlhive.data inspect demo.h5
@@ -6,7 +6,7 @@
     python -m rlhive.data replay --env=FrankaReachRandom-v0 demo.h5
     python -m rlhive.data join runs/first/trace.h5 runs/second/trace.h5 both.h5
 
-`python -m rlhive.data record --help` has the flags of one of them.
+`python -m rlhive.data record --help` lists the flags of one task.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FLAGS = flags.FLAGS
 
 
 class Task(NamedTuple):
-    """One of the command's tasks.
+    """A task of the command.
 
     Attributes:
         arguments: what its arguments are; "..." follows one that may be repeated.
@@ -44,13 +44,13 @@ class Task(NamedTuple):
 
 
 def _image_flags() -> None:
-    flags.DEFINE_list("cameras", [], "Cameras to draw, by name; by default those that the environment has.")
-    flags.DEFINE_integer("image_size", None, "Height and width of their images in pixels.", lower_bound=1)
-    flags.DEFINE_enum("quality", None, ["full", "fast"], "How they are drawn, see docs/pixels.md.")
+    flags.DEFINE_list("cameras", [], "Names of the cameras to draw; by default those of the environment.")
+    flags.DEFINE_integer("image_size", None, "Height and width of the images in pixels.", lower_bound=1)
+    flags.DEFINE_enum("quality", None, ["full", "fast"], "How images are drawn; see docs/pixels.md.")
 
 
 def _chosen_images(env_name: str) -> PixelSpec | None:
-    """The images of the flags, None where none says anything; refuses names of no environment."""
+    """The images that the flags ask for, None if they do not mention any; refuses an unknown environment."""
     from rlhive.envs.names import check_name
     from rlhive.envs.pixels import choose_pixels, own_pixels
 
@@ -70,11 +70,11 @@ def _chosen_images(env_name: str) -> PixelSpec | None:
 
 def _record_flags() -> None:
     _image_flags()
-    flags.DEFINE_string("env", None, "RoboHive's id.")
-    flags.DEFINE_string("policy", None, "Directory of a run or bundle, or random, or zero.")
-    flags.DEFINE_integer("episodes", 10, "How many episodes.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Which episodes, and what is drawn.", lower_bound=0)
-    flags.DEFINE_bool("stochastic", False, "Act with samples from the policy instead of its mode.")
+    flags.DEFINE_string("env", None, "Environment id of RoboHive.")
+    flags.DEFINE_string("policy", None, "Directory of a run or bundle, or 'random' or 'zero'.")
+    flags.DEFINE_integer("episodes", 10, "Number of episodes.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Seed of the episodes and of sampled actions.", lower_bound=0)
+    flags.DEFINE_bool("stochastic", False, "Sample actions from the policy instead of taking its mode.")
 
 
 def _record(out: str) -> str:
@@ -100,7 +100,7 @@ def _record(out: str) -> str:
 
 
 def _inspect_flags() -> None:
-    flags.DEFINE_string("picture", None, "Draw frames of its cameras into this new .png file.")
+    flags.DEFINE_string("picture", None, "Draw frames of the cameras into this new .png file.")
 
 
 def _inspect(path: str) -> str:
@@ -134,7 +134,7 @@ def _convert(source: str, out: str) -> str:
 
 
 def _no_flags() -> None:
-    """For a task without flags."""
+    """Defines nothing, for a task without flags."""
 
 
 def _join(*paths: str) -> str:
@@ -147,8 +147,8 @@ def _join(*paths: str) -> str:
 
 def _replay_flags() -> None:
     _image_flags()
-    flags.DEFINE_string("env", None, "RoboHive's id; by default the environment that the file names.")
-    flags.DEFINE_string("out", None, "Write what is seen now into this new .h5 file, images included.")
+    flags.DEFINE_string("env", None, "Environment id of RoboHive; by default the one that the file names.")
+    flags.DEFINE_string("out", None, "Write the replayed episodes, with images, into this new .h5 file.")
 
 
 def _replay(path: str) -> str:

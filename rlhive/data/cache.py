@@ -1,4 +1,4 @@
-"""From a file of episodes to a memory-mapped data set: built once, all of it or nothing, found by the source's hash."""
+"""From a file of episodes to a memory-mapped data set, built once, as a whole or not at all, and found by its hash."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LOG = logging.getLogger(__name__)
 
 @attrs.frozen
 class _Build:
-    """What decides what is in a data set, but for `device`."""
+    """Everything that determines the content of a data set, and the `device` that encodes it."""
 
     source: Path
     sha256: str
@@ -43,7 +43,7 @@ class _Build:
     device: str | torch.device
 
     def folder_name(self) -> str:
-        """Another one for each content."""
+        """A different name for each content."""
         name = f"{self.sha256[:32]}-v{FORMAT_VERSION}{'-intact' if self.skip_damaged else ''}"
         if self.selection == STATE_ONLY:
             return name
@@ -61,25 +61,25 @@ def load_dataset(
     observation_keys: Sequence[str] = (),
     device: str | torch.device = "cpu",
 ) -> Dataset:
-    """Opens a file or directory of episodes as transitions, built in the cache when they are not there yet.
+    """Opens a file or directory of episodes as transitions, building them in the cache if they are not there yet.
 
-    With images the transitions are those that online training of the same `env.pixels` and `encoder` has in replay: a
-    frozen encoder's features follow the observation, encoded once per data set; for one that learns the images stay.
+    With images, the transitions equal those in the replay of online training with the same `env.pixels` and `encoder`:
+    features of a frozen encoder, computed once per data set, follow the observation; a learning one keeps the images.
 
     Args:
         source: a Trace, a RoboSet or a Minari data set.
-        skip_damaged: leave damaged trials out, and say how many, instead of refusing the file.
-        pixels: the images, such as `env.pixels`; None for those that the file names itself if there is an `encoder`,
-            else for none.
-        encoder: what the images go through; None, or one that learns, for the images as they are.
-        observation_keys: `env.observation_keys` where the logged observations are not the environment's, see
+        skip_damaged: leave damaged trials out, with a warning that counts them, instead of refusing the file.
+        pixels: the images, such as `env.pixels`; if None, those that the file names if there is an `encoder`, else no
+            images.
+        encoder: encodes the images if it is frozen; with None or a learning encoder the images stay as they are.
+        observation_keys: `env.observation_keys` if the logged observations are not the environment's; see
             `rlhive.data.episode.Selection`.
         device: where images are encoded.
 
     Raises:
-        LoadError: it is not there, of no such format, has a damaged trial, or other images; one line that says which.
-        ValueError: `observation_keys` are one text.
-        OSError: the cache cannot be written, such as on a full disk.
+        LoadError: the source does not exist, has another format, has a damaged trial, or has other images.
+        ValueError: `observation_keys` is a single string.
+        OSError: the cache cannot be written, for example because the disk is full.
     """
     format_name = detect(source)
     source = Path(source)
@@ -97,7 +97,7 @@ def load_dataset(
     dataset = _open_or_make(build, cache_dir() / "datasets" / build.folder_name())
     if dataset.spec.damaged:
         count, total = len(dataset.spec.damaged), len(dataset.spec.damaged) + len(dataset.spec.trials)
-        LOG.warning("%s: left out %d of %d trials, which are damaged", source, count, total)
+        LOG.warning("%s: left out %d of %d trials because they are damaged", source, count, total)
     if dataset.spec.gaps:
         LOG.warning(
             "%s: its clock stands still, runs back or jumps at %d of %d steps; `%s` says in which trials",
@@ -113,11 +113,11 @@ def hash_source(source: Path, format_name: str) -> str:
     """SHA-256 of a file, or of the names and contents of the files of a directory.
 
     Raises:
-        LoadError: one of them is not there.
+        LoadError: a file is missing.
     """
     files = source_files(source)
     if missing := [path for path in files if not path.is_file()]:
-        raise LoadError(f"{missing[0]}: there is no such file, which a {format_name} data set has")
+        raise LoadError(f"{missing[0]}: there is no such file, but a {format_name} data set needs it")
     total = hashlib.sha256()
     with _progress(f"reading {source.name}", sum(path.stat().st_size for path in files), "B") as bar:
         for path in files:
@@ -131,8 +131,8 @@ def hash_source(source: Path, format_name: str) -> str:
 
 
 def _open_or_make(build: _Build, folder: Path) -> Dataset:
-    """The data set of a folder, made if it is not there or damaged."""
-    with contextlib.suppress(LoadError):  # a whole one is opened without the right to write
+    """The data set in a folder, built if it is missing or damaged."""
+    with contextlib.suppress(LoadError):  # opening a complete one needs no write permission
         return open_folder(folder)
     with contextlib.ExitStack() as stack:
         with _writing(folder):
@@ -140,9 +140,9 @@ def _open_or_make(build: _Build, folder: Path) -> Dataset:
             stack.enter_context(FileLock(f"{folder}.lock"))
         if folder.exists():
             try:
-                return open_folder(folder)  # another process has made it meanwhile
+                return open_folder(folder)  # another process has built it in the meantime
             except LoadError as error:
-                LOG.warning("%s; it is made anew", error)
+                LOG.warning("%s; it is built again", error)
             with _writing(folder):
                 _remove(folder)
         _make_folder(build, folder)
@@ -151,18 +151,18 @@ def _open_or_make(build: _Build, folder: Path) -> Dataset:
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Says of errors in the block, which writes the data set of a folder, what to do about them."""
+    """Adds to an OSError of the block, which writes the data set in a folder, where it happened and what to do."""
     try:
         yield
     except OSError as error:
         raise OSError(
-            f"{folder.parent}: a data set cannot be written there ({error.strerror or error}): make room, or set "
+            f"{folder.parent}: cannot write a data set there ({error.strerror or error}): make room, or set "
             "RLHIVE_CACHE to another directory"
         ) from error
 
 
 def _remove(folder: Path) -> None:
-    """Removes what is not a whole data set, a file in its place included."""
+    """Removes an incomplete data set, or a file that is in its place."""
     if folder.is_dir():
         shutil.rmtree(folder)
     else:
@@ -170,7 +170,7 @@ def _remove(folder: Path) -> None:
 
 
 def _make_folder(build: _Build, folder: Path) -> None:
-    """Makes the folder of a data set; the caller holds its lock."""
+    """Builds the folder of a data set; the caller holds its lock."""
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     with _writing(folder):
         for stale in folder.parent.glob(f".{folder.name}.*.tmp"):
@@ -190,7 +190,7 @@ def _make_folder(build: _Build, folder: Path) -> None:
 
 
 def _write_columns(build: _Build, folder: Path) -> DatasetSpec:
-    """Appends one trial after another to the columns, so that only one is in memory."""
+    """Appends the trials to the columns one by one, so that only one is in memory."""
     source, encoder, pixels = build.source, build.encoder, build.selection.pixels
     damaged: list[str] = []
     names: list[str] = []

@@ -1,4 +1,4 @@
-"""From one format to another, one trial after the other."""
+"""Conversion from one format to another, one trial at a time."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def convert(
     *,
     skip_damaged: bool = False,
 ) -> tuple[int, list[str]]:
-    """Writes the episodes of a source in another format; all of them or nothing.
+    """Writes the episodes of a source in another format, all of them or none.
 
-    What only a Trace holds (states, infos, images) goes from Trace to RoboSet as RoboHive converts it; everywhere else
-    observations, actions, rewards, ends, successes and times go over.
+    From Trace to RoboSet, RoboHive's own conversion decides what is kept; all other conversions keep observations,
+    actions, rewards, terminations, successes and times, and drop states, infos and images.
 
     Args:
-        source: what `load_dataset` takes.
+        source: a data set as `load_dataset` takes it.
         out: the new file, or for Minari the new directory.
         to: a name in `FORMATS`.
         skip_damaged: leave damaged trials out instead of refusing the source.
 
     Returns:
-        How many episodes were written, and trial and reason of each that was left out.
+        The number of episodes written, and for each trial left out its name and the reason.
 
     Raises:
-        LoadError: a damaged trial, or one without what the other format needs.
-        ValueError: there is no such conversion, or `out` will not do.
+        LoadError: a trial is damaged or lacks something that the new format needs.
+        ValueError: there is no such conversion, or `out` exists or is not a valid place.
     """
     if to not in FORMATS:
         raise ValueError(f"there is no format {to!r}: expected one of {', '.join(FORMATS)}")
@@ -49,13 +49,13 @@ def convert(
     format_name = detect(source)
     source = Path(source)
     if format_name == to:
-        raise ValueError(f"{source}: is a {to} already")
+        raise ValueError(f"{source}: is already a {to}")
     environment = FORMATS[format_name].environment(source)
     damaged: list[str] = []
     if to == "roboset":
         if format_name != "trace":
             raise ValueError(
-                f"{source}: only a Trace can become a RoboSet, which is made of joints and images"
+                f"{source}: only a Trace can be converted to a RoboSet, which holds joints and images"
             )
         return _to_roboset(source, out, environment, skip_damaged, damaged), damaged
     found = _with_rewards(intact(source, format_name, skip_damaged, damaged), source, to)
@@ -73,8 +73,8 @@ def _with_rewards(episodes: Iterator[Episode], source: Path, to: str) -> Iterato
     for episode in episodes:
         if episode.rewards is None:
             raise LoadError(
-                f"{source}: {episode.name}: has no rewards, without which nothing becomes a {to}; behaviour cloning "
-                "learns from the file as it is"
+                f"{source}: {episode.name}: has no rewards, which a {to} needs; behaviour cloning learns from the "
+                "file as it is"
             )
         yield episode
 
@@ -95,8 +95,7 @@ def _to_roboset(
 
 
 def _as_roboset(source: Path) -> Iterator[tuple[str, dict[str, np.ndarray]] | LoadError]:
-    """Each trial in RoboSet's form, read as a whole: it must be one that training would read."""
-
+    """Each trial in RoboSet's form; it must be one that training could read."""
     read_episode = FORMATS["trace"].reader(source, STATE_ONLY)
 
     def read_one(trial: h5py.Group, name: str, where: str) -> tuple[str, dict[str, np.ndarray]]:

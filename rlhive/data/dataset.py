@@ -1,4 +1,4 @@
-"""A data set of transitions on disk, mapped into memory: larger than memory is no slower to draw from."""
+"""A data set of transitions on disk, mapped into memory, so that it may be larger than memory."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from rlhive.core.pixel_spec import PixelSpec, to_pixel_spec
 from rlhive.core.types import Batch
 
 SPEC_FILE, FORMAT_VERSION = "dataset.json", 5
-_NO_RESERVE = 0x4000  # Linux's MAP_NORESERVE, which Python 3.11 has no name for
-_BLOCK = 1 << 17  # numbers that are looked at at a time: 1 MB in double precision
+_NO_RESERVE = 0x4000  # Linux's MAP_NORESERVE, which Python 3.11 does not name
+_BLOCK = 1 << 17  # numbers per block: 1 MB in double precision
 
 
 @attrs.frozen
 class DatasetSpec:
-    """What a data set is; plain values, JSON as it stands.
+    """Description of a data set, in plain values that JSON can hold.
 
     Attributes:
         source: the path it was read from.
-        sha256: of what lay there.
+        sha256: of the source.
         format: a name of `rlhive.data.formats.FORMATS`.
-        environment: RoboHive's id of where it is from; None where the source does not say.
+        environment: id of the RoboHive environment it was recorded in; None if the source does not say.
         observation_dim: O, features included.
         action_dim: A.
         has_rewards: whether each step has a reward.
         trials: names of the trials.
         lengths: steps of each.
-        damaged: the trials that were left out, each with the reason and without the path.
+        damaged: the trials that were left out, each with the reason, without the path.
         gaps: steps of all trials at which the clock stands still, runs back or jumps, as `Episode.gaps` counts them.
-        pixels: the images that it is made of; None without.
-        encoder: `to_dict()` of the frozen encoder whose features the observation ends with; None where the images
-            themselves are there.
+        pixels: the images it was built from; None without images.
+        encoder: `to_dict()` of the frozen encoder whose features end the observation; None if the data set holds the
+            images themselves.
     """
 
     source: str
@@ -63,11 +63,11 @@ class DatasetSpec:
 
     @property
     def steps(self) -> int:
-        """N, transitions of all trials."""
+        """N, the transitions of all trials."""
         return sum(self.lengths)
 
     def columns(self) -> dict[tuple[str, ...], tuple[torch.dtype, tuple[int, ...]]]:
-        """Keys of the transitions with dtype and shape `[N, ...]`; those of `rlhive.core.replay`."""
+        """Keys of the transitions, as in `rlhive.core.replay`, with dtype and shape `[N, ...]`."""
         numbers = {"observation": self.observation_dim, "action": self.action_dim}
         following = {"observation": self.observation_dim} | ({"reward": 1} if self.has_rewards else {})
         flag = (torch.bool, (self.steps, 1))
@@ -89,13 +89,13 @@ class Dataset:
     """Transitions of recorded episodes.
 
     Attributes:
-        spec: what they are.
-        folder: where they lie in the cache.
+        spec: their description.
+        folder: their folder in the cache.
     """
 
     spec: DatasetSpec
     folder: Path = attrs.field(repr=False)
-    _columns: TensorDict = attrs.field(repr=False)  # the files themselves, and never handed out
+    _columns: TensorDict = attrs.field(repr=False)  # maps the files themselves, so never handed out
     _ends: Tensor = attrs.field(init=False, repr=False)
 
     @_ends.default
@@ -108,11 +108,11 @@ class Dataset:
 
     @property
     def transitions(self) -> TensorDict:
-        """All of them, mapped anew: what is written there is the writer's own, and neither in the files nor here.
+        """All of them, newly mapped at each access: writing to them changes neither the files nor this data set.
 
-        Batch `[N]`: "observation", "action", ("next", "observation"), ("next", "reward") where there are any,
-        ("next", "terminated") and ("next", "done"), as in `rlhive.core.replay`; "pixels" and ("next", "pixels") uint8
-        `[N, cameras, H, W, 3 * frames]` for an encoder that learns.
+        Batch `[N]`: "observation", "action", ("next", "observation"), ("next", "reward") if there are rewards,
+        ("next", "terminated") and ("next", "done"), as in `rlhive.core.replay`; for a learning encoder "pixels" and
+        ("next", "pixels"), uint8 `[N, cameras, H, W, 3 * frames]`.
         """
         parts = {key: _map_own(self.folder, key, *column) for key, column in self.spec.columns().items()}
         return TensorDict(parts, batch_size=[len(self)])
@@ -138,8 +138,8 @@ class Dataset:
     def take(self, index: Tensor, chunk_size: int = 1) -> Batch:
         """The transitions at `index`, int64 `[...]` in [0, N): fresh tensors of batch `[...]`.
 
-        With `chunk_size` K > 1 "action" is `[..., K, A]`, from that of the step on, and "mask" bool `[..., K]` says
-        which of them are of its trial; after its end the last one is repeated.
+        With `chunk_size` K > 1, "action" is `[..., K, A]`, the actions from this step on, and "mask", bool `[..., K]`,
+        says which of them belong to its trial; after the trial's end the last action is repeated.
 
         Raises:
             ValueError: K is less than 1.
@@ -158,12 +158,12 @@ class Dataset:
         return TensorDict(parts, batch_size=index.shape)
 
     def blocks(self, key: str) -> Iterator[Tensor]:
-        """The rows of a vector, such as "action", some at a time: fresh float64 tensors `[rows, width]`."""
+        """The rows of a vector, such as "action", in blocks: fresh float64 tensors `[rows, width]`."""
         rows = self._columns[key].as_subclass(Tensor)
         return (block.double() for block in rows.split(max(1, _BLOCK // rows.shape[1])))
 
     def normalizer(self) -> TensorDict:
-        """Mean and deviation of all observations, as a run keeps them: `{"loc" [O], "scale" [O], "count" []}`."""
+        """Mean and deviation of all observations, as a run stores them: `{"loc" [O], "scale" [O], "count" []}`."""
         normalizer = init_normalizer(self.spec.observation_dim).double()
         for block in self.blocks("observation"):
             normalizer = update_normalizer(normalizer, block)
@@ -174,22 +174,22 @@ def open_folder(folder: Path) -> Dataset:
     """The data set that `rlhive.data.cache` built in a folder.
 
     Raises:
-        LoadError: it is not whole.
+        LoadError: it is incomplete.
         OSError: it cannot be read.
     """
     try:
         values: dict[str, Any] = json.loads((folder / SPEC_FILE).read_text())
         if values.pop("format_version") != FORMAT_VERSION:
-            raise ValueError("another format version")
+            raise ValueError("it has another format version")
         spec = DatasetSpec(**values)
         parts = {key: _map(column_file(folder, key), *column) for key, column in spec.columns().items()}
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError) as error:
-        raise LoadError(f"{folder}: is no whole data set ({error})") from None
+        raise LoadError(f"{folder}: is not a complete data set ({error})") from None
     return Dataset(spec, folder, TensorDict(parts, batch_size=[spec.steps]).lock_())
 
 
 def column_file(folder: Path, key: tuple[str, ...]) -> Path:
-    """Where the rows of a key lie, plain numbers one after another."""
+    """The file that holds the rows of a key as plain numbers."""
     return folder / f"{'.'.join(key)}.bin"
 
 
@@ -201,16 +201,16 @@ def _rows(column: Tensor, index: Tensor) -> Tensor:
 
 def _map(path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> MemoryMappedTensor:
     if path.stat().st_size != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{path.name} has another size")
+        raise ValueError(f"{path.name} has the wrong size")
     return MemoryMappedTensor.from_filename(path, dtype, torch.Size(shape))
 
 
 def _map_own(folder: Path, key: tuple[str, ...], dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """The rows of a key, of which the pages that are written to become memory of this process."""
+    """The rows of a key, mapped so that pages that are written to become private memory of this process."""
     size = math.prod(shape) * dtype.itemsize
     if size == 0:
         return torch.empty(shape, dtype=dtype)
-    flags = mmap.MAP_PRIVATE | _NO_RESERVE  # or Linux would refuse a file that is larger than memory
+    flags = mmap.MAP_PRIVATE | _NO_RESERVE  # without it Linux refuses a file larger than memory
     with column_file(folder, key).open("rb") as file:
         mapped = mmap.mmap(file.fileno(), size, flags, mmap.PROT_READ | mmap.PROT_WRITE)
     return torch.frombuffer(mapped, dtype=dtype).view(shape)

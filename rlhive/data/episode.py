@@ -1,4 +1,4 @@
-"""One episode as every format gives it, and the checks that all of them pass."""
+"""One episode, the same for every format, and the checks that all formats share."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rlhive.core.pixel_spec import PixelSpec
 
 @attrs.frozen
 class Selection:
-    """What is read of a trial; by default what a policy without images needs.
+    """What to read from a trial; by default what a policy without images needs.
 
     Attributes:
-        pixels: the images; None for none. Those that are there but not named are not touched.
-        observation_keys: the parts of `env_infos/obs_dict` that the observation is put together of; none for the
-            logged `observations`. RoboHive's own recorder logs only the time there for ids with images of their own.
+        pixels: the images; None for none. Other images in the file are not read.
+        observation_keys: the parts of `env_infos/obs_dict` that make up the observation; if empty, the logged
+            `observations` are read. For ids with images RoboHive's own recorder logs only the time there.
     """
 
     pixels: PixelSpec | None = None
@@ -36,14 +36,14 @@ class Episode:
     """What happened in one episode of T steps.
 
     Attributes:
-        name: the trial's.
-        observations: float32 `[T + 1, O]`, the last one is where the last action led.
+        name: of the trial.
+        observations: float32 `[T + 1, O]`; the last one is the result of the last action.
         actions: float32 `[T, A]`.
-        rewards: of each action, float32 `[T]`; None where none were logged.
-        terminated: whether the step ended the episode for good, bool `[T]`.
-        solved: whether the task was solved after the step, bool `[T]`; None where it was not logged.
-        times: seconds, float64 `[T + 1]`; None where they were not logged.
-        images: those that were asked for, uint8 `[T + 1, cameras, H, W, 3]`; None without.
+        rewards: of each action, float32 `[T]`; None if none were logged.
+        terminated: whether the step terminated the episode, bool `[T]`.
+        solved: whether the task was solved after the step, bool `[T]`; None if it was not logged.
+        times: seconds, float64 `[T + 1]`; None if they were not logged.
+        images: the selected ones, uint8 `[T + 1, cameras, H, W, 3]`; None without images.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Episode:
 
     @property
     def period(self) -> float | None:
-        """Median seconds from one step to the next; None where times were not logged."""
+        """Median seconds from one step to the next; None if times were not logged."""
         return None if self.times is None else float(np.median(np.diff(self.times)))
 
     @property
@@ -89,10 +89,10 @@ class Episode:
 def of_one_width(
     items: Iterable[Episode | LoadError], where: str | os.PathLike[str]
 ) -> Iterator[Episode | LoadError]:
-    """The trials of a source; one of other widths than the first whole one as the error that says so.
+    """The trials of a source; one whose widths differ from those of the first intact trial becomes an error.
 
     Args:
-        items: its episodes, and why each of the others cannot be read.
+        items: an episode for each trial that can be read, an error for each of the others.
         where: the file, for messages.
     """
     first: tuple[str, tuple[int, int]] | None = None
@@ -122,27 +122,27 @@ def as_rows(values: np.ndarray, where: str) -> np.ndarray:
     """Finite numbers as float32 `[rows, width]`.
 
     Raises:
-        LoadError: another number of dimensions, no column, or a number that is not finite.
+        LoadError: wrong number of dimensions, no column, or a number that is not finite.
     """
     check_rows(values, where)
     return _finite(values, where)
 
 
 def check_rows(values: np.ndarray, where: str) -> None:
-    """Refuses what is not `[rows, width]`.
+    """Refuses values that are not `[rows, width]`.
 
     Raises:
-        LoadError: another number of dimensions, or no column.
+        LoadError: wrong number of dimensions, or no column.
     """
     if values.ndim != 2 or values.shape[1] == 0:
         raise LoadError(f"{where}: must have a row per step and at least one column, is {list(values.shape)}")
 
 
 def check_length(values: np.ndarray, rows: int, where: str) -> None:
-    """Refuses what has not that many rows.
+    """Refuses values with another number of rows.
 
     Raises:
-        LoadError: it has others, or none at all.
+        LoadError: the number of rows differs, or there are no rows.
     """
     if values.shape[:1] != (rows,):
         raise LoadError(f"{where}: must have {rows} rows, one for each state; is {list(values.shape)}")
@@ -152,7 +152,7 @@ def as_column(values: np.ndarray, rows: int, where: str) -> np.ndarray:
     """Finite numbers, one per row, as float32 `[rows]`.
 
     Raises:
-        LoadError: another shape, or a number that is not finite.
+        LoadError: wrong shape, or a number that is not finite.
     """
     if values.shape not in ((rows,), (rows, 1)):
         raise LoadError(f"{where}: must have one number for each of {rows} rows, is {list(values.shape)}")
@@ -163,7 +163,7 @@ def as_flags(values: np.ndarray, rows: int, where: str) -> np.ndarray:
     """Booleans, or numbers that are 0 or 1, one per row, as bool `[rows]`.
 
     Raises:
-        LoadError: another shape, or another number.
+        LoadError: wrong shape, or a value other than 0 and 1.
     """
     numbers = as_column(values, rows, where)
     if not np.isin(numbers, (0.0, 1.0)).all():

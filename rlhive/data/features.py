@@ -1,7 +1,7 @@
 """From the images of an episode to columns of a data set: features of a frozen encoder, or the images themselves.
 
-Both are what the replay of online training holds: the features follow the observation in one vector, as
-`rlhive.training.encoded_env` makes it, and images that an encoder learns from are "pixels".
+Both match the replay of online training: features follow the observation in one vector, as in
+`rlhive.training.encoded_env`, and images for a learning encoder are "pixels".
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from rlhive.policy_fn.encoders import Encoder
 
 Key = tuple[str, ...]
 Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
-_BATCH = 64  # steps that are encoded at once
+_BATCH = 64  # steps encoded at once
 
 
 def check_images(
     source: object, recorded: PixelSpec | None, pixels: PixelSpec | None, encoder: Encoder | None
 ) -> PixelSpec | None:
-    """Which images a data set is made of: those asked for if the source can have them, else its own without depth.
+    """Which images to build a data set from: the requested ones, or if none are, those of the source without depth.
 
     Args:
         source: for messages.
-        recorded: what the source says of its images; None if nothing.
-        pixels: the images asked for, None for none.
-        encoder: what they go through.
+        recorded: the images that the source says it has; None if it does not say.
+        pixels: the requested images; None for none.
+        encoder: of the images.
 
     Raises:
-        LoadError: the source has other images than those asked for, or an encoder has none to encode.
+        LoadError: the source has other images than the requested ones, or there are no images to encode.
     """
     if pixels is None:
         if encoder is None:
@@ -47,16 +47,16 @@ def check_images(
         raise LoadError(f"{source}: depth images are not read into a data set; leave out depth=True")
     if recorded is None and pixels.quality != "full":
         raise LoadError(
-            f"{source}: does not say the quality of its images, taken as full, which RoboHive draws; asked for are "
-            f"{pixels.quality} ones"
+            f"{source}: does not say the quality of its images, so it is assumed to be full, as RoboHive draws; "
+            f"{pixels.quality} images were requested"
         )
     told = recorded or pixels
     missing = [name for name in pixels.cameras if name not in told.cameras]
     have, want = ((of.height, of.width, of.quality) for of in (told, pixels))
     if missing or have != want:
         raise LoadError(
-            f"{source}: has {told.quality} images {told.height}x{told.width} of {', '.join(told.cameras)}; asked for "
-            f"are {pixels.quality} ones {pixels.height}x{pixels.width} of {', '.join(pixels.cameras)}"
+            f"{source}: has {told.quality} images {told.height}x{told.width} of {', '.join(told.cameras)}; "
+            f"{pixels.quality} images {pixels.height}x{pixels.width} of {', '.join(pixels.cameras)} were requested"
         )
     return pixels
 
@@ -65,7 +65,7 @@ def make_encode(encoder: Encoder, device: str | torch.device = "cpu") -> Encode:
     """`encode(observations f32 [T, O], images u8 [T, cameras, H, W, C]) -> f32 [T, O + F]`, in batches.
 
     Raises:
-        LoadError: the weights are not there.
+        LoadError: the weights are missing.
     """
     params = encoder.init(torch.Generator()).to(device)
 
@@ -83,15 +83,15 @@ def make_encode(encoder: Encoder, device: str | torch.device = "cpu") -> Encode:
 
 
 def make_columns(episode: Episode, frames: int, encode: Encode | None) -> dict[Key, np.ndarray]:
-    """The transitions of an episode by the keys of `rlhive.core.replay`, `[T, ...]` each.
+    """The transitions of an episode, `[T, ...]` each, by the keys of `rlhive.core.replay`.
 
     Args:
-        episode: with images, or without.
-        frames: how many of them are stacked along the colours.
-        encode: makes features of them, which follow the observation; None keeps them as "pixels".
+        episode: with or without images.
+        frames: how many images to stack along the colour channels.
+        encode: appends features of the images to the observation; None keeps the images as "pixels".
     """
     done = episode.terminated.copy()
-    done[-1] = True  # a trial that stops without an end was cut: no bootstrap is lost by that
+    done[-1] = True  # a trial without a termination was truncated; "done" does not stop its bootstrapping
     states = {"observation": episode.observations}
     if episode.images is not None:
         pixels = stack_frames(episode.images, frames)
@@ -108,11 +108,11 @@ def make_columns(episode: Episode, frames: int, encode: Encode | None) -> dict[K
 
 
 def stack_frames(images: np.ndarray, frames: int) -> np.ndarray:
-    """Each image with those before it along the colours, the newest last; the first one is repeated at the start.
+    """Stacks each image with the ones before it along the colour channels, newest last; the first one is repeated.
 
     Args:
         images: uint8 `[T, cameras, H, W, 3]` of one episode.
-        frames: how many.
+        frames: how many to stack.
 
     Returns:
         uint8 `[T, cameras, H, W, 3 * frames]`.

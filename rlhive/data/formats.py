@@ -1,4 +1,4 @@
-"""The formats that are read, and which of them a file is in."""
+"""The formats that can be read, and how to tell which one a file has."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ T = TypeVar("T")
 
 
 def _not_told(*_: object) -> None:
-    """What a format does not say."""
+    """None, for something that a format does not say."""
 
 
 class Format(NamedTuple):
-    """How a format is read.
+    """How to read a format.
 
     Attributes:
-        reader: `reader(path, selection)` is the `read_one(group, name, where)` that reads one of its h5 groups.
-        environment: `environment(path)` is the id of where it is from, None where it is not told.
-        pixels: `pixels(path)` is what its images are, None where it is not told.
-        columns: `columns(path, trial)` are the parts of a whole trial's observation with their widths, None where it
-            is not told.
-        file: the h5 file that holds the trials, in the directory of a format that is one.
+        reader: `reader(path, selection)` returns `read_one(group, name, where)`, which reads one of its h5 groups.
+        environment: `environment(path)` is the id of the environment it was recorded in, None if the file does not say.
+        pixels: `pixels(path)` describes its images, None if the file does not say.
+        columns: `columns(path, trial)` are the parts of an intact trial's observation with their widths, None if the
+            file does not say.
+        file: for a format that is a directory, the h5 file in it that holds the trials.
     """
 
     reader: Callable[[str | os.PathLike[str], Selection], Callable[[h5py.Group, str, str], Episode]]
@@ -55,9 +55,9 @@ def detect(path: str | os.PathLike[str]) -> str:
     The first trial that can be read and has `actions` or `data/` decides.
 
     Raises:
-        LoadError: no name is given, there is nothing, or no whole HDF5 file.
+        LoadError: the path is empty or does not exist, or is not a complete HDF5 file.
     """
-    if not os.fspath(path):  # the present directory, as pathlib has it
+    if not os.fspath(path):  # pathlib would take it as the current directory
         raise LoadError("the path of the data set is empty: name a Trace, a RoboSet or a Minari data set")
     if not Path(path).exists():
         raise LoadError(f"{path}: there is no such file or directory")
@@ -65,7 +65,7 @@ def detect(path: str | os.PathLike[str]) -> str:
         return "minari"
     with open_h5(path) as file:
         for trial in trial_names(file):
-            with contextlib.suppress(LoadError), h5_errors(str(path)):  # met again when it is read
+            with contextlib.suppress(LoadError), h5_errors(str(path)):  # reported when the trial is read
                 names = set(open_trial(file, trial, str(path)))
                 if names & {"actions", "data"}:
                     return "trace" if "actions" in names else "roboset"
@@ -78,7 +78,7 @@ def h5_file(path: str | os.PathLike[str], format_name: str) -> Path:
 
 
 def source_files(path: str | os.PathLike[str]) -> list[Path]:
-    """All files of a data set, sorted: those that are read, behind links too, and what else its directory has."""
+    """All files of a data set, sorted: those that are read, also through links, and all others in its directory."""
     if not Path(path).is_dir():
         return [Path(path)]
     read = [Path(path) / name for name in (minari.FILE, minari.METADATA)]
@@ -88,10 +88,10 @@ def source_files(path: str | os.PathLike[str]) -> list[Path]:
 def episodes(
     path: str | os.PathLike[str], format_name: str, selection: Selection = STATE_ONLY
 ) -> Iterator[Episode | LoadError]:
-    """The episodes of a source in their order; a damaged one as the error that says why.
+    """The episodes of a source in order; for a damaged one, the error that says why.
 
     Raises:
-        LoadError: the source as a whole cannot be read, or its format has not what is selected.
+        LoadError: the source as a whole cannot be read, or its format lacks what is selected.
     """
     return read_trials(h5_file(path, format_name), FORMATS[format_name].reader(path, selection))
 
@@ -103,7 +103,7 @@ def intact(
     damaged: list[str],
     selection: Selection = STATE_ONLY,
 ) -> Iterator[Episode]:
-    """The episodes of a source, all of one width, as `whole_trials` gives them."""
+    """The intact episodes of a source, all of the same widths; see `whole_trials`."""
     items = of_one_width(episodes(path, format_name, selection), h5_file(path, format_name))
     return whole_trials(items, h5_file(path, format_name), skip_damaged, damaged)
 
@@ -111,16 +111,16 @@ def intact(
 def whole_trials(
     items: Iterable[T | LoadError], file: Path, skip_damaged: bool, damaged: list[str]
 ) -> Iterator[T]:
-    """The trials that can be read; the first damaged one is raised, or the names and reasons put in `damaged`.
+    """The trials that can be read; a damaged one is raised, or with `skip_damaged` described in `damaged`.
 
     Args:
-        items: all trials, and why each of the others cannot be read.
-        file: that holds them.
-        skip_damaged: leave damaged ones out.
-        damaged: where to say which. Without the path of the file, which may be elsewhere later.
+        items: the trials, with an error for each one that cannot be read.
+        file: the file that holds them.
+        skip_damaged: leave damaged trials out.
+        damaged: gets name and reason of each trial left out, without the path of the file, which may move.
 
     Raises:
-        LoadError: a damaged trial, unless they are left out; or not one whole trial.
+        LoadError: a trial is damaged and `skip_damaged` is false, or no trial is intact.
     """
     found = False
     for item in items:
@@ -129,17 +129,17 @@ def whole_trials(
             yield item
         elif skip_damaged:
             damaged.append(str(item).removeprefix(f"{file}: "))
-        elif isinstance(item, roboset.NoRoboSetError):  # all of them would be left out
+        elif isinstance(item, roboset.NoRoboSetError):  # skipping would leave out all of them
             raise item
         else:
             skip = "leave such trials out with --skip_damaged, in training with train.skip_damaged=True"
             raise LoadError(f"{item}; {skip}")
     if not found:
-        raise LoadError(f"{file}: has no whole trial; the first: {damaged[0]}")
+        raise LoadError(f"{file}: has no intact trial; the first one: {damaged[0]}")
 
 
 def count_trials(path: str | os.PathLike[str], format_name: str) -> int:
-    """How many there are, damaged ones included.
+    """The number of trials, damaged ones included.
 
     Raises:
         LoadError: the file as a whole cannot be read.

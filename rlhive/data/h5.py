@@ -1,4 +1,4 @@
-"""HDF5 files read with distrust: what is damaged, missing or never written gives one line that says where."""
+"""Distrustful reading of HDF5 files: anything damaged, missing or never written gives one line that says where."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _INTEGERS = tuple(getattr(h5py.h5t, f"STD_{sign}{bits}LE") for sign in ("I", "U"
 
 @contextlib.contextmanager
 def h5_errors(where: str) -> Iterator[None]:
-    """Turns whatever HDF5 raises into one line that begins with `where`."""
+    """Turns any error of HDF5 into a one-line LoadError that begins with `where`."""
     try:
         yield
     except LoadError:
         raise
-    except (Exception, MemoryError) as error:  # a damaged file makes h5py raise nearly any kind
+    except (Exception, MemoryError) as error:  # a damaged file can make h5py raise nearly any exception
         reason = " ".join(str(error).split()) or type(error).__name__
         raise LoadError(f"{where}: cannot be read ({reason}): damaged or cut short; copy it again") from None
 
@@ -41,7 +41,7 @@ def open_h5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     """Opens a file for reading.
 
     Raises:
-        LoadError: it is not there or no whole HDF5 file.
+        LoadError: it does not exist or is not a complete HDF5 file.
     """
     if not os.path.isfile(path):
         raise LoadError(f"{path}: there is no such file")
@@ -54,7 +54,7 @@ def open_h5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
 def read_trials(
     path: str | os.PathLike[str], read_one: Callable[[h5py.Group, str, str], T]
 ) -> Iterator[T | LoadError]:
-    """What `read_one(group, name, where)` makes of each trial, or the error that says why it cannot.
+    """The result of `read_one(group, name, where)` for each trial, or the error that says why there is none.
 
     Raises:
         LoadError: the file as a whole cannot be read.
@@ -70,7 +70,7 @@ def read_trials(
 
 
 def trial_names(file: h5py.File) -> list[str]:
-    """The names at the top in the order of their numbers: Trial2 comes before Trial10.
+    """The names at the top level in the order of their numbers: Trial2 comes before Trial10.
 
     Raises:
         LoadError: there is none.
@@ -85,7 +85,7 @@ def open_trial(file: h5py.File, name: str, where: str) -> h5py.Group:
     """The group of that name.
 
     Raises:
-        LoadError: it is damaged, or no group.
+        LoadError: it is damaged or not a group.
     """
     with h5_errors(where):
         kind = file.id.links.get_info(name.encode()).type
@@ -120,11 +120,11 @@ def read(dataset: h5py.Dataset, where: str) -> np.ndarray:
     """The numbers of a data set.
 
     Args:
-        dataset: of floats, integers or booleans.
+        dataset: holds floats, integers or booleans.
         where: file, trial and key, for messages.
 
     Raises:
-        LoadError: it cannot be read, was not written as a whole, or holds no plain numbers.
+        LoadError: it cannot be read, was not written completely, or does not hold plain numbers.
     """
     with h5_errors(where):
         stored = check_whole(dataset, where)
@@ -132,7 +132,7 @@ def read(dataset: h5py.Dataset, where: str) -> np.ndarray:
 
 
 class _Stored(NamedTuple):
-    """How a data set is stored, looked up once: h5py's own properties took half of the time of reading a trial."""
+    """How a data set is stored, looked up once: using h5py's properties took half the time of reading a trial."""
 
     own: h5py.h5d.DatasetID
     shape: tuple[int, ...] | None
@@ -164,7 +164,7 @@ def _stored(dataset: h5py.Dataset) -> _Stored:
 
 
 def _inflate(stored: _Stored, where: str) -> np.ndarray:
-    """Reads what gzip packed, part by part: HDF5 notices neither a part too short nor an extent that has shrunk."""
+    """Unpacks gzip chunks itself: HDF5 notices neither a chunk that is too short nor an extent that has shrunk."""
     own, shape, dtype, steps = stored.own, stored.shape, stored.dtype, stored.chunks
     assert shape is not None  # checked by `check_whole`
     values = np.empty(shape, dtype)
@@ -174,7 +174,7 @@ def _inflate(stored: _Stored, where: str) -> np.ndarray:
         unpacking = zlib.decompressobj()
         numbers = unpacking.decompress(own.read_direct_chunk(offset)[1], size + 1)
         if len(numbers) != size or not unpacking.eof:
-            raise LoadError(f"{where}: one of its parts has another size than it should; the file is damaged")
+            raise LoadError(f"{where}: one of its parts has the wrong size; the file is damaged")
         part = np.frombuffer(numbers, dtype).reshape(steps)
         target = values[tuple(slice(first, first + step) for first, step in zip(offset, steps, strict=True))]
         target[...] = part[tuple(slice(extent) for extent in target.shape)]
@@ -184,14 +184,14 @@ def _inflate(stored: _Stored, where: str) -> np.ndarray:
 
 
 def check_whole(dataset: h5py.Dataset, where: str) -> _Stored:
-    """Refuses a data set that HDF5 would read without a word although its numbers are not those once written.
+    """Refuses a data set that HDF5 would read without an error although its numbers are not the ones written.
 
     Raises:
-        LoadError: another type than a machine's own numbers, data in other files, or parts never written.
+        LoadError: it is not of native numbers, keeps data in other files, or has parts that were never written.
     """
     if not _is_plain(dataset.id.get_type()):
         raise LoadError(
-            f"{where}: holds {dataset.dtype} in an order or form of its own; expected plain numbers"
+            f"{where}: holds {dataset.dtype} in an unusual byte order or form; expected plain numbers"
         )
     stored = _stored(dataset)
     if stored.in_other_files:
@@ -199,14 +199,14 @@ def check_whole(dataset: h5py.Dataset, where: str) -> _Stored:
     if stored.shape is None:
         raise LoadError(f"{where}: has neither numbers nor a shape")
     if stored.nbytes > _DEFLATE_RATIO * os.path.getsize(h5py.h5f.get_name(stored.own)):
-        raise LoadError(f"{where}: says it is {stored.nbytes} bytes large, more than the file can hold")
+        raise LoadError(f"{where}: claims to be {stored.nbytes} bytes large, more than the file can hold")
     if missing := _count_holes(stored):
         raise LoadError(f"{where}: {missing} of its parts were never written or are damaged")
     return stored
 
 
 def holes(dataset: h5py.Dataset) -> int:
-    """How many chunks of a data set are missing or not stored as they should be; HDF5 reads zeros there."""
+    """The number of chunks that are missing or stored wrongly; HDF5 reads zeros there."""
     return _count_holes(_stored(dataset))
 
 
@@ -217,7 +217,8 @@ def _count_holes(stored: _Stored) -> int:
     if stored.layout != h5py.h5d.CHUNKED:
         return int(stored.own.get_storage_size() != stored.nbytes)
     chunk_bytes = math.prod(chunks) * stored.dtype.itemsize
-    packed = any(number != h5py.h5z.FILTER_SHUFFLE for number in stored.filters)  # all others change the size
+    # All filters but this one change the size.
+    packed = any(number != h5py.h5z.FILTER_SHUFFLE for number in stored.filters)
     whole = set()
 
     def visit(info: h5py.h5d.StoreInfo) -> None:
@@ -240,9 +241,11 @@ def _is_plain(kind: h5py.h5t.TypeID) -> bool:
 
 
 def _member(group: h5py.Group, name: str, kind: int, where: str) -> h5py.Group | h5py.Dataset:
-    """What a link of that kind leads to."""
+    """The group or data set that a hard link leads to; other kinds of links are refused."""
     if kind != h5py.h5l.TYPE_HARD:
-        raise LoadError(f"{where}: is a link to somewhere else, which is not followed; copy what it is of")
+        raise LoadError(
+            f"{where}: is a link to somewhere else, which is not followed; copy what it points to"
+        )
     with h5_errors(where):
         item = h5py.h5o.open(group.id, name.encode())
         if isinstance(item, h5py.h5g.GroupID):
@@ -253,7 +256,7 @@ def _member(group: h5py.Group, name: str, kind: int, where: str) -> h5py.Group |
 
 
 def _links(group: h5py.Group, where: str) -> dict[str, int]:
-    """The names in a group, sorted, with the kind of link; one that is no text in a form that nothing is found by."""
+    """The names in a group, sorted, with the kind of link; names that are not UTF-8 are escaped, so never found."""
     found: list[tuple[str, int]] = []
 
     def visit(name: bytes, info: h5py.h5l.LinkInfo) -> None:
@@ -262,7 +265,7 @@ def _links(group: h5py.Group, where: str) -> dict[str, int]:
     with h5_errors(where):
         group.id.links.iterate(visit, info=True)
         if len({name for name, _ in found}) < len(found):
-            raise LoadError(f"{where}: has two members of one name; the file is damaged")
+            raise LoadError(f"{where}: has two members with the same name; the file is damaged")
     return dict(sorted(found))
 
 

@@ -15,17 +15,17 @@ from rlhive.data.h5 import read
 def read_images(
     found: Mapping[str, h5py.Dataset], keys: Sequence[str], pixels: PixelSpec, rows: int, where: str
 ) -> np.ndarray:
-    """The images of one trial, uint8 `[rows, cameras, H, W, 3]`, read one camera after the other.
+    """The images of one trial, uint8 `[rows, cameras, H, W, 3]`, read one camera at a time.
 
     Args:
         found: the trial's data sets by name.
-        keys: those of the cameras, in the order of `pixels.cameras`.
-        pixels: what they are.
-        rows: one per state.
+        keys: names of the cameras' data sets, in the order of `pixels.cameras`.
+        pixels: describes the images.
+        rows: number of states.
         where: file and trial, for messages.
 
     Raises:
-        LoadError: one is missing, damaged, or of another shape or type.
+        LoadError: one is missing, damaged, or has the wrong shape or type.
     """
     images = np.empty((rows, len(keys), pixels.height, pixels.width, 3), np.uint8)
     expected = (rows, pixels.height, pixels.width, 3)
@@ -43,5 +43,5 @@ def read_images(
 
 
 def is_camera(dataset: h5py.Dataset) -> bool:
-    """Whether it holds coloured frames, uint8 `[T, H, W, 3]`."""
+    """Whether it holds colour frames, uint8 `[T, H, W, 3]`."""
     return dataset.dtype == np.uint8 and dataset.ndim == 4 and dataset.shape[-1] == 3

@@ -1,4 +1,4 @@
-"""What is in a file of episodes, trial by trial and key by key, damaged ones included; and a picture of its frames."""
+"""Tables of the content of a file of episodes, damaged trials included, and a picture of its frames."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Key(NamedTuple):
     Attributes:
         shape: of its rows `[rows, ...]`.
         dtype: as stored.
-        nans: numbers that are not finite; neither the last row of actions nor a state that the model lacks counts.
-        holes: parts that were never written, or None where it cannot be read.
+        nans: numbers that are not finite, not counting the last row of actions and states that the model lacks.
+        holes: parts that were never written; None if it cannot be read.
     """
 
     shape: tuple[int, ...]
@@ -47,10 +47,10 @@ class Key(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What the tables say of an episode, without its arrays.
+    """What the tables show of an episode, without its arrays.
 
     Attributes:
-        steps: how many it has.
+        steps: number of steps.
         total_reward: as `Episode.total_reward`.
         success: as `Episode.success`.
         gaps: as `Episode.gaps`.
@@ -68,7 +68,7 @@ class Trial(NamedTuple):
     Attributes:
         name: its name.
         keys: its data sets by name.
-        summary: of what training would read; or why it would not.
+        summary: of the episode that training would read, or the reason why it would not.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Trial(NamedTuple):
 
 
 def inspect(path: str | os.PathLike[str]) -> tuple[str, list[Trial]]:
-    """The format's name and all trials.
+    """The name of the format, and all trials.
 
     Raises:
         LoadError: the file as a whole cannot be read.
@@ -107,7 +107,7 @@ def _without_arrays(episode: Episode | LoadError) -> Summary | LoadError:
 
 
 def _reader(path: str | os.PathLike[str], format_name: str) -> Callable[[h5py.Group, str, str], Episode]:
-    """The format's; where it refuses the data set as a whole, one that refuses each trial for that reason."""
+    """The reader of the format; if that refuses the whole data set, one that refuses each trial for the same reason."""
     try:
         return FORMATS[format_name].reader(path, STATE_ONLY)
     except LoadError as error:
@@ -120,7 +120,7 @@ def _reader(path: str | os.PathLike[str], format_name: str) -> Callable[[h5py.Gr
 
 
 def format_trials(path: str | os.PathLike[str], format_name: str, trials: Sequence[Trial]) -> str:
-    """Tables of trials and of keys for people."""
+    """Tables of trials and of keys, as text."""
     whole = [trial.summary for trial in trials if isinstance(trial.summary, Summary)]
     name = FORMATS[format_name].environment(path) if whole else None
     steps, successes = (
@@ -139,7 +139,7 @@ def format_trials(path: str | os.PathLike[str], format_name: str, trials: Sequen
 
 
 def draw_frames(path: str | os.PathLike[str], picture: str | os.PathLike[str]) -> list[str]:
-    """Draws frames of all cameras, evenly spaced in time, a row for each camera of the first trials that can be read.
+    """Draws frames of all cameras, evenly spaced in time: one row per camera, from the first trials that can be read.
 
     Args:
         path: the file of episodes.
@@ -166,7 +166,7 @@ def draw_frames(path: str | os.PathLike[str], picture: str | os.PathLike[str]) -
 
 
 def _frame_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Each camera of each trial that can be read: its name, and frames of it side by side."""
+    """For each camera of each trial that can be read, its name and its frames side by side."""
 
     def read_one(trial: h5py.Group, name: str, where: str) -> list[tuple[str, np.ndarray]]:
         return [

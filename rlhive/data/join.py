@@ -1,4 +1,4 @@
-"""Several Traces as one, such as those of deployments, each of which has one trial."""
+"""Joins several Traces into one, such as those of deployments, which have one trial each."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from rlhive.data.trace import ENVIRONMENT, PIXELS, read_environment, read_pixels
 
 
 def join(sources: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
-    """Writes the trials of several Traces into one new Trace, in order, as they are stored; all of them or nothing.
+    """Copies the trials of several Traces, in order and as they are stored, into one new Trace; all of them or none.
 
-    A file's other attributes, such as "deployment" and "dry_run", become those of each of its trials.
+    Other attributes of a file, such as "deployment" and "dry_run", become attributes of each of its trials.
 
     Args:
         sources: two Traces or more, of one environment and with the same images.
@@ -32,13 +32,13 @@ def join(sources: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str])
         How many trials it has.
 
     Raises:
-        ValueError: there are fewer than two sources, or `out` will not do.
-        LoadError: a source is no Trace, is of a dry run or damaged, or differs from the first in environment, images,
-            widths of observations and actions, or in having rewards.
-        OSError: it cannot be written, as on a full disk.
+        ValueError: there are fewer than two sources, or `out` is not a valid place.
+        LoadError: a source is not a Trace, comes from a dry run, is damaged, or differs from the first one in its
+            environment, its images, the widths of observations and actions, or in having rewards.
+        OSError: it cannot be written, for example because the disk is full.
     """
     if len(sources) < 2:
-        raise ValueError(f"expected two files or more to join, got {len(sources)}")
+        raise ValueError(f"expected at least two files to join, got {len(sources)}")
     check_new(out)
     environment, pixels = _check_same_environment(sources)
     count, first = 0, ""

@@ -1,6 +1,6 @@
 """Minari's data sets: a directory with `data/metadata.json` and `data/main_data.hdf5`, one group per episode.
 
-Reading needs h5py alone. Writing is the `minari` package's own: `uv sync --extra minari` or `pip install minari`.
+Reading needs only h5py. Writing uses the `minari` package: `uv sync --extra minari` or `pip install minari`.
 """
 
 from __future__ import annotations
@@ -25,21 +25,19 @@ from rlhive.data.trace import check_keys, read_times
 
 KEYS = ("observations", "actions", "rewards", "terminations", "truncations")
 SOLVED, TIME = "infos/solved", "infos/time"
-_SPARE_BYTES = 1 << 20  # more than HDF5's bookkeeping of an episode and the unused ends of its chunks
+_SPARE_BYTES = 1 << 20  # more than HDF5's metadata for an episode and the unused ends of its chunks
 METADATA, FILE = "data/metadata.json", "data/main_data.hdf5"
 
 
 def reader(path: str | os.PathLike[str], selection: Selection) -> Callable[[h5py.Group, str, str], Episode]:
-    """`read_episode`, for a data set that it can read.
+    """Returns `read_episode` if it can read the data set.
 
     Raises:
-        LoadError: its metadata cannot be read, its observations or actions are no vectors, or images or parts are
-            selected, which are read of RoboHive's formats only.
+        LoadError: the metadata cannot be read, observations or actions are not vectors, or images or parts of an
+            obs_dict are selected, which only RoboHive's formats have.
     """
     if selection != STATE_ONLY:
-        raise LoadError(
-            f"{path}: is a Minari data set, of which neither images nor parts of an obs_dict are read"
-        )
+        raise LoadError(f"{path}: is a Minari data set; images and parts of an obs_dict are not read from it")
     _check_vectors(path, _metadata(path))
     return read_episode
 
@@ -48,7 +46,7 @@ def read_episode(group: h5py.Group, name: str, where: str) -> Episode:
     """One episode.
 
     Raises:
-        LoadError: it is damaged, or no episode of Minari's.
+        LoadError: it is damaged or not a Minari episode.
     """
     found = datasets(group, where)
     check_keys(found, KEYS, where)
@@ -58,7 +56,8 @@ def read_episode(group: h5py.Group, name: str, where: str) -> Episode:
     steps = len(actions)
     if not steps or len(observations) != steps + 1:
         raise LoadError(
-            f"{where}: has {len(observations)} observations and {steps} actions; expected one more"
+            f"{where}: has {len(observations)} observations and {steps} actions; expected one observation more"
+            " than actions"
         )
     solved = None
     if SOLVED in found:
@@ -75,7 +74,7 @@ def read_episode(group: h5py.Group, name: str, where: str) -> Episode:
 
 
 def read_environment(path: str | os.PathLike[str]) -> str | None:
-    """The id of the environment that the data set names, if it does.
+    """The id of the environment that the data set names; None if it names none.
 
     Raises:
         LoadError: it has no metadata.
@@ -89,23 +88,23 @@ def read_environment(path: str | os.PathLike[str]) -> str | None:
 
 
 def write(path: str | os.PathLike[str], episodes: Iterable[Episode], environment: str | None) -> int:
-    """Writes a data set, all of it or nothing; returns the number of episodes.
+    """Writes a data set, completely or not at all, and returns the number of episodes.
 
     Args:
-        path: the new directory, with a name such as "reach-v0", as Minari names its data sets.
-        episodes: with rewards.
-        environment: RoboHive's id of where they are from.
+        path: the new directory, named as Minari names data sets, such as "reach-v0".
+        episodes: the episodes, with rewards.
+        environment: id of the RoboHive environment they were recorded in.
 
     Raises:
-        ValueError: the name or the place will not do, or the package `minari` is missing.
+        ValueError: the name or the place is not valid, or the package `minari` is missing.
         LoadError: there is no episode.
-        OSError: it cannot be written, as on a full disk.
+        OSError: it cannot be written, for example because the disk is full.
     """
     path = Path(path)
     if not re.fullmatch(r"[\w-]+-v\d+", path.name):
-        raise ValueError(f"{path}: the name of a Minari data set ends in its version, such as reach-v0")
+        raise ValueError(f"{path}: the name of a Minari data set must end in a version, such as reach-v0")
     check_new(path)
-    path = path.absolute()  # minari joins the directory of a relative path to itself
+    path = path.absolute()  # minari would join the directory of a relative path to itself
     with replacing_directory(path) as beside:
         return _write(beside, path.name, episodes, environment)
 
@@ -135,7 +134,7 @@ def _write(folder: Path, name: str, episodes: Iterable[Episode], environment: st
 
 
 def _check_space(folder: Path, columns: Mapping[str, Any]) -> None:
-    """Refuses what the disk has no place for: HDF5 would say so in a hundred lines."""
+    """Refuses columns that do not fit on the disk: HDF5 would report that in a hundred lines."""
     size = _SPARE_BYTES + 2 * sum(np.asarray(column).nbytes for column in columns.values())
     if shutil.disk_usage(folder).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -177,7 +176,7 @@ def _metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise LoadError(f"{file}: cannot be read as Minari's metadata: {error}") from None
     if not isinstance(values, dict):
-        raise LoadError(f"{file}: is not Minari's metadata, which is a JSON object")
+        raise LoadError(f"{file}: is not Minari's metadata, which must be a JSON object")
     return values
 
 

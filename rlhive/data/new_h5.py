@@ -1,6 +1,6 @@
-"""A new HDF5 file on a disk that may turn out to be full, with which HDF5 itself cannot deal.
+"""A new HDF5 file on a disk that may fill up.
 
-It cannot close a file that it cannot write, and crashes when it closes it again.
+HDF5 itself cannot handle that: it fails to close a file that it cannot write, and crashes when it tries again.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from rlhive.core.interrupt import hold_signals
 
 
 class _Disk(io.FileIO):
-    """The bytes on disk; from the first failure on, what HDF5 writes stays in memory, where it finds it again."""
+    """The file on disk; after the first failure, writes are kept in memory, so that HDF5 can still read them back."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path, "w+")
         self.failure: OSError | None = None
-        self._kept: list[tuple[int, bytes]] = []  # places and what is there, later ones over earlier ones
+        self._kept: list[tuple[int, bytes]] = []  # offsets and bytes; later entries overwrite earlier ones
 
     def write(self, data: Any) -> int:
         place, rest = self.tell(), memoryview(data).cast("B")
@@ -51,10 +51,10 @@ class _Disk(io.FileIO):
 
 
 class NewH5(h5py.File):
-    """A file to write into as into any of h5py's, at a path that is overwritten.
+    """A new h5py file; whatever is at the path is overwritten.
 
-    HDF5 guards its bookkeeping by checksums in the format chosen here. It loses what it was writing, or crashes, where
-    Ctrl-C is raised in `_Disk`, which it calls: whoever writes does so in `hold_signals`.
+    In the file format chosen here HDF5 protects its metadata with checksums. It loses data or crashes if Ctrl-C is
+    raised in `_Disk`, which it calls, so every write must be inside `hold_signals`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -63,16 +63,16 @@ class NewH5(h5py.File):
             super().__init__(self._disk, "w", libver=("v110", "v110"))
 
     def check(self) -> None:
-        """Tells of what could not be written; to be asked now and then, and after the file is closed.
+        """Raises the first error of writing; to be called after writes, and after the file is closed.
 
         Raises:
-            OSError: the disk is full, or fails.
+            OSError: the disk is full or failed.
         """
         if self._disk.failure is not None:
             raise self._disk.failure
 
     def close(self) -> None:
-        """Writes what is not on disk yet, and closes."""
+        """Writes everything that is not on disk yet, and closes the file."""
         with hold_signals():
             super().close()
             self._disk.close()

@@ -1,4 +1,4 @@
-"""Plays logged actions again in the real environment and measures how far it drifts from what was logged."""
+"""Replays logged actions in the real environment and measures the drift from what was logged."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
     from rlhive.core.pixel_spec import PixelSpec
     from rlhive.envs.robohive import RoboHive
 
-# The drifts that rounding explains; the second at the start of what was logged in half precision, where rounded
-# positions change the forces of muscles that Myo's hand observes by 0.03.
+# The largest drifts that rounding explains. The second is for the start of trials logged in half precision, where
+# rounded positions change the muscle forces that Myo's hand observes by 0.03.
 _ROUNDING, _HALF_ROUNDING = 1e-3, 0.1
-_WHY = "the reset drew what the logged state leaves out, or the task or scene is another"
+_WHY = "the reset drew something that the logged state does not contain, or the task or scene differs"
 
 
 class Drift(NamedTuple):
-    """How far a trial played again is from the logged one.
+    """How far a replayed trial is from the logged one.
 
     Attributes:
-        name: the trial's.
-        steps: how many were played.
-        largest: the largest difference in each row, over all of `env_infos/obs_dict` that both have (without it, over
-            the observation), of numbers above 1 as a share, f64 `[steps + 1]`; None where nothing is in both.
-        logged_return: sum of logged rewards, NaN without.
-        played_return: sum of the rewards now.
+        name: of the trial.
+        steps: number of steps played.
+        largest: the largest difference in each row, f64 `[steps + 1]`, over all parts of `env_infos/obs_dict` that both
+            have (without an obs_dict, over the observation); relative for numbers above 1. None if they share no part.
+        logged_return: sum of the logged rewards, NaN without rewards.
+        played_return: sum of the replayed rewards.
         half_precision: whether the state was logged as float16.
     """
 
@@ -68,18 +68,18 @@ class Drift(NamedTuple):
 
     @property
     def drifts_away(self) -> bool:
-        """Whether it comes further from what was logged than rounding explains; never told of half precision."""
+        """Whether it later drifts further than rounding explains; always false for half precision."""
         return self.largest is not None and not self.half_precision and not self.largest.max() <= _ROUNDING
 
     @property
     def returns_other(self) -> bool:
-        """Whether the returns are more than 1 % apart."""
+        """Whether the returns differ by more than 1 %."""
         apart = abs(self.played_return - self.logged_return)
         return apart > 0.01 * max(1.0, abs(self.logged_return))
 
 
 class _Logged(NamedTuple):
-    """A trial of the file: all that is observed, by names as in the file, and where and with which seed it starts."""
+    """A trial of the file: everything observed, by its name in the file, and the state and seed that it starts from."""
 
     episode: Episode
     observed: dict[str, np.ndarray]
@@ -94,25 +94,26 @@ def replay(
     *,
     pixels: PixelSpec | None = None,
 ) -> list[Drift]:
-    """Restores where each trial starts, by its seed and the first logged state, plays its actions and compares.
+    """Restores the start of each trial from its seed and first logged state, plays its actions, and compares.
 
     Args:
         path: a Trace with `env_infos/state`.
-        env_name: where to play; by default the environment that the file names.
-        out: a new Trace for what is seen now; None for none.
-        pixels: its images; None for those of the file in the file's own environment, or that the id itself has.
+        env_name: the environment to play in; by default the one that the file names.
+        out: a new Trace for the replayed episodes; None for none.
+        pixels: images of that Trace; None for those of the file if it is played in its own environment, else for
+            those of the environment.
 
     Raises:
         LoadError: a trial is damaged or has no state.
-        ValueError: no environment is named, the states are not of it, `out` will not do, or what would be written
-            there starts elsewhere than what was logged.
+        ValueError: no environment is named, the states do not fit it, `out` is not a valid place, or a trial that
+            would be written there does not start where the logged one does.
     """
     if out is not None:
         check_new(out)
     env_name = played_in(path, env_name)
     if pixels is None and env_name == read_environment(path):
         pixels = read_pixels(path)
-    for _ in _read(path):  # a damaged trial is found before the others are played
+    for _ in _read(path):  # finds a damaged trial before any other is played
         pass
     load_torch()  # before anything that loads mujoco
     from rlhive.envs.robohive import RoboHive
@@ -132,24 +133,24 @@ def replay(
 
 
 def played_in(path: str | os.PathLike[str], env_name: str | None) -> str:
-    """That environment, or else the one that the file names.
+    """The given environment, or else the one that the file names.
 
     Raises:
-        LoadError: it is no Trace.
+        LoadError: the file is not a Trace.
         ValueError: neither is given.
     """
     if (format_name := detect(path)) != "trace":
         raise LoadError(
-            f"{path}: is a {format_name} data set; only a Trace with states, as record writes it, can be played again"
+            f"{path}: is a {format_name} data set; only a Trace with states, as record writes it, can be replayed"
         )
     env_name = env_name or read_environment(path)
     if env_name is None:
-        raise ValueError(f"{path}: does not say which environment it is from: name it with --env")
+        raise ValueError(f"{path}: does not say which environment it was recorded in: name it with --env")
     return env_name
 
 
 def format_drifts(drifts: Sequence[Drift]) -> str:
-    """A table for people."""
+    """A table, as text."""
     lines = [f"{'trial':<12}{'steps':>7}{'drift, first':>14}{'largest':>12}{'return logged':>15}{'now':>10}"]
     for drift in drifts:
         first, most = "other", "keys"
@@ -161,28 +162,28 @@ def format_drifts(drifts: Sequence[Drift]) -> str:
         )
     if any(drift.half_precision for drift in drifts):
         lines.append(
-            f"the states were logged as float16: a drift of up to {_HALF_ROUNDING} at the first step is theirs"
+            f"the states were logged as float16, which explains a drift of up to {_HALF_ROUNDING} at the first step"
         )
     if count := sum(drift.starts_elsewhere for drift in drifts):
-        lines.append(f"{count} of {len(drifts)} trials do not start where they were logged: {_WHY}")
+        lines.append(f"{count} of {len(drifts)} trials do not start where the logged ones do: {_WHY}")
     later = [drift for drift in drifts if drift.returns_other or drift.drifts_away]
     if count := sum(not drift.starts_elsewhere for drift in later):
         lines.append(
-            f"{count} of {len(drifts)} trials have returns more than 1 % from those logged or drift by more than "
-            f"{_ROUNDING}: {_WHY}, or rounding grew"
+            f"{count} of {len(drifts)} trials have returns that differ by more than 1 % or drift by more than "
+            f"{_ROUNDING}: {_WHY}, or rounding errors grew"
         )
     return "\n".join(lines)
 
 
 def _check_start(path: str | os.PathLike[str], env_name: str, drift: Drift) -> None:
-    """Refuses to write an episode that is another than the logged one from its first row on."""
+    """Refuses to write an episode that differs from the logged one from its first row on."""
     if drift.starts_elsewhere:
         assert drift.largest is not None
         back = "" if env_name == read_environment(path) else " Play it where it was recorded."
         raise ValueError(
-            f"{path}: {drift.name}: starts {drift.largest[0]:.1e} away from what was logged if played in {env_name}: "
-            f"{_WHY}; nothing was written.{back} Only files that hold each trial's seed, as `record` writes them, come "
-            "back to what the reset drew"
+            f"{path}: {drift.name}: starts {drift.largest[0]:.1e} away from what was logged when played in {env_name}: "
+            f"{_WHY}; nothing was written.{back} Only files that hold the seed of each trial, as `record` writes them, "
+            "reproduce what the reset drew"
         )
 
 
@@ -193,7 +194,7 @@ def _read(path: str | os.PathLike[str]) -> Iterator[_Logged]:
     def read_one(trial: h5py.Group, name: str, where: str) -> _Logged:
         found = datasets(trial, where)
         if not any(key.startswith(STATE) for key in found):
-            raise LoadError(f"{where}: has no {STATE}: without the state it cannot be played again")
+            raise LoadError(f"{where}: has no {STATE}: without a state it cannot be replayed")
         episode = read_episode(trial, name, where)
         rows = len(episode.observations)
         observed = {
@@ -215,7 +216,7 @@ def _read(path: str | os.PathLike[str]) -> Iterator[_Logged]:
 
 
 def _rows(dataset: h5py.Dataset, rows: int, where: str) -> np.ndarray:
-    """That many rows of numbers."""
+    """The numbers of a data set, which must have that many rows."""
     values = read(dataset, where)
     check_length(values, rows, where)
     return values
@@ -225,7 +226,7 @@ def _play(env: RoboHive, logged: _Logged) -> dict[str, np.ndarray]:
     episode = logged.episode
     if episode.actions.shape[1] != env.spec.action_dim:
         raise ValueError(
-            f"{episode.name} has {episode.actions.shape[1]} actions per step, {env.spec.name} {env.spec.action_dim}"
+            f"{episode.name} has {episode.actions.shape[1]} actions per step, {env.spec.name} has {env.spec.action_dim}"
         )
     actions = iter(episode.actions)
     first = env.restore(logged.state, 0 if logged.seed is None else logged.seed)
@@ -233,7 +234,7 @@ def _play(env: RoboHive, logged: _Logged) -> dict[str, np.ndarray]:
 
 
 def _compare(logged: _Logged, values: dict[str, np.ndarray]) -> Drift:
-    rows = len(values["observations"])  # fewer than were logged where an episode ends sooner
+    rows = len(values["observations"])  # fewer than logged if the episode now ends sooner
     apart = [
         _difference(before[:rows], values[key])
         for key, before in logged.observed.items()
@@ -251,6 +252,6 @@ def _compare(logged: _Logged, values: dict[str, np.ndarray]) -> Drift:
 
 
 def _difference(before: np.ndarray, now: np.ndarray) -> np.ndarray:
-    """The largest of each row."""
+    """The largest difference in each row."""
     one, other = (values.reshape(len(values), -1).astype(np.float64) for values in (before, now))
     return (np.abs(other - one) / np.maximum(1.0, np.abs(one))).max(1, initial=0.0)

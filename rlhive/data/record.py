@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 Act = Callable[[dict[str, np.ndarray], np.ndarray | None], tuple[np.ndarray, np.ndarray | None]]
-_TAG = 0x64617461  # "data": no episode of training or evaluation has this spawn key
+_TAG = 0x64617461  # "data": a spawn key that training and evaluation do not use
 
 
 def record(
@@ -39,32 +39,31 @@ def record(
     stochastic: bool = False,
     pixels: PixelSpec | None = None,
 ) -> None:
-    """Plays episodes and writes them as a Trace with the whole state of every step, and the seed of each.
+    """Plays episodes and writes them as a Trace, with the full state at every step and the seed of every episode.
 
-    Interrupted, it keeps the episodes that are whole: they are in `out` before `KeyboardInterrupt` goes on.
+    If it is interrupted, it writes the episodes that are complete to `out` before it raises `KeyboardInterrupt` again.
 
     Args:
-        env_name: RoboHive's id.
+        env_name: environment id of RoboHive.
         policy: "zero", "random", or a directory that `rlhive.policy_fn.load` takes.
-        episodes: how many.
+        episodes: number of episodes.
         out: the new h5 file.
-        seed: of the episodes, which are others than those of training and evaluation, and of what is drawn.
-        stochastic: act with samples from the policy instead of its mode.
-        pixels: the images to record; None for those that the policy sees, or that the id itself has. With a policy
-            that sees it can be no others.
+        seed: of the episodes, which differ from those of training and evaluation, and of random and sampled actions.
+        stochastic: sample actions from the policy instead of taking its mode.
+        pixels: the images to record; None for those that the policy sees, or else those of the environment. For a
+            policy that sees, no other images are possible.
 
     Raises:
-        ValueError: `out` will not do, there are no episodes, no such environment or policy, the policy is of another
-            environment, sees other images or has nothing to sample from, or the environment has no time limit.
+        ValueError: `out` is not a valid place, `episodes` is below 1, the environment or policy does not exist, the
+            policy was trained on another environment, sees other images or cannot be sampled from, or the environment
+            has no time limit.
         RuntimeError: the environment fails.
     """
     check_new(out)
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
     if stochastic and policy in ("zero", "random"):
-        raise ValueError(
-            f"stochastic takes samples from a trained policy, which {policy!r} is not: leave it out"
-        )
+        raise ValueError(f"only a trained policy can be sampled from, not {policy!r}: leave out stochastic")
     load_torch()  # before anything that loads mujoco
     from rlhive.envs.robohive import RoboHive
 
@@ -76,7 +75,7 @@ def record(
         act = _make_act(trained or policy, env.spec, seed, stochastic)
         if env.spec.max_episode_steps is None:
             raise ValueError(
-                f"{env_name} has no time limit: its episodes may never end, so cannot be recorded"
+                f"{env_name} has no time limit: its episodes may never end, so they cannot be recorded"
             )
         seeds = np.random.SeedSequence(seed, spawn_key=(_TAG,)).generate_state(episodes, np.uint64)
         _write_episodes(env, act, env.spec.max_episode_steps, seeds, out)
@@ -87,7 +86,7 @@ def record(
 def _write_episodes(
     env: RoboHive, act: Act, limit: int, seeds: np.ndarray, out: str | os.PathLike[str]
 ) -> None:
-    """Plays and writes an episode per seed; interrupted, those that are whole."""
+    """Plays and writes an episode per seed; if interrupted, keeps those that are complete."""
     interrupted, written = None, 0
     with trace_file(out, env.spec.name, single_frames(env.spec.pixels)) as file:
         try:
@@ -95,7 +94,7 @@ def _write_episodes(
                 map(int, seeds), desc="recording", total=len(seeds), unit="episode", disable=None
             ):
                 values = play(env, env.reset(seed), act, limit)
-                with hold_signals():  # a trial is written as a whole
+                with hold_signals():  # writes complete trials only
                     write_trial(file, f"Trial{written}", values, seed)
                     written += 1
         except KeyboardInterrupt as error:
@@ -108,17 +107,17 @@ def _write_episodes(
 
 
 def play(env: RoboHive, first: np.ndarray, act: Act, limit: int) -> dict[str, np.ndarray]:
-    """Plays one episode from where `env` is, the same as unrecorded, logged as RoboHive's own recorder logs it.
+    """Plays one episode from the current state, exactly as without recording, and logs it as RoboHive's recorder does.
 
     Args:
         env: a `RoboHive`.
-        first: its present observation, f32 `[O]`.
-        act: `act({"observation" [O], images}, rest) -> (action [A], rest)`; `rest` is what it returned at the step
-            before, such as the rest of a plan, None at first.
-        limit: the most steps.
+        first: its current observation, f32 `[O]`.
+        act: `act({"observation" [O], images}, rest) -> (action [A], rest)`; `rest` is what it returned at the
+            previous step, such as the rest of a plan; None at the first step.
+        limit: maximum number of steps.
 
     Returns:
-        The trial as `write_trial` takes it, 2 to `limit` + 1 rows: where an episode starts done, one step is played.
+        The trial as `write_trial` takes it, 2 to `limit` + 1 rows: if an episode starts done, one step is still played.
     """
     from rlhive.envs.importing import quiet
 
@@ -127,7 +126,8 @@ def play(env: RoboHive, first: np.ndarray, act: Act, limit: int) -> dict[str, np
 
         trace = Trace("record")
         trace.create_group("Trial")
-    images = env.images()  # before there is a reward, as a policy sees them: some colour the scene by it
+    # Before the reward, as a policy sees them: some environments colour the scene by it.
+    images = env.images()
     reward, done = _first_reward(env.env)
     observation, row, rest = first, 0, None
     while True:
@@ -158,9 +158,9 @@ def play(env: RoboHive, first: np.ndarray, act: Act, limit: int) -> dict[str, np
 
 
 def _first_reward(bare: Any) -> tuple[float, bool]:
-    """The reward of where an episode starts, and whether it is done there, of the observation that `reset` made.
+    """The reward of the first state, and whether it is done, computed from the observation that `reset` made.
 
-    RoboHive's `forward` would make another, in which some environments draw.
+    RoboHive's `forward` would make a new observation, for which some environments draw random numbers.
     """
     bare.expand_dims(bare.obs_dict)
     bare.rwd_dict = bare.get_reward_dict(bare.obs_dict)
@@ -170,26 +170,26 @@ def _first_reward(bare: Any) -> tuple[float, bool]:
 
 
 def _infos(env: RoboHive, images: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """RoboHive's whole `info` of the present state, which the next step overwrites."""
+    """A copy of RoboHive's complete `info` of the current state, which the next step overwrites."""
     infos: dict[str, Any] = copy.deepcopy(type(env.env).get_env_infos(env.env))
     pixels = env.spec.pixels
     if pixels is not None:
         infos["visual_dict"] = {"time": np.array([env.env.time])}
         for index, name in enumerate(pixels.cameras):
             colour = camera_key(name, pixels)
-            infos["visual_dict"][colour] = images["pixels"][index, ..., -3:]  # of stacked frames the newest
+            infos["visual_dict"][colour] = images["pixels"][index, ..., -3:]  # the newest of stacked frames
             if "depth" in images:
                 infos["visual_dict"]["d" + colour.removeprefix("rgb")] = images["depth"][index]
     return infos
 
 
 def single_frames(pixels: PixelSpec | None) -> PixelSpec | None:
-    """What a Trace has of such images: one per row, however many a policy sees at a time."""
+    """These images as a Trace holds them: one per row, however many a policy sees at a time."""
     return None if pixels is None else attrs.evolve(pixels, frames=1)
 
 
 def _load_policy(policy: str) -> Policy | None:
-    """The trained policy of that directory, None for "zero" and "random"."""
+    """The trained policy in that directory; None for "zero" and "random"."""
     if policy in ("zero", "random"):
         return None
     from rlhive.policy_fn import load
@@ -198,18 +198,18 @@ def _load_policy(policy: str) -> Policy | None:
 
 
 def _images_with(trained_on: EnvSpec, env_name: str, pixels: PixelSpec | None) -> PixelSpec | None:
-    """The images to record with a policy: those that it sees; if it sees none, those asked for.
+    """The images to record with a policy: those that it sees, or if it sees none, the requested ones.
 
     Raises:
-        ValueError: it was trained on another environment, or sees others than those asked for.
+        ValueError: it was trained on another environment, or sees other images than the requested ones.
     """
     if env_name != trained_on.name:
-        raise ValueError(f"the environment is {env_name}, but the policy is of {trained_on.name}")
+        raise ValueError(f"the environment is {env_name}, but the policy was trained on {trained_on.name}")
     if trained_on.pixels is None:
         return pixels
     if pixels is not None and single_frames(pixels) != single_frames(trained_on.pixels):
         raise ValueError(
-            f"the policy sees {trained_on.pixels}, which are recorded with it; asked for are {pixels}"
+            f"the policy sees {trained_on.pixels}, so only those can be recorded; requested are {pixels}"
         )
     return trained_on.pixels
 

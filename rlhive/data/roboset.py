@@ -1,4 +1,4 @@
-"""RoboSet: what a robot measured and was told, under `data/`, without an environment and so without rewards."""
+"""RoboSet: measurements and commands of a robot under `data/`, without an environment and so without rewards."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from rlhive.data.h5 import datasets, open_h5, open_trial, read
 from rlhive.data.images import read_images
 from rlhive.data.trace import OBSERVED, SEEN, check_keys, read_times
 
-# As environments observe a robot: where all of it is, then how fast that moves.
+# In the order in which environments observe a robot: all positions, then all velocities, then all torques.
 STATES = tuple(f"data/{name}_{part}" for name in ("qp", "qv", "tau") for part in ("arm", "ee"))
 CONTROLS = ("data/ctrl_arm", "data/ctrl_ee")
 TIME = "data/time"
-PLACES = ("left", "right", "top", "wrist")  # of its cameras: RoboHive's left_cam is rgb_left here
+PLACES = ("left", "right", "top", "wrist")  # of cameras: RoboHive's left_cam is rgb_left here
 _UNUSED = ("data/rgb_", "data/d_", "data/user")
 
 
 class NoRoboSetError(LoadError):
-    """A trial is of a robot that RoboSet does not describe; nothing of it is damaged."""
+    """A trial is intact but cannot be expressed as a RoboSet."""
 
     def __init__(self, message: str) -> None:
         super().__init__(f"{message}; --to=minari takes any robot")
 
 
 def reader(path: str | os.PathLike[str], selection: Selection) -> Callable[[h5py.Group, str, str], Episode]:
-    """`read_episode` for the trials of a file, of which it needs to know nothing else."""
+    """Returns `read_episode` with the selection; it needs nothing else from the file."""
     return functools.partial(read_episode, selection=selection)
 
 
 def read_episode(trial: h5py.Group, name: str, where: str, selection: Selection) -> Episode:
-    """One trial; its last action led nowhere that was logged, and is left out.
+    """One trial, without its last action, whose result was not logged.
 
     The observation is made of those of `STATES` that the trial has, the action of `CONTROLS`, each in this order. Both
     `CONTROLS` and `TIME` are required; a data set without columns, such as the controls of no gripper, adds none.
 
     Raises:
-        LoadError: it is damaged, no trial of RoboSet's, or has not what is selected.
+        LoadError: it is damaged, not a RoboSet trial, or lacks what is selected.
     """
     if selection.observation_keys:
         raise LoadError(
-            f"{where}: a RoboSet has no obs_dict to take {', '.join(selection.observation_keys)} of"
+            f"{where}: a RoboSet has no obs_dict to take {', '.join(selection.observation_keys)} from"
         )
     found = datasets(trial, where)
     known = (*STATES, *CONTROLS, TIME)
@@ -56,7 +56,7 @@ def read_episode(trial: h5py.Group, name: str, where: str, selection: Selection)
     ]
     if strange:
         raise LoadError(
-            f"{where}: has the unknown {', '.join(strange)}; RoboSet has {', '.join(known)} and images"
+            f"{where}: has unknown data sets: {', '.join(strange)}; a RoboSet has {', '.join(known)} and images"
         )
     check_keys(found, (*CONTROLS, TIME), where)
     actions = _columns(found, CONTROLS, where, drop=1)
@@ -75,7 +75,7 @@ def read_episode(trial: h5py.Group, name: str, where: str, selection: Selection)
 
 
 def columns(path: str | os.PathLike[str], trial: str) -> dict[str, int]:
-    """The parts of the observation of a whole trial, such as "qp_arm", with their widths, in their order."""
+    """The parts of the observation of an intact trial, such as "qp_arm", with their widths, in order."""
     with open_h5(path) as file:
         found = datasets(open_trial(file, trial, f"{path}: {trial}"), f"{path}: {trial}")
         return {key.removeprefix("data/"): _width(found[key].shape) for key in _present(found, STATES)}
@@ -91,7 +91,7 @@ def _read_images(
 
 
 def from_trial(values: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
-    """The RoboSet form of a RoboHive trial, as RoboHive's own `RoboSet_Trace` makes it.
+    """The RoboSet form of a RoboHive trial, made by RoboHive's own `RoboSet_Trace`.
 
     Args:
         values: all data sets of the trial by name, as in `trace.write_trial`.
@@ -99,7 +99,7 @@ def from_trial(values: Mapping[str, np.ndarray], where: str) -> dict[str, np.nda
 
     Raises:
         NoRoboSetError: the robot is not an arm with a gripper as RoboSet describes it, or images would be lost.
-        LoadError: a part of the observation, or images, have not a row per state.
+        LoadError: a part of the observation, or images, do not have one row per state.
     """
     for key, value in values.items():
         if key.startswith((OBSERVED, SEEN)):
@@ -115,14 +115,14 @@ def from_trial(values: Mapping[str, np.ndarray], where: str) -> dict[str, np.nda
         except AssertionError as error:
             raise NoRoboSetError(f"{where}: cannot become a RoboSet: {error}") from None
         except KeyError as error:
-            raise NoRoboSetError(f"{where}: has no {error}, which RoboSet is made of") from None
+            raise NoRoboSetError(f"{where}: has no {error}, which a RoboSet needs") from None
     if not any(key in found for key in STATES):
-        raise NoRoboSetError(f"{where}: has no state that RoboSet knows: none of {', '.join(STATES)}")
+        raise NoRoboSetError(f"{where}: has no state that a RoboSet can hold: none of {', '.join(STATES)}")
     return found
 
 
 def _check_cameras(keys: Iterable[str], where: str) -> None:
-    """Refuses images that the conversion would lose: a RoboSet has one camera in each of `PLACES`."""
+    """Refuses images that the conversion would lose: a RoboSet has at most one camera in each of `PLACES`."""
     only = f"which has one {', one '.join(PLACES)} camera"
     taken: dict[tuple[str, str], str] = {}
     for key in keys:
@@ -134,7 +134,7 @@ def _check_cameras(keys: Iterable[str], where: str) -> None:
         other = taken.setdefault((kind, places[0]), name)
         if other != name:
             raise NoRoboSetError(
-                f"{where}: {other} and {name} would both be the {places[0]} images of a RoboSet, {only}"
+                f"{where}: {other} and {name} would both become the {places[0]} images of a RoboSet, {only}"
             )
 
 
@@ -146,7 +146,7 @@ def _columns(found: Mapping[str, h5py.Dataset], keys: tuple[str, ...], where: st
     """The data sets of those names side by side, float32, without the last `drop` rows."""
     present = _present(found, keys)
     if not present:
-        raise LoadError(f"{where}: has none of {', '.join(keys)}, which RoboSet is made of")
+        raise LoadError(f"{where}: has none of {', '.join(keys)}, which a RoboSet needs")
     parts = [_read_columns(found[key], key, f"{where}/{key}") for key in present]
     for key, part in zip(present, parts, strict=True):
         check_rows(part, f"{where}/{key}")

@@ -1,4 +1,4 @@
-"""What a data set is of, by its first whole trial, before any of it is built; and whether it fits an environment."""
+"""What a data set holds, judged by its first intact trial, and whether it fits an environment."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _PERIOD_TOLERANCE = 0.1
 
 
 class Source(NamedTuple):
-    """What the steps of a data set are.
+    """What the steps of a data set consist of.
 
     Attributes:
         observation_dim: O.
         action_dim: A.
         has_rewards: whether each step has a reward.
-        environment: RoboHive's id of where it is from; None where it does not say.
-        columns: the parts of the observation with their widths; None where it does not say.
-        period: seconds from one step to the next, the median of the first whole trial; None where it does not say.
+        environment: id of the RoboHive environment it was recorded in; None if it does not say.
+        columns: the parts of the observation with their widths; None if it does not say.
+        period: seconds per step, the median of the first intact trial; None if it does not say.
     """
 
     observation_dim: int
@@ -35,19 +35,19 @@ class Source(NamedTuple):
 
 
 def environment_of(path: str | os.PathLike[str]) -> str | None:
-    """RoboHive's id of where a data set is from; None where it does not say.
+    """The id of the RoboHive environment that a data set was recorded in; None if it does not say.
 
     Raises:
-        LoadError: there is none, or it cannot be read.
+        LoadError: the data set does not exist or cannot be read.
     """
     return FORMATS[detect(path)].environment(path)
 
 
 def describe(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Source:
-    """What the first whole trial of a data set has.
+    """Describes a data set by its first intact trial.
 
     Raises:
-        LoadError: the first trial is damaged and none is to be skipped, or there is no whole one.
+        LoadError: the first trial is damaged and damaged ones are not skipped, or no trial is intact.
     """
     format_name = detect(path)
     source, first = FORMATS[format_name], next(intact(path, format_name, skip_damaged, []))
@@ -62,16 +62,16 @@ def describe(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Sou
 
 
 def check_fits(path: str | os.PathLike[str], source: Source, env: EnvSpec, *, needs_rewards: bool) -> None:
-    """Refuses a data set that an algorithm cannot learn a policy for an environment from; warns where it cannot tell.
+    """Refuses a data set that does not fit an environment or an algorithm; warns where it cannot tell.
 
     Args:
-        path: of the data set, for the message.
-        source: what it has.
+        path: of the data set, for messages.
+        source: describes it.
         env: the environment.
         needs_rewards: whether the algorithm learns from rewards.
 
     Raises:
-        LoadError: naming all that differs.
+        LoadError: it does not fit; the message says what differs.
     """
     wanted = {"observations": env.observation_dim, "actions": env.action_dim}
     found = {"observations": source.observation_dim, "actions": source.action_dim}
@@ -81,7 +81,7 @@ def check_fits(path: str | os.PathLike[str], source: Source, env: EnvSpec, *, ne
     if differing:
         raise LoadError(f"{path}: does not fit {env.name}: it has {' and '.join(differing)}")
     _check_columns(path, source, env)
-    # A deployment's clock is the wall's, so it never agrees to the last digit.
+    # Real clocks, as of a deployment, never agree to the last digit.
     if source.period is not None and abs(source.period - env.dt) > _PERIOD_TOLERANCE * env.dt:
         LOG.warning(
             "%s: its steps last %.3g s, those of %s %.3g s: the same action has another effect there",
@@ -91,16 +91,16 @@ def check_fits(path: str | os.PathLike[str], source: Source, env: EnvSpec, *, ne
             env.dt,
         )
     if needs_rewards and not source.has_rewards:
-        raise LoadError(f"{path}: has no rewards, which this algorithm learns from; bc does without")
+        raise LoadError(f"{path}: has no rewards, which this algorithm needs; bc does not")
 
 
 def _check_columns(path: str | os.PathLike[str], source: Source, env: EnvSpec) -> None:
-    """Refuses other numbers than the environment observes, though they are as many."""
+    """Refuses observations with the right width but other parts than the environment observes."""
     edges = zip(env.observation_keys, env.observation_slices, strict=True)
     parts = {key: stop - start for key, (start, stop) in edges}
     if source.columns is None and source.environment is None:
         LOG.warning(
-            "%s: does not say what its %d numbers are; taken as %s of %s",
+            "%s: does not say what its %d observed numbers are; assuming %s of %s",
             path,
             source.observation_dim,
             _text(parts),
@@ -113,7 +113,7 @@ def _check_columns(path: str | os.PathLike[str], source: Source, env: EnvSpec) -
 
 
 def _are_parts(columns: dict[str, int], parts: dict[str, int]) -> bool:
-    """Whether each number, such as of "qp_arm", is of the same kind as that of the part in its place, as "qp_robot"."""
+    """Whether each column, such as of "qp_arm", is of the same kind as the part in its place, such as "qp_robot"."""
     kinds = [column.split("_")[0] for column, width in columns.items() for _ in range(width)]
     names = [key for key, width in parts.items() for _ in range(width)]
     return all(name.startswith(kind) for kind, name in zip(kinds, names, strict=True))

@@ -1,6 +1,6 @@
 """RoboHive's Trace: one group per trial, `T + 1` rows in each, and NaN for the action after the last one.
 
-Row t has the state at t, the reward for being there and the action taken next: a step's reward is in the next row.
+Row t holds the state at t, the reward for being there, and the action taken next; a step's reward is in the next row.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ REWARDS = "rewards"
 KEYS = ("observations", "actions", REWARDS, "done")
 STATE, SOLVED, TIME = "env_infos/state/", "env_infos/solved", "time"
 OBSERVED, SEEN = "env_infos/obs_dict/", "env_infos/visual_dict/"
-ENVIRONMENT = "environment"  # an attribute of the file, ours: RoboHive does not say where a trace is from
-PIXELS = "pixels"  # another one: how its images were drawn, as JSON
-DRY_RUN = "dry_run"  # another one, of deployments: whether the actions were computed and never sent
-SEED = "seed"  # an attribute of a trial, ours: what its episode was reset with
+ENVIRONMENT = "environment"  # a file attribute that RLHive adds: RoboHive does not say where a trace is from
+PIXELS = "pixels"  # another one: describes the images, as JSON
+DRY_RUN = "dry_run"  # another one, of deployments: whether actions were only computed and never sent
+SEED = "seed"  # a trial attribute that RLHive adds: the seed of its reset
 
 
 def reader(path: str | os.PathLike[str], selection: Selection) -> Callable[[h5py.Group, str, str], Episode]:
-    """`read_episode` for the trials of a file: rewards are needed in each if any has some.
+    """Returns `read_episode` for the trials of a file; if any trial has rewards, all must have them.
 
     Raises:
-        LoadError: the file as a whole cannot be read, or is of a dry run.
+        LoadError: the file as a whole cannot be read, or comes from a dry run.
     """
     with open_h5(path) as file, h5_errors(f"{path}: its attribute {DRY_RUN!r}"):
         if file.attrs.get(DRY_RUN):
@@ -118,7 +118,7 @@ def _read_images(
 
 
 def _side_by_side(found: Mapping[str, h5py.Dataset], keys: list[str], rows: int, where: str) -> np.ndarray:
-    """The data sets of those names as float32 `[rows, width]`."""
+    """The named data sets side by side, as float32 `[rows, width]`."""
     check_keys(found, tuple(keys), where)
     parts = []
     for key in keys:
@@ -132,10 +132,10 @@ def _side_by_side(found: Mapping[str, h5py.Dataset], keys: list[str], rows: int,
 
 
 def check_keys(found: Mapping[str, h5py.Dataset], needed: tuple[str, ...], where: str) -> None:
-    """Refuses a trial without what it needs.
+    """Refuses a trial that lacks a data set it needs.
 
     Raises:
-        LoadError: naming what is missing and what is there.
+        LoadError: names what is missing and what is there.
     """
     missing = [key for key in needed if key not in found]
     if missing:
@@ -144,10 +144,10 @@ def check_keys(found: Mapping[str, h5py.Dataset], needed: tuple[str, ...], where
 
 
 def read_times(found: Mapping[str, h5py.Dataset], key: str, rows: int, where: str) -> np.ndarray | None:
-    """Times as float64 `[rows]`, None where there are none.
+    """Times in seconds as float64 `[rows]`; None if there are none.
 
     Raises:
-        LoadError: another shape, or a time that is not finite.
+        LoadError: wrong shape, or a time that is not finite.
     """
     if key not in found:
         return None
@@ -157,10 +157,10 @@ def read_times(found: Mapping[str, h5py.Dataset], key: str, rows: int, where: st
 
 
 def read_seed(trial: h5py.Group, where: str) -> int | None:
-    """What the episode of a trial was reset with, as `write_trial` wrote it; None in files of others.
+    """The seed of a trial's reset, as `write_trial` wrote it; None in files that RLHive did not write.
 
     Raises:
-        LoadError: what is written there is no seed.
+        LoadError: the attribute is not a seed.
     """
     with h5_errors(f"{where}: its attribute {SEED!r}"):
         value = trial.attrs.get(SEED)
@@ -168,25 +168,25 @@ def read_seed(trial: h5py.Group, where: str) -> int | None:
         return None
     if not (isinstance(value, np.integer) and value >= 0):
         raise LoadError(
-            f"{where}: its attribute {SEED!r} must be a whole number from 0 on, is {str(value)[:200]!r}"
+            f"{where}: its attribute {SEED!r} must be a whole number of at least 0, is {str(value)[:200]!r}"
         )
     return int(value)
 
 
 def read_environment(path: str | os.PathLike[str]) -> str | None:
-    """RoboHive's id of where a file was recorded, as `trace_file` wrote it; None in files of others.
+    """The id of the environment a file was recorded in, as `trace_file` wrote it; None if the file does not say.
 
     Raises:
-        LoadError: what is written there is no text.
+        LoadError: the attribute is not text.
     """
     return _attribute(path, ENVIRONMENT)
 
 
 def read_pixels(path: str | os.PathLike[str]) -> PixelSpec | None:
-    """How the images of a file were drawn, as `trace_file` wrote it; None in files of others.
+    """Describes the images of a file, as `trace_file` wrote it; None if the file does not say.
 
     Raises:
-        LoadError: what is written there makes no sense.
+        LoadError: the attribute is damaged.
     """
     text = _attribute(path, PIXELS)
     if text is None:
@@ -198,7 +198,7 @@ def read_pixels(path: str | os.PathLike[str]) -> PixelSpec | None:
 
 
 def _attribute(path: str | os.PathLike[str], name: str) -> str | None:
-    """The text of an attribute of a file; None where it has none of that name."""
+    """The text of an attribute of a file; None if there is no such attribute."""
     with open_h5(path) as file, h5_errors(f"{path}: its attribute {name!r}"):
         value = file.attrs.get(name)
         text = value.decode() if isinstance(value, bytes) else value
@@ -211,17 +211,17 @@ def _attribute(path: str | os.PathLike[str], name: str) -> str | None:
 def trace_file(
     path: str | os.PathLike[str], environment: str | None, pixels: PixelSpec | None = None
 ) -> Iterator[NewH5]:
-    """A file for `write_trial`, at `path` in one step when the block ends well, in place of what is there.
+    """A file for `write_trial`; when the block ends well, it replaces `path` in one step.
 
-    HDF5 guards its bookkeeping by checksums, gzip the data.
+    Checksums protect HDF5's metadata, and gzip's the data.
 
     Args:
         path: the file.
-        environment: RoboHive's id of where the trials are from, if any.
-        pixels: what their images are, if they have some.
+        environment: id of the RoboHive environment of the trials, if they have one.
+        pixels: describes their images, if they have any.
 
     Raises:
-        OSError: it cannot be written, as on a full disk.
+        OSError: it cannot be written, for example because the disk is full.
     """
     with replacing(path) as beside:
         with NewH5(beside) as file:
@@ -235,16 +235,16 @@ def trace_file(
 
 
 def write_trial(file: NewH5, name: str, values: Mapping[str, np.ndarray], seed: int | None = None) -> None:
-    """Writes one trial, packed as RoboHive packs it.
+    """Writes one trial, compressed as RoboHive does.
 
     Args:
-        file: of `trace_file`.
+        file: from `trace_file`.
         name: such as "Trial0".
-        values: by names such as "env_infos/state/qpos", a row per step each.
-        seed: what its episode was reset with, below 2**64; None where that is not known.
+        values: arrays with one row per state, by names such as "env_infos/state/qpos".
+        seed: of the reset, below 2**64; None if it is not known.
 
     Raises:
-        OSError: it cannot be written, as on a full disk.
+        OSError: it cannot be written, for example because the disk is full.
     """
     with hold_signals():
         trial = file.create_group(name)
@@ -257,8 +257,8 @@ def write_trial(file: NewH5, name: str, values: Mapping[str, np.ndarray], seed: 
 
 
 def write_episode(file: NewH5, episode: Episode) -> None:
-    """Writes what an episode with rewards has; that of being where it began, which is no step's, is 0."""
-    assert episode.rewards is not None  # looked at by `rlhive.data.convert`
+    """Writes an episode with rewards; the reward of its first state, which belongs to no step, is 0."""
+    assert episode.rewards is not None  # checked by `rlhive.data.convert`
     flags = {"done": episode.terminated} | ({} if episode.solved is None else {SOLVED: episode.solved})
     values = {
         "observations": episode.observations,

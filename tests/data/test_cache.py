@@ -191,7 +191,7 @@ def test_nothing_is_kept_of_what_cannot_be_read(tmp_path, cache):
     path = write_demo(tmp_path / "demo.h5", trials=1)
     with h5py.File(path, "r+") as file:
         del file["Trial0/actions"]
-    with pytest.raises(LoadError, match=r"has no whole trial; the first: .*Trial0: has no actions"):
+    with pytest.raises(LoadError, match=r"has no intact trial; the first one: .*Trial0: has no actions"):
         load_dataset(path, skip_damaged=True)
     with pytest.raises(LoadError, match="there is no such file or directory"):
         load_dataset(tmp_path / "nowhere.h5")
@@ -237,7 +237,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path, cache, damage, caplog):
     assert not caplog.messages
     assert bool((load_dataset(path).take(torch.arange(30)) == whole).all())
     (said,) = caplog.messages
-    assert re.fullmatch(rf"{folder}: is no whole data set \(.*\); it is made anew", said)
+    assert re.fullmatch(rf"{folder}: is not a complete data set \(.*\); it is built again", said)
     assert bool((load_dataset(path).take(torch.arange(30)) == whole).all()) and len(caplog.messages) == 1
 
 
@@ -257,10 +257,10 @@ def test_what_cannot_be_written_is_one_line(tmp_path, cache, monkeypatch):
     process.join(60)
     remedy = "make room, or set RLHIVE_CACHE to another directory"
     said = (tmp_path / "said").read_text()
-    assert said == f"{cache}: a data set cannot be written there (File too large): {remedy}"
+    assert said == f"{cache}: cannot write a data set there (File too large): {remedy}"
     assert not folders(cache)
     monkeypatch.setenv("RLHIVE_CACHE", str(path))
-    with pytest.raises(OSError, match=rf"{path}/datasets: a data set cannot be written there .*: {remedy}"):
+    with pytest.raises(OSError, match=rf"{path}/datasets: cannot write a data set there .*: {remedy}"):
         load_dataset(path)
 
 

@@ -153,7 +153,7 @@ def test_only_a_trace_can_be_played_again(recorded, tmp_path):
     for path in (tmp_path / "demo-v0", write_roboset(tmp_path / "set.h5")):
         for env_name in (None, FRANKA):
             with pytest.raises(
-                LoadError, match="only a Trace with states, as record writes it, can be played"
+                LoadError, match="only a Trace with states, as record writes it, can be replayed"
             ):
                 replay(path, env_name)
     with pytest.raises(LoadError, match=r"nowhere.h5: there is no such file"):
@@ -177,9 +177,11 @@ def test_drift_of_a_file_of_half_precision_and_of_other_actions(recorded, tmp_pa
 
 
 def test_what_cannot_be_played_again(recorded, tmp_path):
-    with pytest.raises(ValueError, match="does not say which environment it is from: name it with --env"):
+    with pytest.raises(
+        ValueError, match="does not say which environment it was recorded in: name it with --env"
+    ):
         replay(write_demo(tmp_path / "demo.h5"))
-    with pytest.raises(ValueError, match="Trial0 has 3 actions per step, FrankaReachRandom-v0 9"):
+    with pytest.raises(ValueError, match="Trial0 has 3 actions per step, FrankaReachRandom-v0 has 9"):
         replay(tmp_path / "demo.h5", FRANKA)
     with pytest.raises(
         ValueError, match=r"the logged state's 'qpos' is \[9\], that of FrankaPush.* is \[\d+\]"
@@ -217,12 +219,12 @@ def test_policies_of_other_environments_and_images_are_refused_before_anything_i
     monkeypatch.setattr("rlhive.policy_fn.load", lambda path: policy)
     monkeypatch.setattr("rlhive.envs.robohive.RoboHive", None)
     with pytest.raises(
-        ValueError, match=r"is FrankaPushRandom-v0, but the policy is of FrankaReachRandom-v0"
+        ValueError, match=r"is FrankaPushRandom-v0, but the policy was trained on FrankaReachRandom-v0"
     ):
         record("FrankaPushRandom-v0", "run", 1, tmp_path / "out.h5")
     other = attrs.evolve(images, cameras=("left_cam",))
     with pytest.raises(
-        ValueError, match=r"the policy sees .*top_cam.* recorded with it; asked for are .*left_cam"
+        ValueError, match=r"the policy sees .*top_cam.* only those can be recorded; requested are .*left_cam"
     ):
         record(FRANKA, "run", 1, tmp_path / "out.h5", pixels=other)
 
@@ -284,9 +286,9 @@ def test_a_recording_interrupted_in_its_first_episode_leaves_nothing(quick_episo
         (
             "random",
             {"stochastic": True},
-            "stochastic takes samples from a trained policy, which 'random' is not",
+            "only a trained policy can be sampled from, not 'random'",
         ),
-        ("zero", {"stochastic": True}, "stochastic takes samples from a trained policy, which 'zero' is not"),
+        ("zero", {"stochastic": True}, "only a trained policy can be sampled from, not 'zero'"),
     ],
 )
 def test_recordings_that_make_no_sense_are_refused_before_anything_is_built(

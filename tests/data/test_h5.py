@@ -109,7 +109,7 @@ DAMAGES = {
         lambda t: never_written(t, "rewards"),
         r"Trial1/rewards: 1 of its parts were never written",
     ),
-    "huge": (huge, r"Trial1/rewards: says it is 8796093022208 bytes large"),
+    "huge": (huge, r"Trial1/rewards: claims to be 8796093022208 bytes large"),
     "soft link": (
         lambda t: t.__setitem__("rewards2", h5py.SoftLink("/Trial1/rewards2")),
         r"Trial1: rewards2: is a link",

@@ -86,7 +86,7 @@ def test_parts_never_written_other_formats_and_too_few_files_are_refused(tmp_pat
         join([one, two], tmp_path / "both.h5")
     with pytest.raises(LoadError, match=r"set\.h5: is a roboset data set; only Traces can be joined"):
         join([one, write_roboset(tmp_path / "set.h5")], tmp_path / "both.h5")
-    with pytest.raises(ValueError, match="expected two files or more to join, got 1"):
+    with pytest.raises(ValueError, match="expected at least two files to join, got 1"):
         join([one], tmp_path / "both.h5")
     with pytest.raises(ValueError, match=r"two\.h5: is there already"):
         join([one, one], two)

@@ -1,4 +1,4 @@
-"""Episodes recorded and played again where the logged state leaves out what their reset drew."""
+"""Episodes recorded and replayed where the logged state lacks what the reset drew."""
 
 import h5py
 import numpy as np
@@ -59,14 +59,14 @@ def test_what_reset_drew_comes_back_with_the_seed_of_the_trial(recorded, tmp_pat
 def test_without_the_seed_another_start_is_told_of_and_not_written(seedless, tmp_path):
     drifts = replay(seedless)
     assert all(drift.starts_elsewhere for drift in drifts)
-    assert "\n2 of 2 trials do not start where they were logged: the reset drew " in format_drifts(drifts)
+    assert "\n2 of 2 trials do not start where the logged ones do: the reset drew " in format_drifts(drifts)
     with pytest.raises(
-        ValueError, match=rf"Trial0: starts .* away from what was logged if played in {FINGER}"
+        ValueError, match=rf"Trial0: starts .* away from what was logged when played in {FINGER}"
     ) as refused:
         replay(seedless, out=tmp_path / "again.h5")
     refusal = str(refused.value)
     # It was recorded nowhere else.
-    assert "Only files that hold each trial's seed" in refusal and "Play it" not in refusal
+    assert "Only files that hold the seed of each trial" in refusal and "Play it" not in refusal
     assert not (tmp_path / "again.h5").exists()
 
 
@@ -97,7 +97,7 @@ def test_returns_that_differ_are_told_of():
     def said(logged, played):
         return format_drifts([Drift("Trial0", 3, np.zeros(4), logged, played, False)])
 
-    assert "1 of 1 trials have returns more than 1 % from those logged" in said(-44.86, -46.38)
+    assert "1 of 1 trials have returns that differ by more than 1 %" in said(-44.86, -46.38)
     for logged, played in ((-44.86, -44.87), (0.0, 0.009), (np.nan, 3.0)):
         assert "1 %" not in said(logged, played)
 
@@ -106,7 +106,7 @@ def test_what_drifts_away_later_is_told_of():
     def said(largest, half):
         return format_drifts([Drift("Trial0", 1, largest, -3.0, -3.0, half)])
 
-    later = "1 of 1 trials have returns more than 1 % from those logged or drift by more than 0.001: "
+    later = "1 of 1 trials have returns that differ by more than 1 % or drift by more than 0.001: "
     assert later in said(np.array([0.0, 0.8]), False) and later in said(np.array([0.0, np.nan]), False)
     for largest, half in ((np.array([0.0, 9e-4]), False), (np.array([0.0, 0.8]), True), (None, False)):
         assert later not in said(largest, half)
@@ -115,7 +115,7 @@ def test_what_drifts_away_later_is_told_of():
 
 def test_the_table_grants_half_precision_what_the_start_does():
     half = Drift("Trial0", 0, np.array([0.05]), 0.0, 0.0, True)
-    assert "a drift of up to 0.1 at the first step is theirs" in format_drifts([half])
+    assert "which explains a drift of up to 0.1 at the first step" in format_drifts([half])
 
 
 @pytest.mark.parametrize("value", ["seven", -1, 0.5, [1, 2]])
@@ -124,7 +124,9 @@ def test_a_seed_that_is_none_is_damage(recorded, tmp_path, value):
     path.write_bytes(recorded.read_bytes())
     with h5py.File(path, "r+") as file:
         file["Trial0"].attrs["seed"] = value
-    with pytest.raises(LoadError, match="Trial0: its attribute 'seed' must be a whole number from 0 on, is "):
+    with pytest.raises(
+        LoadError, match="Trial0: its attribute 'seed' must be a whole number of at least 0, is "
+    ):
         replay(path)
 
 
