@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
+from rlhive.command_line import command_line
 from rlhive.core.errors import LoadError
 from rlhive.core.files import flush, write_text
 from rlhive.core.pixel_spec import PixelSpec
@@ -24,7 +25,7 @@ from rlhive.data.dataset import FORMAT_VERSION, SPEC_FILE, Dataset, DatasetSpec,
 from rlhive.data.episode import STATE_ONLY, Selection
 from rlhive.data.features import check_images, make_columns, make_encode
 from rlhive.data.formats import FORMATS, count_trials, detect, intact, source_files
-from rlhive.paths import cache_dir, command_line
+from rlhive.paths import cache_dir
 from rlhive.policy_fn.encoders import Encoder, describe
 
 LOG = logging.getLogger(__name__)
