@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from rlhive.core.errors import LoadError
+from rlhive.config import ConfigError
 from rlhive.core.normalizer import normalize
 from rlhive.data import load_dataset
 from rlhive.data.record import record
@@ -145,9 +145,10 @@ def test_recorded_images_are_cloned_through_the_encoder(r3m_run, tmp_path, monke
     assert torch.equal(clone.env_state["observation", "loc"], dataset.normalizer()["loc"])
     observation = {"observation": np.zeros(18, np.float32), "pixels": np.zeros((1, 64, 64, 3), np.uint8)}
     assert clone(observation).shape == (9,)
-    with pytest.raises(LoadError, match="has fast images 64x64 of top_cam; full images 64x64"):
+    with pytest.raises(ConfigError, match="has fast images 64x64 of top_cam; full images 64x64"):
         wrong = [*bindings, "images.quality='full'"]
         train_here(["bc_gaussian.gin"], wrong, str(tmp_path / "wrong"), resume=False)
+    assert not (tmp_path / "wrong").exists()
 
 
 @pytest.mark.timeout(600)

@@ -434,7 +434,7 @@ def test_minari_refuses(tmp_path):
         read_all(tmp_path / "there-v0")
     (tmp_path / "there-v0/data").mkdir()
     for text, message in [
-        ("[]", "is a JSON object"),
+        ("[]", "must be a JSON object"),
         ('{"data_format": "arrow"}', "is stored as 'arrow'; only Minari's hdf5 is read"),
         ('{"data_format": "hdf5"}', "has no observation_space"),
         (r'{"data_format": "hdf5", "observation_space": "{\"type\": \"Dict\"}"}', "is a Dict; only vectors"),
