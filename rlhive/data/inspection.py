@@ -25,7 +25,7 @@ from rlhive.data.h5 import (
     trial_names,
 )
 from rlhive.data.images import is_camera
-from rlhive.data.trace import STATE
+from rlhive.data.trace import DEPLOY, STATE
 
 _ROWS, _COLUMNS = 8, 8  # of the picture
 
@@ -36,7 +36,8 @@ class Key(NamedTuple):
     Attributes:
         shape: of its rows `[rows, ...]`.
         dtype: as stored.
-        nans: numbers that are not finite, not counting the last row of actions and states that the model lacks.
+        nans: numbers that are not finite, not counting the last row of actions and of what a deployment measured, nor
+            keys that are missing altogether, such as a state that the model lacks.
         holes: parts that were never written; None if it cannot be read.
     """
 
@@ -196,11 +197,12 @@ def _summarize(dataset: h5py.Dataset, key: str, where: str) -> Key:
             values = read(dataset, where) if dataset.dtype.kind == "f" and not missing else np.zeros(0)
     except LoadError:
         return Key(shape, dtype, 0, None)
-    if key == "actions" or key.startswith("data/ctrl_"):
+    if key == "actions" or key.startswith(("data/ctrl_", DEPLOY)):  # nothing follows the last reading
         values = values[:-1] if values.ndim else values
     nans = int((~np.isfinite(values)).sum())
-    if key.startswith(STATE) and nans == values.size:
-        nans = 0  # what a model lacks, such as mocap bodies, RoboHive writes as NaN throughout
+    # What is missing altogether is NaN throughout: mocap bodies of a model, the age of simulated sensors.
+    if key.startswith((STATE, DEPLOY)) and nans == values.size:
+        nans = 0
     return Key(shape, dtype, nans, missing)
 
 

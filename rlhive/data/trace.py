@@ -29,7 +29,8 @@ STATE, SOLVED, TIME = "env_infos/state/", "env_infos/solved", "time"
 OBSERVED, SEEN = "env_infos/obs_dict/", "env_infos/visual_dict/"
 ENVIRONMENT = "environment"  # a file attribute that RLHive adds: RoboHive does not say where a trace is from
 PIXELS = "pixels"  # another one: describes the images, as JSON
-DRY_RUN = "dry_run"  # another one, of deployments: whether actions were only computed and never sent
+DRY_RUN = "dry_run"  # an attribute of deployments' files and trials: whether the actions were never sent
+DEPLOY = "deploy/"  # the prefix of what only deployments record, such as latencies
 SEED = "seed"  # a trial attribute that RLHive adds: the seed of its reset
 
 
@@ -39,11 +40,8 @@ def reader(path: str | os.PathLike[str], selection: Selection) -> Callable[[h5py
     Raises:
         LoadError: the file as a whole cannot be read, or comes from a dry run.
     """
-    with open_h5(path) as file, h5_errors(f"{path}: its attribute {DRY_RUN!r}"):
-        if file.attrs.get(DRY_RUN):
-            raise LoadError(
-                f"{path}: is of a dry run: its actions were never sent, so nothing can be learned from it"
-            )
+    with open_h5(path) as file:
+        _refuse_dry_run(file, str(path))
     needed = KEYS if _has_rewards(path) else tuple(key for key in KEYS if key != REWARDS)
     return functools.partial(read_episode, selection=selection, needed=needed)
 
@@ -65,8 +63,9 @@ def read_episode(
         needed: `KEYS`, without `REWARDS` where rewards were not logged.
 
     Raises:
-        LoadError: it is damaged, no trial of RoboHive's, or has not what is selected.
+        LoadError: it is damaged, of a dry run, no trial of RoboHive's, or has not what is selected.
     """
+    _refuse_dry_run(trial, where)
     found = datasets(trial, where)
     check_keys(found, needed, where)
     actions = read(found["actions"], f"{where}/actions")
@@ -96,6 +95,15 @@ def read_episode(
         read_times(found, TIME, rows, where),
         _read_images(found, selection.pixels, rows, where),
     )
+
+
+def _refuse_dry_run(place: h5py.Group, where: str) -> None:
+    """Refuses a file, or a trial that may have been copied from one."""
+    with h5_errors(f"{where}: its attribute {DRY_RUN!r}"):
+        if place.attrs.get(DRY_RUN):
+            raise LoadError(
+                f"{where}: is of a dry run: its actions were never sent, so nothing can be learned from it"
+            )
 
 
 def _has_rewards(path: str | os.PathLike[str]) -> bool:

@@ -32,6 +32,8 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the command's flags."""
+    from rlhive.deploy.settings import Settings
+
     flags.DEFINE_string("bundle", None, "Directory written by rlhive.export.")
     flags.DEFINE_string(
         "out", None, "Directory for journal, trace, report and picture; it must hold none yet."
@@ -57,12 +59,16 @@ def define_flags() -> None:
         "safe_action", None, "Where to go on a fault, comma-separated; by default the last action."
     )
     flags.DEFINE_float("staleness", None, "Seconds a measurement may be old; by default two control periods.")
-    flags.DEFINE_float("frozen", 1.0, "Seconds for which a device's values may all stay the same.")
+    flags.DEFINE_float(
+        "frozen",
+        attrs.fields(Settings).frozen.default,
+        "Seconds for which a device's values may all stay the same.",
+    )
     flags.DEFINE_bool(
         "dry_run", False, "Compute and log, but send no action; connecting hardware may still move it."
     )
     define_import_flag()
-    flags.DEFINE_integer("seed", 0, "Of the simulated episode.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Seed of the simulated episode; not with --hardware.", lower_bound=0)
     flags.DEFINE_string(
         "recover", None, "Make trace.h5 from the journal in this directory, and nothing else."
     )
@@ -72,6 +78,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command."""
     refuse_arguments(argv, "bundle")
     if FLAGS.recover is not None:
+        _refuse_other_flags("recover")
         return _recover(FLAGS.recover)
     settings = _settings()
     with contextlib.redirect_stdout(sys.stderr):  # RoboHive's drivers print; stdout is for the report alone
@@ -82,6 +89,13 @@ def main(argv: Sequence[str]) -> int:
     return report.exit_code
 
 
+def _refuse_other_flags(name: str) -> None:
+    """Refuses the command's other flags, which would be ignored beside this one."""
+    own = FLAGS.flags_by_module_dict()[FLAGS.find_module_defining_flag(name)]
+    if others := [f"--{flag.name}" for flag in own if flag.present and flag.name != name]:
+        raise ValueError(f"--{name} takes no other flag: leave out {', '.join(others)}")
+
+
 def _settings() -> Settings:
     """The flags that are the loop's, after what is wrong is refused before anything slow is imported."""
     require_flags("bundle", "out")
@@ -90,6 +104,8 @@ def _settings() -> Settings:
     _check_out(Path(FLAGS.out))
     if FLAGS.hardware is not None and not Path(FLAGS.hardware).is_file():
         raise ValueError(f"--hardware={FLAGS.hardware}: there is no such file")
+    if FLAGS.hardware is not None and FLAGS["seed"].present:
+        raise ValueError("--seed is for simulated episodes: leave it out with --hardware")
     try:
         safe_action = None if FLAGS.safe_action is None else tuple(map(float, FLAGS.safe_action))
     except ValueError:
@@ -167,12 +183,13 @@ def _check_out(out: Path) -> None:
 
 def _recover(directory: str) -> int:
     from rlhive.deploy.journal import JOURNAL, TRACE, write_trace
+    from rlhive.deploy.reporting import stop_reason
 
     folder = Path(directory)
     if not directory or not (folder / JOURNAL).is_file():
         raise ValueError(f"--recover={directory}: has no {JOURNAL}; name the --out of a deployment")
-    steps = write_trace(folder / JOURNAL, folder / TRACE)
-    sys.stdout.write(f"{folder / TRACE}: {steps} steps\n")
+    steps, outcomes = write_trace(folder / JOURNAL, folder / TRACE, stop_reason(folder))
+    sys.stdout.write(f"{folder / TRACE}: {steps} steps, {outcomes} with an outcome\n")
     return 0
 
 

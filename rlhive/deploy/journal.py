@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 JOURNAL, TRACE = "journal.bin", "trace.h5"
 # What a trace has under deploy.
 _DEPLOYED = ("policy_actions", "actions", "controls", "sensor_age", "latency", "period", "unix_time")
-_FORMAT = "rlhive-journal-4"
+_FORMAT = "rlhive-journal-5"
 _MAX_HEADER = 1 << 16
 
 
@@ -45,6 +45,7 @@ def record_dtype(header: Mapping[str, Any]) -> np.dtype:
             ("done", "?"),
             ("solved", "?"),
             ("refused", "?"),
+            ("frozen_since", "<f8"),
             ("sensor_age", "<f8"),
             ("latency", "<f8"),
             ("period", "<f8"),
@@ -114,9 +115,9 @@ class Journal:
             )
         self.dtype = record_dtype(header)
         self._unknown = np.zeros((), self.dtype)
-        for name in self.dtype.names or ():
-            if self.dtype[name].base.kind == "f":
-                self._unknown[name] = np.nan
+        for column in self.dtype.names or ():
+            if self.dtype[column].base.kind == "f":
+                self._unknown[column] = np.nan
         self._file = path.open("xb", buffering=0)
         self._write(line)
 
@@ -186,13 +187,21 @@ def _pixels(images: Mapping[str, Any]) -> PixelSpec:
     return PixelSpec(images["cameras"], height, width, images["quality"])
 
 
-def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -> int:
-    """Makes RoboHive's Trace (h5) of a journal, in one step, and returns the number of steps in it.
+def write_trace(
+    journal: str | os.PathLike[str], path: str | os.PathLike[str], reason: str | None = None
+) -> tuple[int, int]:
+    """Converts a journal to RoboHive's Trace (h5), in one step; returns its steps, and how many have an outcome.
 
     Row t has what step t observed and did, and the reward for being there, which is the journal's of the step before.
     As in RoboHive's own traces the last row, that of the last reading, has NaN for its action. Where that reading was
     refused, or the robot or the process did not live to give it, the last row is that of the last step.
+    Where sensors or an image had frozen, the last row is that of their last change: later ones repeat it.
     Images are in `env_infos/visual_dict` by RoboHive's names, such as "rgb:top_cam:64x64:2d".
+
+    Args:
+        journal: the journal.
+        path: where to write; a file that is there is replaced.
+        reason: why the deployment stopped, one of `safety.EXIT_CODES`; None where that is not known.
 
     Raises:
         LoadError: it is not a journal, or has no step.
@@ -200,12 +209,18 @@ def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -
     """
     records, layout = read_journal(journal), _layout(journal)
     # Column by column: rows have the images in them, and all of those may not fit into memory.
-    kept = np.flatnonzero(~records["refused"])
+    frozen_since = np.fmin.reduce(records["frozen_since"], initial=np.inf)
+    kept = np.flatnonzero(~records["refused"] & (records["time"] <= frozen_since))
     columns = {name: records[name][kept] for name in records.dtype.names or () if name != "pixels"}
-    steps = int(is_sent(columns).sum())
+    steps, outcomes = int(is_sent(columns).sum()), len(kept) - 1
     if not steps:
         raise LoadError(f"{journal}: has no step")
-    from rlhive.data.trace import DRY_RUN, trace_file, write_trial  # h5py, which the loop does without
+    from rlhive.data.trace import (
+        DEPLOY,
+        DRY_RUN,
+        trace_file,
+        write_trial,
+    )  # h5py, which the loop does without
 
     actions = columns["actions"].copy()
     actions[-1] = np.nan
@@ -217,19 +232,26 @@ def write_trace(journal: str | os.PathLike[str], path: str | os.PathLike[str]) -
         "done": _after_step(columns["done"]),
         "env_infos/solved": _after_step(columns["solved"]),
         "env_infos/rwd_dense": _after_step(columns["rewards"]),
-        **{f"deploy/{name}": columns[name] for name in _DEPLOYED},
+        **{f"{DEPLOY}{name}": columns[name] for name in _DEPLOYED},
     }
     pixels = layout.pixels
     names = [camera_key(camera, pixels) for camera in pixels.cameras] if pixels else []
     if names:
         values["env_infos/visual_dict/time"] = columns["time"][:, None]
     with trace_file(path, layout.environment, pixels) as file:
-        with hold_signals():
-            file.attrs[DRY_RUN], file.attrs["deployment"] = layout.dry_run, json.dumps(layout.deployment)
         write_trial(file, "Trial0", values)
+        # On the trial as well, which may be copied into another file.
+        for place in (file, file["Trial0"]):
+            with hold_signals():
+                place.attrs[DRY_RUN], place.attrs["deployment"] = (
+                    layout.dry_run,
+                    json.dumps(layout.deployment),
+                )
+                if reason is not None:
+                    place.attrs["reason"] = reason
         for index, name in enumerate(names):
             _write_images(file, f"Trial0/env_infos/visual_dict/{name}", records["pixels"], kept, index)
-    return steps
+    return steps, outcomes
 
 
 def _write_images(file: NewH5, key: str, pixels: np.ndarray, kept: np.ndarray, camera: int) -> None:

@@ -215,8 +215,7 @@ class _Loop:
 
     def _decide(self, reading: Reading, record: dict[str, Any]) -> np.ndarray:
         """The action to send; what it comes from goes into the record."""
-        seen = self._see(reading)
-        record.update(newest(seen))
+        seen = self._see(reading, record)
         wanted, self._plan = _act(self._policy, reading.observation | seen, self._plan)
         latency = time.monotonic() - reading.time
         record.update(policy_actions=wanted, latency=latency)
@@ -249,11 +248,17 @@ class _Loop:
         )
         return following
 
-    def _see(self, reading: Reading) -> dict[str, np.ndarray]:
+    def _see(self, reading: Reading, record: dict[str, Any]) -> dict[str, np.ndarray]:
         """Checks a reading; the images as the policy sees them, by the name "pixels", nothing without any."""
-        self._watch.check(reading.time, reading.sensors)
-        self._joints.check(reading.time, reading.positions)
-        return {} if self._eyes is None else {"pixels": self._eyes.see(reading)}
+        try:
+            self._watch.check(reading.time, reading.sensors)
+            self._joints.check(reading.time, reading.positions)
+            seen = {} if self._eyes is None else {"pixels": self._eyes.see(reading)}
+        except FaultError as fault:
+            record["frozen_since"] = fault.frozen_since - self._started
+            raise
+        record.update(newest(seen))
+        return seen
 
     def _record(self, reading: Reading) -> dict[str, Any]:
         env = self._policy.spec.env
@@ -270,7 +275,7 @@ class _Loop:
         """Writes down the reading that the last action led to, on which nothing is done any more."""
         record = self._record(reading)
         try:
-            record.update(newest(self._see(reading)))
+            self._see(reading, record)
             record["refused"] = not np.isfinite(record.get("observations", np.nan)).all()
         except FaultError:
             record["refused"] = True

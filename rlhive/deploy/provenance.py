@@ -5,8 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Callable, Mapping
-from numbers import Integral, Real
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,6 @@ from rlhive.policy_fn.loading import seed_dir
 from rlhive.runs.checkpoint_files import read_part
 from rlhive.runs.run_files import part_path
 from rlhive.runs.run_spec import versions
-
-_PLAIN: tuple[tuple[type, Callable[[Any], Any]], ...] = (
-    (np.bool_, bool),
-    (Integral, int),
-    (Real, float),
-    (os.PathLike, os.fspath),
-    (Mapping, dict),
-)
 
 
 def describe_policy(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -79,10 +70,9 @@ def describe_deployment(
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has for numbers of other types, as numpy's, for paths and for mappings."""
-    for kind, convert in _PLAIN:
-        if isinstance(value, kind):
-            return convert(value)
+    """A numpy number, which may be among the settings, as one of Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
     raise TypeError(f"expected text, numbers, lists or mappings, got {value!r}")
 
 

@@ -102,13 +102,26 @@ def write_report(
         with contextlib.closing(journal):
             write_text(folder / REPORT, json.dumps(values, indent=2) + "\n")
         if report.steps:
-            write_trace(folder / JOURNAL, folder / TRACE)
+            write_trace(folder / JOURNAL, folder / TRACE, reason)
         if known.any():
             plot(ended["latency"], ended["period"], dt, folder / PICTURE)
     # The exit code has to say why the robot stopped. A RuntimeError is h5py's of a file that it cannot finish.
     except (OSError, RuntimeError, MemoryError, KeyboardInterrupt) as error:
         LOG.error("%s: not all could be written: %s", folder, str(error) or type(error).__name__)
     return report
+
+
+def stop_reason(folder: Path) -> str | None:
+    """Why the deployment in `folder` stopped, by its report; None where there is none, as after a crash."""
+    try:
+        return str(json.loads((folder / REPORT).read_text())["reason"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        LOG.warning(
+            "%s: cannot be read, so the trace will not say why it stopped: %s", folder / REPORT, error
+        )
+        return None
 
 
 def _read(journal: Journal, folder: Path) -> np.ndarray:

@@ -52,7 +52,7 @@ class Robot:
         spec: what the policy reads and sends.
         max_delta: the most that an action changes per step, in its units; None for any.
         staleness: seconds that a measurement may be old.
-        dry_run: nothing is sent at all, nor is the robot reset.
+        dry_run: nothing is sent at all, nor is hardware reset.
 
     Attributes:
         actuators: those configured.
@@ -91,10 +91,10 @@ class Robot:
             FaultError: the robot fails or does not answer.
         """
         with _as_fault(RESET_SECONDS, "the reset"):
-            if not self._dry_run:
-                self.env.reset(**({"blocking": False} if self.is_hardware else {}))
-            elif self.is_hardware:
+            if self.is_hardware and self._dry_run:
                 self.env.forward()
+            else:
+                self.env.reset(**({"blocking": False} if self.is_hardware else {}))
             settled_by = time.monotonic() + (0.0 if self._dry_run else SETTLE_SECONDS)
             while True:
                 if self.is_hardware:

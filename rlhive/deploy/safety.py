@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -31,11 +32,16 @@ EXIT_CODES = {
 
 
 class FaultError(RuntimeError):
-    """The policy must not go on; `reason` is one of `EXIT_CODES`."""
+    """The policy must not go on.
 
-    def __init__(self, reason: str, message: str) -> None:
+    Attributes:
+        reason: one of `EXIT_CODES`.
+        frozen_since: when what stands still last changed, on the clock of the reading; NaN for other faults.
+    """
+
+    def __init__(self, reason: str, message: str, frozen_since: float = math.nan) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason, self.frozen_since = reason, frozen_since
 
 
 class Sensors(NamedTuple):
@@ -53,11 +59,11 @@ class _Latest:
         self._changed: dict[str, float] = {}
 
     def update(self, now: float, name: str, values: np.ndarray) -> float:
-        """Takes note of what a device sends, and returns for how many seconds it has sent the same."""
+        """Takes note of what a device sends, and returns since when it has sent the same."""
         if name not in self.values or not np.array_equal(values, self.values[name]):
             self._changed[name] = now
         self.values[name] = values
-        return now - self._changed[name]
+        return self._changed[name]
 
 
 def _check_clock(what: str, age: float, staleness: float) -> None:
@@ -99,10 +105,10 @@ class SensorWatch:
                 message = f"{name} measured {age:.3f} s ago, more than {self._staleness:.3f} s"
                 raise FaultError("sensors_stale", message)
             _check_clock(name, age, self._staleness)
-            still = self._latest.update(now, name, values)
-            if values.size > 1 and still > self._frozen:
+            since = self._latest.update(now, name, values)
+            if values.size > 1 and now - since > self._frozen:
                 message = f"no value of {name} changed in any bit for {self._frozen:.3f} s"
-                raise FaultError("sensors_frozen", message)
+                raise FaultError("sensors_frozen", message, since)
 
 
 class PositionWatch:
@@ -188,9 +194,10 @@ class ImageWatch:
                 message = f"the image of camera {name} is {age:.3f} s old, more than {self._staleness:.3f} s"
                 raise FaultError("sensors_stale", message)
             _check_clock(f"the image of camera {name}", age, self._staleness)
-            if self._latest.update(now, name, pixels) > self._frozen:
+            since = self._latest.update(now, name, pixels)
+            if now - since > self._frozen:
                 message = f"the image of camera {name} did not change in any bit for {self._frozen:.3f} s"
-                raise FaultError("sensors_frozen", message)
+                raise FaultError("sensors_frozen", message, since)
         return list(self._latest.values.values())
 
 

@@ -64,7 +64,7 @@ class Settings:
             any.
         staleness: seconds that a measurement may be old; None for two control periods.
         frozen: seconds for which a device's values may stay the same in every bit.
-        dry_run: everything but sending, resets included.
+        dry_run: do everything but send; hardware is not reset either.
     """
 
     max_steps: int | None = attrs.field(default=None, validator=_optional_count)

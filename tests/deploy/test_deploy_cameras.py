@@ -101,7 +101,7 @@ def test_blind_policy_is_deployed(installed, tmp_path):
 def test_journal_with_images_survives_a_cut(simulated, tmp_path):
     content = (simulated[1] / "journal.bin").read_bytes()
     (tmp_path / "journal.bin").write_bytes(content[:-100])
-    assert write_trace(tmp_path / "journal.bin", tmp_path / "trace.h5") == 5
+    assert write_trace(tmp_path / "journal.bin", tmp_path / "trace.h5") == (5, 4)
     record = len(read_journal(tmp_path / "journal.bin")[0].tobytes())
     assert 0 < record - 2 * 32 * 40 * 3 < 300  # what docs/deployment.md says of the size
 

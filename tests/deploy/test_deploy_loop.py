@@ -18,6 +18,7 @@ import pytest
 from rlhive.command_line import command_line
 from rlhive.core import interrupt
 from rlhive.data.formats import episodes
+from rlhive.data.inspection import inspect
 from rlhive.data.trace import read_environment
 from rlhive.deploy import Settings, latency, reporting, run
 from rlhive.deploy.connecting import simulate
@@ -108,6 +109,8 @@ def test_trace_is_robohives(policy, tmp_path):
     assert episode.rewards.sum() == pytest.approx(report.total_reward, rel=1e-6)
     assert np.array_equal(episode.actions, records["actions"][:-1])
     np.testing.assert_allclose(episode.rewards, records["rewards"][:-1], rtol=1e-6)
+    _, [inspected] = inspect(tmp_path / "trace.h5")
+    assert [name for name, key in inspected.keys.items() if key.nans] == []
 
 
 def test_actions_change_no_more_than_they_may(policy, tmp_path):
@@ -116,12 +119,20 @@ def test_actions_change_no_more_than_they_may(policy, tmp_path):
     assert np.abs(np.diff(actions, axis=0)).max() <= 0.01 + 1e-6
 
 
-def test_dry_run_moves_nothing(policy, tmp_path):
+def test_dry_run_moves_nothing_after_the_reset(policy, tmp_path):
     env = simulate(NAME, 0)
-    before = env.sim.data.qpos.copy()
+    reset, starts = env.reset, []
+
+    def reset_and_remember():
+        result = reset()
+        starts.append(env.sim.data.qpos.copy())
+        return result
+
+    env.reset = reset_and_remember
     report = run(policy, env, tmp_path, Settings(max_steps=3, dry_run=True))
     assert (report.steps, report.held) == (3, "nothing, it was a dry run")
-    assert np.array_equal(env.sim.data.qpos, before)
+    [start] = starts
+    assert np.array_equal(env.sim.data.qpos, start)
 
 
 def test_fault_in_simulation_goes_to_the_safe_action(policy, tmp_path):
@@ -351,7 +362,8 @@ def test_journal_of_a_killed_process_becomes_a_trace(make_run, installed, tmp_pa
     with journal.open("ab") as file:
         file.write(b"half of a record")
     result = command(f"--recover={out}")
-    assert result.stdout == f"{out / 'trace.h5'}: {steps} steps\n", result.stderr
+    told = f"{out / 'trace.h5'}: {steps} steps, {steps - 1} with an outcome\n"
+    assert result.stdout == told, result.stderr
     with h5py.File(out / "trace.h5") as file:
         assert len(file["Trial0/actions"]) == steps
 
@@ -403,6 +415,14 @@ def test_command_stops_safely_on_ctrl_c(make_run, installed, tmp_path, number):
         (
             ("--bundle=.", "--out=x", f"--hardware={__file__}"),
             "hardware needs max_delta, the most that an action may change",
+        ),
+        (
+            ("--recover=x", "--out=y", "--seed=0"),
+            "--recover takes no other flag: leave out --out, --seed",
+        ),
+        (
+            ("--bundle=.", "--out=x", f"--hardware={__file__}", "--seed=0"),
+            "--seed is for simulated episodes: leave it out with --hardware",
         ),
         (("--bundle=.", "--out=x", "--safe_action=0,a"), "--safe_action=0,a: must be numbers"),
         (

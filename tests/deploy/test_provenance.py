@@ -7,9 +7,7 @@ import hashlib
 import json
 import os
 import time
-from fractions import Fraction
-from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -76,9 +74,9 @@ def test_a_configuration_that_changes_meanwhile_is_not_connected(arm, config, mo
 SIMULATED = SimpleNamespace()
 
 
-def test_numbers_of_any_type_and_paths_are_written_as_plain_values():
-    settings = Settings(max_steps=np.int64(3), max_delta=np.float32(0.5), frozen=Fraction(1, 4))
-    source = MappingProxyType({"path": Path("policies/reach"), "seed": np.int64(1), "final": np.True_})
+def test_numbers_of_numpy_are_written_as_plain_values():
+    settings = Settings(max_steps=np.int64(3), max_delta=np.float32(0.5), frozen=np.float64(0.25))
+    source = {"path": "policies/reach", "seed": np.int64(1), "final": np.True_}
     found = describe_deployment(source, SIMULATED, settings, np.float64(0.25))
     assert found["hardware"] is None
     assert json.loads(json.dumps(found)) == found
@@ -133,6 +131,11 @@ def test_nothing_is_learned_from_a_dry_run(dry):
         load_dataset(folder / "trace.h5", skip_damaged=True)
     _, [trial] = inspect(folder / "trace.h5")
     assert "is of a dry run" in str(trial.summary)
+    with h5py.File(folder / "trace.h5") as file, h5py.File(folder / "joined.h5", "w") as joined:
+        file.copy("Trial0", joined)
+        assert joined["Trial0"].attrs["deployment"] == file.attrs["deployment"]
+    with pytest.raises(LoadError, match=r"joined\.h5: Trial0: is of a dry run"):
+        load_dataset(folder / "joined.h5")
 
 
 def test_two_deployments_do_not_share_a_directory(tmp_path):

@@ -5,6 +5,7 @@ import signal
 import time
 
 import attrs
+import h5py
 import numpy as np
 import pytest
 
@@ -253,6 +254,29 @@ def test_the_journal_has_the_reading_that_was_refused(arm, installed, config, tm
     assert refused["refused"] and np.isnan(refused["observations"][2]) and np.isnan(refused["actions"]).all()
     [episode] = episodes(tmp_path / "out/trace.h5", "trace")  # without it
     assert len(episode.actions) == report.steps - 1
+
+
+def test_nothing_is_learned_from_sensors_that_stood_still(arm, installed, config, tmp_path):
+    env, spec = connect_fast(config, installed)
+
+    def freeze():
+        arm.move = lambda: None
+
+    act_on(arm, "positions", 12, freeze)
+    asks = Wanting(spec, lambda step: 0.02 * step)
+    report = deploy(asks, env, tmp_path, max_steps=50, frozen=0.5)
+    assert (report.reason, report.held) == ("sensors_frozen", "last action"), report
+    *records, refused = read_journal(tmp_path / "out/journal.bin")
+    observed = np.array([record["observations"] for record in records])
+    is_new = (np.diff(observed[:, :7], axis=0) != 0).any(axis=1)
+    changes = int(is_new.sum())
+    assert 0 < changes < len(is_new) and is_new[:changes].all()
+    assert refused["frozen_since"] == records[changes]["time"]
+    with h5py.File(tmp_path / "out/trace.h5") as file:
+        assert np.array_equal(file["Trial0/observations"], observed[: changes + 1])
+        assert file.attrs["reason"] == file["Trial0"].attrs["reason"] == "sensors_frozen"
+    [episode] = episodes(tmp_path / "out/trace.h5", "trace")
+    assert len(episode.actions) == changes
 
 
 @pytest.mark.parametrize("what", ["home", "positions"])
