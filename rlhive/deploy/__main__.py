@@ -89,11 +89,12 @@ def main(argv: Sequence[str]) -> int:
     return report.exit_code
 
 
-def _refuse_other_flags(name: str) -> None:
-    """Refuses the command's other flags, which would be ignored beside this one."""
-    own = FLAGS.flags_by_module_dict()[FLAGS.find_module_defining_flag(name)]
-    if others := [f"--{flag.name}" for flag in own if flag.present and flag.name != name]:
-        raise ValueError(f"--{name} takes no other flag: leave out {', '.join(others)}")
+def _refuse_other_flags(recover: str) -> None:
+    """Refuses the command's other flags, which --recover would ignore."""
+    home = FLAGS.find_module_defining_flag(recover)
+    own = [name for name in FLAGS if FLAGS.find_module_defining_flag(name) == home]
+    if others := [f"--{name}" for name in own if FLAGS[name].present and name != recover]:
+        raise ValueError(f"--{recover} takes no other flag: leave out {', '.join(others)}")
 
 
 def _settings() -> Settings:

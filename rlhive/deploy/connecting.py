@@ -12,8 +12,8 @@ from rlhive.core.pixel_spec import PixelSpec
 from rlhive.deploy.drivers import let_go, refuse_reconnecting
 from rlhive.deploy.rehearsal import not_a_configuration, rehearse
 from rlhive.deploy.robot import RESET_SECONDS
-from rlhive.deploy.safety import check_main_thread, signals_first, watchdog
 from rlhive.deploy.settings import Settings
+from rlhive.deploy.watchdog import check_main_thread, signals_first, watchdog
 from rlhive.envs.build import make_bare
 from rlhive.envs.importing import quiet
 

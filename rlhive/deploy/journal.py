@@ -21,6 +21,8 @@ from rlhive.core.interrupt import hold_signals
 from rlhive.core.pixel_spec import PixelSpec, camera_key
 
 if TYPE_CHECKING:
+    import h5py
+
     from rlhive.data.new_h5 import NewH5
 
 JOURNAL, TRACE = "journal.bin", "trace.h5"
@@ -215,14 +217,11 @@ def write_trace(
     steps, outcomes = int(is_sent(columns).sum()), len(kept) - 1
     if not steps:
         raise LoadError(f"{journal}: has no step")
-    from rlhive.data.trace import (
-        DEPLOY,
-        DRY_RUN,
-        trace_file,
-        write_trial,
-    )  # h5py, which the loop does without
+    # Here: they need h5py, which the loop does without.
+    from rlhive.data.trace import DEPLOY, trace_file, write_trial
 
     actions = columns["actions"].copy()
+
     actions[-1] = np.nan
     values = {
         "time": columns["time"],
@@ -242,16 +241,19 @@ def write_trace(
         write_trial(file, "Trial0", values)
         # On the trial as well, which may be copied into another file.
         for place in (file, file["Trial0"]):
-            with hold_signals():
-                place.attrs[DRY_RUN], place.attrs["deployment"] = (
-                    layout.dry_run,
-                    json.dumps(layout.deployment),
-                )
-                if reason is not None:
-                    place.attrs["reason"] = reason
+            _describe(place, layout, reason)
         for index, name in enumerate(names):
             _write_images(file, f"Trial0/env_infos/visual_dict/{name}", records["pixels"], kept, index)
     return steps, outcomes
+
+
+def _describe(place: h5py.Group, layout: _Layout, reason: str | None) -> None:
+    from rlhive.data.trace import DRY_RUN
+
+    with hold_signals():
+        place.attrs[DRY_RUN], place.attrs["deployment"] = layout.dry_run, json.dumps(layout.deployment)
+        if reason is not None:
+            place.attrs["reason"] = reason
 
 
 def _write_images(file: NewH5, key: str, pixels: np.ndarray, kept: np.ndarray, camera: int) -> None:

@@ -15,20 +15,22 @@ import numpy as np
 from rlhive.core.errors import NotFiniteActionError, NotFiniteError
 from rlhive.core.interrupt import catch_signals
 from rlhive.deploy.drivers import release
-from rlhive.deploy.eyes import Eyes, newest
 from rlhive.deploy.journal import JOURNAL, Journal
+from rlhive.deploy.policy_images import PolicyImages, newest
 from rlhive.deploy.provenance import describe_deployment
+from rlhive.deploy.readings import Reading
 from rlhive.deploy.reporting import Report, write_report
-from rlhive.deploy.robot import Reading, Robot
+from rlhive.deploy.robot import Robot
+from rlhive.deploy.safe_stop import SafeStop
 from rlhive.deploy.safety import (
     EXIT_CODES,
     FaultError,
     PositionWatch,
     SensorWatch,
-    check_main_thread,
     limit_action,
 )
 from rlhive.deploy.settings import Settings, check_act_mode, check_settings
+from rlhive.deploy.watchdog import check_main_thread
 from rlhive.policy_fn.policy import Policy
 
 LOG = logging.getLogger("rlhive.deploy")
@@ -90,8 +92,9 @@ def _run(
     with catch_signals() as received:
         reason, message = _guarded(loop, received)
         detected = time.monotonic()
-        held = loop.hold(reason, received)
-        stop_seconds = (loop.held_at or detected) - detected
+        stop = SafeStop(robot, settings, policy.spec.env)
+        held = stop.hold(reason, received)
+        stop_seconds = (stop.held_at or detected) - detected
         return write_report(
             journal,
             folder,
@@ -117,11 +120,10 @@ class _Loop:
         self._watch = SensorWatch(staleness, settings.frozen)
         self._joints = PositionWatch(robot.actuators.limits_by_name(), env.dt)
         frozen = settings.frozen if robot.is_hardware else math.inf  # a simulation may be at rest
-        self._eyes = None if env.pixels is None else Eyes(env.pixels, staleness, frozen)
+        self._images = None if env.pixels is None else PolicyImages(env.pixels, staleness, frozen)
         self._started = self._deadline = 0.0
         self._reference: np.ndarray | None = None
         self._plan: np.ndarray | None = None  # what is left of it
-        self.held_at: float | None = None
 
     def run(self, received: Sequence[int]) -> tuple[str, str]:
         """Steps until there is a reason to stop, which it returns."""
@@ -148,55 +150,9 @@ class _Loop:
             return "finished", f"{settings.max_seconds} s, {step} steps"
         return None
 
-    def hold(self, reason: str, received: Sequence[int]) -> str:
-        """Brings the robot to the safe state; returns what that was, or why it could not be reached.
-
-        With a signal in `received` it stays where it is, on the way to the safe action too.
-        """
-        if self._settings.dry_run:
-            return "nothing, it was a dry run"
-        if self._robot.last_action is None:
-            return "nothing is known to have been sent"
-        safe = self._settings.safe_action
-        try:
-            if safe is None or EXIT_CODES[reason] == 0 or received:
-                return self._hold_last()
-            try:
-                return self._lead(np.asarray(safe, np.float32), received)
-            except FaultError as fault:
-                return f"{self._hold_last()}, the way to the safe action failed: {fault}"
-        except FaultError as fault:
-            return f"nothing could be sent: {fault}"
-
-    def _hold_last(self) -> str:
-        self._robot.hold()
-        self.held_at = self.held_at or time.monotonic()
-        return "last action"
-
-    def _lead(self, target: np.ndarray, received: Sequence[int]) -> str:
-        """Leads the robot to an action as fast as `max_delta` and its velocity limits allow, without its sensors.
-
-        It starts from what is known to have been sent: a command of which the sending failed may have arrived, and the
-        first step from there would be one too long.
-        """
-        most = np.minimum(self._robot.actuators.reach(), self._settings.max_delta or np.inf)
-        before = self._robot.led_to()
-        assert before is not None  # `hold` has looked
-        self._hold_last()
-        while True:
-            time.sleep(self._dt)
-            if received:
-                return f"{self._hold_last()}, stopped on the way to the safe action"
-            action = limit_action(target, before, self._low, self._high, most)
-            self._robot.hold(action)
-            if np.array_equal(action, before):
-                reached = np.array_equal(action, target)
-                return "safe action" if reached else "as near the safe action as vel_range lets it"
-            before = action
-
     def repeated_frames(self) -> dict[str, int]:
         """As of `Report`; tells of those of hardware, whose cameras are slower than the loop."""
-        counts = {} if self._eyes is None else self._eyes.repeated
+        counts = {} if self._images is None else self._images.repeated
         if self._robot.is_hardware and any(counts.values()):
             LOG.warning("images that were the one before once more: %s", counts)
         return counts
@@ -220,7 +176,7 @@ class _Loop:
         latency = time.monotonic() - reading.time
         record.update(policy_actions=wanted, latency=latency)
         if self._robot.is_hardware and latency > self._staleness:
-            what = "reading and the policy" if self._eyes is None else "reading, the cameras and the policy"
+            what = "reading and the policy" if self._images is None else "reading, the cameras and the policy"
             message = f"{what} took {latency:.3f} s, more than {self._staleness:.3f} s"
             raise FaultError("sensors_stale", message)
         # Not from the last action, which runs ahead of an arm that is blocked, for the arm to follow once it is free.
@@ -253,7 +209,7 @@ class _Loop:
         try:
             self._watch.check(reading.time, reading.sensors)
             self._joints.check(reading.time, reading.positions)
-            seen = {} if self._eyes is None else {"pixels": self._eyes.see(reading)}
+            seen = {} if self._images is None else {"pixels": self._images.stack(reading)}
         except FaultError as fault:
             record["frozen_since"] = fault.frozen_since - self._started
             raise
@@ -262,12 +218,11 @@ class _Loop:
 
     def _record(self, reading: Reading) -> dict[str, Any]:
         env = self._policy.spec.env
-        ages = [age for _, age in (*reading.sensors.values(), *reading.images.values())]
         vector = np.concatenate([reading.observation[key].ravel() for key in env.observation_keys])
         record = {
             "time": reading.time - self._started,
             "unix_time": time.time() - (time.monotonic() - reading.time),
-            "sensor_age": np.fmax.reduce(ages, initial=np.nan),
+            "sensor_age": reading.oldest(),
         }
         return record | ({"observations": vector} if vector.size == env.observation_dim else {})
 

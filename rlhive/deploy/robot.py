@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.deploy.actuators import Actuators
 from rlhive.deploy.drivers import refuse_reconnecting
-from rlhive.deploy.safety import FaultError, Sensors, watchdog
-from rlhive.envs.cameras import Image, open_cameras
+from rlhive.deploy.readings import Reading, age, unmasked
+from rlhive.deploy.safety import FaultError, Sensors
+from rlhive.deploy.watchdog import as_fault
+from rlhive.envs.cameras import open_cameras
 
 RESET_SECONDS = 30.0  # RoboHive's drivers take five seconds to go to the start
 SETTLE_SECONDS = 5.0
-
-
-class Reading(NamedTuple):
-    """What the robot shows at one time.
-
-    Attributes:
-        time: when it was read, seconds of `time.monotonic`.
-        observation: the parts by name, each as RoboHive has it.
-        sensors: of each device; empty in simulation, where nothing can be old.
-        positions: of each configured actuator, in its units; empty in simulation.
-        images: of each of the policy's cameras.
-        reward: RoboHive's dense reward.
-        done: the episode has ended.
-        solved: RoboHive's word on the task.
-    """
-
-    time: float
-    observation: dict[str, np.ndarray]
-    sensors: dict[str, Sensors]
-    positions: dict[str, float]
-    images: dict[str, Image]
-    reward: float
-    done: bool
-    solved: bool
 
 
 class Robot:
@@ -90,7 +67,7 @@ class Robot:
         Raises:
             FaultError: the robot fails or does not answer.
         """
-        with _as_fault(RESET_SECONDS, "the reset"):
+        with as_fault(RESET_SECONDS, "the reset"):
             if self.is_hardware and self._dry_run:
                 self.env.forward()
             else:
@@ -126,12 +103,12 @@ class Robot:
         if self._dry_run:
             self.last_action = action
         if not self.is_hardware:
-            with _as_fault(limit, "the step"):
+            with as_fault(limit, "the step"):
                 reading = self._read(self.env.forward() if self._dry_run else self._simulate(action))
             reading = self._look(reading, RESET_SECONDS)  # where no GPU draws it takes longer than a step may
             _sleep_until(deadline)
             return reading._replace(time=time.monotonic())
-        with _as_fault(limit, "the step"):
+        with as_fault(limit, "the step"):
             if self._dry_run:
                 _sleep_until(deadline)
                 result = self.env.forward()
@@ -157,7 +134,7 @@ class Robot:
         assert self.last_action is not None
         self._wanted, self._expires = self.last_action if action is None else action, math.inf
         # Where the period is short, a driver may need more than one to send.
-        with _as_fault(max(self._spec.dt, self._staleness), "sending the safe action"):
+        with as_fault(max(self._spec.dt, self._staleness), "sending the safe action"):
             robot = self.env.robot
             if not self.is_hardware:
                 self._simulate(self._wanted)
@@ -192,7 +169,7 @@ class Robot:
 
     def _look(self, reading: Reading, limit: float) -> Reading:
         """The reading with the images of now; hardware's time stays that of its measurements, which have aged since."""
-        with _as_fault(limit, "reading the cameras"):
+        with as_fault(limit, "reading the cameras"):
             images = self._cameras()
         return reading._replace(images=images, time=reading.time if self.is_hardware else time.monotonic())
 
@@ -201,7 +178,7 @@ class Robot:
         _, reward, done, *_, info = result
         return Reading(
             now,
-            {key: _unmasked(key, self.env.obs_dict[key]) for key in self._spec.observation_keys},
+            {key: unmasked(key, self.env.obs_dict[key]) for key in self._spec.observation_keys},
             self._sensors() if self.is_hardware else {},
             self.actuators.by_name() if self.is_hardware else {},
             {},
@@ -220,7 +197,7 @@ class Robot:
         robot = self.env.robot
         return {
             name: Sensors(
-                _unmasked(name, device["sensor_data"]).astype(np.float64), _age(device, robot.time_start)
+                unmasked(name, device["sensor_data"]).astype(np.float64), age(device, robot.time_start)
             )
             for name, device in robot.robot_config.items()
             if device["sensor"]
@@ -269,42 +246,6 @@ class Robot:
         if self.last_control is not None:
             return self.last_control[self.actuators.ids]
         return np.clip(np.array([*self.rest.values()]), self.actuators.low, self.actuators.high)
-
-
-@contextlib.contextmanager
-def _as_fault(seconds: float, what: str) -> Iterator[None]:
-    """A watchdog; whatever RoboHive raises is a fault of the robot."""
-    try:
-        with watchdog(seconds, what):
-            yield
-    except FaultError:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split())
-        raise FaultError("robot_failed", f"{what} failed: {type(error).__name__}: {text}") from error
-
-
-def _unmasked(name: str, values: Any) -> np.ndarray:
-    """A copy; what a mask hides would pass for a measurement once the mask is dropped."""
-    if isinstance(values, np.ma.MaskedArray):
-        raise FaultError("observation_wrong", f"{name} is a masked array, expected a plain one")
-    if np.iscomplexobj(values):
-        raise FaultError("observation_wrong", f"{name} is complex, expected real numbers")
-    return np.array(values)
-
-
-def _age(device: dict[str, Any], time_start: float) -> float:
-    """The most that a device's measurement may be old, by its own time stamp, in seconds; NaN where it has none.
-
-    The drivers give the stamp of now alone, not that of the measurement, which was taken some time before.
-    """
-    robot = getattr(device["robot"], "robot", None)
-    read = getattr(robot, "get_robot_state", None) or getattr(robot, "get_state", None)
-    if read is None:
-        return math.nan
-    stamp, now = read().timestamp, time.time()
-    since_measured = now - time_start - device["sensor_time"]
-    return now - (stamp.seconds + 1e-9 * stamp.nanos) + since_measured
 
 
 def _sleep_until(deadline: float) -> None:

@@ -1,18 +1,13 @@
-"""What stops a policy: faults and their exit codes, limits on actions, sensors and images too old, a watchdog."""
+"""What stops a policy: faults and their exit codes, and checks of actions, sensors, joint positions and images."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
-from rlhive.core.interrupt import CAUGHT
 from rlhive.envs.cameras import Image
 
 # Exit codes of `python -m rlhive.deploy` by the reason why it stopped; docs/deployment.md explains each.
@@ -66,8 +61,10 @@ class _Latest:
         return self._changed[name]
 
 
-def _check_clock(what: str, age: float, staleness: float) -> None:
-    """Refuses what comes from a clock so far ahead that nothing of it would ever be too old."""
+def _check_age(what: str, age: float, staleness: float) -> None:
+    """Refuses what is too old, and what is stamped so far ahead that it would never be."""
+    if age > staleness:
+        raise FaultError("sensors_stale", f"{what} is {age:.3f} s old, more than {staleness:.3f} s")
     if age < -staleness:
         raise FaultError(
             "sensors_stale",
@@ -101,10 +98,7 @@ class SensorWatch:
             if not np.isfinite(values).all():
                 broken = ", ".join(map(str, np.flatnonzero(~np.isfinite(values))))
                 raise FaultError("observation_not_finite", f"sensors {broken} of {name} are not finite")
-            if age > self._staleness:
-                message = f"{name} measured {age:.3f} s ago, more than {self._staleness:.3f} s"
-                raise FaultError("sensors_stale", message)
-            _check_clock(name, age, self._staleness)
+            _check_age(f"the measurement of {name}", age, self._staleness)
             since = self._latest.update(now, name, values)
             if values.size > 1 and now - since > self._frozen:
                 message = f"no value of {name} changed in any bit for {self._frozen:.3f} s"
@@ -190,10 +184,7 @@ class ImageWatch:
             if pixels.dtype != np.uint8 or pixels.shape != self._shape:
                 found, expected = f"{pixels.dtype} {list(pixels.shape)}", f"uint8 {list(self._shape)}"
                 raise FaultError("observation_wrong", f"camera {name} shows {found}, expected {expected}")
-            if age > self._staleness:
-                message = f"the image of camera {name} is {age:.3f} s old, more than {self._staleness:.3f} s"
-                raise FaultError("sensors_stale", message)
-            _check_clock(f"the image of camera {name}", age, self._staleness)
+            _check_age(f"the image of camera {name}", age, self._staleness)
             since = self._latest.update(now, name, pixels)
             if now - since > self._frozen:
                 message = f"the image of camera {name} did not change in any bit for {self._frozen:.3f} s"
@@ -226,78 +217,3 @@ def limit_action(
         reference = np.where(np.isfinite(last), last, action)
         action = np.clip(action, reference - max_delta, reference + max_delta)
     return np.clip(action, low, high)
-
-
-def check_main_thread(what: str) -> None:
-    """Refuses another thread, in which no signal can end what does not answer.
-
-    Raises:
-        ValueError: naming `what` was called.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        raise ValueError(f"{what} must be called in the main thread, where signals arrive")
-
-
-@contextlib.contextmanager
-def signals_first() -> Iterator[None]:
-    """Lets Ctrl-C, SIGTERM and SIGHUP end the block as their handlers say; main thread only.
-
-    RoboHive's drivers catch what those raise, too, and fail with something else, or go on.
-    """
-    raised: list[BaseException] = []
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in CAUGHT}
-
-    def receive(number: int, frame: Any) -> None:
-        handler = before[number]
-        assert callable(handler)
-        try:
-            handler(number, frame)
-        except BaseException as error:
-            raised.append(error)
-            raise
-
-    caught = [number for number in CAUGHT if callable(before[number])]
-    try:
-        for number in caught:
-            signal.signal(number, receive)
-        yield
-    except Exception:
-        if not raised:
-            raise
-    finally:
-        for number in caught:
-            signal.signal(number, before[number])
-    if raised:
-        raise raised[0] from None
-
-
-@contextlib.contextmanager
-def watchdog(seconds: float, what: str) -> Iterator[None]:
-    """Ends the block with a `FaultError` when it takes longer; main thread only.
-
-    Goes on raising every tenth of the time until the block is left, and once more behind it, whatever the block raised:
-    RoboHive's drivers catch every exception and try again, for ever, or raise another.
-    """
-    message = f"{what} did not end within {seconds:.3f} s"
-    armed, ends = True, time.monotonic() + seconds
-
-    def stop(number: int, frame: Any) -> None:
-        if armed:
-            raise FaultError("robot_stalled", message)
-
-    before = signal.signal(signal.SIGALRM, stop)
-    try:
-        try:
-            signal.setitimer(signal.ITIMER_REAL, seconds, max(seconds / 10, 0.001))
-            yield
-        finally:
-            armed = False  # or a signal in the lines below would leave the timer running
-    except Exception as error:
-        if time.monotonic() > ends:
-            raise FaultError("robot_stalled", message) from error
-        raise
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    if time.monotonic() > ends:
-        raise FaultError("robot_stalled", message)

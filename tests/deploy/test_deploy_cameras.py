@@ -129,8 +129,9 @@ def test_image_watch():
     first, second = np.zeros((2, 2, 3), np.uint8), np.ones((2, 2, 3), np.uint8)
     watch.check(0.0, {"a": Image(first, 0.05), "b": Image(first, np.nan)})
     watch.check(0.9, {"a": Image(second, 0.05), "b": Image(first, np.nan)})
-    with pytest.raises(FaultError, match=r"camera b did not change in any bit for 1\.000 s"):
+    with pytest.raises(FaultError, match=r"camera b did not change in any bit for 1\.000 s") as frozen:
         watch.check(1.1, {"a": Image(second, 0.05), "b": Image(first, np.nan)})
+    assert frozen.value.frozen_since == 0.0
     for shown, message in (
         (Image(None, np.nan), "camera a shows no image"),
         (Image(first[:1], 0.0), r"shows uint8 \[1, 2, 3\], expected uint8 \[2, 2, 3\]"),

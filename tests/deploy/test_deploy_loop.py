@@ -23,7 +23,8 @@ from rlhive.data.trace import read_environment
 from rlhive.deploy import Settings, latency, reporting, run
 from rlhive.deploy.connecting import simulate
 from rlhive.deploy.journal import read_journal, write_trace
-from rlhive.deploy.safety import EXIT_CODES, FaultError, Sensors, SensorWatch, limit_action, watchdog
+from rlhive.deploy.safety import EXIT_CODES, FaultError, Sensors, SensorWatch, limit_action
+from rlhive.deploy.watchdog import watchdog
 from rlhive.envs.importing import quiet
 from rlhive.envs.robohive import env_spec
 from rlhive.export import export
@@ -334,9 +335,10 @@ def test_sensor_watch_knows_devices_apart():
         moving = Sensors(np.array([now, 0.0]), 0.05)
         # One value may stand still.
         watch.check(now, {"arm": moving, "gripper": Sensors(np.array([0.08]), np.nan)})
-    with pytest.raises(FaultError, match="no value of arm changed"):
+    with pytest.raises(FaultError, match="no value of arm changed") as frozen:
         watch.check(now + 1.1, {"arm": moving})
-    with pytest.raises(FaultError, match=r"arm measured 0\.200 s ago"):
+    assert frozen.value.frozen_since == now
+    with pytest.raises(FaultError, match=r"the measurement of arm is 0\.200 s old, more than 0\.100 s"):
         watch.check(now, {"arm": Sensors(np.array([9.0, 0.0]), 0.2)})
     watch.check(now, {"arm": Sensors(np.array([8.0, 0.0]), -0.05)})
     with pytest.raises(

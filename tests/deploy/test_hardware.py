@@ -74,8 +74,8 @@ WIDE, TIGHT = {"staleness": 10.0, "frozen": 10.0}, {"frozen": {"frozen": 0.3}, "
     [
         ("nan", "observation_not_finite", "sensors 2 of franka are not finite"),
         ("frozen", "sensors_frozen", "no value of franka changed"),
-        ("dropped", "sensors_stale", "franka measured"),
-        ("late", "sensors_stale", "franka measured"),
+        ("dropped", "sensors_stale", "the measurement of franka is "),
+        ("late", "sensors_stale", "the measurement of franka is "),
         ("killed", "robot_failed", "the connection is lost"),
         ("short", "observation_wrong", "franka sends 13 values, but 14 before"),
         ("long", "observation_wrong", "franka sends 15 values, but 14 before"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.deploy.robot import Reading
+from rlhive.deploy.readings import Reading
 from rlhive.deploy.safety import ImageWatch
 from rlhive.envs.cameras import stack_cameras
 from rlhive.envs.frames import Frames
 
 
-class Eyes:
+class PolicyImages:
     """Turns readings into what a policy sees.
 
     Args:
@@ -29,7 +29,7 @@ class Eyes:
         self._shown: np.ndarray | None = None
         self.repeated = dict.fromkeys(pixels.cameras, 0)
 
-    def see(self, reading: Reading) -> np.ndarray:
+    def stack(self, reading: Reading) -> np.ndarray:
         """The images as the policy sees them, u8 `[cameras, H, W, 3 * frames]`.
 
         Raises:
