@@ -36,36 +36,40 @@ def define_flags() -> None:
 
     flags.DEFINE_string("bundle", None, "Directory written by rlhive.export.")
     flags.DEFINE_string(
-        "out", None, "Directory for journal, trace, report and picture; it must hold none yet."
+        "out", None, "Directory for journal, trace, report and picture; must not have a journal yet."
     )
     flags.DEFINE_string(
-        "env", None, "RoboHive's id; by default the environment that the policy was trained on."
+        "env", None, "RoboHive's id of the environment; by default the one that the policy was trained on."
     )
     flags.DEFINE_string(
         "hardware",
         None,
-        "RoboHive's robot configuration; without it the robot is simulated. Connecting may move the robot: a Franka "
-        "arm goes home, with --dry_run, too.",
+        "RoboHive's robot configuration; without it the robot is simulated. Connecting may move the robot, even with "
+        "--dry_run: a Franka arm goes home.",
     )
     flags.DEFINE_integer(
         "max_steps",
         None,
-        "Stop after so many steps; by default the episode's length in training.",
+        "Stop after this many steps; by default the episode length of training.",
         lower_bound=1,
     )
-    flags.DEFINE_float("max_seconds", None, "Stop after so many seconds.", lower_bound=0.0)
-    flags.DEFINE_float("max_delta", None, "The most an action may change per step; hardware needs it.")
+    flags.DEFINE_float("max_seconds", None, "Stop after this many seconds.", lower_bound=0.0)
+    flags.DEFINE_float("max_delta", None, "Largest change of an action per step; required for hardware.")
     flags.DEFINE_list(
-        "safe_action", None, "Where to go on a fault, comma-separated; by default the last action."
+        "safe_action",
+        None,
+        "Where to go after a fault, comma-separated; by default the robot holds the last action.",
     )
-    flags.DEFINE_float("staleness", None, "Seconds a measurement may be old; by default two control periods.")
+    flags.DEFINE_float(
+        "staleness", None, "Maximum age of a measurement in seconds; by default two control periods."
+    )
     flags.DEFINE_float(
         "frozen",
         attrs.fields(Settings).frozen.default,
-        "Seconds for which a device's values may all stay the same.",
+        "Seconds for which all values of a device, or an image, may stay exactly the same.",
     )
     flags.DEFINE_bool(
-        "dry_run", False, "Compute and log, but send no action; connecting hardware may still move it."
+        "dry_run", False, "Compute and log actions, but send none; connecting hardware may still move it."
     )
     define_import_flag()
     flags.DEFINE_integer("seed", 0, "Seed of the simulated episode; not with --hardware.", lower_bound=0)
@@ -98,7 +102,7 @@ def _refuse_other_flags(recover: str) -> None:
 
 
 def _settings() -> Settings:
-    """The flags that are the loop's, after what is wrong is refused before anything slow is imported."""
+    """The loop's settings; refuses wrong flags before anything slow is imported."""
     require_flags("bundle", "out")
     if not Path(FLAGS.bundle).is_dir():
         raise ValueError(f"--bundle={FLAGS.bundle}: there is no such directory")
@@ -133,10 +137,10 @@ def _deploy(settings: Settings) -> Report:
 
     if (Path(FLAGS.bundle) / CHECKPOINTS).is_dir() and len(seed_dirs(checkpoint_dir(FLAGS.bundle))) > 1:
         command = command_line(f"rlhive.export --run_dir={FLAGS.bundle} --seed=… DIRECTORY")
-        raise ValueError(f"--bundle={FLAGS.bundle}: is a run of several seeds; export one with `{command}`")
+        raise ValueError(f"--bundle={FLAGS.bundle}: is a run with several seeds; export one with `{command}`")
     policy_source = describe_policy(FLAGS.bundle)
     policy = load(policy_source["path"])
-    # Before the robot is connected, which may move it.
+    # Before connecting, which may move the robot.
     check_settings(settings, policy.spec.env, is_hardware=FLAGS.hardware is not None)
     name = FLAGS.env or policy.spec.env.name
     check_name(name)
@@ -152,14 +156,14 @@ def _deploy(settings: Settings) -> Report:
 
 @contextlib.contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """Makes the directory, and keeps other deployments out of it: a second must not move the robot to be refused."""
+    """Creates the directory and locks it: a second deployment must be refused before it moves the robot."""
     from rlhive.core.files import lock_file
 
     out.mkdir(parents=True, exist_ok=True)
     try:
         lock = lock_file(out / ".lock")
     except OSError as error:
-        if error.filename is not None:  # it names what cannot be opened
+        if error.filename is not None:  # the message already names the file
             raise
         raise ValueError(
             f"--out={out}: cannot be locked ({error.strerror}); name an --out on a file system with locks"
@@ -167,7 +171,7 @@ def _alone_in(out: Path) -> Iterator[None]:
     if lock is None:
         raise ValueError(f"--out={out}: another deployment is running there; name another directory")
     try:
-        _check_out(out)  # one may have ended since this was looked at
+        _check_out(out)  # again: another deployment may have ended since the first check
         yield
     finally:
         lock.release()

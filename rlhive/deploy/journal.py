@@ -1,8 +1,8 @@
 """Every step of a deployment on disk: a journal that survives a crash, and RoboHive's Trace made from it.
 
-The journal is one line of JSON with the sizes of observation, action and images and what the deployment was, then one
-record of fixed size for each reading and what was done on it, handed to the operating system before the next step
-begins. What was written before the process died is there; a record cut short is left out.
+The journal begins with one line of JSON: the sizes of observation, action and images, and a description of the
+deployment. Then follows one record of fixed size per step, a reading and the response to it, handed to the operating
+system before the next step begins. Everything written before a crash survives; a record that was cut short is ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rlhive.data.new_h5 import NewH5
 
 JOURNAL, TRACE = "journal.bin", "trace.h5"
-# What a trace has under deploy.
+# The columns that a trace has under `deploy/`.
 _DEPLOYED = ("policy_actions", "actions", "controls", "sensor_age", "latency", "period", "unix_time")
 _FORMAT = "rlhive-journal-5"
 _MAX_HEADER = 1 << 16
@@ -58,15 +58,15 @@ def record_dtype(header: Mapping[str, Any]) -> np.dtype:
 
 
 class _Layout(NamedTuple):
-    """What the first line of a journal says.
+    """The contents of a journal's first line.
 
     Attributes:
         dtype: the columns of a record.
-        start: where the first one begins, bytes.
-        environment: of what was run, if it has a name.
-        pixels: the images, None without any.
-        deployment: of `provenance.describe_deployment`.
-        dry_run: whether no action was sent.
+        start: offset of the first record, bytes.
+        environment: RoboHive's id of the live environment; None where it has none.
+        pixels: the format of the images; None without images.
+        deployment: as returned by `provenance.describe_deployment`.
+        dry_run: whether actions were computed but not sent.
     """
 
     dtype: np.dtype
@@ -81,17 +81,17 @@ class Journal:
     """Appends steps to a new file.
 
     Args:
-        path: the file; nothing may be there yet.
-        env: what is observed and done.
-        name: of the live environment, which may be another than the one trained on; None where it has none.
-        deployment: of `provenance.describe_deployment`.
+        path: the file; it must not exist yet.
+        env: description of observations, actions and images.
+        name: RoboHive's id of the live environment, which may differ from the one trained on; None where it has none.
+        deployment: as returned by `provenance.describe_deployment`.
 
     Attributes:
         dtype: the columns of a record.
 
     Raises:
-        FileExistsError: the file is there.
-        ValueError: the description is longer than what would be read again.
+        FileExistsError: the file exists already.
+        ValueError: the description is too long to be read back.
     """
 
     def __init__(self, path: Path, env: EnvSpec, name: str | None, deployment: Mapping[str, Any]) -> None:
@@ -112,7 +112,7 @@ class Journal:
         line = (json.dumps(header) + "\n").encode()
         if len(line) > _MAX_HEADER:
             raise ValueError(
-                f"{path}: {len(line)} bytes to describe the deployment, expected {_MAX_HEADER} at most; shorten "
+                f"{path}: {len(line)} bytes to describe the deployment, expected at most {_MAX_HEADER}; shorten "
                 "policy_source"
             )
         self.dtype = record_dtype(header)
@@ -124,10 +124,10 @@ class Journal:
         self._write(line)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Writes a reading and what was done on it, by the columns' names; NaN, False and black where nothing is said.
+        """Writes one record, given by column name; missing columns are NaN, False or black.
 
         Raises:
-            OSError: it cannot be written, or not as a whole, as on a full disk.
+            OSError: the record cannot be written completely, as on a full disk.
         """
         row = self._unknown.copy()
         for name, value in record.items():
@@ -146,10 +146,10 @@ class Journal:
 
 
 def read_journal(path: str | os.PathLike[str]) -> np.ndarray:
-    """The records of a journal `[T]`, a structured array that stays on disk; whole ones only.
+    """The complete records of a journal `[T]`, as a structured array that stays on disk.
 
     Raises:
-        LoadError: it is not a journal.
+        LoadError: the file is not a journal.
     """
     layout = _layout(path)
     count = (os.path.getsize(path) - layout.start) // layout.dtype.itemsize
@@ -159,7 +159,7 @@ def read_journal(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def is_sent(records: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
-    """Which records, or columns of them, `[T]` have an action that was sent; nothing was on the last reading."""
+    """Which of the records `[T]` have an action that was sent; the last reading usually has none."""
     return np.isfinite(records["actions"]).all(axis=-1)
 
 
@@ -194,34 +194,33 @@ def write_trace(
 ) -> tuple[int, int]:
     """Converts a journal to RoboHive's Trace (h5), in one step; returns its steps, and how many have an outcome.
 
-    Row t has what step t observed and did, and the reward for being there, which is the journal's of the step before.
-    As in RoboHive's own traces the last row, that of the last reading, has NaN for its action. Where that reading was
-    refused, or the robot or the process did not live to give it, the last row is that of the last step.
-    Where sensors or an image had frozen, the last row is that of their last change: later ones repeat it.
-    Images are in `env_infos/visual_dict` by RoboHive's names, such as "rgb:top_cam:64x64:2d".
+    Row t holds the observation and action of step t, and the reward that step t - 1 led to. As in RoboHive's traces,
+    the action of the last row, which holds the last reading, is NaN. If that reading was refused or never taken, the
+    last row is that of the last step. If sensors or an image had frozen, the last row is that of their last change,
+    since later readings only repeat it. Images are in `env_infos/visual_dict` under RoboHive's names, such as
+    "rgb:top_cam:64x64:2d".
 
     Args:
         journal: the journal.
-        path: where to write; a file that is there is replaced.
-        reason: why the deployment stopped, one of `safety.EXIT_CODES`; None where that is not known.
+        path: where to write; an existing file is replaced.
+        reason: why the deployment stopped, one of `safety.EXIT_CODES`; None if that is not known.
 
     Raises:
-        LoadError: it is not a journal, or has no step.
+        LoadError: the file is not a journal, or has no steps.
         OSError: the trace cannot be written, as on a full disk.
     """
     records, layout = read_journal(journal), _layout(journal)
-    # Column by column: rows have the images in them, and all of those may not fit into memory.
     frozen_since = np.fmin.reduce(records["frozen_since"], initial=np.inf)
     kept = np.flatnonzero(~records["refused"] & (records["time"] <= frozen_since))
+    # Without the images, which may not all fit into memory.
     columns = {name: records[name][kept] for name in records.dtype.names or () if name != "pixels"}
     steps, outcomes = int(is_sent(columns).sum()), len(kept) - 1
     if not steps:
-        raise LoadError(f"{journal}: has no step")
+        raise LoadError(f"{journal}: has no steps")
     # Here: they need h5py, which the loop does without.
     from rlhive.data.trace import DEPLOY, trace_file, write_trial
 
     actions = columns["actions"].copy()
-
     actions[-1] = np.nan
     values = {
         "time": columns["time"],
@@ -239,7 +238,7 @@ def write_trace(
         values["env_infos/visual_dict/time"] = columns["time"][:, None]
     with trace_file(path, layout.environment, pixels) as file:
         write_trial(file, "Trial0", values)
-        # On the trial as well, which may be copied into another file.
+        # On the trial as well, since it may be copied into another file.
         for place in (file, file["Trial0"]):
             _describe(place, layout, reason)
         for index, name in enumerate(names):
@@ -257,7 +256,7 @@ def _describe(place: h5py.Group, layout: _Layout, reason: str | None) -> None:
 
 
 def _write_images(file: NewH5, key: str, pixels: np.ndarray, kept: np.ndarray, camera: int) -> None:
-    """The images of the records `kept` `[K]`, one at a time."""
+    """Writes the images of the records `kept` `[K]`, one at a time."""
     _, _, *shape = pixels.shape
     with hold_signals():
         file.create_dataset(
@@ -265,11 +264,11 @@ def _write_images(file: NewH5, key: str, pixels: np.ndarray, kept: np.ndarray, c
         )
     for row, record in enumerate(kept):
         with hold_signals():
-            # HDF5 may write when the data set is let go of, here at once.
+            # HDF5 may write when the data set is released, which happens here at once.
             file[key][row] = pixels[record, camera]
         file.check()
 
 
 def _after_step(values: np.ndarray) -> np.ndarray:
-    """What each step led to, in the row after it; nothing led to the first."""
+    """Moves what each step led to into the row after it; the first row gets zero."""
     return np.concatenate([np.zeros_like(values[:1]), values[:-1]])

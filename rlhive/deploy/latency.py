@@ -1,4 +1,4 @@
-"""How well a control loop kept its time: latency, jitter and overruns, in figures and as a picture."""
+"""How well a control loop kept its timing: latency, jitter and overruns, as figures and as a picture."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 
 from rlhive.core.files import replacing
 
-OVERRUN = 1.05  # a step that takes this many control periods or more
+OVERRUN = 1.05  # an overrun takes at least this many control periods
 
 
 def summarize(latency: np.ndarray, period: np.ndarray, dt: float) -> dict[str, Any]:
-    """Figures of a loop, plain values for JSON; None where there is no step.
+    """Timing figures of a loop, as plain values for JSON; None if there are no steps.
 
     Args:
         latency: from the observation to the action being sent, seconds `[T]`.
         period: from one observation to the next, seconds `[T]`.
-        dt: the control period that was to be kept, seconds.
+        dt: the intended control period, seconds.
 
     Returns:
         "latency_p50", "latency_p99", "latency_max", "jitter_p50", "jitter_p99", "jitter_max" (of |period - dt|), all
-        in seconds, and "overruns", how many periods were 5 % too long or more.
+        in seconds, and "overruns", the number of periods that were at least 5 % too long.
     """
     jitter = np.abs(period - dt)
     figures: dict[str, Any] = {}
@@ -33,7 +33,7 @@ def summarize(latency: np.ndarray, period: np.ndarray, dt: float) -> dict[str, A
 
 
 def plot(latency: np.ndarray, period: np.ndarray, dt: float, path: Path) -> None:
-    """Draws latency and period of each step into a .png file."""
+    """Draws latency and period of each step as a .png file."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6), layout="constrained")

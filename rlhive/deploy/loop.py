@@ -44,23 +44,23 @@ def run(
     settings: Settings = _DEFAULTS,
     policy_source: Mapping[str, Any] | None = None,
 ) -> Report:
-    """Runs a policy on a robot until it has finished, fails, or Ctrl-C, SIGTERM or SIGHUP arrives; then holds it.
+    """Runs a policy on a robot until it finishes, fails, or receives Ctrl-C, SIGTERM or SIGHUP; then holds the robot.
 
     Writes into `folder`: `journal.bin` step by step, and at the end `trace.h5` (RoboHive's Trace), `report.json` and
-    `latency.png`. Main thread only, because a watchdog's signal ends what does not answer. Hardware is left where it
-    is, engaged, and `env` is of no use afterwards, also where this raises.
+    `latency.png`. Main thread only, because a watchdog's signal interrupts drivers that do not answer. Hardware is left
+    where it is, engaged; `env` cannot be used afterwards, even if this raises.
 
     Args:
         policy: the policy.
-        env: a live RoboHive environment, simulated or of `deploy.connect`.
-        folder: where to write; made if it is not there.
+        env: a live RoboHive environment, simulated or returned by `deploy.connect`.
+        folder: where to write; created if it does not exist.
         settings: how to run and when to stop.
-        policy_source: where the policy is from, as of `provenance.describe_policy`, to be written down.
+        policy_source: where the policy comes from, as returned by `provenance.describe_policy`; it is recorded.
 
     Raises:
-        ValueError: the environment is not the one trained on (every difference is named), a setting does not fit it, or
-            not in the main thread.
-        FileExistsError: `folder` has a journal.
+        ValueError: the environment differs from the one trained on (every difference is named), a setting does not fit
+            it, or this is not the main thread.
+        FileExistsError: `folder` already has a journal.
     """
     try:
         return _run(policy, env, Path(folder), settings, policy_source)
@@ -123,10 +123,10 @@ class _Loop:
         self._images = None if env.pixels is None else PolicyImages(env.pixels, staleness, frozen)
         self._started = self._deadline = 0.0
         self._reference: np.ndarray | None = None
-        self._plan: np.ndarray | None = None  # what is left of it
+        self._plan: np.ndarray | None = None  # its remaining actions
 
     def run(self, received: Sequence[int]) -> tuple[str, str]:
-        """Steps until there is a reason to stop, which it returns."""
+        """Steps until there is a reason to stop; returns the reason and a message."""
         reading = self._robot.reset(self._joints.is_start)
         self._reference, self._started = self._robot.standstill(), reading.time
         self._joints.start(self._robot.rest)
@@ -151,10 +151,10 @@ class _Loop:
         return None
 
     def repeated_frames(self) -> dict[str, int]:
-        """As of `Report`; tells of those of hardware, whose cameras are slower than the loop."""
+        """As in `Report`; warns if hardware's cameras are slower than the loop."""
         counts = {} if self._images is None else self._images.repeated
         if self._robot.is_hardware and any(counts.values()):
-            LOG.warning("images that were the one before once more: %s", counts)
+            LOG.warning("repeated images: %s", counts)
         return counts
 
     def _step(self, reading: Reading) -> Reading:
@@ -163,14 +163,14 @@ class _Loop:
             action = self._decide(reading, record)
             following = self._send(action, reading, record)
         except BaseException:
-            with contextlib.suppress(OSError):  # why the robot stopped is the first error's to say
+            with contextlib.suppress(OSError):  # the first error says why the robot stopped
                 self._journal.append(record)
             raise
         self._journal.append(record)
         return following
 
     def _decide(self, reading: Reading, record: dict[str, Any]) -> np.ndarray:
-        """The action to send; what it comes from goes into the record."""
+        """The action to send; records what it was computed from."""
         seen = self._see(reading, record)
         wanted, self._plan = _act(self._policy, reading.observation | seen, self._plan)
         latency = time.monotonic() - reading.time
@@ -179,15 +179,15 @@ class _Loop:
             what = "reading and the policy" if self._images is None else "reading, the cameras and the policy"
             message = f"{what} took {latency:.3f} s, more than {self._staleness:.3f} s"
             raise FaultError("sensors_stale", message)
-        # Not from the last action, which runs ahead of an arm that is blocked, for the arm to follow once it is free.
+        # Not from the last action: it runs ahead of an arm that is blocked, which would catch up once it is free.
         last = self._reference if self._robot.last_action is None else self._robot.led_to()
         return limit_action(wanted, last, self._low, self._high, self._settings.max_delta)
 
     def _send(self, action: np.ndarray, reading: Reading, record: dict[str, Any]) -> Reading:
-        """Sends the action and reads what it led to, both of which goes into the record, the action if it was sent."""
+        """Sends the action and reads what it led to; records both, the action only if it was sent."""
         self._robot.wait_for_turn()
         now = time.monotonic()
-        if now > self._deadline:  # on hardware a late action, too, has time to show what it leads to
+        if now > self._deadline:  # on hardware even a late action gets time to take effect
             self._deadline = now + (self._dt / 2 if self._robot.is_hardware else 0.0)
         record.update(latency=now - reading.time)
         try:
@@ -205,7 +205,7 @@ class _Loop:
         return following
 
     def _see(self, reading: Reading, record: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Checks a reading; the images as the policy sees them, by the name "pixels", nothing without any."""
+        """Checks a reading; returns the images as the policy sees them, as "pixels", or nothing without images."""
         try:
             self._watch.check(reading.time, reading.sensors)
             self._joints.check(reading.time, reading.positions)
@@ -227,7 +227,7 @@ class _Loop:
         return record | ({"observations": vector} if vector.size == env.observation_dim else {})
 
     def _write_last(self, reading: Reading) -> None:
-        """Writes down the reading that the last action led to, on which nothing is done any more."""
+        """Records the reading that the last action led to; no action follows it."""
         record = self._record(reading)
         try:
             self._see(reading, record)
@@ -251,7 +251,7 @@ def _act(
 
 
 def _guarded(loop: _Loop, received: Sequence[int]) -> tuple[str, str]:
-    """Runs the loop; the reason why it stopped, and what happened, in one line."""
+    """Runs the loop; returns the reason why it stopped, and one line on what happened."""
     try:
         reason, message = loop.run(received)
     except FaultError as fault:

@@ -1,4 +1,4 @@
-"""What a policy sees in the loop: the images of each reading, checked, stacked and counted."""
+"""The images that a policy sees in the loop: those of each reading, checked, stacked and compared."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rlhive.envs.frames import Frames
 
 
 class PolicyImages:
-    """Turns readings into what a policy sees.
+    """Turns readings into the images that a policy sees.
 
     Args:
-        pixels: the images that the policy was trained on.
-        staleness: as of `ImageWatch`.
-        frozen: as of `ImageWatch`.
+        pixels: format of the images that the policy was trained on.
+        staleness: as for `ImageWatch`.
+        frozen: as for `ImageWatch`.
 
     Attributes:
-        repeated: for each camera, how many images were the one before once more.
+        repeated: for each camera, how many images were equal to the one before.
     """
 
     def __init__(self, pixels: PixelSpec, staleness: float, frozen: float) -> None:
@@ -33,7 +33,7 @@ class PolicyImages:
         """The images as the policy sees them, u8 `[cameras, H, W, 3 * frames]`.
 
         Raises:
-            FaultError: as of `ImageWatch.check`.
+            FaultError: as in `ImageWatch.check`.
         """
         shown = stack_cameras(self._watch.check(reading.time, reading.images), self._pixels)
         if self._shown is not None:
@@ -44,5 +44,5 @@ class PolicyImages:
 
 
 def newest(seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Of stacked images "pixels" the last ones in time, u8 `[cameras, H, W, 3]`."""
+    """The latest of the stacked images "pixels", u8 `[cameras, H, W, 3]`."""
     return {name: pixels[..., -3:] for name, pixels in seen.items()}

@@ -1,4 +1,4 @@
-"""What a deployment was: which policy, settings, configuration and packages, and when; plain values for JSON."""
+"""Describes a deployment as plain values for JSON: policy, settings, configuration, packages and start time."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from rlhive.runs.run_spec import versions
 
 
 def describe_policy(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Where a policy is from: "path", "sha256", "seed" and "step" of a bundle, or of a seed in a run or checkpoint.
+    """Where a policy comes from: "path", "sha256", "seed" and "step" of a bundle, or of a seed in a run or checkpoint.
 
-    The hash is the bundle's own, over all that it consists of; or that of the checkpoint's parameters. `path` may be
-    loaded: it stays this one when the run goes on.
+    The hash is the bundle's own, which covers all its contents, or that of the checkpoint's parameters. `path` can be
+    loaded, and keeps naming this policy when the run goes on.
 
     Raises:
-        LoadError: there is none, or it is damaged.
+        LoadError: there is no policy, or it is damaged.
     """
     if is_bundle(path):
         values = read_spec(Path(path) / SPEC)
@@ -42,16 +42,16 @@ def describe_policy(path: str | os.PathLike[str]) -> dict[str, Any]:
 def describe_deployment(
     policy_source: Mapping[str, Any] | None, env: Any, settings: Settings, dt: float
 ) -> dict[str, Any]:
-    """What is written down of a deployment that starts now.
+    """The description of a deployment that starts now.
 
     Args:
-        policy_source: of `describe_policy`; None where that is not known.
-        env: a live RoboHive environment, not wrapped; hardware is known by what `connecting.connect` left there.
-        settings: of the loop.
+        policy_source: as returned by `describe_policy`; None if it is not known.
+        env: a live RoboHive environment, unwrapped; `connecting.connect` stored hardware's configuration there.
+        settings: the loop's settings.
         dt: the control period, seconds.
 
     Raises:
-        ValueError: `policy_source` has what JSON has no word for.
+        ValueError: `policy_source` contains values that JSON cannot express.
     """
     values = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(),
@@ -64,13 +64,13 @@ def describe_deployment(
     try:
         found: dict[str, Any] = json.loads(json.dumps(values, default=_plain))
     except (TypeError, ValueError, RecursionError) as error:
-        message = f"policy_source must be plain values, as of describe_policy: {error}"
+        message = f"policy_source must be plain values, like those of describe_policy: {error}"
         raise ValueError(message) from None
     return found
 
 
 def _plain(value: Any) -> Any:
-    """A numpy number, which may be among the settings, as one of Python's."""
+    """Converts a numpy number, which settings may contain, to one of Python's."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"expected text, numbers, lists or mappings, got {value!r}")

@@ -18,12 +18,12 @@ class Reading(NamedTuple):
     Attributes:
         time: when it was read, seconds of `time.monotonic`.
         observation: the parts by name, each as RoboHive has it.
-        sensors: of each device; empty in simulation, where nothing can be old.
-        positions: of each configured actuator, in its units; empty in simulation.
-        images: of each of the policy's cameras.
+        sensors: measurements by device; empty in simulation, where nothing can be old.
+        positions: by configured actuator, in its units; empty in simulation.
+        images: by camera of the policy.
         reward: RoboHive's dense reward.
-        done: the episode has ended.
-        solved: RoboHive's word on the task.
+        done: whether the episode has ended.
+        solved: whether RoboHive calls the task solved.
     """
 
     time: float
@@ -36,13 +36,13 @@ class Reading(NamedTuple):
     solved: bool
 
     def oldest(self) -> float:
-        """Age of the oldest measurement or image that has one, seconds; NaN where none has."""
+        """Age of the oldest measurement or image, seconds; NaN if none has a time stamp."""
         ages = [age for _, age in (*self.sensors.values(), *self.images.values())]
         return float(np.fmax.reduce(ages, initial=np.nan))
 
 
 def unmasked(name: str, values: Any) -> np.ndarray:
-    """A copy; what a mask hides would pass for a measurement once the mask is dropped."""
+    """A plain copy; refuses masks, since masked values would pass for measurements once the mask is dropped."""
     if isinstance(values, np.ma.MaskedArray):
         raise FaultError("observation_wrong", f"{name} is a masked array, expected a plain one")
     if np.iscomplexobj(values):
@@ -51,9 +51,9 @@ def unmasked(name: str, values: Any) -> np.ndarray:
 
 
 def age(device: dict[str, Any], time_start: float) -> float:
-    """The most that a device's measurement may be old, by its own time stamp, in seconds; NaN where it has none.
+    """Upper bound on the age of a device's measurement, by its own time stamp, in seconds; NaN if it has none.
 
-    The drivers give the stamp of now alone, not that of the measurement, which was taken some time before.
+    Drivers only give the current stamp, not that of the measurement, which was taken some time before.
     """
     robot = getattr(device["robot"], "robot", None)
     read = getattr(robot, "get_robot_state", None) or getattr(robot, "get_state", None)

@@ -1,4 +1,4 @@
-"""How a control loop ended: the report, and the files that are made of its journal."""
+"""How a control loop ended: the report, and the files made from its journal."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Report:
     Attributes:
         reason: one of `safety.EXIT_CODES`.
         message: what happened, in one line.
-        steps: actions sent that the journal has; in a dry run, computed.
-        solved: steps on which RoboHive called the task solved.
+        steps: actions in the journal that were sent or, in a dry run, computed.
+        solved: steps at which RoboHive called the task solved.
         total_reward: sum of RoboHive's dense reward.
-        held: how it was left: "last action", "safe action", stopped on the way there, or why neither was sent.
+        held: how the robot was left: "last action", "safe action", stopped on the way there, or why neither was sent.
         stop_seconds: from the detection of the reason to the first action sent for safety.
-        timing: as in `latency.summarize`.
-        repeated_frames: of each camera, how many of its images were the one before once more.
-        dry_run: whether no action was sent.
-        deployment: what it was, as of `provenance.describe_deployment`.
+        timing: as returned by `latency.summarize`.
+        repeated_frames: for each camera, how many images were equal to the one before.
+        dry_run: whether actions were computed but not sent.
+        deployment: as returned by `provenance.describe_deployment`.
     """
 
     reason: str
@@ -52,7 +52,7 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """What the command ends with."""
+        """The command's exit code."""
         return EXIT_CODES[self.reason]
 
 
@@ -67,22 +67,22 @@ def write_report(
     stop_seconds: float,
     repeated_frames: dict[str, int],
 ) -> Report:
-    """Closes the journal of a loop in `folder`, and writes beside it report, trace and picture, as far as that goes.
+    """Closes a loop's journal, and writes report, trace and picture beside it as far as possible.
 
     Args:
-        journal: of the loop, in `folder`.
+        journal: the loop's journal, in `folder`.
         folder: where to write.
-        deployment: as of `Report`.
-        reason: as of `Report`.
-        message: as of `Report`.
-        held: as of `Report`.
-        stop_seconds: as of `Report`.
-        repeated_frames: as of `Report`.
+        deployment: as in `Report`.
+        reason: as in `Report`.
+        message: as in `Report`.
+        held: as in `Report`.
+        stop_seconds: as in `Report`.
+        repeated_frames: as in `Report`.
     """
     dt = deployment["dt"]
     records = _read(journal, folder)
-    known = np.isfinite(records["period"])  # steps of which the outcome is known
-    # Column by column: rows have the images in them, and all of those may not fit into memory.
+    known = np.isfinite(records["period"])  # steps whose outcome is known
+    # Without the images, which may not all fit into memory.
     ended = {name: records[name][known] for name in ("solved", "rewards", "latency", "period")}
     report = Report(
         reason=reason,
@@ -105,14 +105,15 @@ def write_report(
             write_trace(folder / JOURNAL, folder / TRACE, reason)
         if known.any():
             plot(ended["latency"], ended["period"], dt, folder / PICTURE)
-    # The exit code has to say why the robot stopped. A RuntimeError is h5py's of a file that it cannot finish.
+    # Not raised, because the exit code must say why the robot stopped. h5py raises RuntimeError for a file that it
+    # cannot finish.
     except (OSError, RuntimeError, MemoryError, KeyboardInterrupt) as error:
-        LOG.error("%s: not all could be written: %s", folder, str(error) or type(error).__name__)
+        LOG.error("%s: not everything could be written: %s", folder, str(error) or type(error).__name__)
     return report
 
 
 def stop_reason(folder: Path) -> str | None:
-    """Why the deployment in `folder` stopped, by its report; None where there is none, as after a crash."""
+    """Why the deployment in `folder` stopped, according to its report; None without a report, as after a crash."""
     try:
         return str(json.loads((folder / REPORT).read_text())["reason"])
     except FileNotFoundError:
@@ -125,12 +126,10 @@ def stop_reason(folder: Path) -> str | None:
 
 
 def _read(journal: Journal, folder: Path) -> np.ndarray:
-    """The records of the journal; none, said aloud, where it cannot be read: why the robot stopped is known without."""
+    """The records of the journal; none, with an error logged, if it cannot be read, so that there is still a report."""
     try:
         return read_journal(folder / JOURNAL)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # of memory that cannot be mapped, and of what is no journal any more
-        LOG.error("%s: cannot be read, so the report knows of no step: %s", folder / JOURNAL, error)
+    # The file cannot be mapped, or is no longer a journal.
+    except (OSError, ValueError) as error:
+        LOG.error("%s: cannot be read, so the report counts no steps: %s", folder / JOURNAL, error)
         return np.zeros(0, journal.dtype)

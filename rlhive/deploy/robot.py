@@ -22,21 +22,22 @@ SETTLE_SECONDS = 5.0
 
 
 class Robot:
-    """A live RoboHive environment that sends nothing that is not finite, outside of the actuators' limits or a jump.
+    """A live RoboHive environment that only sends commands which are finite, within the actuators' limits and no jump.
 
     Args:
         env: made by `gymnasium.make` or `connect`; wrapped or not.
-        spec: what the policy reads and sends.
-        max_delta: the most that an action changes per step, in its units; None for any.
-        staleness: seconds that a measurement may be old.
-        dry_run: nothing is sent at all, nor is hardware reset.
+        spec: description of the policy's observations and actions.
+        max_delta: largest change of an action per step, in its units; None for no limit.
+        staleness: maximum age of a measurement, seconds.
+        dry_run: whether to send nothing at all, and not to reset hardware.
 
     Attributes:
-        actuators: those configured.
-        rest: where those of hardware were just before the first reading of the episode, by name.
-        last_action: what was sent last `[A]`, in a dry run computed; None before.
-        last_control: what the actuators were told then `[A]`, in their units and after all limits; None in a dry run,
-            too.
+        name: RoboHive's id of the environment; None where it has none.
+        is_hardware: whether it is hardware, not a simulation.
+        actuators: the configured actuators.
+        rest: where hardware's actuators were just before the first reading of the episode, by name.
+        last_action: the last action sent `[A]`, in a dry run the last one computed; None before the first.
+        last_control: the command sent for it `[A]`, in the actuators' units and after all limits; None in a dry run.
     """
 
     def __init__(
@@ -50,19 +51,19 @@ class Robot:
         self.last_action: np.ndarray | None = None
         self.last_control: np.ndarray | None = None
         self._spec, self._staleness, self._dry_run = spec, staleness, dry_run
-        self._wanted: np.ndarray | None = None  # the action that is on its way
-        self._expires = math.inf  # when it may not be sent any more
+        self._wanted: np.ndarray | None = None  # the action being sent
+        self._expires = math.inf  # from when on it must not be sent
         self._told_at = -math.inf
         self._cameras = open_cameras(self.env, spec)
         if self.is_hardware:
             self._guard()
 
     def reset(self, is_start: Callable[[Mapping[str, float], Mapping[str, float]], bool]) -> Reading:
-        """Goes to the start of an episode, as RoboHive does it but without waiting for a key.
+        """Goes to the start of an episode as RoboHive does, but without waiting for a key.
 
         Args:
-            is_start: whether hardware may start, by where its actuators were before a reading and in it. It is read for
-                `SETTLE_SECONDS` until they may, since some drivers do not wait for what they have sent.
+            is_start: whether hardware may start, given where its actuators were before a reading and in it. It is read
+                for up to `SETTLE_SECONDS` until it may, since some drivers do not wait for their commands to finish.
 
         Raises:
             FaultError: the robot fails or does not answer.
@@ -83,16 +84,17 @@ class Robot:
         return self._look(reading, RESET_SECONDS)
 
     def wait_for_turn(self) -> None:
-        """Waits until half a period after what was sent last: what was late must not be followed at once."""
+        """Waits until half a period after the last command: a late one must not be followed at once."""
         _sleep_until(self._told_at + self._spec.dt / 2)
 
     def step(self, action: np.ndarray, seen: float, deadline: float) -> Reading:
-        """Sends the action, waits until `deadline` and reads, all no later than `staleness` after that.
+        """Sends the action, waits until `deadline` and reads; all must end within `staleness` after the deadline.
 
         Args:
             action: `[A]`, finite and within its limits.
-            seen: when that was read which it answers, of `time.monotonic`; hardware is sent no answer to what is stale.
-            deadline: when to read; hardware reads then, a simulation is at rest from its step until then.
+            seen: when the reading that it answers was taken, `time.monotonic`; an answer to a stale reading is not sent
+                to hardware.
+            deadline: when hardware is read; a simulation is read after its step and rests until then.
 
         Raises:
             FaultError: the robot fails or does not answer.
@@ -105,7 +107,7 @@ class Robot:
         if not self.is_hardware:
             with as_fault(limit, "the step"):
                 reading = self._read(self.env.forward() if self._dry_run else self._simulate(action))
-            reading = self._look(reading, RESET_SECONDS)  # where no GPU draws it takes longer than a step may
+            reading = self._look(reading, RESET_SECONDS)  # drawing without a GPU takes longer than a step may
             _sleep_until(deadline)
             return reading._replace(time=time.monotonic())
         with as_fault(limit, "the step"):
@@ -113,7 +115,7 @@ class Robot:
                 _sleep_until(deadline)
                 result = self.env.forward()
             else:
-                # RoboHive sleeps for dt since its last reading, which would add the time of each reading to each step.
+                # RoboHive sleeps until dt after its last reading, which would add the reading's duration to each step.
                 robot = self.env.robot
                 robot.time_wall = time.time() - robot.time_start + (deadline - time.monotonic()) - self.env.dt
                 result = self.env.step(action)
@@ -121,10 +123,10 @@ class Robot:
         return self._look(reading, max(0.001, ends - time.monotonic()))
 
     def hold(self, action: np.ndarray | None = None) -> None:
-        """Sends an action without looking at sensors, which may be broken; only after one was sent by `step`.
+        """Sends an action without reading the sensors, which may be broken; only after `step` has sent one.
 
         Args:
-            action: `[A]`, finite and within its limits; None tells the actuators again what they were told last.
+            action: `[A]`, finite and within its limits; None repeats the last command.
 
         Raises:
             FaultError: the robot fails or does not answer.
@@ -133,7 +135,7 @@ class Robot:
             return
         assert self.last_action is not None
         self._wanted, self._expires = self.last_action if action is None else action, math.inf
-        # Where the period is short, a driver may need more than one to send.
+        # If the period is short, a driver may need longer than that to send.
         with as_fault(max(self._spec.dt, self._staleness), "sending the safe action"):
             robot = self.env.robot
             if not self.is_hardware:
@@ -151,15 +153,15 @@ class Robot:
                 robot.hardware_apply_controls(control)
 
     def standstill(self) -> np.ndarray | None:
-        """The action `[A]` that would keep each actuator where it is, NaN where that is not known."""
+        """The action `[A]` that would keep each actuator where it is, NaN where that is unknown."""
         measured = self.actuators.measured()
         action = self.actuators.as_action(0 * measured if self.actuators.act_mode == "vel" else measured)
         return None if action is None else np.clip(action, self._spec.action_low, self._spec.action_high)
 
     def led_to(self) -> np.ndarray | None:
-        """The action `[A]` that asks for what the actuators were told last; None before.
+        """The action `[A]` that the last command amounts to; None before the first.
 
-        RoboHive's velocity limits around what was measured hold back what an action asks for.
+        RoboHive's velocity limits around the measured position can make a command fall short of its action.
         """
         control, known = self.last_control, self.actuators
         if self.last_action is None or control is None or not self.is_hardware or known.act_mode != "pos":
@@ -168,7 +170,7 @@ class Robot:
         return self.last_action if action is None else np.where(np.isnan(action), self.last_action, action)
 
     def _look(self, reading: Reading, limit: float) -> Reading:
-        """The reading with the images of now; hardware's time stays that of its measurements, which have aged since."""
+        """Adds current images to a reading; hardware keeps the time of its measurements, which have aged since."""
         with as_fault(limit, "reading the cameras"):
             images = self._cameras()
         return reading._replace(images=images, time=reading.time if self.is_hardware else time.monotonic())
@@ -204,7 +206,7 @@ class Robot:
         }
 
     def _guard(self) -> None:
-        """The last place before the drivers: what reaches them is finite, within the limits, no jump and not late."""
+        """Checks each command right before the drivers: finite, within the limits, no jump and not late."""
         robot, known = self.env.robot, self.actuators
         send = robot.hardware_apply_controls
 
@@ -216,9 +218,7 @@ class Robot:
             if not (
                 np.isfinite(values).all() and (values >= known.low).all() and (values <= known.high).all()
             ):
-                message = (
-                    f"actuators were to be sent {values.tolist()}, not finite or outside of their limits"
-                )
+                message = f"the command {values.tolist()} is not finite, or outside the actuators' limits"
                 raise FaultError("action_not_finite", message)
             if is_reset:
                 send(control, is_reset=True)
@@ -234,15 +234,15 @@ class Robot:
             refuse_reconnecting(device.get("robot"))
 
     def _refuse_late(self) -> None:
-        """Also where the process was stopped since the loop looked."""
+        """Checks the age of the reading again: the process may have been suspended since the loop did."""
         late = time.monotonic() - self._expires
         if late > 0.0:
-            age = late + self._staleness
-            message = f"the action answers what was read {age:.3f} s ago, more than {self._staleness:.3f} s"
+            old = late + self._staleness
+            message = f"the action answers a reading from {old:.3f} s ago, more than {self._staleness:.3f} s"
             raise FaultError("sensors_stale", message)
 
     def _told_before(self) -> np.ndarray:
-        """What the configured actuators were told last `[n]`; at first, where they are, within their limits."""
+        """The last command to the configured actuators `[n]`; before the first, where they are, within their limits."""
         if self.last_control is not None:
             return self.last_control[self.actuators.ids]
         return np.clip(np.array([*self.rest.values()]), self.actuators.low, self.actuators.high)

@@ -1,4 +1,4 @@
-"""Brings the robot to the safe state once the policy has stopped: the last action, or the safe one."""
+"""Brings the robot to a safe state once the policy has stopped: it holds the last action, or goes to a safe one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class SafeStop:
     """Holds a robot after its loop has ended.
 
     Args:
-        robot: as the loop left it.
-        settings: of the loop.
-        env: what the policy reads and sends.
+        robot: the robot, as the loop left it.
+        settings: the loop's settings.
+        env: description of the policy's actions.
 
     Attributes:
         held_at: when the first action was sent for safety, `time.monotonic`; None before.
@@ -32,9 +32,9 @@ class SafeStop:
         self.held_at: float | None = None
 
     def hold(self, reason: str, received: Sequence[int]) -> str:
-        """Brings the robot to the safe state; returns what that was, or why it could not be reached.
+        """Brings the robot to the safe state; returns which one, or why it could not be reached.
 
-        With a signal in `received` it stays where it is, on the way to the safe action too.
+        Once a signal is in `received`, the robot stays where it is, even on the way to the safe action.
         """
         if self._settings.dry_run:
             return "nothing, it was a dry run"
@@ -59,12 +59,12 @@ class SafeStop:
     def _lead(self, target: np.ndarray, received: Sequence[int]) -> str:
         """Leads the robot to an action as fast as `max_delta` and its velocity limits allow, without its sensors.
 
-        It starts from what is known to have been sent: a command of which the sending failed may have arrived, and the
-        first step from there would be one too long.
+        It first repeats the last command that is known to have been sent: a later one whose sending failed may have
+        arrived, and a step from there could be too long.
         """
         most = np.minimum(self._robot.actuators.reach(), self._settings.max_delta or np.inf)
         before = self._robot.led_to()
-        assert before is not None  # `hold` has looked
+        assert before is not None  # `hold` has checked
         self._hold_last()
         while True:
             time.sleep(self._dt)

@@ -31,7 +31,7 @@ class FaultError(RuntimeError):
 
     Attributes:
         reason: one of `EXIT_CODES`.
-        frozen_since: when what stands still last changed, on the clock of the reading; NaN for other faults.
+        frozen_since: when frozen sensors or images last changed, on the readings' clock; NaN for other faults.
     """
 
     def __init__(self, reason: str, message: str, frozen_since: float = math.nan) -> None:
@@ -40,21 +40,21 @@ class FaultError(RuntimeError):
 
 
 class Sensors(NamedTuple):
-    """What one device measured: `values` `[n]`, and their `age` in seconds where the device says it, else NaN."""
+    """What one device measured: `values` `[n]`, and their `age` in seconds, NaN if the device does not tell it."""
 
     values: np.ndarray
     age: float
 
 
 class _Latest:
-    """The latest `values` of each device, and since when they stand still bit for bit."""
+    """The latest `values` of each device, and since when no bit of them has changed."""
 
     def __init__(self) -> None:
         self.values: dict[str, np.ndarray] = {}
         self._changed: dict[str, float] = {}
 
     def update(self, now: float, name: str, values: np.ndarray) -> float:
-        """Takes note of what a device sends, and returns since when it has sent the same."""
+        """Stores what a device sends, and returns since when it has sent the same."""
         if name not in self.values or not np.array_equal(values, self.values[name]):
             self._changed[name] = now
         self.values[name] = values
@@ -62,7 +62,7 @@ class _Latest:
 
 
 def _check_age(what: str, age: float, staleness: float) -> None:
-    """Refuses what is too old, and what is stamped so far ahead that it would never be."""
+    """Refuses what is too old, or stamped so far in the future that it would never seem old."""
     if age > staleness:
         raise FaultError("sensors_stale", f"{what} is {age:.3f} s old, more than {staleness:.3f} s")
     if age < -staleness:
@@ -73,10 +73,10 @@ def _check_age(what: str, age: float, staleness: float) -> None:
 
 
 class SensorWatch:
-    """Finds sensors that are not finite, of another size, too old, or that stand still bit for bit.
+    """Finds sensors that are not finite, change their size, are too old, or are frozen.
 
     Args:
-        staleness: seconds that a measurement may be old, for devices that say when they measured.
+        staleness: maximum age of a measurement in seconds, for devices that tell it.
         frozen: seconds for which all values of a device with several sensors may stay the same in every bit.
     """
 
@@ -85,7 +85,7 @@ class SensorWatch:
         self._latest = _Latest()
 
     def check(self, now: float, sensors: Mapping[str, Sensors]) -> None:
-        """Looks at one reading of all devices, at `now` seconds of a clock that never goes back.
+        """Checks one reading of all devices, taken at `now` seconds of a clock that never goes back.
 
         Raises:
             FaultError: naming the device.
@@ -109,7 +109,7 @@ class PositionWatch:
     """Finds joints that are measured where no arm can be.
 
     Args:
-        limits: of each actuator by its name: lower and upper limit, and how far `vel_range` lets it go in a period.
+        limits: by actuator name: lower limit, upper limit, and how far `vel_range` allows in one period.
         dt: the control period, seconds.
     """
 
@@ -119,27 +119,26 @@ class PositionWatch:
         self._latest: dict[str, tuple[float, float]] = {}  # when it was where
 
     def start(self, rest: Mapping[str, float]) -> None:
-        """Takes note of where the actuators were just before the first reading."""
+        """Stores where the actuators were just before the first reading."""
         self._rest = rest
 
     def is_start(self, rest: Mapping[str, float], positions: Mapping[str, float]) -> bool:
-        """Whether a reading of all actuators may be the first one, after they were at `rest`."""
+        """Whether a reading of all actuators may be the first one, given that they were at `rest` before."""
         starts = {name: self._near_start(name, position) for name, position in rest.items()}
-        # What is not finite is another watch's to find.
+        # Values that are not finite are left to `SensorWatch`.
         return not any(abs(positions[name] - place) > most for name, (place, most) in starts.items())
 
     def _near_start(self, name: str, rest: float) -> tuple[float, float]:
-        """The place within its limits at which an actuator at `rest` may start, and how far from there at most."""
+        """The place within its limits near which an actuator at `rest` must start, and the largest distance from it."""
         low, high, reach = self._limits[name]
         return min(max(rest, low), high), max(reach, 0.01 * (high - low))
 
     def check(self, now: float, positions: Mapping[str, float]) -> None:
-        """Looks at one reading of all actuators, at `now` seconds of a clock that never goes back.
+        """Checks one reading of all actuators, taken at `now` seconds of a clock that never goes back.
 
-        The first one must be of an arm at rest, and as near to the limits as one step leads. A later one may differ
-        from the one before by twice of what `vel_range` allows and a tenth of `pos_range`, for an arm may be pushed: in
-        80 ms that is 7 rad/s for the Franka's shortest range, and still 4 rad/s with a `vel_range` of nearly nothing;
-        its motors reach 2.6.
+        The first one must be of an arm at rest, outside its limits by at most one step. A later one may differ from the
+        one before by twice what `vel_range` allows plus a tenth of `pos_range`, because an arm may be pushed: at 80 ms
+        that is 7 rad/s for the Franka's shortest range, and 4 rad/s even with a tiny `vel_range`; its motors reach 2.6.
 
         Raises:
             FaultError: naming the actuator.
@@ -160,11 +159,11 @@ class PositionWatch:
 
 
 class ImageWatch:
-    """Finds images that are missing, of another shape or dtype, too old, or that stand still bit for bit.
+    """Finds images that are missing, have another shape or dtype, are too old, or are frozen.
 
     Args:
         shape: of each image, (height, width, 3).
-        staleness: seconds that an image may be old, for cameras that say when they took it.
+        staleness: maximum age of an image in seconds, for cameras that tell it.
         frozen: seconds for which a camera's image may stay the same in every bit.
     """
 
@@ -173,7 +172,7 @@ class ImageWatch:
         self._latest = _Latest()
 
     def check(self, now: float, images: Mapping[str, Image]) -> list[np.ndarray]:
-        """Looks at the images of one reading, at `now` seconds of a clock that never goes back, and returns them.
+        """Checks and returns the images of one reading, taken at `now` seconds of a clock that never goes back.
 
         Raises:
             FaultError: naming the camera.
@@ -199,17 +198,17 @@ def limit_action(
     high: np.ndarray,
     max_delta: float | np.ndarray | None,
 ) -> np.ndarray:
-    """The action `[A]` within its limits and no further than `max_delta` from the last one, in a new array.
+    """Clips the action `[A]` to its limits and to `max_delta` around the last one; returns a new array.
 
     Args:
         action: what the policy wants.
-        last: the action before it; None or NaN where there is none.
+        last: the action before it; None, or NaN for some actuators, if there is none.
         low: lower limits, `[A]`.
         high: upper limits, `[A]`.
-        max_delta: the most that an action may change per step, in its units, of all or of each `[A]`; None for any.
+        max_delta: largest change per step in the action's units, for all or for each `[A]`; None for no limit.
 
     Raises:
-        FaultError: the action is not finite; clipping would hide that.
+        FaultError: the action is not finite, which clipping would hide.
     """
     if not np.isfinite(action).all():
         raise FaultError("action_not_finite", f"the action is not finite: {action.tolist()}")

@@ -17,7 +17,7 @@ _MIN_DELTA = 1e-4
 
 
 def _positive(kind: Any, expected: str) -> Callable[[Settings, attrs.Attribute[Any], Any], None]:
-    """A validator that asks for a number of this kind, which a bool is not, positive and finite."""
+    """A validator that requires a positive, finite number of this kind; a bool is not a number."""
 
     def check(_: Settings, field: attrs.Attribute[Any], value: Any) -> None:
         if not isinstance(value, kind) or isinstance(value, bool):
@@ -47,9 +47,7 @@ def _action(values: Any) -> tuple[float, ...]:
 
 def _not_too_small(_: Settings, field: attrs.Attribute[Any], value: float | None) -> None:
     if value is not None and value < _MIN_DELTA:
-        raise ValueError(
-            f"{field.name} is {value}: with less than {_MIN_DELTA:g} no action would ever be reached"
-        )
+        raise ValueError(f"{field.name} is {value}: below {_MIN_DELTA:g} no action would ever be reached")
 
 
 @attrs.frozen
@@ -57,13 +55,14 @@ class Settings:
     """How a loop runs and when it stops.
 
     Attributes:
-        max_steps: steps after which it has finished; None for any.
-        max_seconds: seconds after which it has; None for any.
-        safe_action: where to go on a fault, `[A]`; None holds the last action.
-        max_delta: the most that an action changes per step, in its units, from what hardware was told last; None for
-            any.
-        staleness: seconds that a measurement may be old; None for two control periods.
-        frozen: seconds for which a device's values may stay the same in every bit.
+        max_steps: steps after which the loop finishes; None for no limit.
+        max_seconds: seconds after which the loop finishes; None for no limit.
+        safe_action: where to go after a fault, `[A]`; None to hold the last action.
+        max_delta: the largest change of an action per step, in its units; on hardware, from the last command. None for
+            no limit.
+        staleness: maximum age of a measurement, seconds; None for two control periods.
+        frozen: seconds for which all values of a device with several sensors, or an image, may stay the same in every
+            bit.
         dry_run: do everything but send; hardware is not reset either.
     """
 
@@ -79,7 +78,7 @@ class Settings:
 
 
 def check_max_delta(settings: Settings, *, is_hardware: bool) -> None:
-    """Refuses hardware without a limit, which can be said before anything is known of the policy.
+    """Refuses hardware without a limit; needs no policy, so it can run early.
 
     Raises:
         ValueError: naming the setting.
@@ -104,17 +103,17 @@ def check_settings(settings: Settings, env: EnvSpec, *, is_hardware: bool) -> No
         if (safe < np.asarray(env.action_low, np.float32)).any() or (
             safe > np.asarray(env.action_high, np.float32)
         ).any():
-            raise ValueError(f"safe_action is outside of the action's limits: {list(settings.safe_action)}")
+            raise ValueError(f"safe_action is outside the action's limits: {list(settings.safe_action)}")
 
 
 def check_act_mode(settings: Settings, act_mode: str) -> None:
-    """Refuses a safe action where hardware's actions are velocities (`act_mode` "vel"): a way there needs the sensors.
+    """Refuses a safe action if hardware takes velocities (`act_mode` "vel"): moving there would need the sensors.
 
     Raises:
         ValueError: naming the setting.
     """
     if act_mode == "vel" and settings.safe_action is not None:
         raise ValueError(
-            "safe_action must not be given where actions are velocities: on a fault such a robot stands still, "
-            "being told its last position again"
+            "safe_action must not be given where actions are velocities: after a fault such a robot stands still, "
+            "because its last position is sent again"
         )

@@ -1,4 +1,4 @@
-"""Ends what does not answer: signals and a timer that drivers cannot swallow; main thread only."""
+"""Interrupts drivers that do not answer, by signals and a timer that they cannot swallow; main thread only."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from rlhive.deploy.safety import FaultError
 
 
 def check_main_thread(what: str) -> None:
-    """Refuses another thread, in which no signal can end what does not answer.
+    """Refuses any other thread, since signals only interrupt the main one.
+
+    Args:
+        what: the caller, for the message.
 
     Raises:
-        ValueError: naming `what` was called.
+        ValueError: called in another thread.
     """
     if threading.current_thread() is not threading.main_thread():
         raise ValueError(f"{what} must be called in the main thread, where signals arrive")
@@ -25,9 +28,9 @@ def check_main_thread(what: str) -> None:
 
 @contextlib.contextmanager
 def signals_first() -> Iterator[None]:
-    """Lets Ctrl-C, SIGTERM and SIGHUP end the block as their handlers say; main thread only.
+    """Lets Ctrl-C, SIGTERM and SIGHUP end the block with what their handlers raise; main thread only.
 
-    RoboHive's drivers catch what those raise, too, and fail with something else, or go on.
+    RoboHive's drivers would catch that exception, and raise another or go on.
     """
     raised: list[BaseException] = []
     before: dict[int, Any] = {number: signal.getsignal(number) for number in CAUGHT}
@@ -58,10 +61,10 @@ def signals_first() -> Iterator[None]:
 
 @contextlib.contextmanager
 def watchdog(seconds: float, what: str) -> Iterator[None]:
-    """Ends the block with a `FaultError` when it takes longer; main thread only.
+    """Ends the block with a `FaultError` if it takes longer than `seconds`; main thread only.
 
-    Goes on raising every tenth of the time until the block is left, and once more behind it, whatever the block raised:
-    RoboHive's drivers catch every exception and try again, for ever, or raise another.
+    Keeps raising after every tenth of that time until the block ends, and once more after it, whatever the block
+    raised: RoboHive's drivers catch every exception, and try again for ever or raise another.
     """
     message = f"{what} did not end within {seconds:.3f} s"
     armed, ends = True, time.monotonic() + seconds
@@ -76,7 +79,7 @@ def watchdog(seconds: float, what: str) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, seconds, max(seconds / 10, 0.001))
             yield
         finally:
-            armed = False  # or a signal in the lines below would leave the timer running
+            armed = False  # otherwise a signal in the lines below would leave the timer running
     except Exception as error:
         if time.monotonic() > ends:
             raise FaultError("robot_stalled", message) from error
@@ -90,7 +93,7 @@ def watchdog(seconds: float, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_fault(seconds: float, what: str) -> Iterator[None]:
-    """A watchdog; whatever RoboHive raises is a fault of the robot."""
+    """A watchdog that also turns whatever RoboHive raises into a fault of the robot."""
     try:
         with watchdog(seconds, what):
             yield

@@ -213,7 +213,7 @@ def test_faults_of_a_camera_end_in_the_last_action(drivers, seeing, tmp_path, ca
     assert message in report.message
     assert report.held == "last action"
     assert report.stop_seconds <= seeing.spec.env.dt
-    told = "images that were the one before once more: {'top_cam': " in caplog.text
+    told = "repeated images: {'top_cam': " in caplog.text
     assert told == (report.repeated_frames["top_cam"] > 0) and (told or fault != "frozen")
 
 

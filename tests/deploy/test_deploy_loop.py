@@ -292,7 +292,7 @@ def test_watchdog_leaves_no_timer(monkeypatch):
         ({"max_delta": float("nan")}, "max_delta must be positive"),
         ({"max_delta": 1e-9}, "no action would ever be reached"),
         ({"safe_action": (0.0,) * 8}, "safe_action must be 9 finite numbers"),
-        ({"safe_action": (2.0,) * 9}, "outside of the action's limits"),
+        ({"safe_action": (2.0,) * 9}, "outside the action's limits"),
     ],
 )
 def test_settings_that_make_no_sense(policy, tmp_path, settings, message):
@@ -429,7 +429,7 @@ def test_command_stops_safely_on_ctrl_c(make_run, installed, tmp_path, number):
         (("--bundle=.", "--out=x", "--safe_action=0,a"), "--safe_action=0,a: must be numbers"),
         (
             ("--bundle=.", "--out=x", "--max_delta=1e-9"),
-            "max_delta is 1e-09: with less than 0.0001 no action",
+            "max_delta is 1e-09: below 0.0001 no action",
         ),
         (("--bundle=.", "--out=x", "--staleness=-1"), "staleness must be positive and finite, got -1.0"),
         (("--bundle=.", "--out=x", "more"), "unknown argument 'more'"),

@@ -59,7 +59,7 @@ def test_what_does_not_fit_into_memory_leaves_the_report(journal, tmp_path, monk
     monkeypatch.setattr(reporting, "write_trace", fail)
     assert report_on(journal, tmp_path).exit_code == 0
     assert json.loads((tmp_path / "report.json").read_text())["reason"] == "finished"
-    assert "not all could be written: MemoryError" in caplog.text
+    assert "not everything could be written: MemoryError" in caplog.text
 
 
 def test_the_report_is_written_before_what_may_fail(journal, tmp_path, monkeypatch):
@@ -96,4 +96,4 @@ def test_a_journal_that_is_lost_leaves_the_report(journal, tmp_path, caplog, los
     report = report_on(journal, tmp_path)
     assert (report.reason, report.steps) == ("finished", 0)
     assert json.loads((tmp_path / "report.json").read_text())["reason"] == "finished"
-    assert "so the report knows of no step" in caplog.text and "journal.bin" in caplog.text
+    assert "so the report counts no steps" in caplog.text and "journal.bin" in caplog.text

@@ -253,7 +253,7 @@ def test_an_action_is_not_sent_where_the_process_was_stopped_after_it_was_looked
     monkeypatch.setattr(loop, "limit_action", stop_the_fourth)
     report = deploy(Wanting(spec, lambda step: 0.02 * step), env, tmp_path, staleness=0.2)
     assert (report.reason, report.steps, report.held) == ("sensors_stale", 3, "last action"), report
-    assert report.message.startswith("the action answers what was read 0.3")
+    assert report.message.startswith("the action answers a reading from 0.3")
     assert len(arm.commands) == 4 and np.array_equal(arm.commands[3], arm.commands[2])
 
 
