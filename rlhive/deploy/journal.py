@@ -1,8 +1,8 @@
 """Every step of a deployment on disk: a journal that survives a crash, and RoboHive's Trace made from it.
 
 The journal begins with one line of JSON: the sizes of observation, action and images, and a description of the
-deployment. Then follows one record of fixed size per step, a reading and the response to it, handed to the operating
-system before the next step begins. Everything written before a crash survives; a record that was cut short is ignored.
+deployment. One record of fixed size per reading follows, with the response to it, handed to the operating system
+before the next step begins. Everything written before a crash survives; a record that was cut short is ignored.
 """
 
 from __future__ import annotations
