@@ -70,11 +70,8 @@ class Actuators:
         if not self._known:
             return None
         low, high = self._of_actions()
-        has_width = low < high  # without it an actuator stands still whatever it is asked for
-        scaled = np.full(len(self.ids), np.nan)
-        np.divide(2 * values - high - low, high - low, out=scaled, where=has_width)
         action = np.full(self._action_dim, np.nan)
-        action[self.ids] = scaled
+        action[self.ids] = (2 * values - high - low) / (high - low)
         return action
 
     def reach(self) -> np.ndarray:
