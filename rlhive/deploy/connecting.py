@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from rlhive.core.files import file_sha256
 from rlhive.core.pixel_spec import PixelSpec
-from rlhive.deploy.drivers import let_go, refuse_reconnecting
+from rlhive.deploy.drivers import answers, import_optitrack, in_words, keep_still, let_go
 from rlhive.deploy.rehearsal import not_a_configuration, rehearse
 from rlhive.deploy.robot import RESET_SECONDS
+from rlhive.deploy.safety import FaultError
 from rlhive.deploy.settings import Settings
 from rlhive.deploy.watchdog import check_main_thread, signals_first, watchdog
 from rlhive.envs.build import make_bare
@@ -39,7 +40,6 @@ def connect(
     *,
     policy: Policy | None = None,
     settings: Settings | None = None,
-    timeout: float = RESET_SECONDS,
 ) -> Any:
     """The environment `name` on hardware, connected, with nothing sent to it but what the drivers do to connect.
 
@@ -52,16 +52,14 @@ def connect(
             evaluates: trust it as you trust code.
         policy: what is to run there; nothing is connected where it does not fit.
         settings: how it is to run; nothing is connected where they do not fit how the robot is actuated.
-        timeout: seconds after which a device that does not answer is given up.
 
     Raises:
         ValueError: no such environment or file, a file that is no configuration of its robot or changes meanwhile,
             lists actuators in another order, or with other ranges or another calibration than those of training, or
             sensors that are not what the drivers give, a policy that does not fit (every difference is named), a safe
             action for a robot whose actions are velocities, or a device that measures another number of values than
-            its sensors are.
-        ValueError: not in the main thread.
-        RuntimeError: a driver is not installed, or a device does not answer.
+            its sensors are; or called in another thread than the main one.
+        RuntimeError: a driver is not installed or fails, or a device does not answer within `RESET_SECONDS`.
     """
     from rlhive.envs.names import check_name
     from rlhive.envs.simhive import ensure
@@ -76,16 +74,30 @@ def connect(
     rehearse(name, config_path, policy, settings)
     if file_sha256(config_path) != source["sha256"]:
         raise ValueError(f"{config_path}: was changed while it was looked at; connect again")
-    try:
-        with quiet(), _nothing_sent(), signals_first(), watchdog(timeout, "connecting"):
-            env, _ = make_bare(name, is_hardware=True, config_path=str(config_path))
-            _check_counts(env.robot.robot_config)
-    except ImportError as error:
-        raise RuntimeError(f"a driver of the robot is not installed: {error}") from None
-    except (LookupError, TypeError) as error:  # settings of an interface, which the drivers alone know
-        raise ValueError(not_a_configuration(config_path, error)) from None
+    with quiet(), _nothing_sent(), signals_first():
+        env = _make_connected(name, config_path)
+        _check_counts(env.robot.robot_config)
     env.configuration_source = source
     return env
+
+
+class _InterfaceError(Exception):
+    """The settings of an interface are not those of its driver, which it alone knows."""
+
+
+def _make_connected(name: str, config_path: str | os.PathLike[str]) -> Any:
+    """Builds the environment on hardware; whatever RoboHive and its drivers raise becomes one line."""
+    try:
+        with watchdog(RESET_SECONDS, "connecting"):
+            return make_bare(name, is_hardware=True, config_path=str(config_path))[0]
+    except FaultError:
+        raise
+    except ImportError as error:
+        raise RuntimeError(f"a driver of the robot is not installed: {error}") from None
+    except _InterfaceError as error:
+        raise ValueError(not_a_configuration(config_path, error.__cause__ or error)) from None
+    except (Exception, SystemExit) as error:
+        raise FaultError("robot_failed", f"connecting failed: {in_words(error)}") from None
 
 
 def _check_counts(config: dict[str, Any]) -> None:
@@ -103,11 +115,11 @@ def _check_counts(config: dict[str, Any]) -> None:
 
 
 class _Device(dict[str, Any]):
-    """A device of a configuration whose driver never reconnects, not while it connects for the first time either."""
+    """A device of a configuration whose driver is kept still from the beginning, while it connects, too."""
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if key == "robot":
-            refuse_reconnecting(value)
+        if key == "robot" and value is not None:
+            keep_still(value)
         super().__setitem__(key, value)
 
 
@@ -127,9 +139,15 @@ def _nothing_sent() -> Iterator[None]:
         started.append(robot)
         for name in config:
             config[name] = _Device(config[name])
-        start(robot, config)
-        if silent := [name for name, device in config.items() if not device["robot"].okay()]:
-            raise RuntimeError(f"these devices do not answer: {', '.join(silent)}")
+        import_optitrack()
+        try:
+            start(robot, config)
+        except (LookupError, TypeError) as error:
+            if all("robot" in device for device in config.values()):  # all drivers took their settings
+                raise
+            raise _InterfaceError from error
+        if silent := [name for name, device in config.items() if not answers(device)]:
+            raise FaultError("robot_failed", f"these devices do not answer: {', '.join(silent)}")
         return config
 
     RoboHiveRobot.hardware_apply_controls = lambda *_, **__: None

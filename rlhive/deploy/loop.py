@@ -258,7 +258,8 @@ def _guarded(loop: _Loop, received: Sequence[int]) -> tuple[str, str]:
         reason, message = fault.reason, str(fault)
     except KeyboardInterrupt:
         reason, message = "interrupted", "Ctrl-C, twice"
-    except Exception as error:  # the robot is brought to its safe state whatever fails, be it the disk
+    # The robot is brought to its safe state whatever fails, be it the disk or a driver that calls quit().
+    except (Exception, SystemExit) as error:
         text = " ".join(str(error).split())
         reason, message = "loop_failed", f"{type(error).__name__}: {text}"
     LOG.log(logging.WARNING if EXIT_CODES[reason] else logging.INFO, "stopped, %s: %s", reason, message)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
-from rlhive.deploy.drivers import INTERFACES, actuators
+from rlhive.deploy.drivers import INTERFACES, actuators, one_line
 from rlhive.deploy.sensors import is_close, measured_joint, misplaced, moved_joint
 from rlhive.deploy.settings import Settings, check_act_mode
 from rlhive.envs.build import action_names, make_bare
@@ -83,8 +84,7 @@ def rehearse(
 
 def not_a_configuration(config_path: str | os.PathLike[str], error: BaseException) -> str:
     """One line for what RoboHive raised of a configuration."""
-    reason = " ".join(str(error).split()).partition(" was raised from the environment creator")[0]
-    return f"{config_path}: is no configuration of this robot: {type(error).__name__}: {reason}"
+    return f"{config_path}: is no configuration of this robot: {one_line(error)}"
 
 
 def _compare_policy(policy: Policy, env: Any) -> list[str]:
@@ -119,6 +119,19 @@ def _check_actuators(config_path: str | os.PathLike[str], env: Any) -> None:
             raise ValueError(
                 f"{config_path}: actuators of {name} have the mode {', '.join(sorted(modes))}, expected each to say "
                 "'mode': 'Position', which RoboHive sets its motors to"
+            )
+        if device["interface"]["type"] == "dynamixel":
+            _check_turn(config_path, device["actuator"])
+
+
+def _check_turn(config_path: str | os.PathLike[str], dynamixels: list[dict[str, Any]]) -> None:
+    """Refuses what the driver of Dynamixels would clip without a word."""
+    for actuator in dynamixels:
+        ends = [end * actuator["scale"] + actuator["offset"] for end in actuator["pos_range"]]
+        if not (min(ends) >= 0.0 and max(ends) <= 2 * math.pi):
+            raise ValueError(
+                f"{config_path}: with scale and offset, pos_range of {actuator['name']} is [{min(ends):.4g}, "
+                f"{max(ends):.4g}] for the motor, which turns from 0 to 2 pi: mount its horn so that it stays within"
             )
 
 

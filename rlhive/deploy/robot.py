@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhive.core.env_spec import EnvSpec
 from rlhive.deploy.actuators import Actuators
-from rlhive.deploy.drivers import refuse_reconnecting
+from rlhive.deploy.drivers import forget_broken_command
 from rlhive.deploy.readings import Reading, age, unmasked
 from rlhive.deploy.safety import FaultError, Sensors
 from rlhive.deploy.watchdog import as_fault
@@ -25,7 +25,7 @@ class Robot:
     """A live RoboHive environment that only sends commands which are finite, within the actuators' limits and no jump.
 
     Args:
-        env: made by `gymnasium.make` or `connect`; wrapped or not.
+        env: simulated or of `connect`; wrapped or not.
         spec: description of the policy's observations and actions.
         max_delta: largest change of an action per step, in its units; None for no limit.
         staleness: maximum age of a measurement, seconds.
@@ -137,12 +137,12 @@ class Robot:
         self._wanted, self._expires = self.last_action if action is None else action, math.inf
         # If the period is short, a driver may need longer than that to send.
         with as_fault(max(self._spec.dt, self._staleness), "sending the safe action"):
-            robot = self.env.robot
             if not self.is_hardware:
                 self._simulate(self._wanted)
-            elif action is None:
-                robot.hardware_apply_controls(self.last_control)
-            else:
+                return
+            robot, control = self.env.robot, self.last_control
+            forget_broken_command(robot)
+            if action is not None:
                 control = robot.process_actuator(
                     controls=action.astype(np.float64),
                     step_duration=self.env.dt,
@@ -150,7 +150,7 @@ class Robot:
                     velocity_limits=False,
                     out_space="hdr",
                 )
-                robot.hardware_apply_controls(control)
+            robot.hardware_apply_controls(control)
 
     def standstill(self) -> np.ndarray | None:
         """The action `[A]` that would keep each actuator where it is, NaN where that is unknown."""
@@ -230,8 +230,6 @@ class Robot:
             self.last_action, self.last_control = self._wanted, told
 
         robot.hardware_apply_controls = guarded
-        for device in robot.robot_config.values():
-            refuse_reconnecting(device.get("robot"))
 
     def _refuse_late(self) -> None:
         """Checks the age of the reading again: the process may have been suspended since the loop did."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlhive.core.interrupt import CAUGHT
+from rlhive.deploy.drivers import in_words
 from rlhive.deploy.safety import FaultError
 
 
@@ -49,7 +50,7 @@ def signals_first() -> Iterator[None]:
         for number in caught:
             signal.signal(number, receive)
         yield
-    except Exception:
+    except (Exception, SystemExit):
         if not raised:
             raise
     finally:
@@ -80,7 +81,7 @@ def watchdog(seconds: float, what: str) -> Iterator[None]:
             yield
         finally:
             armed = False  # otherwise a signal in the lines below would leave the timer running
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if time.monotonic() > ends:
             raise FaultError("robot_stalled", message) from error
         raise
@@ -99,6 +100,5 @@ def as_fault(seconds: float, what: str) -> Iterator[None]:
             yield
     except FaultError:
         raise
-    except Exception as error:
-        text = " ".join(str(error).split())
-        raise FaultError("robot_failed", f"{what} failed: {type(error).__name__}: {text}") from error
+    except (Exception, SystemExit) as error:  # some drivers call quit()
+        raise FaultError("robot_failed", f"{what} failed: {in_words(error)}") from error

@@ -73,7 +73,7 @@ class Wanting:
 
     def act(self, observation, rest):
         self._steps += 1
-        return np.broadcast_to(np.float32(self._action(self._steps)), (9,)), None
+        return np.broadcast_to(np.float32(self._action(self._steps)), self.spec.env.action_dim), None
 
 
 def deploy(policy, env, folder, **settings):

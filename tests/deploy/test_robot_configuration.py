@@ -253,6 +253,11 @@ def say_no_mode(config):
     del config["dkitty"]["actuator"][3]["mode"]
 
 
+def mount_a_horn_elsewhere(config):
+    for kind in ("sensor", "actuator"):
+        config["dkitty"][kind][1]["offset"] += 4.0
+
+
 def drive_by_current(config):
     config["dkitty"]["actuator"][3]["mode"] = "PWM"
 
@@ -289,6 +294,10 @@ def drive_by_current(config):
         (
             drive_by_current,
             r"robot\.config: actuators of dkitty have the mode PWM, Position, expected each to say",
+        ),
+        (
+            mount_a_horn_elsewhere,
+            r"robot\.config: with scale and offset, pos_range of A:FRJ11 is \[5\.002, 9\.282\] for the motor, which",
         ),
     ],
 )
