@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import shutil
 import urllib.request
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import IO
 
 import attrs
 import torch
@@ -24,6 +24,7 @@ from rlhive.paths import cache_dir
 from rlhive.policy_fn.resnet import DEPTHS, ResNet
 
 _TIMEOUT = 20.0  # seconds without an answer
+_CHUNK = 1 << 20  # bytes read at once
 
 
 @attrs.frozen
@@ -144,7 +145,7 @@ def find_weights(name: str, sha256: str) -> Params:
         LoadError: they are not there, or the file there is damaged.
     """
     kept = _kept_path(name, sha256)
-    for path in (kept, _published_path(name)):
+    for path in (kept, published_path(name)):
         params = _cached(path)
         if params is not None and weights_sha256(params) == sha256:
             return params
@@ -160,7 +161,7 @@ def published_weights(name: str) -> Params:
     Raises:
         LoadError: the file is damaged, or not there and cannot be downloaded; the message says what to do.
     """
-    target, published = _published_path(name), SOURCES[name]
+    target, published = published_path(name), SOURCES[name]
     if target.is_file():
         try:
             return load_weights(target)
@@ -194,7 +195,8 @@ def download(published: Published, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         with urllib.request.urlopen(published.url, timeout=_TIMEOUT) as answer, beside.open("wb") as file:
-            shutil.copyfileobj(answer, file)
+            while chunk := _read(answer, published.url):
+                file.write(chunk)
         found = file_sha256(beside)
         if found != published.sha256:
             raise LoadError(
@@ -202,11 +204,19 @@ def download(published: Published, path: Path) -> None:
             )
 
 
+def _read(answer: IO[bytes], url: str) -> bytes:
+    try:
+        return answer.read(_CHUNK)
+    except OSError as error:  # without a name of its own, it would be taken for one of the local file
+        raise OSError(f"{url}: {error}") from error
+
+
 def _kept_path(name: str, sha256: str) -> Path:
     return weights_dir() / f"{name}-{sha256[:12]}.safetensors"
 
 
-def _published_path(name: str) -> Path:
+def published_path(name: str) -> Path:
+    """Where the cache keeps the published weights of that name."""
     return weights_dir() / f"{name}.safetensors"
 
 

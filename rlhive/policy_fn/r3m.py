@@ -29,6 +29,7 @@ from rlhive.policy_fn.encoder_weights import (
     keep_weights,
     load_weights,
     module_weights,
+    published_path,
     published_weights,
     weights_sha256,
     write_weights,
@@ -143,7 +144,9 @@ def load_r3m(name: str, *, weights: str = PUBLISHED, frozen: bool = True, precis
     if weights == RANDOM:
         return found
     if weights == PUBLISHED:
-        return attrs.evolve(found, weights=weights_sha256(published_weights(name)))
+        params = published_weights(name)
+        _check_depth(name, params, published_path(name))
+        return attrs.evolve(found, weights=weights_sha256(params))
     if Path(weights).is_dir():  # "" is the present one
         raise LoadError(f"weights={weights!r}: must be {PUBLISHED!r}, {RANDOM!r} or a file of weights")
     return attrs.evolve(found, weights=_keep(name, load_weights(weights), weights))
@@ -164,10 +167,16 @@ def from_module(module: nn.Module, name: str, *, frozen: bool = True) -> R3M:
 
 
 def _keep(name: str, params: Params, source: str) -> str:
+    _check_depth(name, params, source)
+    return keep_weights(name, params, source)
+
+
+def _check_depth(name: str, params: Params, source: object) -> None:
     depth = depth_of(params)
     if name[-2:] != str(depth):
-        raise LoadError(f"{source}: holds a ResNet-{depth}, which {name} is not; use {name[:3]}{depth}")
-    return keep_weights(name, params, source)
+        raise LoadError(
+            f"{source}: holds a ResNet-{depth}, but {name} is a ResNet-{name[-2:]}; use {name[:3]}{depth}"
+        )
 
 
 def preprocess(images: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 import functools
 import http.server
 import os
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -188,6 +190,26 @@ def test_a_download_counts_once_its_checksum_is_right(server, torchvision_file, 
     assert not any(target.parent.iterdir())
     encoder_weights.download(published, target)
     assert target.read_bytes() == torchvision_file.read_bytes()
+
+
+def test_a_connection_that_breaks_is_named_and_not_the_local_file(tmp_path):
+    class Breaking(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            # Closed like this, the connection is reset.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Breaking) as httpd:
+        url = f"http://127.0.0.1:{httpd.server_port}/file.pth"
+        thread = threading.Thread(target=httpd.handle_request)
+        thread.start()
+        with pytest.raises(OSError, match=f"^{url}: .*reset by peer$"):
+            encoder_weights.download(encoder_weights.Published(url, "00"), tmp_path / "file.pth")
+        thread.join()
+    assert not any(tmp_path.iterdir())
 
 
 def test_published_weights_are_downloaded_and_converted_once(server, torchvision_file, monkeypatch, cache):

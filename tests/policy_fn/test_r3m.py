@@ -13,7 +13,9 @@ from rlhive.core.errors import LoadError
 from rlhive.core.pixel_spec import PixelSpec
 from rlhive.core.tree_file import named_leaves
 from rlhive.data.features import make_encode
+from rlhive.policy_fn.encoder_weights import write_weights
 from rlhive.policy_fn.r3m import R3M, from_module, load_r3m, preprocess
+from rlhive.policy_fn.resnet import ResNet
 from tests.policy_fn.resnets import assert_same_embeddings, r3m_module, random_pixels, torchvision_resnet
 
 KEY = torch.Generator()
@@ -168,6 +170,13 @@ def test_weights_that_are_not_there_are_refused_with_what_to_do(cache):
         load_r3m("r3m18", weights="weights.pt")
 
 
+def test_published_weights_of_another_depth_are_refused(cache):
+    kept = cache / "encoders" / "r3m18.safetensors"
+    write_weights(kept, ResNet(34).init(0), "a test")
+    with pytest.raises(LoadError, match=f"{kept}: holds a ResNet-34, but r3m18 is a ResNet-18"):
+        load_r3m("r3m18")
+
+
 def test_wrong_names_networks_and_images_are_refused():
     with pytest.raises(ValueError, match=r"did you mean r3m18"):
         load_r3m("r3m-18")
@@ -175,7 +184,7 @@ def test_wrong_names_networks_and_images_are_refused():
         R3M("r3m18", "published")
     with pytest.raises(ValueError, match="fine-tuned computes in float32, got bfloat16"):
         R3M("r3m18", "random", frozen=False, precision="bfloat16")
-    with pytest.raises(LoadError, match=r"holds a ResNet-34, which r3m18 is not; use r3m34"):
+    with pytest.raises(LoadError, match=r"holds a ResNet-34, but r3m18 is a ResNet-18; use r3m34"):
         from_module(torchvision_resnet(34), "r3m18")
     with pytest.raises(ValueError, match="must be uint8"):
         preprocess(torch.zeros(1, 224, 224, 3))
