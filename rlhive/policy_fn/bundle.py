@@ -1,8 +1,8 @@
-"""The bundle: one directory with all that a trained policy needs on a robot, each byte of it accounted for.
+"""The bundle: one directory with everything that a trained policy needs on a robot.
 
 params.safetensors      the subtrees that the policy reads
 env_state.safetensors   the constants that normalise the observation
-spec.json               what the policy is of, in words that other programs can read; binds the files by their hashes
+spec.json               what the policy is, for other programs to read; holds the size and SHA-256 of every other file
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rlhive.policy_fn.bundle_files import (
     BUNDLE_VERSION,
     SPEC,
     check_file,
+    check_size,
     file_record,
     read_spec,
     spec_text,
@@ -63,7 +64,7 @@ def write_bundle(folder: PathLike, bundle: Bundle, extras: Sequence[Path] = ()) 
         extras: more files to take in, such as `policy.onnx`.
 
     Raises:
-        LoadError: `folder` exists.
+        LoadError: `folder` exists, or a file is too large for `read_bundle`.
     """
     folder = Path(folder)
     check_absent(folder)
@@ -76,6 +77,8 @@ def write_bundle(folder: PathLike, bundle: Bundle, extras: Sequence[Path] = ()) 
             shutil.copyfile(extra, beside / extra.name)
         files = {name: file_record(beside / name) for name in [*TREES, *(path.name for path in extras)]}
         (beside / SPEC).write_text(spec_text({**description, "files": files}))
+        for name in [*files, SPEC]:
+            check_size(folder / name, (beside / name).stat().st_size)
 
 
 def check_absent(folder: PathLike) -> None:
@@ -89,7 +92,9 @@ def check_absent(folder: PathLike) -> None:
 
 
 def read_bundle(folder: PathLike) -> Bundle:
-    """Reads what `write_bundle` wrote, after comparing all of it with its hashes and with itself.
+    """Reads what `write_bundle` wrote, after checking the description and both trees against their hashes.
+
+    Exported graphs and files that spec.json does not list are not read.
 
     Raises:
         LoadError: anything is missing, damaged, changed, not finite or of something else; one line with the file's

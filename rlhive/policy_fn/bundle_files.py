@@ -15,7 +15,7 @@ from rlhive.runs.run_files import CHECKPOINTS, SPEC_FILE
 BUNDLE_VERSION = 1
 SPEC, ONNX = SPEC_FILE, "policy.onnx"
 NO_CHECKPOINT = "is a run without a checkpoint yet; train until it has one"
-MAX_SPEC_BYTES, MAX_FILE_BYTES = 1 << 20, 1 << 28
+MAX_SPEC_BYTES, MAX_FILE_BYTES = 1 << 20, 1 << 31
 
 
 def spec_text(values: Mapping[str, Any]) -> str:
@@ -34,7 +34,8 @@ def read_spec(path: Path) -> dict[str, Any]:
     Raises:
         LoadError: it is missing, damaged, changed, or of another version.
     """
-    _check_size(path, MAX_SPEC_BYTES)
+    _check_there(path)
+    check_size(path, path.stat().st_size)
     try:
         text = path.read_bytes().decode()
         values = json.loads(text)
@@ -69,8 +70,9 @@ def check_file(path: Path, record: Any) -> None:
     """
     if not isinstance(record, dict) or set(record) != {"bytes", "sha256"}:
         raise LoadError(f"{path}: {SPEC} does not say its size and hash; export it again")
-    _check_size(path, MAX_FILE_BYTES)
+    _check_there(path)
     size = path.stat().st_size
+    check_size(path, size)
     if size != record["bytes"]:
         raise LoadError(
             f"{path}: has {size} bytes instead of {record['bytes']}: damaged, or of another bundle"
@@ -81,8 +83,21 @@ def check_file(path: Path, record: Any) -> None:
         )
 
 
-def _check_size(path: Path, most: int) -> None:
+def check_size(path: Path, size: int) -> None:
+    """Refuses a file that is too large for a bundle, whether it is read or written.
+
+    Args:
+        path: where it is in the bundle.
+        size: in bytes.
+
+    Raises:
+        LoadError: naming it.
+    """
+    most = MAX_SPEC_BYTES if path.name == SPEC else MAX_FILE_BYTES
+    if size > most:
+        raise LoadError(f"{path}: has {size} bytes, more than the {most} that such a file may have")
+
+
+def _check_there(path: Path) -> None:
     if not path.is_file():
         raise LoadError(f"{path}: there is no such file")
-    if (size := path.stat().st_size) > most:
-        raise LoadError(f"{path}: has {size} bytes, more than the {most} that such a file may have")

@@ -28,8 +28,10 @@ def check_params(where: str, params: Params, spec: RunSpec) -> None:
             whole = spec.network.init(Generator())
             if spec.encoder is not None:
                 whole["encoder"] = encoder_tree(spec.encoder)
-    except (RuntimeError, TypeError, OverflowError):
-        raise LoadError(f"{where}: the network's description has sizes that no network can have") from None
+    except (RuntimeError, TypeError, OverflowError) as error:
+        parts = " and ".join(type(part).__name__ for part in (spec.network, spec.encoder) if part is not None)
+        reason = str(error).partition("\n")[0]
+        raise LoadError(f"{where}: the parameters of {parts} cannot be laid out ({reason})") from error
     needed = set(POLICY_KEYS[spec.algorithm])
     if learned(spec.encoder) is None:  # a bundle has the weights of a frozen one, a run has not
         needed -= {"encoder"}

@@ -95,6 +95,14 @@ def test_existing_directory_is_not_overwritten_and_failures_leave_nothing(make_r
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "there"]
 
 
+def test_what_would_not_be_read_is_not_written(bundle, tmp_path, monkeypatch):
+    content = read_bundle(bundle)
+    monkeypatch.setattr("rlhive.policy_fn.bundle_files.MAX_FILE_BYTES", 1000)
+    with pytest.raises(LoadError, match=r"/large/params\.safetensors: has \d+ bytes, more than the 1000"):
+        write_bundle(tmp_path / "large", content)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "run"]
+
+
 def test_a_bundle_is_written_beside_what_a_killed_process_left_of_it(bundle, tmp_path):
     ended = subprocess.Popen(["true"])
     ended.wait()
@@ -152,7 +160,7 @@ def test_trees_of_a_bundle_do_not_load_around_its_description(bundle):
 
 @pytest.mark.parametrize(
     ("size", "message"),
-    [(10**9, "has shape"), (10**18, "sizes that no network can have"), (10**30, "sizes that no network")],
+    [(10**9, "has shape"), (10**18, "of ActorCritic cannot be laid out"), (10**30, "cannot be laid out")],
 )
 def test_networks_of_absurd_size_take_no_memory(bundle, size, message):
     bundle_of = read_bundle(bundle)

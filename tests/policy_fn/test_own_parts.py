@@ -6,12 +6,23 @@ import torch
 from tensordict import TensorDict
 
 from rlhive.algorithms import ALGORITHMS, POLICY_KEYS
-from rlhive.policy_fn import load
+from rlhive.policy_fn import LoadError, load
 from rlhive.policy_fn.actor import ActorCritic
 from rlhive.policy_fn.heads import HEADS
 from rlhive.policy_fn.offline_network import bc_network
 from rlhive.runs.run_spec import RunSpec, new_run_spec
 from tests.helpers import make_spec
+
+
+@attrs.frozen
+class Unlaid(ActorCritic):
+    """Looks at the values that it draws, which are not there where only shapes are computed."""
+
+    def init(self, key):
+        params = super().init(key)
+        if params["log_alpha"] > 0.0:
+            raise ValueError("drawn badly")
+        return params
 
 
 @attrs.frozen
@@ -50,3 +61,12 @@ def test_a_network_of_ones_own_acts_alone_as_it_does_among_others(own_algorithm)
     observation = torch.linspace(-1.0, 1.0, 5)
     expected = policy.apply(policy.params, policy.env_state, observation[None])[0]
     assert torch.equal(policy(observation), expected) and expected.abs().max() <= 0.5
+
+
+def test_a_network_that_cannot_be_laid_out_says_why(monkeypatch):
+    monkeypatch.setitem(ALGORITHMS, "own", ALGORITHMS["sac"]._replace(network=Unlaid))
+    env = make_spec()
+    network = Unlaid(env.observation_dim, env.action_low, env.action_high, hidden_sizes=(16,))
+    with pytest.raises(LoadError, match=r"parameters of Unlaid cannot be laid out \(.*meta tensor") as caught:
+        make_policy("own", env, network)
+    assert "\n" not in str(caught.value) and isinstance(caught.value.__cause__, RuntimeError)
