@@ -51,8 +51,7 @@ def read_replay(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[s
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = file.metadata() or {}
-    # Files of before have none.
-    if header.pop(HASH, None) not in (None, content_hash(tensors, header)):
+    if header.pop(HASH, None) != content_hash(tensors, header):
         raise ValueError(f"{path} is damaged or changed (its {HASH} does not fit): copy it again")
     return tensors, header
 

@@ -96,6 +96,6 @@ def stack_seeds(trees: Sequence[TensorDict]) -> TensorDict:
 
 
 def _stack(parts: list[Tensor]) -> Tensor:
-    if parts[0].is_contiguous():
+    if parts[0].dim() < 2 or parts[0].is_contiguous():
         return torch.stack(parts)
     return torch.stack([part.mT for part in parts]).mT

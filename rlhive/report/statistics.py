@@ -100,9 +100,10 @@ def steps_to_threshold(steps: ArrayLike, scores: ArrayLike, threshold: float) ->
     Returns:
         Float64 `[S]`, infinite for a seed that never does.
     """
-    reached = checked(scores, ndim=2, finite=False) >= threshold
+    scores = checked(scores, ndim=2, finite=False)
+    reached = np.column_stack([scores >= threshold, np.ones(len(scores), bool)])
     ends = np.append(np.asarray(steps, dtype=np.float64), np.inf)
-    return ends[np.where(reached.any(axis=1), reached.argmax(axis=1), len(ends) - 1)]
+    return ends[reached.argmax(axis=1)]
 
 
 def _draw(seeds: int, rng: np.random.Generator) -> np.ndarray:

@@ -347,7 +347,7 @@ def test_load_refuses_another_buffer(tmp_path):
         ReplayBuffer(10).load(path, [1])
 
 
-def test_load_refuses_a_file_that_was_changed_but_takes_one_without_a_hash(tmp_path):
+def test_load_refuses_a_file_that_was_changed_or_has_no_hash(tmp_path):
     path = tmp_path / "replay.safetensors"
     filled(5, 10).save(path, [1], {"step": "5"})
     content = path.read_bytes()
@@ -356,10 +356,12 @@ def test_load_refuses_a_file_that_was_changed_but_takes_one_without_a_hash(tmp_p
         with pytest.raises(ValueError, match=r"replay\.safetensors is damaged or changed .*: copy it again"):
             ReplayBuffer(10).load(path, [1])
     path.write_bytes(content)
-    rewrite(path, lambda tensors, header: header.pop("content_sha256"))  # as files of before
     buffer = ReplayBuffer(10)
     buffer.load(path, [1])
     assert len(buffer) == 5
+    rewrite(path, lambda tensors, header: header.pop("content_sha256"))
+    with pytest.raises(ValueError, match="is damaged or changed"):
+        ReplayBuffer(10).load(path, [1])
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path):

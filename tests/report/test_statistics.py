@@ -127,6 +127,7 @@ def test_steps_to_a_threshold_by_hand():
     steps = [10, 20, 30, 40]
     np.testing.assert_array_equal(steps_to_threshold(steps, success, 0.5), [20, 10, 30, np.inf])
     np.testing.assert_array_equal(steps_to_threshold(steps, success, 0.9), [40, np.inf, 30, np.inf])
+    np.testing.assert_array_equal(steps_to_threshold([], np.zeros((2, 0)), 0.9), [np.inf, np.inf])
 
 
 def test_results_follow_the_generator_and_leave_the_scores_as_they_are():
