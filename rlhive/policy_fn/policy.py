@@ -80,7 +80,9 @@ class Policy:
         if noise is None and vector.ndim == 1 and pixels is None:
             action = self._exactly(self._act_on_one, self._own(vector[None]))[0]
         else:
-            action = self._act_on_many(self.apply, vector, pixels, noise, (self.spec.env.action_dim,))
+            noise = self._read_noise(noise, (*vector.shape[:-1], self.spec.env.action_dim))
+            noise = None if noise is None else noise.unsqueeze(-2)
+            action = self._plan_many(vector, pixels, noise)[..., 0, :]
         return self._checked(action, device)
 
     def plan(self, observation: Any, noise: Any = None) -> Any:
@@ -92,8 +94,8 @@ class Policy:
         """
         arrays, device = _as_arrays(observation)
         vector, pixels = read_seen(self.spec.env, arrays)
-        of_each = (self.spec.network.chunk_size, self.spec.env.action_dim)
-        return self._checked(self._act_on_many(self.apply_plan, vector, pixels, noise, of_each), device)
+        shape = (*vector.shape[:-1], self.spec.network.chunk_size, self.spec.env.action_dim)
+        return self._checked(self._plan_many(vector, pixels, self._read_noise(noise, shape)), device)
 
     def act(self, observation: Any, rest: Any = None, noise: Any = None) -> tuple[Any, Any]:
         """The next action of the policy's plan, and what is left of it: all K are taken before it plans again.
@@ -108,8 +110,8 @@ class Policy:
         Returns:
             The action `[..., A]`, and what is left, `[..., k, A]` or None.
         """
-        if rest is None and self.spec.network.chunk_size == 1:
-            return self(observation, None if noise is None else noise[..., 0, :]), None
+        if rest is None and noise is None and self.spec.network.chunk_size == 1:
+            return self(observation), None
         if rest is not None:
             vector, _ = read_seen(self.spec.env, _as_arrays(observation)[0])
             self._check_rest(rest, vector.shape[:-1])
@@ -186,33 +188,27 @@ class Policy:
         """Every difference between what the policy was trained on and a robot; see `compare.differences`."""
         return differences(self.spec.env, env_or_robot)
 
-    def _act_on_many(
-        self,
-        apply: Callable[..., Tensor],
-        vector: np.ndarray,
-        pixels: np.ndarray | None,
-        noise: Any,
-        of_each: tuple[int, ...],
-    ) -> Tensor:
-        """What `apply`, `self.apply` or `apply_plan`, gives: `[..., *of_each]`."""
-        env = self.spec.env
+    def _read_noise(self, noise: Any, shape: tuple[int, ...]) -> Tensor | None:
+        if noise is None:
+            return None
+        noise = np.require(_as_arrays(noise)[0], np.float32, ["C", "W"])
+        if noise.shape != shape:
+            raise ValueError(f"noise must have shape {list(shape)}, got {list(noise.shape)}")
+        if not np.isfinite(noise).all():
+            raise ValueError("noise is not finite")
+        return self._own(noise)
+
+    def _plan_many(self, vector: np.ndarray, pixels: np.ndarray | None, noise: Tensor | None) -> Tensor:
+        """The next K actions `[..., K, A]`, for noise `[..., K, A]`, or `[..., 1, A]` for all K."""
         shape = vector.shape[:-1]
-        if noise is not None:
-            noise = np.require(_as_arrays(noise)[0], np.float32, ["C", "W"])
-            expected = (*shape, *of_each)
-            if noise.shape != expected:
-                raise ValueError(f"noise must have shape {list(expected)}, got {list(noise.shape)}")
-            if not np.isfinite(noise).all():
-                raise ValueError("noise is not finite")
-            noise = self._own(noise).reshape(-1, *of_each)
         with torch.no_grad(), nullcontext() if pixels is None else exact_convolutions():
-            seen = TensorDict({"observation": self._own(vector).reshape(-1, env.observation_dim)})
+            seen = TensorDict({"observation": self._own(vector).reshape(-1, vector.shape[-1])})
             if pixels is not None:
-                seen["pixels"] = torch.from_numpy(pixels.reshape(math.prod(shape), *pixels.shape[-4:])).to(
-                    self.device
-                )
-            action = self._exactly(apply, self.params, self.env_state, seen, noise)
-        return action.reshape(*shape, *of_each)
+                images = torch.from_numpy(pixels.reshape(math.prod(shape), *pixels.shape[-4:]))
+                seen["pixels"] = images.to(self.device)
+            noise = None if noise is None else noise.reshape(-1, *noise.shape[-2:])
+            plan = self._exactly(self.apply_plan, self.params, self.env_state, seen, noise)
+        return plan.reshape(*shape, *plan.shape[-2:])
 
     def _exactly(self, compute: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """What `compute` gives, in the policy's own dtype whatever autocast the caller has."""

@@ -52,6 +52,14 @@ def test_a_policy_of_one_action_has_nothing_left(make_run):
         load(make_run().run_dir).act(np.zeros(21), np.zeros((1, 9)))
 
 
+def test_noise_of_a_single_action_is_of_one_action(make_run):
+    policy, noise = load(make_run().run_dir), np.ones((1, 9), np.float32)
+    action, rest = policy.act(np.zeros(21), noise=noise)
+    assert rest is None and (action == policy(np.zeros(21), noise[0])).all()
+    with pytest.raises(ValueError, match=r"noise must have shape \[1, 9\], got \[2, 9\]"):
+        policy.act(np.zeros(21), noise=np.ones((2, 9), np.float32))
+
+
 @pytest.mark.parametrize(
     "observation",
     [torch.zeros(21).to(torch.complex64), torch.zeros(21).to_sparse()],
