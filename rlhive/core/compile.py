@@ -54,8 +54,9 @@ os.register_at_fork(after_in_child=_renew_lock)  # whose threads do not release 
 def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Callable[..., Any]:
     """A function that repeats the tensor operations of `fn(*examples)`, for trees of the same structure and shapes.
 
-    Uncompiled, its results equal those of `fn` bit for bit, but for the matrix products that `align_products` widens;
-    compiled, to rounding; on a GPU it is one CUDA graph then. It has no gradient of its own.
+    Uncompiled, its results equal those of `fn` bit for bit on a CPU, except where `align_products` pads a matrix
+    product or `split_convolutions` splits a convolution; compiled, they are equal to rounding. Compiled on a GPU it is
+    one CUDA graph. It cannot be differentiated.
 
     Args:
         fn: a pure function of TensorDicts and tensors that returns one or a tuple of them, without control flow that
@@ -78,17 +79,8 @@ def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Call
         return _leaves(out_specs, results)
 
     leaves = _leaves(specs, examples)
-    # On tensors without data: with eight seeds' own, all that lives until the gradient is there took 120 MB.
-    graph = make_fx(flat_fn, tracing_mode="fake")(*leaves)
-    if compile:
-        turn_products(graph.graph)
     on_gpu = all(leaf.is_cuda for leaf in leaves)
-    constants = lift_constants(graph, leaves[0].device) if on_gpu else []
-    if not on_gpu:
-        split_convolutions(graph.graph)
-        align_products(graph.graph, num_threads=torch.get_num_threads())
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
+    graph, constants = _graph_of(flat_fn, leaves, on_gpu=on_gpu, compile=compile)
     arguments = [*leaves, *constants]
     run: Callable[..., Any] = _compile(graph, arguments) if compile else graph
     if on_gpu:
@@ -102,6 +94,23 @@ def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Call
         return results if len(results) > 1 else results[0]
 
     return traced
+
+
+def _graph_of(
+    flat_fn: Callable[..., list[Tensor]], leaves: Sequence[Tensor], *, on_gpu: bool, compile: bool
+) -> tuple[torch.fx.GraphModule, list[Tensor]]:
+    """The graph of `flat_fn(*leaves)`, rewritten for its device, and the constants that it takes after the leaves."""
+    # On tensors without data: with eight seeds' own, all that lives until the gradient is there took 120 MB.
+    graph = make_fx(flat_fn, tracing_mode="fake")(*leaves)
+    if compile:
+        turn_products(graph.graph)
+    constants = lift_constants(graph, leaves[0].device) if on_gpu else []
+    if not on_gpu:
+        split_convolutions(graph.graph)
+        align_products(graph.graph, num_threads=torch.get_num_threads())
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph, constants
 
 
 def lift_constants(graph: torch.fx.GraphModule, device: torch.device) -> list[Tensor]:

@@ -16,6 +16,9 @@ from torch import Tensor
 Params: TypeAlias = TensorDict
 EnvState: TypeAlias = TensorDict  # normalising constants: {"observation": {"loc", "scale", "count"}}
 TrainState: TypeAlias = TensorDict  # {"params", "target_params", "opt_state", "env_state", "step"}
+# What a loss reads: "observation" and ("next", "observation") [B, O], normalised; "action" [B, A]; ("next", "reward")
+# and ("next", "terminated") [B, 1]; of sums of n rewards "steps_to_next_obs" [B, 1]; of a prioritized replay "_weight"
+# [B], the importance of each transition's critic error.
 Batch: TypeAlias = TensorDict
 Noise: TypeAlias = TensorDict
 Metrics: TypeAlias = TensorDict

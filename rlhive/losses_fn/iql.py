@@ -45,32 +45,26 @@ def make_iql_loss(
         temperature: how much more a better action is copied; 0 copies all alike.
 
     Returns:
-        `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. `batch` has normalised
-        "observation" and ("next", "observation") `[B, O]`, "action" `[B, A]`, ("next", "reward") and
-        ("next", "terminated") `[B, 1]`, and may have "steps_to_next_obs" `[B, 1]` and "_weight" `[B]`, of the
-        critics' errors; no noise. Metrics are `[]`, "td_error" is `[B]`.
+        `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. `batch` is as in
+        `rlhive.core.types.Batch`; `noise` is not read. Metrics are `[]`, "td_error" is `[B]`.
 
     Raises:
         ValueError: a number out of its range, another algorithm's network, or a head without a density.
     """
-    check_range("gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
-    check_range("expectile", expectile, lambda value: 0.0 < value < 1.0, "be in (0, 1)")
-    check_range("temperature", temperature, lambda value: value >= 0.0, "not be negative")
-    check_network("make_iql_loss", network, OfflineNetwork, "actor", "critic", "value")
-    if network.head not in (others := heads_with_density()):
-        raise ValueError(
-            f"make_iql_loss weighs log-probabilities, which the head {network.head!r} has none of; "
-            f"set iql_network.head to one of {', '.join(others)}"
-        )
+    _check(network, gamma, expectile, temperature)
+
+    def targets(params: Params, target_params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+        action_value = network.value(target_params["critic"], batch["observation"], batch["action"]).amin(0)
+        following = batch["next"]
+        next_value = network.state_value(detach(params["value"]), following["observation"])
+        reward, terminated = following["reward"].squeeze(-1), following["terminated"].squeeze(-1)
+        return action_value, td_target(reward, terminated, next_value, discount_of(batch, gamma))
 
     def loss_fn(params: Params, target_params: Params, batch: Batch, noise: Noise) -> tuple[Tensor, Metrics]:
-        observation, action, following = batch["observation"], batch["action"], batch["next"]
+        observation, action = batch["observation"], batch["action"]
         check_shapes(batch, noise)
         with torch.no_grad():  # and detached: forward mode does not heed no_grad
-            action_value = network.value(target_params["critic"], observation, action).amin(0).detach()
-            next_value = network.state_value(detach(params["value"]), following["observation"])
-            reward, terminated = following["reward"].squeeze(-1), following["terminated"].squeeze(-1)
-            target = td_target(reward, terminated, next_value, discount_of(batch, gamma)).detach()
+            action_value, target = (value.detach() for value in targets(params, target_params, batch))
 
         value = network.state_value(params["value"], observation)
         loss_value = expectile_loss(action_value - value, expectile).mean()
@@ -95,3 +89,15 @@ def make_iql_loss(
         return loss_qvalue + loss_value + loss_actor, detached(metrics)
 
     return loss_fn
+
+
+def _check(network: OfflineNetwork, gamma: float, expectile: float, temperature: float) -> None:
+    check_range("gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
+    check_range("expectile", expectile, lambda value: 0.0 < value < 1.0, "be in (0, 1)")
+    check_range("temperature", temperature, lambda value: value >= 0.0, "not be negative")
+    check_network("make_iql_loss", network, OfflineNetwork, "actor", "critic", "value")
+    if network.head not in (others := heads_with_density()):
+        raise ValueError(
+            f"make_iql_loss weighs log-probabilities, which the head {network.head!r} has none of; "
+            f"set iql_network.head to one of {', '.join(others)}"
+        )

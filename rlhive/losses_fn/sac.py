@@ -45,21 +45,15 @@ def make_sac_loss(
         distance_kind: "l2" or "smooth_l1", between a critic and its target.
 
     Returns:
-        `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. `batch` has normalised
-        "observation" and ("next", "observation") `[B, O]`, "action" `[B, A]`, ("next", "reward") and
-        ("next", "terminated") `[B, 1]`, and may have "steps_to_next_obs" `[B, 1]` and "_weight" `[B]`.
-        `noise` has "action" and "next_action" `[B, A]`. Metrics are `[]`, "td_error" is `[B]`.
+        `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. `batch` is as in
+        `rlhive.core.types.Batch`; `noise` has "action" and "next_action" `[B, A]`. Metrics are `[]`, "td_error" is
+        `[B]`.
 
     Raises:
         ValueError: for a gamma outside [0, 1], a reward scale that is not positive, an unknown distance, or another
             algorithm's network.
     """
-    check_network("make_sac_loss", network, ActorCritic, "actor", "critic", "log_alpha")
-    check_range("gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
-    check_range("reward_scale", reward_scale, lambda value: value > 0.0, "be positive")
-    if target_entropy is not None:
-        check_range("target_entropy", target_entropy, math.isfinite, "be finite")
-    check_distance("distance_kind", distance_kind)
+    _check(network, gamma, target_entropy, reward_scale, distance_kind)
     entropy_target = -float(network.action_dim) if target_entropy is None else target_entropy
 
     def critic_target(params: Params, target_params: Params, batch: Batch, noise: Noise) -> Tensor:
@@ -103,6 +97,21 @@ def make_sac_loss(
         return loss_qvalue + loss_actor + loss_alpha, detached(metrics)
 
     return loss_fn
+
+
+def _check(
+    network: ActorCritic,
+    gamma: float,
+    target_entropy: float | None,
+    reward_scale: float,
+    distance_kind: Distance,
+) -> None:
+    check_network("make_sac_loss", network, ActorCritic, "actor", "critic", "log_alpha")
+    check_range("gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
+    check_range("reward_scale", reward_scale, lambda value: value > 0.0, "be positive")
+    if target_entropy is not None:
+        check_range("target_entropy", target_entropy, math.isfinite, "be finite")
+    check_distance("distance_kind", distance_kind)
 
 
 def temperature(params: Params) -> Tensor:

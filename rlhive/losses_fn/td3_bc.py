@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -41,20 +43,13 @@ def make_td3_bc_loss(
         noise_clip: the most of that noise, in the same unit.
 
     Returns:
-        `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. `batch` has normalised
-        "observation" and ("next", "observation") `[B, O]`, "action" `[B, A]`, ("next", "reward") and
-        ("next", "terminated") `[B, 1]`, and may have "steps_to_next_obs" `[B, 1]` and "_weight" `[B]`, of the
-        critics' errors; `noise` has "next_action" `[B, A]`. Metrics are `[]`, "td_error" is `[B]`.
+        `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. `batch` is as in
+        `rlhive.core.types.Batch`; `noise` has "next_action" `[B, A]`. Metrics are `[]`, "td_error" is `[B]`.
 
     Raises:
         ValueError: a number out of its range, or another algorithm's network.
     """
-    check_range("gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
-    for name, number in (("alpha", alpha), ("policy_noise", policy_noise), ("noise_clip", noise_clip)):
-        check_range(name, number, lambda value: value >= 0.0, "not be negative")
-    check_network("make_td3_bc_loss", network, OfflineNetwork, "actor", "critic")
-    if network.head != "deterministic":
-        raise ValueError(f"make_td3_bc_loss needs the head 'deterministic', got {network.head!r}")
+    _check(network, gamma, {"alpha": alpha, "policy_noise": policy_noise, "noise_clip": noise_clip})
 
     def critic_target(target_params: Params, batch: Batch, noise: Noise) -> Tensor:
         following = batch["next"]
@@ -91,6 +86,15 @@ def make_td3_bc_loss(
         return loss_qvalue + loss_actor, detached(metrics)
 
     return loss_fn
+
+
+def _check(network: OfflineNetwork, gamma: float, not_negative: Mapping[str, float]) -> None:
+    check_range("gamma", gamma, lambda value: 0.0 <= value <= 1.0, "be in [0, 1]")
+    for name, number in not_negative.items():
+        check_range(name, number, lambda value: value >= 0.0, "not be negative")
+    check_network("make_td3_bc_loss", network, OfflineNetwork, "actor", "critic")
+    if network.head != "deterministic":
+        raise ValueError(f"make_td3_bc_loss needs the head 'deterministic', got {network.head!r}")
 
 
 def draw_td3_bc_noise(source: Source, network: OfflineNetwork, batch_size: int) -> Noise:
