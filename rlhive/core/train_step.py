@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ def make_train_step(
 
     Returns:
         The step; its `batch` holds raw observations, which are normalised here, once, by `state["env_state"]`. To the
-        loss's metrics it adds "loss" and "finite": whether the loss and all of the new parameters are.
+        loss's metrics it adds "loss" and "finite": whether the loss, the new parameters and the optimizer's state are.
 
     Raises:
         ValueError: if tau is out of its range, or a part is something else; by the step, for metrics of another form.
@@ -78,9 +78,7 @@ def make_train_step(
         )
     check_range("make_train_step.tau", tau, lambda value: 0.0 < value <= 1.0, "be in (0, 1]")
 
-    def flat_loss_fn(*arguments: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, metrics = loss_fn(*arguments)
-        return loss, _flat(metrics)  # here, since torch.func says little of what is no tensor
+    flat_loss_fn = _with_flat_metrics(loss_fn)
 
     def train_step(state: TrainState, batch: Batch, noise: Noise) -> tuple[TrainState, Metrics]:
         params, target_params = state["params"], state["target_params"]
@@ -100,11 +98,21 @@ def make_train_step(
             },
             batch_size=[],
         )
-        finite = torch.stack([loss.detach(), *(leaf.sum() for leaf in leaves(params))]).isfinite().all()
+        # The optimizer's state too: with an infinite second moment Adam never moves a parameter again.
+        sums = [leaf.sum() for leaf in (*leaves(params), *leaves(opt_state))]
+        finite = torch.stack([loss.detach(), *sums]).isfinite().all()
         named = metrics | {"loss": loss.detach(), "finite": finite}
         return new_state, TensorDict(named, batch_size=[])
 
     return train_step
+
+
+def _with_flat_metrics(loss_fn: LossFn) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+    def flat_loss_fn(*arguments: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = loss_fn(*arguments)
+        return loss, _flat(metrics)  # here, since torch.func says little of what is no tensor
+
+    return flat_loss_fn
 
 
 def _flat(metrics: Any) -> dict[str, Tensor]:

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from tensordict import TensorDict
 from torch.func import vmap
 
 from rlhive.core.keys import make_generators
 from rlhive.core.optim import adam
-from rlhive.core.train_step import make_train_step
+from rlhive.core.train_step import init_state, make_train_step
 from rlhive.losses_fn import make_sac_loss
-from tests.helpers import make_network, make_sac_inputs
+from tests.helpers import make_batch, make_network, make_sac_inputs
 
 
 def make_inputs(num_seeds: int):
@@ -54,6 +55,18 @@ def test_the_train_step_writes_none_of_its_inputs_and_draws_no_numbers():
     assert not any(
         leaf.requires_grad for leaf in (*new_state.values(True, True), *metrics.values(True, True))
     )
+
+
+def test_an_optimizer_whose_second_moment_overflows_is_not_finite():
+    def loss_fn(params, target_params, batch, noise):
+        return 1e25 * params["x"].sum(), {}
+
+    params = TensorDict({"x": torch.ones(3)})
+    opt = adam(1e-3)
+    state = init_state(params, opt, observation_dim=5, target_keys=())
+    batch = make_batch(torch.Generator().manual_seed(0), 4)
+    state, metrics = make_train_step(loss_fn, opt)(state, batch, TensorDict({}))
+    assert state["params", "x"].isfinite().all() and not metrics["finite"]
 
 
 def test_streams_are_independent_of_each_other_and_of_the_seed_next_door():
