@@ -1,5 +1,6 @@
 """Actors that plan several actions at once: what they learn from, and that what acts carries the plans out."""
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -216,7 +217,9 @@ def test_the_description_says_how_many(franka_spec):
     for spec in (plain, chunked):
         assert RunSpec.from_json(spec.to_json()) == spec
     with pytest.raises(LoadError, match="chunk_size"):
-        RunSpec.from_dict({**chunked.to_dict(), "network": {**chunked.network.to_dict(), "chunk_size": 0}})
+        RunSpec.from_dict(
+            {**chunked.to_dict(), "network": {**attrs.asdict(chunked.network), "chunk_size": 0}}
+        )
 
 
 @pytest.mark.parametrize(

@@ -24,16 +24,6 @@ class GradientTransformation(NamedTuple):
     update: Callable[[Params, TensorDict, Params], tuple[Params, TensorDict]]
 
 
-def constant_schedule(learning_rate: float | Tensor) -> Schedule:
-    """The same learning rate at every update.
-
-    Raises:
-        ValueError: if it is not positive and finite.
-    """
-    _check_learning_rate(learning_rate)
-    return lambda count: learning_rate
-
-
 def cosine_schedule(learning_rate: float, decay_updates: int, final_fraction: float = 0.0) -> Schedule:
     """Half a cosine from `learning_rate` to `final_fraction` of it over `decay_updates` updates (SGDR, eq. 5).
 
@@ -66,7 +56,7 @@ def _check_learning_rate(learning_rate: float | Tensor) -> None:
 
 
 def adam(
-    learning_rate: float | Schedule,
+    learning_rate: float | Tensor | Schedule,
     *,
     b1: float = 0.9,
     b2: float = 0.999,
@@ -86,7 +76,8 @@ def adam(
     Raises:
         ValueError: if a value is out of its range.
     """
-    schedule = learning_rate if callable(learning_rate) else constant_schedule(learning_rate)
+    if not callable(learning_rate):
+        _check_learning_rate(learning_rate)
     if not (0.0 <= b1 < 1.0 and 0.0 <= b2 < 1.0 and eps > 0.0):
         raise ValueError(f"adam needs b1 and b2 in [0, 1) and a positive eps, got {b1}, {b2}, {eps}")
     if max_grad_norm is not None and not max_grad_norm > 0.0:
@@ -100,7 +91,8 @@ def adam(
         if max_grad_norm is not None:
             grads = clip_subtrees(grads, max_grad_norm)
         count = opt_state["count"] + 1
-        step_size = schedule(opt_state["count"]) / _bias_correction(b1, count)
+        rate = learning_rate(opt_state["count"]) if callable(learning_rate) else learning_rate
+        step_size = rate / _bias_correction(b1, count)
         root_correction = _bias_correction(b2, count).sqrt()
         mu = map_tree(lambda m, g: torch.lerp(m, g, 1.0 - b1), opt_state["mu"], grads)
         nu = map_tree(lambda n, g: torch.addcmul(b2 * n, g, g, value=1.0 - b2), opt_state["nu"], grads)
@@ -123,7 +115,10 @@ def _bias_correction(decay: float, count: Tensor) -> Tensor:
 
 
 def clip_by_global_norm(grads: Params, max_norm: float) -> Params:
-    """Scales the tree so that its Euclidean norm is at most `max_norm`; a smaller one is returned unchanged."""
+    """Scales the tree so that its Euclidean norm is at most `max_norm`; a smaller one is returned unchanged.
+
+    A norm above 1.8e19, whose square float32 cannot hold, makes the whole tree 0.
+    """
     scale = (max_norm / global_norm(grads).clamp(min=1e-12)).clamp(max=1.0)
     return map_tree(lambda grad: grad * scale, grads)
 

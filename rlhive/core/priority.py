@@ -21,20 +21,17 @@ class PrioritySampler:
     """
 
     def __init__(self, size: int, alpha: float, beta: float) -> None:
-        # Here, as nothing else needs TorchRL's compiled part, which only loads with the torch it was built for.
-        from torchrl import _torchrl
-
-        self._trees, self._size, self._alpha, self._beta = _torchrl, size, alpha, beta
+        self._size, self._alpha, self._beta = size, alpha, beta
         self._max_priority = torch.ones((), dtype=torch.float32)
 
     # Made with the first transition, since they take their memory at once: a replay may be refused for it before.
     @functools.cached_property
     def _sum_tree(self) -> Any:
-        return self._trees.SumSegmentTreeFp32(self._size)
+        return _trees().SumSegmentTreeFp32(self._size)
 
     @functools.cached_property
     def _min_tree(self) -> Any:
-        return self._trees.MinSegmentTreeFp32(self._size)
+        return _trees().MinSegmentTreeFp32(self._size)
 
     def add(self, index: Tensor) -> None:
         """Gives new transitions, `index` int64 `[...]`, the largest priority so far."""
@@ -75,3 +72,10 @@ class PrioritySampler:
     def _set(self, index: Tensor, priority: Tensor) -> None:
         leaves = (priority + EPS) ** self._alpha
         self._sum_tree[index], self._min_tree[index] = leaves, leaves
+
+
+def _trees() -> Any:
+    # Here, as nothing else needs TorchRL's compiled part, which only loads with the torch it was built for.
+    from torchrl import _torchrl
+
+    return _torchrl

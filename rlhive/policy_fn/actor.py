@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
 import torch
@@ -195,10 +194,6 @@ class ActorCritic:
         """Lower and upper action limits `[A]`, with the dtype and device of `like`."""
         return like.new_tensor(self.action_low), like.new_tensor(self.action_high)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dict for JSON."""
-        return attrs.asdict(self)
-
 
 def actor_critic(
     spec: EnvSpec,
@@ -219,7 +214,7 @@ def actor_critic(
         observation_dim=spec.observation_dim + feature_dim,
         action_low=spec.action_low,
         action_high=spec.action_high,
-        hidden_sizes=tuple(hidden_sizes),
+        hidden_sizes=hidden_sizes,
         activation=activation,
         actor_layer_norm=actor_layer_norm,
         critic_layer_norm=critic_layer_norm,

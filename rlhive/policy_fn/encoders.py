@@ -168,7 +168,7 @@ def _check_one_frame(pixels: PixelSpec) -> None:
 
 def cnn(pixels: PixelSpec, *, layers: Sequence[Layer] = LAYERS, dim: int = 50) -> CNN:
     """The small CNN for these images, which is trained with the critics."""
-    return CNN(pixels.height, pixels.width, pixels.frames, tuple(layers), dim)
+    return CNN(pixels.height, pixels.width, pixels.frames, layers, dim)
 
 
 def flat(pixels: PixelSpec) -> Flat:

@@ -120,7 +120,7 @@ class RunSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON."""
         encoder = None if self.encoder is None else self.encoder.to_dict()
-        return attrs.asdict(self) | {"network": self.network.to_dict(), "encoder": encoder}
+        return attrs.asdict(self) | {"encoder": encoder}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: object = "spec") -> RunSpec:

@@ -5,7 +5,7 @@ import torch
 from torch.func import vmap
 
 from rlhive.algorithms import ALGORITHMS
-from rlhive.core.optim import adam, constant_schedule, cosine_schedule
+from rlhive.core.optim import adam, cosine_schedule
 from rlhive.core.train_step import init_state, make_train_step
 from rlhive.core.tree import leaves, map_tree
 from tests.helpers import make_batch, make_spec
@@ -51,7 +51,7 @@ def test_a_population_of_losses_is_a_loop_over_them(name, setting, values):
     [
         lambda loss_fn, value: make_train_step(loss_fn, adam(1e-3), tau=value),
         lambda loss_fn, value: make_train_step(loss_fn, adam(value)),
-        lambda loss_fn, value: make_train_step(loss_fn, adam(constant_schedule(value))),
+        lambda loss_fn, value: make_train_step(loss_fn, adam(value)),
         lambda loss_fn, value: make_train_step(loss_fn, adam(cosine_schedule(value, 10))),
     ],
     ids=["tau", "adam", "constant", "cosine"],
