@@ -22,10 +22,10 @@ import h5py
 import numpy as np
 from absl import flags
 
+from benchmarks.intervals import hierarchical_interval
 from rlhive import load_torch
 from rlhive.command import start
 from rlhive.core.files import replacing, write_text
-from rlhive.core.stats import hierarchical_interval
 from rlhive.data import trace
 from rlhive.data.episode import Episode
 from rlhive.data.formats import episodes

@@ -21,10 +21,10 @@ import numpy as np
 from absl import flags
 
 import rlhive  # noqa: F401 - torch before mujoco
+from benchmarks.intervals import hierarchical_interval
 from benchmarks.learning import read_curves, start_run, steps_done
 from rlhive.command import start
 from rlhive.core.files import replacing, write_text
-from rlhive.core.stats import hierarchical_interval
 
 FLAGS = flags.FLAGS
 EPISODES, EPISODES_SEED = 100, 1  # of the final evaluation of each seed; those of training have seed 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import offline
-from rlhive.core.stats import hierarchical_interval
+from benchmarks.intervals import hierarchical_interval
 
 ROOT = Path(__file__).parent.parent
 

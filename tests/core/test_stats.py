@@ -47,16 +47,6 @@ def test_bootstrap_interval_follows_its_generator():
     assert first == same != other
 
 
-def test_hierarchical_interval_is_of_seeds_and_of_episodes():
-    rng = np.random.default_rng(0)
-    assert stats.hierarchical_interval(np.full((3, 100), 7.0), rng) == (7.0, 7.0)
-    # One seed: the interval of the mean of 100 episodes, 1.96 standard errors of 10 to each side.
-    low, high = stats.hierarchical_interval(50.0 + 100.0 * rng.standard_normal((1, 100)), rng)
-    assert high - low == pytest.approx(2 * 1.96 * 10.0, rel=0.15)
-    # Episodes that are all alike: what is left is which seeds are drawn.
-    assert stats.hierarchical_interval(np.repeat([[0.0], [30.0]], 100, axis=1), rng) == (0.0, 30.0)
-
-
 def test_one_value_is_its_own_interval():
     assert stats.bootstrap_interval([5.0], np.random.default_rng(0)) == (5.0, 5.0)
     assert stats.iqm([5.0]) == 5.0 and stats.iqm([1.0, 2.0, 3.0, 10.0]) == 2.5
