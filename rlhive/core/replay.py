@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 
 import torch
 from filelock import BaseFileLock
@@ -18,7 +17,8 @@ from torch import Tensor
 
 from rlhive.core.keys import check_draw
 from rlhive.core.priority import PrioritySampler
-from rlhive.core.replay_file import columns_of, read_replay, write_replay
+from rlhive.core.replay_file import check_rows, columns_of, name_of, read_replay, write_replay
+from rlhive.core.replay_settings import check_replay_settings
 from rlhive.core.replay_storage import check_room, lock_directory, make_storage, reserve_files
 from rlhive.core.returns import n_step_return
 from rlhive.core.tree import LeafPath, map_tree, send, tree_of_leaves
@@ -66,23 +66,7 @@ class ReplayBuffer:
         alpha: float = 0.7,
         beta: float = 0.5,
     ) -> None:
-        counts = {"capacity": capacity, "num_seeds": num_seeds, "num_envs": num_envs, "n_step": n_step}
-        for name, count in counts.items():
-            if not isinstance(count, Integral):
-                raise ValueError(f"{name} must be a whole number, got {count!r}")
-        if num_seeds < 1 or num_envs < 1 or capacity < num_envs:
-            raise ValueError(
-                "num_seeds and num_envs must be at least 1 and capacity at least num_envs, "
-                f"got num_seeds={num_seeds}, num_envs={num_envs}, capacity={capacity}"
-            )
-        if n_step < 1:
-            raise ValueError(f"n_step must be at least 1, got n_step={n_step}")
-        if n_step > 1 and gamma is None:
-            raise ValueError(f"n_step > 1 needs the loss's gamma, got n_step={n_step}, gamma={gamma}")
-        if gamma is not None and not 0 <= gamma <= 1:
-            raise ValueError(f"gamma must be in [0, 1], got {gamma}")
-        if not 0 <= alpha <= 1 or not 0 <= beta <= 1:
-            raise ValueError(f"alpha and beta must be in [0, 1], got alpha={alpha}, beta={beta}")
+        check_replay_settings(capacity, num_seeds, num_envs, n_step, gamma, alpha, beta)
         most = capacity if total_steps is None else total_steps
         if most < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}")
@@ -250,7 +234,7 @@ class ReplayBuffer:
         self, path: str | os.PathLike[str], seeds: Sequence[int], origin: Mapping[str, str] = {}
     ) -> None:
         """Writes the filled part, of these S seeds of `origin`, to one safetensors file, in one step; no generators."""
-        tensors = {_name(key): self._own(rows[: self._num_rows].cpu()) for key, rows in self._rows.items()}
+        tensors = {name_of(key): self._own(rows[: self._num_rows].cpu()) for key, rows in self._rows.items()}
         if self._priorities:
             states = (sampler.state(len(self)) for sampler in self._priorities)
             leaves, largest = (torch.stack(part, dim=-1) for part in zip(*states, strict=True))
@@ -260,35 +244,29 @@ class ReplayBuffer:
         write_replay(path, tensors, header, seeds)
 
     def load(self, path: str | os.PathLike[str], seeds: Sequence[int]) -> None:
-        """Takes over what `save` wrote of these S seeds, in their order; of others in the file nothing.
+        """Takes over what `save` wrote for these S seeds, in their order; other seeds in the file are left out.
 
         Raises:
-            ValueError: not such a file, or one without these seeds, of another capacity, E, or kind of sampling, or of
-                more transitions than `total_steps`.
+            OSError: the file cannot be read.
+            ValueError: it is not such a file, or lacks one of these seeds; another capacity, E, kind of sampling, shape
+                or dtype; or more transitions than `total_steps`.
         """
-        tensors, header = read_replay(path)
-        for field, expected in self._header().items():
-            if header.get(field) != expected:
-                raise ValueError(
-                    f"{path} has {field} {header.get(field)}, but this replay buffer has {expected}"
-                )
+        tensors, header = read_replay(path, self._header())
         order = columns_of(path, header, seeds)
         if (num_rows := int(header["num_rows"])) > self._allocated_rows:
             raise ValueError(
                 f"{path} has {num_rows * self.num_envs} transitions per seed, more than total_steps"
             )
-        self._num_rows, self._cursor = num_rows, int(header["cursor"])
-        if self._priorities:
-            leaves, largest = tensors.pop(LEAVES), tensors.pop(LARGEST)
-            for index, sampler in zip(order, self._priorities, strict=True):
-                sampler.restore(leaves[:, index].flatten(), largest[0, index].clone())
-        if not self._num_rows:
-            return
-        if not self._rows:
+        leaves, largest = tensors.pop(LEAVES, None), tensors.pop(LARGEST, None)
+        if num_rows and not self._rows:
             first = {name: rows[0, order] for name, rows in tensors.items()}
             self._allocate(TensorDict(first, batch_size=self._batch_size).unflatten_keys("."))
-        for key, rows in self._rows.items():
-            rows[: self._num_rows] = tensors.pop(_name(key))[:, order]
+        check_rows(path, tensors, self._rows if num_rows else {})
+        for key, rows in self._rows.items() if num_rows else ():
+            rows[:num_rows] = tensors[name_of(key)][:, order]
+        for index, sampler in zip(order, self._priorities, strict=False):
+            sampler.restore(leaves[:, index].flatten(), largest[0, index].clone())
+        self._num_rows, self._cursor = num_rows, int(header["cursor"])
 
     def _allocate(self, transition: TensorDict) -> None:
         missing = [key for key in KEYS if transition.get(key, None) is None]
@@ -341,7 +319,3 @@ class ReplayBuffer:
         values = {"format_version": FORMAT_VERSION, "num_envs": self.num_envs}
         values |= {"max_rows": self._max_rows, "prioritized": self.prioritized}
         return {name: str(value) for name, value in values.items()}
-
-
-def _name(key: LeafPath) -> str:
-    return key if isinstance(key, str) else ".".join(key)

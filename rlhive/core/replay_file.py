@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlhive.core.files import replacing
+from rlhive.core.tree import LeafPath
 from rlhive.core.tree_file import HASH, content_hash
 
 
@@ -42,17 +43,23 @@ def write_replay(
         beside.chmod(mode)  # safetensors leaves it to its owner alone
 
 
-def read_replay(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What `write_replay` wrote: tensors and header.
+def read_replay(
+    path: str | os.PathLike[str], expected: Mapping[str, str] = {}
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `write_replay` wrote: tensors and header, whose fields are the `expected` ones where these name them.
 
     Raises:
-        ValueError: it is no such file, not whole, or damaged.
+        OSError: the file cannot be read.
+        ValueError: it is no such file, not whole, damaged, or has other fields.
     """
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = file.metadata() or {}
     if header.pop(HASH, None) != content_hash(tensors, header):
         raise ValueError(f"{path} is damaged or changed (its {HASH} does not fit): copy it again")
+    for field, value in expected.items():
+        if header.get(field) != value:
+            raise ValueError(f"{path} has {field} {header.get(field)}, but this replay buffer has {value}")
     return tensors, header
 
 
@@ -69,6 +76,26 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file ({error}): was it cut short?") from error
+
+
+def check_rows(path: object, tensors: Mapping[str, Tensor], rows: Mapping[LeafPath, Tensor]) -> None:
+    """Refuses a file whose tensors `[T, S, E, ...]` are not of the same names, `...` and dtypes as `rows`.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    for key, own in rows.items():
+        found = tensors.get(name_of(key))
+        if found is None or found.shape[3:] != own.shape[3:] or found.dtype != own.dtype:
+            got = "none" if found is None else f"{found.dtype} {list(found.shape[3:])}"
+            raise ValueError(
+                f"{path} has {got} for {key!r}, but this replay buffer has {own.dtype} {list(own.shape[3:])}"
+            )
+
+
+def name_of(key: LeafPath) -> str:
+    """The name of a leaf in the file."""
+    return key if isinstance(key, str) else ".".join(key)
 
 
 def columns_of(path: object, header: Mapping[str, str], seeds: Sequence[int]) -> list[int]:

@@ -347,6 +347,21 @@ def test_load_refuses_another_buffer(tmp_path):
         ReplayBuffer(10).load(path, [1])
 
 
+def test_load_refuses_other_shapes_and_leaves_the_buffer_as_it_was(tmp_path):
+    path = tmp_path / "replay.safetensors"
+    filled(5, 10).save(path, [1])
+    row = transition(0).set("observation", torch.zeros(1, 1, 3)).set(NEXT_OBS, torch.zeros(1, 1, 3))
+    buffer = ReplayBuffer(10)
+    buffer.extend(row)
+    with pytest.raises(ValueError, match=r"has torch.float32 \[2\] for 'observation', but this .* \[3\]"):
+        buffer.load(path, [1])
+    assert len(buffer) == 1
+    empty, taken = ReplayBuffer(10, scratch_dir=tmp_path / "rows"), filled(1, scratch_dir=tmp_path / "rows")
+    with pytest.raises(ValueError, match="holds the replay of another run"):
+        empty.load(path, [1])
+    assert len(empty) == 0 and len(taken) == 1
+
+
 def test_load_refuses_a_file_that_was_changed_or_has_no_hash(tmp_path):
     path = tmp_path / "replay.safetensors"
     filled(5, 10).save(path, [1], {"step": "5"})
