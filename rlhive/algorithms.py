@@ -1,4 +1,4 @@
-"""The table of what each algorithm is made of: networks, loss, noise, and which parameters are for what."""
+"""The table of algorithms: the networks, loss and noise of each, and what its parameters are used for."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ class Algorithm(NamedTuple):
         network: the class of its networks.
         make_network: `make_network(env_spec, ...) -> network`.
         make_loss: `make_loss(network, ...) -> loss_fn`.
-        draw_noise: `draw_noise(source, network, batch_size) -> noise` for one call of the loss; by `uniform` and
-            `normal` of `rlhive.core.random`, which take the generators of a CPU's run and the `Key` of a GPU's.
+        draw_noise: `draw_noise(source, network, batch_size) -> noise` for one call of the loss. It draws with
+            `uniform` and `normal` of `rlhive.core.random`, which take the generators of a run on a CPU or the `Key`
+            of a run on a GPU.
         target_keys: subtrees of the parameters that have a target network.
-        policy_keys: subtrees of the parameters that the policy reads; "encoder" is there where one learns.
-        offline: whether it learns from a data set alone, and steps no environment to learn.
+        policy_keys: subtrees of the parameters that the policy reads; "encoder" exists only where an encoder learns.
+        offline: whether it learns from a data set alone, without stepping an environment.
         needs_rewards: whether that data set must have rewards.
     """
 
@@ -87,7 +88,7 @@ def step_key(algorithm: str) -> str:
 
 
 class _PolicyKeys(Mapping[str, tuple[str, ...]]):
-    """`policy_keys` of what is in `ALGORITHMS`, algorithms of one's own included."""
+    """The `policy_keys` of every entry of `ALGORITHMS`, including algorithms added by users."""
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
         return ALGORITHMS[name].policy_keys
@@ -102,5 +103,5 @@ class _PolicyKeys(Mapping[str, tuple[str, ...]]):
 # From loss to policy: a policy's tree is `params.select(*POLICY_KEYS[algorithm], strict=False)`, and nothing else.
 POLICY_KEYS = _PolicyKeys()
 
-# From a run of one algorithm to the start of another's, by both names: the subtrees of the parameters taken over.
+# The subtrees of the parameters that a run of the second algorithm can start with from a run of the first.
 INIT_KEYS = {("bc", "sac"): ("actor",), ("iql", "sac"): ("actor", "critic")}

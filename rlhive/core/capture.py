@@ -1,4 +1,4 @@
-"""A function of tensors on a GPU as one CUDA graph: one launch, not a hundred that take longer than their work."""
+"""A function of tensors on a GPU as one CUDA graph: one launch instead of a hundred, which cost more than the work."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ WARM_UP_CALLS = 3
 def capture(run: Callable[..., Sequence[Tensor]], examples: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
     """Records what `run(*examples)` launches, to be repeated on other tensors of the same shapes.
 
-    The graph reads and writes memory of its own. Arguments are copied into it and results out of it, so that neither
-    are ever written later.
+    The graph reads and writes its own memory. Arguments are copied in and results copied out, so later calls overwrite
+    neither.
 
     Args:
         run: launches the same kernels at every call, waits for none of them, draws from no generator, and reads
-            nothing but its arguments.
-        examples: these, on one GPU.
+            only its arguments.
+        examples: example arguments, all on one GPU.
 
     Returns:
         The function; it raises ValueError for arguments of another shape.
     """
     device = examples[0].device
-    memory = [example.clone() for example in examples]  # the graph's, so it must live as long
+    memory = [example.clone() for example in examples]  # used by the graph, so it must live as long
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(device):
         _warm_up(run, memory)
@@ -48,7 +48,7 @@ def capture(run: Callable[..., Sequence[Tensor]], examples: Sequence[Tensor]) ->
 
 
 def _warm_up(run: Callable[..., Sequence[Tensor]], arguments: Sequence[Tensor]) -> None:
-    """Has what a first call sets up set up beside the stream that is captured."""
+    """Runs what a first call sets up on another stream than the captured one."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -58,7 +58,7 @@ def _warm_up(run: Callable[..., Sequence[Tensor]], arguments: Sequence[Tensor]) 
 
 
 def _copier(examples: Sequence[Tensor]) -> Callable[[Sequence[Tensor], Sequence[Tensor]], None]:
-    """`copy(targets, sources)` of as many tensors like these: one launch for all of a dtype."""
+    """`copy(targets, sources)` for tensors like these: one launch per dtype."""
     places: dict[torch.dtype, list[int]] = {}
     for place, example in enumerate(examples):
         places.setdefault(example.dtype, []).append(place)

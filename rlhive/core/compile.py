@@ -1,9 +1,9 @@
 """Tracing and compiling pure functions of trees.
 
-`make_fx` records the tensor operations of one call, after vmap, gradient and TensorDict have done their part, on
-shapes alone; what is left is a plain graph of tensors in and out, which Inductor takes as a whole, once. It is given
-the graph itself, not by way of `torch.compile`, which would trace it anew: 10 s of Python then, 4 s instead of 9 s
-where Inductor's cache on disk already has the kernels; and nothing is left that could compile a second time.
+`make_fx` records the tensor operations of one call on shapes alone, after vmap, gradients and TensorDict have been
+resolved. The result is a plain graph from tensors to tensors, which Inductor compiles as a whole, once. Inductor gets
+the graph directly: `torch.compile` would trace it again, which takes 10 s of Python (with the kernels in Inductor's
+cache, 9 s instead of 4 s), and might compile a second time.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from rlhive.core.convolutions import exact_convolutions, split_convolutions
 from rlhive.core.interrupt import shield_children
 from rlhive.core.products import align_products, turn_products
 
-# Three habits of Inductor on a CPU would let a seed's bits depend on how many seeds there are. A vectorised exp differs
-# from the scalar one in the last bit, and the last few elements of a loop get one or the other. The threads share the
-# sum over a minibatch where it is the outermost loop, as for one seed alone: loops of fewer elements per thread than
-# the chunk here, which is more than minibatches have and less than hidden layers, stay with one thread. And loops that
-# read the same numbers become one, in the order of the first, from 10 bytes on, which three seeds have in a number of
-# each and one seed has not: here from so many bytes of each seed.
+# With Inductor's defaults on a CPU, a seed's bits would depend on how many seeds there are, for three reasons:
+# - A vectorised exp differs from the scalar one in the last bit, and the last elements of a loop may get either.
+# - Threads split the sum over a minibatch if it is the outermost loop, as it is for one seed. Loops with fewer elements
+#   per thread than this chunk stay on one thread; it is larger than minibatches and smaller than hidden layers.
+# - Loops that read the same data are fused, in the order of the first, if they share at least 10 bytes. Three seeds
+#   with one number each share that much, one seed does not; so the threshold here is in bytes per seed.
 CPU_CONFIG: dict[str, Any] = {"cpp.enable_loop_tail_vec": False, "cpp.min_chunk_size": 16384}
 SHARED_BYTES_PER_SEED = 1024
-# On a GPU it would choose among kernels that round differently by their time: compiled anew, a run had other bits.
+# On a GPU Inductor would pick the fastest of several kernels that round differently, so recompiling changed the bits.
 GPU_CONFIG: dict[str, Any] = {"deterministic": True}
 
 logger = logging.getLogger(__name__)
-# `make_fx` and Inductor change what all threads share while they work.
+# `make_fx` and Inductor change state that all threads share.
 _TRACING_LOCK = threading.RLock()
 
 
@@ -48,7 +48,8 @@ def _renew_lock() -> None:
     _TRACING_LOCK = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_renew_lock)  # whose threads do not release the one that it copies
+# A forked child copies a held lock, but not the thread that would release it.
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Callable[..., Any]:
@@ -59,11 +60,11 @@ def trace(fn: Callable[..., Any], *examples: Any, compile: bool = False) -> Call
     one CUDA graph. It cannot be differentiated.
 
     Args:
-        fn: a pure function of TensorDicts and tensors that returns one or a tuple of them, without control flow that
+        fn: a pure function of TensorDicts and tensors that returns one of them or a tuple, without control flow that
             depends on values.
-        examples: arguments with the structure, shapes, dtypes and device of all later calls; to be compiled, with a
-            leading `[S]`.
-        compile: compile the recorded graph here and now: half a minute, or a few seconds where it was done before.
+        examples: arguments with the structure, shapes, dtypes and device of all later calls; with a leading `[S]` if
+            `compile`.
+        compile: compile the recorded graph now, which takes half a minute, or a few seconds if it was compiled before.
 
     Returns:
         The function.
@@ -100,7 +101,7 @@ def _graph_of(
     flat_fn: Callable[..., list[Tensor]], leaves: Sequence[Tensor], *, on_gpu: bool, compile: bool
 ) -> tuple[torch.fx.GraphModule, list[Tensor]]:
     """The graph of `flat_fn(*leaves)`, rewritten for its device, and the constants that it takes after the leaves."""
-    # On tensors without data: with eight seeds' own, all that lives until the gradient is there took 120 MB.
+    # On tensors without data: real ones of eight seeds took 120 MB of intermediate results.
     graph = make_fx(flat_fn, tracing_mode="fake")(*leaves)
     if compile:
         turn_products(graph.graph)
@@ -114,14 +115,14 @@ def _graph_of(
 
 
 def lift_constants(graph: torch.fx.GraphModule, device: torch.device) -> list[Tensor]:
-    """Makes further arguments of the constants of a traced graph, such as the limits of the actions.
+    """Turns the constants of a traced graph, such as the action limits, into further arguments.
 
-    Left in it, they are copied from the host at each call; and a CUDA graph remembers where they were when it was
-    captured, which by then is another's memory.
+    Otherwise they are copied from the host at each call, and a CUDA graph would keep reading the host address they had
+    when it was captured, after that memory has been reused.
 
     Args:
         graph: changed in place, not recompiled.
-        device: where they are to be.
+        device: the device that the constants are moved to.
 
     Returns:
         The constants, in the order of the new arguments.
@@ -138,19 +139,19 @@ def lift_constants(graph: torch.fx.GraphModule, device: torch.device) -> list[Te
 
 
 def prepare_compiler() -> None:
-    """Does what is to be done once before compiling: 2 s of imports."""
+    """Does the one-time preparations for compiling: 2 s of imports."""
     _expect_no_gpu()
-    with shield_children():  # from the process that compiles for a GPU, which it starts
+    with shield_children():  # the import starts a process that compiles for GPUs
         import torch._inductor.compile_fx  # noqa: F401
 
     _trust_vector_instructions()
 
 
 def _trust_vector_instructions() -> None:
-    """Spares Inductor 7 s of trying each set of vector instructions, where the C++ compiler has heard of all of them.
+    """Saves Inductor 7 s of trying each set of vector instructions, if the C++ compiler knows all of them.
 
-    It would compile and load a program for each, to find compilers that do not know the processor and builds of torch
-    older than AVX-512. Here the compiler is asked about its flags; where it says no, Inductor tries as ever.
+    Inductor would compile and load a program for each, in case the compiler does not know the processor or torch was
+    built without AVX-512. Here the compiler only has to accept the flags; if it does not, Inductor tries as usual.
     """
     from torch._inductor.config import cpp
     from torch._inductor.cpp_builder import get_cpp_compiler
@@ -165,7 +166,7 @@ def _trust_vector_instructions() -> None:
 
 
 def _expect_no_gpu() -> None:
-    """Silences the module that warns, when the compiler is first used, that it found no GPU."""
+    """Silences the module that warns at the first use of the compiler that it found no GPU."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
@@ -176,7 +177,7 @@ def _compile(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callabl
         num_seeds = examples[0].shape[:1].numel()
         config = CPU_CONFIG | {"score_fusion_memory_threshold": num_seeds * SHARED_BYTES_PER_SEED}
     with torch.no_grad(), shield_children(), warnings.catch_warnings():
-        # Its matrix products would have 10 bits of mantissa; who wants that sets torch's precision.
+        # TF32 has 10 bits of mantissa; users who want it set torch's matmul precision themselves.
         warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
         return torch._inductor.standalone_compile(
             graph,
@@ -214,7 +215,7 @@ def _append_leaves(spec: _Spec, value: Any, leaves: list[Tensor]) -> None:
     if spec is None:
         leaves.append(value)
         return
-    entries = dict(value.items())  # 74 leaves in 30 us; by value[key] 160
+    entries = dict(value.items())  # 74 leaves in 30 us; value[key] takes 160 us
     for key, child in spec.children.items():
         _append_leaves(child, entries[key], leaves)
 
@@ -224,7 +225,7 @@ def _fill(spec: _Spec, values: Iterator[Tensor]) -> Any:
     if spec is None:
         return next(values)
     tree = {key: _fill(child, values) for key, child in spec.children.items()}
-    # Without checks, which cannot fail here: 55 us for a train state, by torch's pytree 210.
+    # Without checks, which cannot fail here: 55 us for a train state; torch's pytree takes 210 us.
     return TensorDict._new_unsafe(tree, batch_size=spec.batch_size)
 
 
@@ -233,7 +234,7 @@ def traced_at_first_call(
 ) -> Callable[..., Any]:
     """`trace(fn, *args)` at the first call with each size of the arguments' leading `[S]`; arguments as in `trace`.
 
-    Compiled, the function of the last size alone is kept. Compiling is logged, with its time and the name.
+    If `compile`, only the function of the last size is kept, and compiling is logged with its duration and the name.
     """
     traced: dict[int, Callable[..., Any]] = {}
 
@@ -242,7 +243,7 @@ def traced_at_first_call(
             if num_seeds in traced:  # by another thread meanwhile
                 return traced[num_seeds]
             if compile:
-                traced.clear()  # seeds leave and do not come back, and on a GPU each graph has memory of its own
+                traced.clear()  # stopped seeds do not come back, and on a GPU each graph holds its own memory
                 logger.info("compiling %s of %d seed(s), up to half a minute at first", name, num_seeds)
             started = time.monotonic()
             run = traced[num_seeds] = trace(fn, *args, compile=compile)

@@ -1,4 +1,4 @@
-"""Converters of attrs fields to tuples, with the types that `tuple` itself does not tell. Free of torch."""
+"""Converters of attrs fields to tuples, typed so that mypy knows their elements. Free of torch."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 
 def strings(values: Iterable[str]) -> tuple[str, ...]:
-    """A tuple of them.
+    """A tuple of the strings.
 
     Raises:
-        ValueError: they are one text, of which the tuple would be its letters.
+        ValueError: a single string, which `tuple` would split into letters.
     """
     if isinstance(values, str):
         raise ValueError(f"expected several names, as in ({values!r},), got the text {values!r}")
@@ -17,10 +17,10 @@ def strings(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def integers(values: Iterable[int]) -> tuple[int, ...]:
-    """A tuple of them, for a validator to look at: what is no integer stays what it is."""
+    """A tuple of the values as they are; a validator checks that they are integers."""
     return tuple(values)
 
 
 def floats(values: Iterable[float]) -> tuple[float, ...]:
-    """A tuple of them, each made a float."""
+    """A tuple of the values as floats."""
     return tuple(float(value) for value in values)

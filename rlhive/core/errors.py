@@ -1,8 +1,8 @@
-"""Errors that files and observations are refused with. Free of torch, for deployments that do without."""
+"""Errors for files and observations that are refused. Free of torch, for deployments without it."""
 
 
 class LoadError(ValueError):
-    """A file or a tree is not what it has to be; the message is one line that says what and what to do."""
+    """A file or tree is not what it should be; the message is one line that says what is wrong and what to do."""
 
 
 class NotFiniteError(ValueError):
@@ -10,4 +10,4 @@ class NotFiniteError(ValueError):
 
 
 class NotFiniteActionError(NotFiniteError):
-    """An action does, though the observation does not."""
+    """An action holds a NaN or an infinity, although the observation does not."""

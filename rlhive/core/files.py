@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, never half of either."""
+"""Writing files so that a reader finds either the old file or the new one, never half of one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Names the path in the system's errors that do not, such as of a full disk."""
+    """Adds the path to system errors that do not name one, such as a full disk."""
     try:
         yield
     except OSError as error:
@@ -31,8 +31,8 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a path beside `path` to write to; its file becomes `path` in one step when the block ends well.
 
-    An exception in the block leaves `path` as it was and removes what was written. What processes left here that were
-    killed while they wrote this file is removed first.
+    An exception in the block leaves `path` as it was and removes what was written. Leftovers of processes that were
+    killed while writing this file are removed first.
     """
     path = Path(path)
     beside = place_beside(path)
@@ -79,17 +79,17 @@ def flush(path: str | os.PathLike[str]) -> None:
 
 
 def place_beside(path: Path) -> Path:
-    """A new name beside `path` to write its file or directory to, having removed what killed processes left there."""
+    """A new name beside `path` to write its file or directory to; removes what killed processes left there."""
     remove_left_over(path.parent, f".{glob.escape(path.stem)}.*.tmp{glob.escape(path.suffix)}")
-    # Random, as threads may write to one path; the suffix stays last, as some writers choose the format by it.
+    # Random, since several threads may write to one path. The suffix stays last: some writers choose the format by it.
     writer = f"{os.urandom(4).hex()}.{os.uname().nodename}.{os.getpid()}"
     return path.with_name(f".{path.stem}.{writer}.tmp{path.suffix}")
 
 
 def remove_left_over(directory: Path, pattern: str) -> None:
-    """Removes what killed processes of this machine were writing.
+    """Removes what killed processes of this machine were writing: names that contain ".HOST.PID.tmp".
 
-    Those are names with ".HOST.PID.tmp" in them; other nodes may be writing in a directory that they share.
+    Files of other hosts stay, since those may still be writing to a shared directory.
     """
     host = os.uname().nodename
     for left_over in directory.glob(pattern):
@@ -103,7 +103,7 @@ def remove_left_over(directory: Path, pattern: str) -> None:
 
 
 def check_new(path: str | os.PathLike[str], ending: str = "") -> None:
-    """Refuses a place for a new file or directory that it cannot have.
+    """Refuses a path at which no new file or directory can be made.
 
     Args:
         path: where it is to be.
@@ -120,7 +120,7 @@ def check_new(path: str | os.PathLike[str], ending: str = "") -> None:
 
 
 def check_writable(directory: str | os.PathLike[str]) -> None:
-    """Looks whether files can be made in a directory: root may write where `os.access` says it may, or not.
+    """Checks that files can be made in a directory, by making one: for root, `os.access` is no guide.
 
     Raises:
         OSError: none can.
@@ -136,7 +136,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def append(path: str | os.PathLike[str], content: bytes) -> None:
-    """Appends to a file: all of the content or, where the system refuses it, as on a full disk, nothing."""
+    """Appends to a file: all of the content, or nothing if the system refuses it, as on a full disk."""
     with naming(path), Path(path).open("ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         try:
@@ -154,7 +154,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def lock_file(path: str | os.PathLike[str]) -> BaseFileLock | None:
-    """The lock of a file, held as long as it is referred to; None where another one is held."""
+    """Locks a file for as long as the result is referenced; None if another process holds the lock."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path, timeout=0)

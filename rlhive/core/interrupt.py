@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as something to look at between two steps."""
+"""Ctrl-C, SIGTERM and SIGHUP, recorded so that a loop can check for them between two steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAME_SECONDS = 1.0
 
 
 def make_is_repeated() -> Callable[[], bool]:
-    """Makes a function that, called at each signal, says whether it is the one before once more."""
+    """Makes a function to call at each signal; it tells whether the signal only repeats the previous one."""
     latest = -math.inf
 
     def is_repeated() -> bool:
@@ -31,12 +31,12 @@ def make_is_repeated() -> Callable[[], bool]:
 
 @contextlib.contextmanager
 def catch_signals(answer: str = "") -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C, SIGTERM or SIGHUP arrives; what is ignored, as by nohup, stays so.
+    """A list that is empty until Ctrl-C, SIGTERM or SIGHUP arrives; ignored signals, as under nohup, stay ignored.
 
     Outside the main thread, which alone may catch signals, it stays empty.
 
-    What comes within a second of the one before counts as the same; Ctrl-C after that raises `KeyboardInterrupt`, the
-    others never end the process.
+    A signal within a second of the previous one counts as the same. A later Ctrl-C raises `KeyboardInterrupt`; the
+    other signals never end the process.
 
     Args:
         answer: a line for stderr at the first signal, for loops that look at the list late.
@@ -71,7 +71,7 @@ def catch_signals(answer: str = "") -> Iterator[list[int]]:
 def hold_signals() -> Iterator[None]:
     """Handles the first of Ctrl-C, SIGTERM and SIGHUP that arrives in the block when the block ends.
 
-    For libraries in C that call Python and go wrong where it raises, as a signal's handler may.
+    For C libraries that call Python and break if it raises, as a signal handler may.
     """
     held: list[int] = []
     is_main = threading.current_thread() is threading.main_thread()  # which alone runs handlers
@@ -95,7 +95,8 @@ def shield_children() -> Iterator[None]:
     `timeout`, schedulers and terminals send them to all processes of a command, of which the first one handles them.
     This process still gets them where it has other threads.
     """
-    resource_tracker.ensure_running()  # Python would start it with the first lock or process, and unblock them for that
+    # Otherwise Python starts it with the first lock or process, and unblocks the signals to do so.
+    resource_tracker.ensure_running()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)

@@ -13,7 +13,7 @@ STREAMS = ("init", "action", "exploration", "replay", "loss")
 
 
 def as_generator(key: int | Generator) -> Generator:
-    """The generator itself, which draws from it advance, or a new one of that seed on the CPU.
+    """The generator itself, or a new CPU generator with that seed.
 
     Raises:
         ValueError: the key is neither.
@@ -26,10 +26,10 @@ def as_generator(key: int | Generator) -> Generator:
 
 
 def check_draw(generators: Sequence[Generator], batch_size: int) -> None:
-    """Refuses what no minibatch is drawn with.
+    """Refuses arguments with which no minibatch can be drawn.
 
     Raises:
-        ValueError: not a generator of torch per seed, or no whole number of transitions above 0.
+        ValueError: not one torch.Generator per seed, or `batch_size` is not a whole number above 0.
     """
     plain = isinstance(generators, Sequence) and all(isinstance(one, Generator) for one in generators)
     if not plain or not generators or not isinstance(batch_size, Integral) or batch_size < 1:
@@ -43,7 +43,7 @@ def make_generators(seed: int) -> dict[str, Generator]:
     """The CPU generators of one training seed, by the names of `STREAMS`, independent of each other.
 
     Raises:
-        ValueError: if the seed is negative, or too large: SeedSequence takes a larger one for two numbers.
+        ValueError: if the seed is negative, or 2**32 or more, which SeedSequence would split into two numbers.
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"a seed must be from 0 to 2**32 - 1, got {seed}")

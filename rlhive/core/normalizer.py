@@ -11,9 +11,9 @@ CLIP = 10.0
 
 
 def init_normalizer(observation_dim: int) -> TensorDict:
-    """`{"loc" [O], "scale" [O], "count" []}`, float32, of no observation yet: loc 0, scale 1, count 0.
+    """`{"loc" [O], "scale" [O], "count" []}`, float32, before any observation: loc 0, scale 1, count 0.
 
-    Until its first update `normalize` only clips by it.
+    With it, `normalize` only clips.
     """
     return TensorDict(
         {
@@ -26,20 +26,20 @@ def init_normalizer(observation_dim: int) -> TensorDict:
 
 
 def update_normalizer(normalizer: TensorDict, observation: Tensor) -> TensorDict:
-    """Takes a batch of raw observations into the running statistics (Chan 1982, equation 2.1b).
+    """Adds a batch of raw observations to the running statistics (Chan 1982, equation 2.1b).
 
     Args:
-        normalizer: `{"loc" [..., O], "scale" [..., O] (standard deviation of the population), "count" [...]}`, of many
-            updates in float64: in float32 the shares of most observations soon are below the last digit of a mean that
-            is large against its deviation, and are lost.
+        normalizer: `{"loc" [..., O], "scale" [..., O] (standard deviation of the population), "count" [...]}`. Use
+            float64 for many updates: in float32, new observations soon change a mean that is large relative to its
+            deviation by less than its last digit, and are lost.
         observation: raw observations `[..., E, O]` of the same dtype; leading dimensions are seeds.
 
     Returns:
-        The new statistics. The first observations' own deviation counts from the first update on; from 2**24 in
-        float32, 2**53 in float64, on a mean that forgets exponentially, over about as many.
+        The new statistics. The deviation within the first batch counts. After 2**24 observations in float32, or 2**53
+        in float64, the mean forgets exponentially, over about that many observations.
     """
     fresh = observation.shape[-2]
-    # Beyond 2**24 a float32 does not count on by one, and the shares of old and new would no longer sum to one.
+    # Beyond 2**24 a float32 cannot count up by one, and the weights of old and new would no longer sum to one.
     most = 2.0 / torch.finfo(normalizer["count"].dtype).eps
     seen = normalizer["count"].clamp(max=most - fresh).unsqueeze(-1)
     total = seen + fresh

@@ -1,7 +1,7 @@
-"""Replay: what the environments did, stored on TorchRL's storages and sampled per seed.
+"""Replay: the transitions of the environments, kept in TorchRL's storages and sampled per seed.
 
-A row of the storage is one step of all environments, `[S, E]`. A minibatch is drawn for each seed from its
-own transitions with its own generator, so that seed k's minibatches are the same alone and among others.
+A row of the storage is one step of all environments, `[S, E]`. Each seed's minibatch is drawn from its own transitions
+with its own generator, so that a seed gets the same minibatches alone and beside other seeds.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class ReplayBuffer:
         capacity: transitions kept per seed; `capacity // num_envs` rows.
         num_seeds: S.
         num_envs: E, environments per seed.
-        scratch_dir: keeps the transitions in memory-mapped files in this directory, its own, instead of in memory.
-        device: where the transitions are kept and minibatches come out.
-        total_steps: transitions per seed that will ever come, at least 1; there is room for no more. None: more than
-            `capacity`.
-        n_step: rewards summed per transition; a window ends at the end of its episode and at the newest row.
-        gamma: discount of that sum, the loss's own; needed when `n_step > 1`.
+        scratch_dir: keeps the transitions in memory-mapped files in this directory, which no other replay may use.
+        device: where transitions are kept and minibatches are returned.
+        total_steps: transitions per seed that will ever be added, at least 1; no more room is taken. None: any number, of
+            which the last `capacity` stay.
+        n_step: number of rewards summed per transition; a window ends with its episode or at the newest row.
+        gamma: discount of that sum, the same as the loss's; required if `n_step > 1`.
         prioritized: samples by the last TD error (https://arxiv.org/abs/1511.05952) instead of uniformly.
         alpha: exponent of the priorities, 0 (uniform) to 1.
         beta: exponent of the importance weights, 0 (no correction) to 1.
@@ -92,11 +92,11 @@ class ReplayBuffer:
 
     @property
     def num_seeds(self) -> int:
-        """S, of the seeds that it goes on with."""
+        """S, the number of seeds that are still trained."""
         return self._batch_size[0]
 
     def nbytes(self, observation_dim: int, action_dim: int, *, image_bytes: int = 0) -> int:
-        """Bytes that it takes in the end, of float32 observations and actions and of images as they are.
+        """Bytes that it takes when full, for float32 observations and actions and images as stored.
 
         Args:
             observation_dim: O.
@@ -113,10 +113,10 @@ class ReplayBuffer:
         return self._num_rows * self._batch_size[1]
 
     def extend(self, transition: TensorDict) -> None:
-        """Stores one step of all environments, over the oldest one when full.
+        """Stores one step of all environments, replacing the oldest one if full.
 
         Args:
-            transition: batch `[S, E]` with `KEYS` and whatever else the first one had.
+            transition: batch `[S, E]` with `KEYS` and the further keys of the first transition.
 
         Raises:
             ValueError: another batch size, a missing key, another shape or dtype than in the first row, or more
@@ -211,19 +211,19 @@ class ReplayBuffer:
         index, td_error = index.cpu(), td_error.cpu()
         if not bool(td_error.isfinite().all()):
             raise ValueError("td_error is not finite: skip the update of a diverged seed")
-        # The trees write to any index, wherever in memory that is.
+        # The trees do not check indices and would write anywhere in memory.
         if not bool(((index >= 0) & (index < len(self))).all()):
             raise ValueError(f"index must be from 0 to {len(self) - 1}, of the transitions that are stored")
         for sampler, where, error in zip(self._priorities, index, td_error, strict=True):
             sampler.update(where, error)
 
     def close(self) -> None:
-        """Gives `scratch_dir` back for other replays; this one is of no use afterwards."""
+        """Releases `scratch_dir` for other replays; this one must not be used afterwards."""
         if self._lock is not None:
             self._lock.release()
 
     def keep(self, indices: Sequence[int]) -> None:
-        """Goes on with the seeds at `indices` of `[S]` alone."""
+        """Keeps only the seeds at `indices` of `[S]`."""
         # Before the first row there are no columns yet.
         self._columns = self._columns[list(indices)] if self._rows else torch.arange(len(indices))
         self._batch_size = torch.Size((len(indices), self._batch_size[1]))
@@ -233,7 +233,7 @@ class ReplayBuffer:
     def save(
         self, path: str | os.PathLike[str], seeds: Sequence[int], origin: Mapping[str, str] = {}
     ) -> None:
-        """Writes the filled part, of these S seeds of `origin`, to one safetensors file, in one step; no generators."""
+        """Writes the filled rows of these S seeds to one safetensors file, in one step, with `origin` in its header."""
         tensors = {name_of(key): self._own(rows[: self._num_rows].cpu()) for key, rows in self._rows.items()}
         if self._priorities:
             states = (sampler.state(len(self)) for sampler in self._priorities)
@@ -310,7 +310,7 @@ class ReplayBuffer:
         return rows.index_select(0, index.view(-1)).view(*index.shape, *rows.shape[1:])
 
     def _own(self, rows: Tensor) -> Tensor:
-        """Of rows `[T, ...]` of the storage those of the present seeds; while these are all, the rows themselves."""
+        """The present seeds' part of rows `[T, ...]` of the storage; the rows themselves if no seed has left."""
         if self._columns.equal(torch.arange(rows.shape[1])):
             return rows
         return rows.index_select(1, self._columns.to(rows.device))

@@ -1,6 +1,6 @@
-"""The file of a replay: its tensors, `[T, S, E, ...]` or `[1, S]`, by name, and a header that names the S seeds.
+"""The file of a replay: its tensors by name, `[T, S, E, ...]` or `[1, S]`, and a header that lists the S seeds.
 
-And the hash of all that, which takes a quarter of the time of writing it.
+The header also has the hash of it all, which takes a quarter of the writing time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def write_replay(
             save_file(dict(tensors), beside, metadata=named)
         except SafetensorError as error:
             raise OSError(f"{path}: cannot be written: {error}") from error
-        beside.chmod(mode)  # safetensors leaves it to its owner alone
+        beside.chmod(mode)  # safetensors makes it readable by its owner only
 
 
 def read_replay(
@@ -99,7 +99,7 @@ def name_of(key: LeafPath) -> str:
 
 
 def columns_of(path: object, header: Mapping[str, str], seeds: Sequence[int]) -> list[int]:
-    """Where these seeds are among the S of a file.
+    """The positions of these seeds among the S of a file.
 
     Raises:
         ValueError: one of them is not.

@@ -18,14 +18,14 @@ from rlhive.core.files import lock_file, naming
 def make_storage(
     max_rows: int, scratch_dir: str | os.PathLike[str] | None, device: torch.device
 ) -> LazyTensorStorage | LazyMemmapStorage:
-    """TorchRL's storage of so many rows, which takes its memory with the first one.
+    """TorchRL's storage for `max_rows` rows; it allocates its memory with the first row.
 
     Raises:
         ValueError: a directory without a name, a file, or on another device than the CPU.
     """
-    logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes would break the progress bar
+    logging.getLogger("torchrl").setLevel(logging.WARNING)  # its messages would break the progress bar
     if scratch_dir is None:
-        # Python keeps the lock there that each storage has.
+        # Python keeps each storage's lock there.
         with naming("/dev/shm"):
             return LazyTensorStorage(max_rows, device=device)
     if device.type != "cpu":
@@ -41,7 +41,7 @@ def make_storage(
 
 
 def lock_directory(scratch_dir: str | os.PathLike[str]) -> BaseFileLock:
-    """Keeps other replays, whose files have the same names, out of a directory as long as the lock is referred to.
+    """Keeps other replays, whose files have the same names, out of a directory while the lock is referenced.
 
     Raises:
         ValueError: another replay is there.
@@ -55,7 +55,7 @@ def lock_directory(scratch_dir: str | os.PathLike[str]) -> BaseFileLock:
 
 
 def check_room(scratch_dir: str | os.PathLike[str], needed: int) -> None:
-    """Refuses a directory on a disk without room for so many bytes, those of the files that they replace included.
+    """Refuses a directory whose disk has no room for `needed` bytes; files that will be replaced count as room.
 
     Raises:
         ValueError: saying what is free.
@@ -66,9 +66,9 @@ def check_room(scratch_dir: str | os.PathLike[str], needed: int) -> None:
 
 
 def reserve_files(scratch_dir: str | os.PathLike[str]) -> None:
-    """Takes the disk for all rows of the files of a storage, which has its first row.
+    """Reserves disk space for all rows in the files of a storage that has its first row.
 
-    They are sparse: a process that writes to them when the disk is full is killed (SIGBUS).
+    The files are sparse: a process that writes to them when the disk is full is killed (SIGBUS).
 
     Raises:
         ValueError: there is no room for them.

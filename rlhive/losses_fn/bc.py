@@ -22,8 +22,8 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 def make_bc_loss(network: OfflineNetwork) -> LossFn:
     """Makes the loss of behaviour cloning (Pomerleau 1991): minus the log-probability of the data's actions.
 
-    A deterministic actor has none: there it is the mean squared error over all entries. An actor that plans K > 1
-    steps copies as many of the data's actions, each as likely as it makes it, but for those after a trial's end.
+    A deterministic actor has no log-probability; its loss is the mean squared error over all entries. An actor that
+    plans K > 1 steps is trained on K actions at once, without those after the end of a trial.
 
     Args:
         network: the actor that `params` belongs to.

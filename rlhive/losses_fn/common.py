@@ -1,4 +1,4 @@
-"""The atoms that the losses are made of."""
+"""Functions that several losses share."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, discount: 
 
 
 def discount_of(batch: Batch, gamma: float | Tensor) -> float | Tensor:
-    """The discount of the next value: gamma, or gamma ** n `[B]` of sums of n rewards, "steps_to_next_obs"."""
+    """The discount of the next value: gamma, or gamma ** n `[B]` if the batch has n, "steps_to_next_obs"."""
     if "steps_to_next_obs" not in batch.keys():  # noqa: SIM118
         return gamma
     return gamma ** batch["steps_to_next_obs"].squeeze(-1).to(batch["next", "reward"].dtype)
 
 
 def weighted_mean(error: Tensor, batch: Batch) -> Tensor:
-    """The mean of `error` `[B]`, each first multiplied by its importance, "_weight" `[B]`, where the batch has that."""
+    """The mean of `error` `[B]`, each first multiplied by its importance, "_weight" `[B]`, if the batch has it."""
     return (error * batch["_weight"] if "_weight" in batch.keys() else error).mean()  # noqa: SIM118
 
 
@@ -82,7 +82,7 @@ def check_shapes(batch: Batch, noise: Noise) -> None:
 
 
 def check_distance(name: str, kind: str) -> None:
-    """Refuses what is no `Distance`.
+    """Refuses anything but a `Distance`.
 
     Raises:
         ValueError: naming the setting.

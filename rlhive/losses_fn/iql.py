@@ -23,7 +23,7 @@ MAX_WEIGHT = 100.0
 
 
 def expectile_loss(error: Tensor, expectile: float | Tensor) -> Tensor:
-    """Elementwise squared error, weighed by `expectile` where it is positive, else by the rest (IQL, equation 4)."""
+    """Elementwise squared error, weighted by `expectile` where positive, else by `1 - expectile` (IQL, equation 4)."""
     return torch.where(error > 0, expectile, 1.0 - expectile).to(error.dtype) * error.square()
 
 
@@ -39,10 +39,10 @@ def make_iql_loss(
     The three terms are summed, each detached from the others' parameters, so that one gradient updates all at once.
 
     Args:
-        network: the networks that `params` belongs to; the target is of the critics.
+        network: the networks that `params` belongs to; the critics have a target network.
         gamma: discount in [0, 1].
-        expectile: of the actions' values that the state value aims at, in (0, 1); 0.5 is their mean.
-        temperature: how much more a better action is copied; 0 copies all alike.
+        expectile: the expectile of the action values that the state value is fitted to, in (0, 1); 0.5 is their mean.
+        temperature: how strongly better actions are preferred; 0 copies all actions equally.
 
     Returns:
         `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. `batch` is as in
@@ -74,7 +74,7 @@ def make_iql_loss(
 
         advantage = action_value - value.detach()
         weight = (temperature * advantage).exp().clamp(max=MAX_WEIGHT)
-        # An encoder learns from the critics and the value alone.
+        # An encoder learns from the critics and the value only.
         loss_actor = -(weight * network.log_prob(params["actor"], observation.detach(), action)).mean()
 
         metrics = {

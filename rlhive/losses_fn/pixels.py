@@ -1,4 +1,4 @@
-"""Any loss on images: an encoder that is trained with it, and random shifts of what it sees."""
+"""Turns any loss into one on images: an encoder is trained with it on randomly shifted images."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rlhive.policy_fn.encoders import Encoder
 def make_pixel_loss(loss_fn: LossFn, encoder: Encoder) -> LossFn:
     """Makes the same loss over `[observation, features]`, with shifted images (DrQ-v2, arXiv:2107.09645, section 3.1).
 
-    The encoder's gradient is that of whatever term does not detach the observation: the critics' alone, of SAC. As in
-    DrQ-v2 there is no target encoder.
+    The encoder gets its gradient from the terms that do not detach the observation; in SAC, only from the critics. As
+    in DrQ-v2, there is no target encoder.
 
     Args:
         loss_fn: a loss of `rlhive.losses_fn`.

@@ -116,7 +116,8 @@ def _check(
 
 def temperature(params: Params) -> Tensor:
     """The weight `[]` of the entropy."""
-    # In double precision, rounded: compiled, the exp of 16 seeds is a vector's, whose last bit is not that of one seed.
+    # In double precision, then rounded: compiled for 16 seeds, exp is vectorised and differs in the last bit from one
+    # seed's scalar exp.
     return params["log_alpha"].double().exp().to(params["log_alpha"].dtype)
 
 

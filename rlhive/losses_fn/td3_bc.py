@@ -1,4 +1,4 @@
-"""TD3+BC: TD3 whose actor is also held to the data's actions."""
+"""TD3+BC: TD3 whose actor is also trained to copy the data's actions."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def make_td3_bc_loss(
     """Makes the joint loss of critics and actor (Fujimoto and Gu 2021, arXiv:2106.06860, equations 3 and 5).
 
     Each term is detached from the other's parameters, so that one gradient updates both; the actor is not delayed.
-    Actions are copied in halves of their range, so that `alpha` means the same in any unit.
+    The copying error is in units of half the action's range, so that `alpha` does not depend on the action's unit.
 
     Args:
         network: the networks that `params` belongs to; both have targets.
         gamma: discount in [0, 1].
-        alpha: how much the value counts against copying.
-        policy_noise: deviation of the noise on the target's action, in halves of the action's range.
-        noise_clip: the most of that noise, in the same unit.
+        alpha: weight of the value relative to copying.
+        policy_noise: standard deviation of the noise on the target's action, in units of half the action's range.
+        noise_clip: largest absolute value of that noise, in the same unit.
 
     Returns:
         `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. `batch` is as in

@@ -35,7 +35,7 @@ def tanh_normal_sample(
         high: upper limits, `[A]`.
 
     Returns:
-        The action `[..., A]` and its log-probability `[...]`, finite also where the action rounds to its limit.
+        The action `[..., A]` and its log-probability `[...]`, finite even if the action rounds to its limit.
     """
     latent = loc + scale * noise
     log_prob = log_density(noise, scale.log()) - _log_squash_slope(latent, low, high)
@@ -122,11 +122,11 @@ class ActorCritic:
 
     @property
     def chunk_size(self) -> int:
-        """K, the actions that it plans at once."""
+        """K, the number of actions planned at once."""
         return 1
 
     def init(self, key: int | Generator) -> Params:
-        """Draws `{"actor", "critic" [N, ...], "log_alpha" []}` from a seed or CPU generator; every critic alone."""
+        """Draws `{"actor", "critic" [N, ...], "log_alpha" []}` from a seed or CPU generator, each critic separately."""
         key = as_generator(key)
         critic_sizes = (self.observation_dim + self.action_dim, *self.hidden_sizes, 1)
         critics = [
@@ -152,7 +152,7 @@ class ActorCritic:
         The action is transposed in memory, which makes the loss's loops over the minibatch fast.
 
         Raises:
-            ValueError: observations that are no minibatch.
+            ValueError: the observations are not `[B, O]`.
         """
         self._check_minibatch("sample", observation)
         loc, scale = _dist(apply_mlp_columns(actor, observation, activation=self.activation))
@@ -175,7 +175,7 @@ class ActorCritic:
         """State-action values `[N, B]` for normalised observations `[B, O]` and actions `[B, A]`.
 
         Raises:
-            ValueError: observations that are no minibatch.
+            ValueError: the observations are not `[B, O]`.
         """
         self._check_minibatch("value", observation)
         # Transposed in memory, as the actor's actions are.
@@ -206,7 +206,7 @@ def actor_critic(
     init_alpha: float = 1.0,
     feature_dim: int = 0,
 ) -> ActorCritic:
-    """The networks that fit an environment, and the `feature_dim` numbers that its images add to the observation.
+    """The networks for an environment whose images add `feature_dim` numbers to the observation.
 
     The other arguments are as in `ActorCritic`.
     """

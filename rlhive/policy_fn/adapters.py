@@ -1,4 +1,4 @@
-"""A loaded policy in the forms that RoboHive's and TorchRL's own tools ask for."""
+"""A loaded policy in the forms that RoboHive's and TorchRL's tools expect."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ POLICY_VARIABLE = "RLHIVE_POLICY"
 class RoboHivePolicy:
     """RoboHive's protocol, `get_action(observation)`.
 
-    `robohive.utils.examine_env` makes it from its name:
+    `robohive.utils.examine_env` creates it by its name:
 
         RLHIVE_POLICY=BUNDLE python -m robohive.utils.examine_env -e FrankaReachRandom-v0 -r none \
             -p rlhive.policy_fn.adapters.RoboHivePolicy
 
-    A policy that sees images draws them itself, by its own quality: RoboHive's tools hand on the vector alone.
+    A policy that sees images renders them itself at the quality it was trained with, since RoboHive's tools pass only
+    the vector.
 
     Args:
-        env: the environment it is to act in; with images RoboHive's own.
-        seed: of the noise of exploring actions.
-        policy: the policy; without one the bundle or run that `RLHIVE_POLICY` names.
+        env: the environment to act in; with images, one of RoboHive's own.
+        seed: seed of the exploration noise.
+        policy: the policy; by default, the bundle or run that `RLHIVE_POLICY` names.
 
     Raises:
-        ValueError: no policy is named, or the environment is not the one it was trained on; names every difference.
+        ValueError: no policy is named, or the environment differs from the training one; names every difference.
     """
 
     def __init__(self, env: Any, seed: int, policy: Policy | None = None) -> None:

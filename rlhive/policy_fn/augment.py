@@ -14,9 +14,9 @@ def draw_shift(generator: Generator, batch_size: int) -> Tensor:
 
 
 def random_shift(pixels: Tensor, shift: Tensor) -> Tensor:
-    """Moves each image by up to `PAD` pixels; what comes in from outside repeats the image's edge.
+    """Moves each image by up to `PAD` pixels; pixels from outside the image repeat its edge.
 
-    Equals padding each side by `PAD` with the edge's values and cropping at `shift`; also under `torch.func.vmap`.
+    Equals padding each side by `PAD` with the edge's values and cropping at `shift`; works under `torch.func.vmap` too.
 
     Args:
         pixels: `[B, cameras, H, W, C]`, any dtype.

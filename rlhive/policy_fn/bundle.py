@@ -1,6 +1,6 @@
 """The bundle: one directory with everything that a trained policy needs on a robot.
 
-params.safetensors      the subtrees that the policy reads
+params.safetensors      the parameters that the policy reads
 env_state.safetensors   the constants that normalise the observation
 spec.json               what the policy is, for other programs to read; holds the size and SHA-256 of every other file
 """
@@ -39,7 +39,7 @@ TREES = {"params.safetensors": "bundle_params", "env_state.safetensors": "bundle
 
 
 class Bundle(NamedTuple):
-    """What `read_bundle` gives: the run it is of, the trees, batch size `[]`, and where in the run they are from."""
+    """The content of a bundle: the spec of its run, the trees of batch size `[]`, and their seed and step."""
 
     spec: RunSpec
     params: Params
@@ -82,7 +82,7 @@ def write_bundle(folder: PathLike, bundle: Bundle, extras: Sequence[Path] = ()) 
 
 
 def check_absent(folder: PathLike) -> None:
-    """Refuses a directory that is there.
+    """Refuses a directory that already exists.
 
     Raises:
         LoadError: naming it.
@@ -97,7 +97,7 @@ def read_bundle(folder: PathLike) -> Bundle:
     Exported graphs and files that spec.json does not list are not read.
 
     Raises:
-        LoadError: anything is missing, damaged, changed, not finite or of something else; one line with the file's
+        LoadError: anything is missing, damaged, changed, not finite or from another bundle; one line with the file's
             name and the reason.
     """
     folder = Path(folder)
@@ -119,7 +119,7 @@ def read_bundle(folder: PathLike) -> Bundle:
 
 
 def describe(spec: RunSpec, seed: int, step: int) -> dict[str, Any]:
-    """The content of spec.json, but for "files" and its own hash; `docs/deployment.md` explains each field."""
+    """The content of spec.json, except "files" and its own hash; `docs/deployment.md` explains each field."""
     env = spec.env
     parts = zip(env.observation_keys, env.observation_slices, strict=True)
     actions = zip(env.action_names, env.action_low, env.action_high, strict=True)
@@ -149,7 +149,7 @@ def describe(spec: RunSpec, seed: int, step: int) -> dict[str, Any]:
 
 
 def _read_spec(path: Path) -> tuple[dict[str, Any], RunSpec]:
-    """The values of a spec.json, which say nothing but what its run says, and the run."""
+    """The values of a spec.json, checked to agree with its run, and that run."""
     values = read_spec(path)
     check_names(f"{path}, files", TREES, set(values["files"]) & set(TREES))
     spec, seed, step = RunSpec.from_dict(values["run"], path), values.get("seed"), values.get("step")

@@ -1,4 +1,4 @@
-"""The files of a bundle, their sizes and hashes. Free of torch: the ONNX policy reads by it, too."""
+"""The files of a bundle, their sizes and hashes. Free of torch, since the ONNX policy uses it too."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def text_hash(values: Mapping[str, Any]) -> str:
 
 
 def read_spec(path: Path) -> dict[str, Any]:
-    """The values of a spec.json but for its own hash, which is right; "run" and "files" are dicts.
+    """The values of a spec.json without its own hash, which is checked; "run" and "files" are dicts.
 
     Raises:
-        LoadError: it is missing, damaged, changed, or of another version.
+        LoadError: it is missing, damaged, changed, or has another version.
     """
     _check_there(path)
     check_size(path, path.stat().st_size)
@@ -58,7 +58,7 @@ def read_spec(path: Path) -> dict[str, Any]:
 
 
 def file_record(path: Path) -> dict[str, Any]:
-    """What spec.json says of a file: its size and hash."""
+    """The entry of a file in spec.json: its size and hash."""
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 

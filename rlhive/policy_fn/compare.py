@@ -1,4 +1,4 @@
-"""Whether a robot or environment is what a policy was trained on: names, order, sizes, limits and control period."""
+"""Compares a robot or environment with what a policy was trained on: names, order, sizes, limits and control period."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rlhive.envs.build import action_names, observation_keys
 
 
 class Interface(NamedTuple):
-    """What policy and robot have to agree on.
+    """What a policy and a robot must agree on.
 
     Attributes:
-        observation: size of each part by its name, in order; None where it is not known.
-        action: limits of each action by its name, in order; None where its units are others.
-        dt: control period in seconds; None where it is not known.
+        observation: size of each part by its name, in order; None if unknown.
+        action: limits of each action by its name, in order; None if its unit differs.
+        dt: control period in seconds; None if unknown.
         pixels: what is known of the images, as `PixelSpec` names it.
-        cameras: size (height, width) of each camera's images by its name, None where any can be drawn.
+        cameras: size (height, width) of each camera's images by its name; None if any size can be rendered.
     """
 
     observation: dict[str, int] | None
@@ -141,7 +141,7 @@ def _visual_keys(keys: Sequence[str]) -> dict[str, tuple[int, int] | None]:
 
 
 def _cameras(config: Mapping[str, Any]) -> dict[str, tuple[int, int] | None]:
-    """The cameras of a robot; the size is that of what a connected one shows."""
+    """The cameras of a robot; the size is that of the image a connected camera shows, else None."""
     cameras: dict[str, tuple[int, int] | None] = {}
     for name, device in config.items():
         if isinstance(device, Mapping) and device.get("interface", {}).get("type") == "realsense":

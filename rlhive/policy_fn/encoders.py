@@ -20,21 +20,21 @@ from rlhive.policy_fn.resnet import fold
 
 
 class Encoder(Protocol):
-    """What turns the images of one step into features: pure functions, no parameters inside."""
+    """Turns the images of one step into features: pure functions, no parameters inside."""
 
     @property
     def name(self) -> str:
-        """For people."""
+        """A name for people to read."""
 
     @property
     def frozen(self) -> bool:
-        """Whether it stays as it is; otherwise it learns with the critics."""
+        """Whether its parameters stay fixed; otherwise they are trained with the critics."""
 
     def feature_dim(self, pixels: PixelSpec) -> int:
         """Length of the features of one step."""
 
     def init(self, key: int | Generator) -> Params:
-        """The parameters, drawn from a seed or CPU generator; a frozen one's are the same for any."""
+        """The parameters, drawn from a seed or CPU generator; those of a frozen encoder are always the same."""
 
     def apply(self, params: Params, pixels: Tensor) -> Tensor:
         """uint8 `[B, cameras, H, W, C]` to `[B, F]`; also under vmap, and grad over `params`."""
@@ -78,12 +78,12 @@ class Flat:
 
 
 EncoderFactory: TypeAlias = Callable[[PixelSpec], Encoder]
-# By the "kind" that `to_dict` gives; encoders of one's own are entered here.
+# By the "kind" that `to_dict` gives; users add their own encoders here.
 KINDS: dict[str, type[Encoder]] = {"r3m": R3M, "cnn": CNN, "flat": Flat}
 
 
 def learned(encoder: Encoder | None) -> Encoder | None:
-    """The encoder if it learns with the policy, None if it is frozen or there is none."""
+    """The encoder if it is trained with the policy, else None."""
     return None if encoder is None or encoder.frozen else encoder
 
 
@@ -101,7 +101,7 @@ def encoder_tree(encoder: Encoder) -> Params:
 
 
 def describe(encoder: Encoder | None) -> str:
-    """The encoder in a few words, for people."""
+    """A short description of the encoder for people to read."""
     if encoder is None:
         return "no encoder"
     text = f"encoder {encoder.name}"
@@ -111,12 +111,12 @@ def describe(encoder: Encoder | None) -> str:
 
 
 def network_input(encoder: Encoder | None, params: Params, env_state: EnvState, seen: TensorDict) -> Tensor:
-    """What actor and critics get of what the environment shows: normalised here, once.
+    """The input of actor and critics for what the environment shows; it is normalised here and nowhere else.
 
-    Features of a frozen encoder are normalised as observations are; those of one that learns are as it makes them.
+    Features of a frozen encoder are normalised like observations; those of an encoder that learns are not.
 
     Args:
-        encoder: the one that "pixels" go through; None where there are none, or where they already are features.
+        encoder: the encoder of "pixels"; None without images, or if the observation already has their features.
         params: with "encoder", if there is one.
         env_state: `{"observation": {"loc", "scale", "count"}}`.
         seen: raw "observation" `[B, O]`, and "pixels" uint8 `[B, cameras, H, W, C]`.
@@ -167,7 +167,7 @@ def _check_one_frame(pixels: PixelSpec) -> None:
 
 
 def cnn(pixels: PixelSpec, *, layers: Sequence[Layer] = LAYERS, dim: int = 50) -> CNN:
-    """The small CNN for these images, which is trained with the critics."""
+    """The small CNN for these images; it is trained with the critics."""
     return CNN(pixels.height, pixels.width, pixels.frames, layers, dim)
 
 
@@ -179,10 +179,10 @@ def flat(pixels: PixelSpec) -> Flat:
 def named_encoder(env_name: str) -> tuple[str, dict[str, Any]]:
     """The encoder that the id of an environment with images asks for: the name of a factory here, and its settings.
 
-    It is the one in the id (`…_vrrl50-v0`), and R3M where that has none (`…_v2d-v0`).
+    The id names it (`…_vrrl50-v0`); without a name (`…_v2d-v0`) it is R3M.
 
     Raises:
-        ValueError: an encoder that RLHive has not.
+        ValueError: RLHive does not have that encoder.
     """
     name = encoder_of(env_name) or "r3m"
     if name == "flat":

@@ -1,7 +1,7 @@
 """Exploration noise on actions: additive Gaussian, Ornstein-Uhlenbeck, epsilon-random, none.
 
 Each factory takes the limits of the action and its own settings and returns an `Exploration` of three pure
-functions; noise is drawn apart from its use, so that a seed explores the same alone and among others.
+functions; noise is drawn separately from its use, so that a seed explores the same alone and beside others.
 Actions and limits are in the environment's units; Gaussian and Ornstein-Uhlenbeck noise is in units of half
 the action's range, so that one setting means the same on every actuator. The processes follow TorchRL's
 `AdditiveGaussianModule`, `OrnsteinUhlenbeckProcessModule` and `EGreedyModule`, whose noise is unscaled: the
@@ -23,7 +23,7 @@ from rlhive.core.random import Streams, normal, uniform
 
 
 class Exploration(NamedTuple):
-    """What every exploration is made of.
+    """The three functions of an exploration.
 
     `init(shape) -> state`: the process before the first step, a TensorDict of that batch, `[E]` or `[S, E]`.
     `draw(source, num_envs) -> noise`: one step's noise, a TensorDict of batch `[E]` from a CPU generator, `[S, E]`
@@ -32,7 +32,7 @@ class Exploration(NamedTuple):
         within the limits; `step` counts environment steps of the seed, the uniformly random first ones too,
         and drives the annealing; `is_init` bool `[E, 1]` marks the first step of an episode, where the process
         starts again. Any leading dims work, `[S, E]` too. A non-finite action stays non-finite, so that the
-        caller's check sees it: clipping would hide an infinite one, a random action any.
+        caller's check sees it: clipping would hide an infinite action, a random action would hide any.
     """
 
     init: Callable[[Sequence[int]], TensorDict]

@@ -1,4 +1,4 @@
-"""A policy as one graph, from raw observation to limits: ONNX, and torch.export's .pt2; compared with the policy."""
+"""Exports a policy as one graph, from raw observation to action: ONNX and torch.export's .pt2, both checked."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ class _Graph(nn.Module):
 def write_graphs(
     policy: Policy, folder: Path, description: Mapping[str, Any], *, onnx: bool, torch_export: bool
 ) -> list[Path]:
-    """Writes the graphs that are asked for, compared with the policy, and returns their paths.
+    """Writes the requested graphs, compares them with the policy, and returns their paths.
 
     Args:
         policy: the policy, on the CPU in float32.
         folder: where to write.
-        description: what the graphs say of themselves, under "spec.json".
+        description: stored in the graphs under "spec.json".
         onnx: write `policy.onnx`.
         torch_export: write `policy.pt2`.
 
     Raises:
         ValueError: the policy plans several actions at once.
-        RuntimeError: what was written computes other actions than the policy.
+        RuntimeError: a written graph computes other actions than the policy.
     """
     if (chunk_size := policy.spec.network.chunk_size) > 1:
         raise ValueError(
@@ -160,8 +160,8 @@ def compare(policy: Policy, graphs: Mapping[str, Act], count: int = SAMPLES) -> 
 def random_observations(policy: Policy, count: int) -> Iterator[Seen]:
     """Random observations `[20, ...]`, `count` in all.
 
-    Numbers have the mean and three times the deviation of those seen in training. Each image is noise around a
-    brightness and with a contrast of its own.
+    Numbers have the mean and three times the deviation of those seen in training. Each image is noise with its own
+    brightness and contrast.
     """
     env, normalizer = policy.spec.env, policy.env_state["observation"].numpy()
     loc, scale = (normalizer[name][: env.observation_dim] for name in ("loc", "scale"))
