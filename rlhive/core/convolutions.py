@@ -1,8 +1,8 @@
-"""The convolutions of a traced graph: one for each seed, so that seeds have the same bits alone and together.
+"""The convolutions of a traced graph: one for each seed, so that a seed has the same bits alone and beside others.
 
-`vmap` makes of those of all seeds one in groups, with seed beside seed in memory. On a CPU its kernels round otherwise
-than those of one seed, and so do sums over what comes out, in whose memory other seeds lie between the images of one.
-On a GPU they stay together, in float32.
+`vmap` merges the convolutions of all seeds into one with groups, with the seeds interleaved in memory. On a CPU, its
+kernels round differently from those of one seed, and so do sums over its interleaved output. On a GPU they stay merged,
+in float32.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch.fx import Graph, Node
 
 aten = torch.ops.aten
 IMAGES = [1, 3, 4]  # the dimensions of a sum over the images of each seed, [S, B, C, H, W]
-ROWS = 16  # of ones in a product: one row alone would go to kernels that add up in an order of their own
+ROWS = 16  # of ones in a product: a single row would go to kernels that sum in another order
 
 
 @contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """A GPU's convolutions in float32, and added up in the same order each time.
+    """A GPU's convolutions in float32, summed in the same order each time.
 
-    By themselves they round to TF32, to 10 bits of mantissa: after three updates a seed among others differed by 5e-3
-    from what it is alone, in float32 by 1e-5.
+    By default they use TF32, with 10 bits of mantissa: after three updates a seed beside others differed by 5e-3 from
+    the same seed alone, in float32 by 1e-5.
     """
     cudnn: Any = torch.backends.cudnn
     before = cudnn.conv.fp32_precision, cudnn.deterministic
@@ -37,9 +37,9 @@ def exact_convolutions() -> Iterator[None]:
 
 
 def split_convolutions(graph: Graph) -> None:
-    """Writes each convolution in groups, and its gradient, as one for each group, and these one after another.
+    """Writes each convolution in groups, and its gradient, as one convolution per group.
 
-    Those with a bias, which `vmap` adds by itself, and those of other than images stay as they are.
+    Convolutions with a bias, which `vmap` adds separately, and those of anything but images stay as they are.
 
     Args:
         graph: of a traced function; changed in place.
@@ -58,7 +58,7 @@ def split_convolutions(graph: Graph) -> None:
         _split_backward(graph, node)
     if forward:
         for node in graph.find_nodes(op="call_function", target=aten.view.default):
-            node.target = aten.reshape.default  # what it views lies otherwise in memory now
+            node.target = aten.reshape.default  # the viewed tensor now has another memory layout
         for node in graph.find_nodes(op="call_function", target=aten.sum.dim_IntList):
             if node.args[1] == IMAGES and len(_shape(node.args[0])) == 5:
                 _sum_by_product(graph, node)
@@ -90,7 +90,7 @@ def _split_backward(graph: Graph, node: Node) -> None:
 
 
 def _sum_by_product(graph: Graph, node: Node) -> None:
-    """Writes a sum over each seed's images as a product with ones: Inductor adds up in another order for one seed."""
+    """Writes a sum over each seed's images as a product with ones: Inductor sums in another order for one seed."""
     value: Any = node.args[0]
     example = value.meta["val"]
     seeds, _, channels, *_ = example.shape
@@ -117,7 +117,7 @@ def _parts(graph: Graph, value: Node, dim: int, groups: int) -> list[Node]:
 
 
 def _join(graph: Graph, node: Node, parts: Sequence[Node], shape: list[int], dim: int) -> None:
-    """Puts the parts, side by side in `dim`, in the place of `node`; they lie one after another in memory."""
+    """Replaces `node` by the parts, joined along `dim`; in memory they lie one after another."""
     apart = _apart(shape, dim, len(parts))
     last = [graph.call_function(aten.permute.default, (part, [0, 2, 3, 1])) for part in parts]
     if len(last) == 1:
@@ -127,14 +127,14 @@ def _join(graph: Graph, node: Node, parts: Sequence[Node], shape: list[int], dim
     order = [1, 0, 4, 2, 3] if dim else [0, 1, 4, 2, 3]
     moved = graph.call_function(aten.permute.default, (stacked, order))
     for user in list(node.users):
-        if user.target is aten.view.default and user.args[1] == apart:  # as `vmap` takes the seeds apart
+        if user.target is aten.view.default and user.args[1] == apart:  # as `vmap` separates the seeds
             user.replace_all_uses_with(moved, propagate_meta=True)
     joined = graph.call_function(aten.reshape.default, (moved, shape))
     node.replace_all_uses_with(joined, propagate_meta=True)
 
 
 def _apart(shape: list[int], dim: int, groups: int) -> list[int]:
-    """The shape with a dimension of its own for the groups."""
+    """The shape with a separate dimension for the groups."""
     return [*shape[:dim], groups, shape[dim] // groups, *shape[dim + 1 :]]
 
 

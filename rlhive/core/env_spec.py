@@ -1,4 +1,4 @@
-"""What a policy has to know of its environment. Free of torch, which the workers that step environments do without."""
+"""What a policy must know about its environment. Free of torch, which environment workers do not load."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 from rlhive.core.converters import floats, strings
 from rlhive.core.pixel_spec import PixelSpec, to_pixel_spec
 
-# By default RoboHive counts an episode as a success when it is solved on more steps than this.
+# By default, RoboHive counts an episode as a success if it is solved on more steps than this.
 SOLVED_STEPS = 5
 
 
@@ -21,7 +21,7 @@ def _slices(values: Iterable[Iterable[int]]) -> tuple[tuple[int, int], ...]:
 
 @attrs.frozen
 class EnvSpec:
-    """What a policy has to know of its environment; plain values only, so that it is JSON as it stands.
+    """What a policy must know about its environment; plain values only, so that it converts to JSON directly.
 
     Attributes:
         name: RoboHive id, such as "FrankaReachRandom-v0".
@@ -34,7 +34,7 @@ class EnvSpec:
         action_names: name of each action (the actuator's).
         dt: control period in seconds of simulated time.
         max_episode_steps: steps after which an episode is truncated; None when it never is.
-        pixels: the images that come beside the observation vector, if any.
+        pixels: the images that accompany the observation vector, if any.
     """
 
     name: str = attrs.field(validator=attrs.validators.instance_of(str))

@@ -1,4 +1,4 @@
-"""Functional optimizers over parameter trees, in the contract of optax: `init` and `update`, nothing inside."""
+"""Functional optimizers over parameter trees with the interface of optax: `init` and `update`, without state."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def adam(
     eps: float = 1e-8,
     max_grad_norm: float | None = None,
 ) -> GradientTransformation:
-    """Adam (Kingma and Ba 2015, algorithm 1), with the gradient of each subtree clipped by its own norm before.
+    """Adam (Kingma and Ba 2015, algorithm 1), after clipping the gradient of each subtree by its own norm.
 
     Args:
         learning_rate: a number, or a schedule of the count of updates made before.
@@ -99,7 +99,7 @@ def adam(
 
         def step(m: Tensor, n: Tensor) -> Tensor:
             update = -step_size * m / (n.sqrt() / root_correction + eps)
-            return update.to(m.dtype)  # of a leaf without dimensions it would be float32
+            return update.to(m.dtype)  # for a leaf without dimensions it would be float32
 
         updates = map_tree(step, mu, nu)
         return updates, TensorDict({"mu": mu, "nu": nu, "count": count}, batch_size=[])
@@ -108,9 +108,9 @@ def adam(
 
 
 def _bias_correction(decay: float, count: Tensor) -> Tensor:
-    if decay == 0.0:  # of which there is no logarithm
+    if decay == 0.0:  # which has no logarithm
         return torch.ones_like(count, dtype=torch.float32)
-    # 1 - decay^count. Inductor computes a power anew for every vector of parameters, but the exp of a number only once.
+    # 1 - decay^count. Inductor recomputes a power for every vector of parameters, but an exp of a scalar only once.
     return (1.0 - torch.exp(count.double() * math.log(decay))).float()
 
 

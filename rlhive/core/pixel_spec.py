@@ -10,7 +10,7 @@ import attrs
 from rlhive.core.converters import strings
 
 QUALITIES = ("full", "fast")
-MAX_SIDE, MAX_FRAMES = 8192, 100  # more is a slip of the keyboard, and of what no GL driver draws
+MAX_SIDE, MAX_FRAMES = 8192, 100  # more is a typing error, and more than GL drivers can render
 
 
 def _between(least: int, most: int) -> Any:
@@ -19,11 +19,11 @@ def _between(least: int, most: int) -> Any:
 
 @attrs.frozen
 class PixelSpec:
-    """The images that a policy sees; plain values only, so that it is JSON as it stands.
+    """The images that a policy sees; plain values only, so that it converts to JSON directly.
 
     Attributes:
-        cameras: names of the model's cameras, in the order of the images; with none a policy is blind, which is what
-            one that sees is compared with.
+        cameras: names of the model's cameras, in the order of the images; with none the policy is blind, as a
+            baseline for one that sees.
         height: of each image, in pixels.
         width: of each image, in pixels.
         quality: "full" draws what RoboHive draws, bit for bit; "fast" leaves out shadows, reflections, the sky and
@@ -47,7 +47,7 @@ class PixelSpec:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of what a policy sees at one time: (cameras, height, width, 3 * frames)."""
+        """The shape of the images of one step: (cameras, height, width, 3 * frames)."""
         return (len(self.cameras), self.height, self.width, 3 * self.frames)
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class PixelSpec:
 
 
 def check_each_once(cameras: Sequence[str]) -> None:
-    """Refuses names of cameras of which one is there twice.
+    """Refuses camera names that occur twice.
 
     Raises:
         ValueError: with all of them.
@@ -71,10 +71,10 @@ def check_each_once(cameras: Sequence[str]) -> None:
 
 
 def to_pixel_spec(values: PixelSpec | dict[str, Any] | None) -> PixelSpec | None:
-    """The converter of attrs fields that are read from JSON."""
+    """Converts a dict read from JSON; for attrs fields."""
     return PixelSpec.from_dict(values) if isinstance(values, dict) else values
 
 
 def camera_key(name: str, pixels: PixelSpec) -> str:
-    """What RoboHive calls the colour images of a camera."""
+    """RoboHive's name for the colour images of a camera."""
     return f"rgb:{name}:{pixels.height}x{pixels.width}:2d"

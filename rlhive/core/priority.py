@@ -24,7 +24,7 @@ class PrioritySampler:
         self._size, self._alpha, self._beta = size, alpha, beta
         self._max_priority = torch.ones((), dtype=torch.float32)
 
-    # Made with the first transition, since they take their memory at once: a replay may be refused for it before.
+    # Created with the first transition, since they allocate at once, and a replay may be refused before that.
     @functools.cached_property
     def _sum_tree(self) -> Any:
         return _trees().SumSegmentTreeFp32(self._size)
@@ -60,13 +60,13 @@ class PrioritySampler:
         return self._leaves(torch.arange(filled)), self._max_priority.clone()
 
     def restore(self, leaves: Tensor, max_priority: Tensor) -> None:
-        """Takes over what `state` gave."""
+        """Restores what `state` returned."""
         index = torch.arange(len(leaves))
         self._sum_tree[index], self._min_tree[index] = leaves, leaves
         self._max_priority = max_priority
 
     def _leaves(self, index: Tensor) -> Tensor:
-        # Of one index the tree gives a number.
+        # For a single index the tree returns a number.
         return torch.as_tensor(self._sum_tree[index], dtype=torch.float32).view(index.shape)
 
     def _set(self, index: Tensor, priority: Tensor) -> None:

@@ -1,8 +1,8 @@
-"""The matrix products of a traced graph: how they lie in memory, and that seeds have the same bits alone and together.
+"""The matrix products of a traced graph: their memory layout, and the same bits for a seed alone and beside others.
 
-A matrix library splits a product into blocks, by its size and the threads it may use. What is left at the edges goes to
-other kernels, which round differently, and so does what does not begin at a multiple of 16 bytes. One seed alone is
-split among threads that several seeds share between them, so its edges lie elsewhere. Without edges all are equal.
+A matrix library splits a product into blocks, depending on its size and the number of threads. Remainders at the edges,
+and rows that do not start at a multiple of 16 bytes, go to other kernels, which round differently. The product of a
+single seed is split among all threads, those of several seeds are not, so the edges differ. Padding removes the edges.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import torch
 from torch.fx import Graph, Node
 
 aten = torch.ops.aten
-PRODUCTS = {  # the place of the two factors among the arguments
+PRODUCTS = {  # the position of the two factors among the arguments
     aten.mm.default: 0,
     aten.bmm.default: 0,
     aten.addmm.default: 1,
     aten.baddbmm.default: 1,
 }
-# Measured with MKL on AVX-512, as sizes for which a product of one seed differed from the same among several.
+# Measured with MKL on AVX-512: sizes at which a product of one seed differed from the same product among several.
 ALIGNMENT = 4  # float32 in 16 bytes
 FEW_ROWS = 12  # rows up to which alignment matters, and two threads split what is no multiple of 4
 VECTOR = 16  # columns of a block; three threads and more split what is no multiple
 
 
 def turn_products(graph: Graph) -> None:
-    """Writes `(A B)^T` as `B^T A^T`: the gradient of a critic's weights then comes as they lie in memory.
+    """Writes `(A B)^T` as `B^T A^T`: the gradient of a critic's weights then has the weights' memory layout.
 
-    Read transposed, it would cost the optimizer's loop more time than its arithmetic.
+    Reading it transposed would cost the optimizer's loop more time than its arithmetic.
     """
     for node in graph.find_nodes(op="call_function", target=aten.transpose.int):
         if _is_turned(node) and _is_turned(node.args[0]):
@@ -62,7 +62,7 @@ def _is_turned(node: Node) -> bool:
 
 
 def _is_turned_back(node: Node) -> bool:
-    """Whether a node is only transposed again, as one of several: so is the gradient of a single critic's action."""
+    """Whether a node is only transposed back as part of a stack, like the gradient of a single critic's action."""
     stacked, *others = node.users
     return not others and stacked.target is aten.unsqueeze.default and all(map(_is_turned, stacked.users))
 
@@ -80,13 +80,13 @@ class _Margins(NamedTuple):
 
 
 def align_products(graph: Graph, *, num_threads: int) -> None:
-    """Gives matrix products zeros at their ends, where their bits would depend on how many seeds there are.
+    """Pads matrix products with zeros where their bits would depend on the number of seeds.
 
     The default networks have one such product on two threads, and only with 3 or 5 actions.
 
     Args:
         graph: of a traced function on the CPU; changed in place.
-        num_threads: with which it will run.
+        num_threads: number of threads that it will run with.
     """
     for target, first in PRODUCTS.items():
         for node in graph.find_nodes(op="call_function", target=target):
@@ -110,7 +110,7 @@ def _margins(rows: int, inner: int, columns: int, num_threads: int) -> _Margins:
 
 
 def _widen(graph: Graph, node: Node, first: int, margins: _Margins) -> None:
-    """Puts a product of larger factors, cut to its size, in the place of one."""
+    """Replaces a product by one of larger factors, cut to the original size."""
     arguments: Any = node.args
     target: Any = node.target
     *added, a, b = arguments[: first + 2]

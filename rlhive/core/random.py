@@ -1,6 +1,6 @@
-"""Random numbers as a pure function of a key and a counter, so that a GPU draws those of all seeds in one kernel.
+"""Random numbers as a pure function of a key and a counter, so that a GPU draws for all seeds in one kernel.
 
-A generator holds a state, and each draw of each seed is a launch of its own: as many as an update has kernels.
+A generator holds a state, so each draw of each seed is a separate launch: as many launches as an update has kernels.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ ROUNDS, WORD = 10, 0xFFFFFFFF
 
 @attrs.define(eq=False)
 class Key:
-    """What draws follow from; the same two numbers give the same draws, one after another, and any others others.
+    """Determines draws: the same seed and step give the same sequence of draws, any other pair gives another one.
 
     Attributes:
-        seed: int64 `[]`, 0 to 2**32 - 1, of the stream.
-        step: int64 `[]`, such as the number of the update.
-        draws: how many were made; `uniform` and `normal` count them, so that no two of one key are the same.
+        seed: seed of the stream, int64 `[]`, 0 to 2**32 - 1.
+        step: such as the number of the update, int64 `[]`.
+        draws: number of draws made; `uniform` and `normal` count them, so that no two draws of a key are the same.
     """
 
     seed: Tensor
@@ -32,12 +32,12 @@ class Key:
     draws: int = 0
 
     def words(self, count: int) -> tuple[Tensor, ...]:
-        """The next draw: random words, int64 `[count]` each, four times, 0 to 2**32 - 1."""
+        """The next draw: four tensors of random words, each int64 `[count]`, 0 to 2**32 - 1."""
         block = torch.arange(count, device=self.seed.device)
         zero = torch.zeros_like(block)
         draw = torch.full_like(block, self.draws)
         self.draws += 1
-        # The block second: Inductor multiplies an index by the first and the third in 32 bits.
+        # The block is second, since Inductor multiplies an index in first or third place in 32 bits.
         counter = zero + (self.step & WORD), block, zero + (self.step >> 32), draw
         return philox(counter, (self.seed, torch.zeros_like(self.seed)))
 
@@ -54,7 +54,7 @@ def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, ...]) -> tuple[Tensor
     """
     (a, b, c, d), (low_key, high_key) = counter, key
     for _ in range(ROUNDS):
-        # 64 bits of a product, whose sign is as good as any other of them.
+        # The low 64 bits of each product; int64 stores the top bit as its sign, which does no harm.
         left, right = a * MULTIPLIERS[0], c * MULTIPLIERS[1]
         a, b, c, d = (
             (right >> 32 & WORD) ^ b ^ low_key,
@@ -77,7 +77,7 @@ def uniform(source: Source, *shape: int) -> Tensor:
     if not isinstance(source, Key):
         return torch.stack([torch.rand(shape, generator=one, dtype=torch.float32) for one in source])
     size = math.prod(shape)
-    # The 24 bits that float32 has for them: with more some would round to 1.
+    # 24 bits, as many as float32 holds: with more, some values would round to 1.
     fractions = [(word >> 8).float() * 2.0**-24 for word in source.words(-(-size // 4))]
     return torch.stack(fractions, dim=-1).flatten()[:size].view(shape)
 
@@ -85,14 +85,14 @@ def uniform(source: Source, *shape: int) -> Tensor:
 def normal(source: Source, *shape: int) -> Tensor:
     """Standard normal numbers, float32 `[*shape]`; from the generators of S seeds `[S, *shape]`.
 
-    A key's come where it is, two of them of two words (Box and Muller 1958), so that their size is less than 6.8.
+    Those of a key are on its device. Two words give two numbers (Box and Muller 1958), of absolute value below 6.8.
     """
     if isinstance(source, Generator):
         return torch.randn(shape, generator=source, dtype=torch.float32)
     if not isinstance(source, Key):
         return torch.stack([torch.randn(shape, generator=one, dtype=torch.float32) for one in source])
     size = math.prod(shape)
-    # The middle of each of 2**32 intervals: never 0, whose logarithm is none.
+    # The middle of each of 2**32 intervals, so never 0, which has no logarithm.
     fractions = [(word.double() + 0.5) * 2.0**-32 for word in source.words(-(-size // 4))]
     pairs = []
     for first, second in ((fractions[0], fractions[1]), (fractions[2], fractions[3])):

@@ -39,8 +39,8 @@ class ReplayBuffer:
         num_envs: E, environments per seed.
         scratch_dir: keeps the transitions in memory-mapped files in this directory, which no other replay may use.
         device: where transitions are kept and minibatches are returned.
-        total_steps: transitions per seed that will ever be added, at least 1; no more room is taken. None: any number, of
-            which the last `capacity` stay.
+        total_steps: transitions per seed that will ever be added, at least 1; no more room is taken. None: any number,
+            of which the last `capacity` stay.
         n_step: number of rewards summed per transition; a window ends with its episode or at the newest row.
         gamma: discount of that sum, the same as the loss's; required if `n_step > 1`.
         prioritized: samples by the last TD error (https://arxiv.org/abs/1511.05952) instead of uniformly.

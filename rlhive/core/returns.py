@@ -9,9 +9,9 @@ def n_step_return(reward: Tensor, done: Tensor, newer: Tensor, gamma: float) -> 
     """Discounted sum of rewards up to the end of the episode, of the data, or of the window, and its length.
 
     Args:
-        reward: `[..., n]`, of a step and the n - 1 rows after it.
+        reward: `[..., n]`, rewards of a step and of the n - 1 rows after it.
         done: bool `[..., n]`, the episode ends with that step.
-        newer: int64 `[...]`, rows newer than the first one; those after them are not its successors.
+        newer: int64 `[...]`, number of rows newer than the first one; rows after those are not its successors.
         gamma: discount per step.
 
     Returns:

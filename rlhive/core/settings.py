@@ -1,4 +1,4 @@
-"""Checks of settings by one line that says what was expected. Free of torch."""
+"""Checks of settings, with one-line errors that say what was expected. Free of torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def check_range(name: str, value: Any, fits: Callable[[Any], bool], expected: str) -> None:
-    """Refuses a number out of its range; a tensor's is not looked at, as `torch.func.vmap` over it needs.
+    """Refuses a number out of its range; tensors are not checked, so that `torch.func.vmap` works over them.
 
     Raises:
         ValueError: naming the setting.
@@ -18,7 +18,7 @@ def check_range(name: str, value: Any, fits: Callable[[Any], bool], expected: st
 
 
 def one_of(choices: Collection[str]) -> Callable[[Any, Any, Any], None]:
-    """The validator of attrs fields that are one of some names, which may still grow."""
+    """A validator for attrs fields that must be one of some names; names added later count too."""
 
     def check(instance: Any, attribute: Any, value: Any) -> None:
         if not isinstance(value, str) or value not in choices:

@@ -33,7 +33,7 @@ def init_state(
         target_keys: subtrees of `params` that have a target network.
 
     Raises:
-        ValueError: the parameters are no TensorDict, or have no such subtrees.
+        ValueError: the parameters are not a TensorDict, or lack one of these subtrees.
     """
     is_tree = isinstance(params, TensorDict)
     keys = {*params.keys()} if is_tree else set()
@@ -69,7 +69,7 @@ def make_train_step(
         loss's metrics it adds "loss" and "finite": whether the loss, the new parameters and the optimizer's state are.
 
     Raises:
-        ValueError: if tau is out of its range, or a part is something else; by the step, for metrics of another form.
+        ValueError: tau is out of its range, or an argument has another type; from the step: metrics of another form.
     """
     if not callable(loss_fn) or not isinstance(opt, GradientTransformation):
         raise ValueError(
@@ -110,7 +110,7 @@ def make_train_step(
 def _with_flat_metrics(loss_fn: LossFn) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
     def flat_loss_fn(*arguments: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
         loss, metrics = loss_fn(*arguments)
-        return loss, _flat(metrics)  # here, since torch.func says little of what is no tensor
+        return loss, _flat(metrics)  # here, since torch.func's error for other values is unclear
 
     return flat_loss_fn
 

@@ -52,7 +52,7 @@ def replace(tree: TensorDict, values: Mapping[str, Tensor | TensorDict]) -> Tens
 
 
 def tree_of_leaves(leaves: Mapping[LeafPath, Tensor], batch_size: torch.Size) -> TensorDict:
-    """The tree of leaves by key or path of keys, all of one batch size, unchecked: 4 us for 6 leaves, or else 20."""
+    """The tree of leaves by key or path of keys, of one batch size; unchecked, 4 us instead of 20 us for 6."""
     values: dict[str, Any] = {}
     for key, leaf in leaves.items():
         *path, name = key if isinstance(key, tuple) else (key,)
@@ -72,9 +72,9 @@ def _unchecked(values: dict[str, Any], batch_size: torch.Size) -> TensorDict:
 
 
 def to_device(tree: TensorDict, device: str | torch.device) -> TensorDict:
-    """The tree on a device; where it is already there, ten times as fast as its own `to`, 60 us.
+    """The tree on a device; ten times as fast as its own `to` (60 us) if it is already there.
 
-    What goes to a GPU is copied once more on the way, to where the GPU can fetch it while the caller goes on.
+    Data for a GPU is first copied to pinned memory, from which the GPU fetches it while the caller goes on.
     """
     return map_tree(lambda leaf: send(leaf, device), tree)
 
@@ -82,12 +82,14 @@ def to_device(tree: TensorDict, device: str | torch.device) -> TensorDict:
 def send(leaf: Tensor, device: str | torch.device) -> Tensor:
     """`to_device` of a tensor."""
     if leaf.is_cpu and torch.device(device).type == "cuda":
-        return leaf.contiguous().pin_memory().to(device, non_blocking=True)  # no expanded one can be pinned
+        return (
+            leaf.contiguous().pin_memory().to(device, non_blocking=True)
+        )  # an expanded tensor cannot be pinned
     return leaf.to(device)
 
 
 def stack_seeds(trees: Sequence[TensorDict]) -> TensorDict:
-    """Stacks the trees of single seeds into one with a leading `[S]`; a leaf that is transposed in memory stays so."""
+    """Stacks the trees of single seeds into one with a leading `[S]`; leaves transposed in memory stay transposed."""
     values = {}
     for key, value in trees[0].items():
         parts = [tree[key] for tree in trees]

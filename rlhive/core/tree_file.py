@@ -36,7 +36,7 @@ def write_tree(path: str | os.PathLike[str], tree: TensorDict, header: Mapping[s
         path: file to write.
         tree: batch size `[]`, on any device; no name in it has a "/".
         header: text beside the tensors. "format_version", "keys", the names in their order, "empty", the subtrees
-            without leaves, if there are any, and "content_sha256", the hash of all the rest, are added.
+            without leaves if there are any, and "content_sha256", the hash of everything else, are added.
     """
     tensors = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in named_leaves(tree).items()}
     fields = {**header, "format_version": str(FORMAT_VERSION), "keys": json.dumps(list(tensors))}
@@ -85,7 +85,7 @@ def _header_names(path: object, header: Mapping[str, str], field: str) -> list[s
 
 
 def _check_tree(path: object, names: Sequence[str]) -> None:
-    """Refuses a name that is there twice, or that of a leaf or of an empty subtree with something within."""
+    """Refuses names that occur twice, and leaves or empty subtrees that contain something."""
     subtrees = {subtree for name in names for subtree in accumulate(name.split("/")[:-1], "{}/{}".format)}
     twice = sorted(name for name, count in Counter([*names, *subtrees]).items() if count > 1)
     if twice:
@@ -110,17 +110,17 @@ def named_leaves(tree: TensorDict) -> dict[str, torch.Tensor]:
 
 
 def _empty_subtrees(tree: TensorDict) -> list[str]:
-    """The names of the subtrees that hold nothing, which no tensor's name tells of."""
+    """The names of the empty subtrees, which appear in no tensor's name."""
     subtrees = {key: value for key, value in tree.items(include_nested=True) if isinstance(value, TensorDict)}
     names = {key if isinstance(key, str) else "/".join(key): value for key, value in subtrees.items()}
     return [name for name, value in names.items() if not list(value.keys())]
 
 
 def check_names(where: object, expected: Iterable[str], found: Iterable[str]) -> None:
-    """Refuses names that are missing or that nobody expects.
+    """Refuses missing and unexpected names.
 
     Raises:
-        LoadError: naming them, of many the first.
+        LoadError: naming them, or the first of many.
     """
     expected, found = set(expected), set(found)
     missing, extra = sorted(expected - found), sorted(found - expected)
@@ -134,7 +134,7 @@ def check_names(where: object, expected: Iterable[str], found: Iterable[str]) ->
 
 
 def check_leaves(where: object, found: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size]) -> None:
-    """Refuses leaves of other names or shapes, or that are not finite.
+    """Refuses leaves with other names or shapes, or with values that are not finite.
 
     Raises:
         LoadError: naming the first one.

@@ -1,4 +1,4 @@
-"""The header of a file of a tree, the text beside its tensors: read without them, and without torch."""
+"""The header of a file of a tree, the text beside its tensors; read without the tensors and without torch."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Mapping
 from rlhive.core.errors import LoadError
 
 FORMAT_VERSION = 1
-# No more of an older checkpoint: a run goes on with its replay, and only the newest one has that.
+# An older checkpoint cannot be resumed, since only the newest one has the replay.
 REMEDY = "copy it again; to evaluate and export, an older checkpoint will do, too"
 _JSON_START = b"{"  # byte 8 of every safetensors file, after the length of the header
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The header alone, of a file that is whole by its size; its tensors are not read.
+    """The header of a file whose size shows that it is whole; its tensors are not read.
 
     Raises:
         LoadError: no such file, a pickle or another format, a file cut short, or an unknown format version.
     """
-    from safetensors import SafetensorError, safe_open  # here, since an ONNX policy does without it
+    from safetensors import SafetensorError, safe_open  # here, since an ONNX policy does not need it
 
     check_is_safetensors(path)
     try:
@@ -33,7 +33,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def damaged(path: object, error: Exception) -> LoadError:
-    """What is said of a file of a checkpoint that the library cannot read."""
+    """The error for a checkpoint file that safetensors cannot read."""
     return LoadError(f"{path}: damaged or cut short ({error}); {REMEDY}")
 
 
@@ -48,7 +48,7 @@ def check_version(where: object, version: object, known: int) -> None:
 
 
 def check_kind(path: object, header: Mapping[str, str], kind: str) -> None:
-    """Refuses a file of other trees than these, such as a bundle's where a checkpoint's is read.
+    """Refuses a file of another kind, such as a bundle's where a checkpoint's is expected.
 
     Raises:
         LoadError: its header names another kind, or none.
@@ -75,10 +75,10 @@ def header_json(path: object, header: Mapping[str, str], field: str) -> list | d
 
 
 def check_is_safetensors(path: str | os.PathLike[str]) -> None:
-    """Looks at the first bytes only: a pickle must not reach a parser that would run it.
+    """Checks the first bytes only, so that a pickle never reaches a parser that would run it.
 
     Raises:
-        LoadError: it cannot be read, or is something else.
+        LoadError: the file cannot be read, or is not a safetensors file.
     """
     try:
         with open(path, "rb") as file:

@@ -1,7 +1,7 @@
 """Names, shapes and signatures shared by every file of RLHive.
 
 Shape legend of all docstrings: `S` seeds, `E` environments per seed, `B` minibatch, `N` critics, `O` observation,
-`A` action, `T` time, `K` actions of a plan, `C` colours that a policy sees: 3 * frames of its `PixelSpec`.
+`A` action, `T` time, `K` actions of a plan, `C` colour channels that a policy sees: 3 * frames of its `PixelSpec`.
 """
 
 from __future__ import annotations

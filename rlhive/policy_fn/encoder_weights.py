@@ -29,7 +29,7 @@ _CHUNK = 1 << 20  # bytes read at once
 
 @attrs.frozen
 class Published:
-    """Where weights are published, and the checksum of the file; None where nobody published one."""
+    """Where weights are published, and the checksum of the file; None if nobody published one."""
 
     url: str
     sha256: str | None
@@ -101,7 +101,7 @@ def module_weights(module: nn.Module) -> Params:
 
 
 def depth_of(params: Params) -> int:
-    """The depth of the ResNet that the tree is of; its names must be one's."""
+    """The depth of the ResNet with this tree; the names must be those of a ResNet."""
     return next(depth for depth in DEPTHS if _shapes(depth).keys() == named_leaves(params).keys())
 
 
@@ -115,7 +115,7 @@ def weights_sha256(params: Params) -> str:
 
 
 def write_weights(path: str | PathLike[str], params: Params, source: str) -> str:
-    """Writes the weights as safetensors in one step, with their SHA-256, which is returned, in the header."""
+    """Writes the weights as safetensors in one step, with their SHA-256 in the header; returns the SHA-256."""
     sha256 = weights_sha256(params)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
@@ -207,7 +207,7 @@ def download(published: Published, path: Path) -> None:
 def _read(answer: IO[bytes], url: str) -> bytes:
     try:
         return answer.read(_CHUNK)
-    except OSError as error:  # without a name of its own, it would be taken for one of the local file
+    except OSError as error:  # else `replacing` would name the local file
         raise OSError(f"{url}: {error}") from error
 
 
@@ -221,7 +221,7 @@ def published_path(name: str) -> Path:
 
 
 def _cached(path: Path) -> Params | None:
-    """The weights in a file of the cache; None where there is none, or a damaged one."""
+    """The weights in a file of the cache; None if it is missing or damaged."""
     try:
         return load_weights(path)
     except LoadError:

@@ -1,6 +1,6 @@
-"""From the last layer's numbers to actions: what a cloned or offline policy's distribution is, as pure functions.
+"""The action distributions of cloned and offline policies, as pure functions of the last layer's output.
 
-Each but the mixture begins with the mean before the tanh, `[..., A]`: its mode is `mode_of_first` of them.
+Every output but the mixture's starts with the mean before the tanh, `[..., A]`; its mode is `mode_of_first`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from rlhive.policy_fn.actor import (
 )
 
 MODES = 5
-_WEIGHT_MIN = 1e-12  # rounding may choose a mode that weighs nothing
-_LOG_SCALE_MIN = -5.0  # of what is no tanh-normal: nothing bounds the density of copying an action exactly
+_WEIGHT_MIN = 1e-12  # rounding may choose a mode of weight 0
+_LOG_SCALE_MIN = -5.0  # of normals without tanh: else the density of copying an action exactly is unbounded
 
 
 class Head(NamedTuple):
     """A kind of distribution over actions in `[low, high]`; `out` is the last layer's `[..., width(A)]`.
 
     Attributes:
-        width: `width(A)`, how many numbers it is made of.
+        width: `width(A)`, the size of `out`.
         sample: `sample(out, noise, low, high) -> (action [..., A], log-probability [...])`, for standard normal noise
-            `[..., A]`; where the action is cut at its limits, of what it was before.
+            `[..., A]`; if the action is clipped to its limits, that of the unclipped one.
         mode: `mode(out, low, high) -> action [..., A]`, the deterministic one.
         log_prob: `log_prob(out, action, low, high) -> [...]`; None where there is no density.
     """
@@ -53,7 +53,7 @@ def _deterministic_sample(out: Tensor, noise: Tensor, low: Tensor, high: Tensor)
 
 
 def _normal(out: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """A mean within the limits, and the logarithm of the deviation."""
+    """A mean within the limits, and the logarithm of the standard deviation."""
     loc, log_scale = out.chunk(2, dim=-1)
     return tanh_normal_mode(loc, low, high), log_scale.clamp(_LOG_SCALE_MIN, LOG_SCALE_MAX)
 
@@ -87,13 +87,13 @@ def _mixture_log_prob(out: Tensor, action: Tensor, low: Tensor, high: Tensor) ->
 
 
 def _mixture_mode(out: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The mean of the mode of the largest weight."""
+    """The mean of the mode with the largest weight."""
     log_weight, loc, _ = _mixture(out, low, high)
     return _choose(loc, log_weight.argmax(-1))
 
 
 def _mixture_sample(out: Tensor, noise: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """The first action's noise chooses the mode too: what is left of it within that mode's share is uniform again."""
+    """The first action's noise also chooses the mode; rescaled within that mode's share, it is uniform again."""
     log_weight, loc, log_scale = _mixture(out, low, high)
     weight = log_weight.exp()
     ends = weight.cumsum(-1)
@@ -132,5 +132,5 @@ HEADS: dict[str, Head] = {
 
 
 def heads_with_density() -> list[str]:
-    """The names of those in `HEADS` that have log-probabilities."""
+    """The names of the heads in `HEADS` that have log-probabilities."""
     return [name for name, head in HEADS.items() if head.log_prob]

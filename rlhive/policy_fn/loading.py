@@ -1,4 +1,4 @@
-"""Loading a trained policy, from files or trees, and refusing what does not belong together."""
+"""Loads a trained policy from files or trees, and refuses parts that do not belong together."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def load(
     Args:
         params: a `params.safetensors`, or the tree of one seed; alone, the directory of a bundle, run or checkpoint.
         env_state: the `env_state.safetensors` saved with it, or the tree of one seed.
-        spec: the run's `RunSpec` or `spec.json`. Files name theirs; two trees need it.
+        spec: the run's `RunSpec` or `spec.json`; required for two trees, while files contain theirs.
         seed: which seed of a directory that holds several.
         step: which checkpoint of a run; the latest by default.
         device: where the policy computes.
         dtype: what it computes in, one of `DTYPES`; only float32 gives the bits of training.
 
     Raises:
-        LoadError: something is missing, damaged, not finite, a pickle, or of another environment, run,
+        LoadError: something is missing, damaged, not finite, a pickle, or from another environment, run,
             seed, step, network or format version; one line that says which.
-        NotFiniteActionError: its actions are not finite, although what it consists of is.
+        NotFiniteActionError: its actions are not finite, although its parameters and constants are.
     """
     if env_state is None and is_bundle(params):
         return _policy(str(params), *_read_bundle(params, spec, seed, step), device, dtype)
@@ -78,7 +78,7 @@ def _policy(
     device: str | torch.device,
     dtype: torch.dtype,
 ) -> Policy:
-    """The policy on its own copies of the trees, which has acted once: the first call takes many times as long."""
+    """The policy on its own copies of the trees. It has acted once, since the first call is many times slower."""
     if dtype not in DTYPES:
         raise LoadError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
     if spec.encoder is not None and "encoder" not in params.keys():  # noqa: SIM118
@@ -118,10 +118,10 @@ class _Origin(NamedTuple):
 
 
 def seed_dir(path: PathLike | Params, seed: int | None = None, step: int | None = None) -> Path:
-    """Where the files of one seed of a run or checkpoint lie.
+    """The directory with the files of one seed of a run or checkpoint.
 
     Raises:
-        LoadError: there is none, or the choice is not of one.
+        LoadError: there is none, or several and no choice.
     """
     if isinstance(path, TensorDict) or Path(_path(path, "params")).is_file():
         raise LoadError("env_state is missing: pass the env_state that was saved with params as well")
@@ -155,7 +155,7 @@ def _read_spec(spec: RunSpec | PathLike) -> RunSpec:
 
 
 def _read(source: PathLike | TensorDict | None, kind: str, origins: list[_Origin]) -> tuple[TensorDict, str]:
-    """The tree and a name for it in messages; adds where a file comes from to `origins`."""
+    """The tree and its name for messages; adds the origin of a file to `origins`."""
     if isinstance(source, TensorDict):
         return source, kind
     tree, header = read_file(_path(source, kind), kind)
@@ -202,7 +202,7 @@ def _check_same(one: _Origin, other: _Origin) -> None:
 
 
 def _fields(spec: RunSpec) -> dict[str, Any]:
-    """What two descriptions of one run have to agree on, such as "env.dt"; its data set may have moved."""
+    """The fields that two descriptions of one run must agree on, such as "env.dt"; its data set may have moved."""
     values = {key: value for key, value in spec.to_dict().items() if key != "versions"}
     fields = {".".join(path): value for path, value in _leaves(values)}
     fields.pop("dataset.path", None)
@@ -218,7 +218,7 @@ def _leaves(values: dict[str, Any], *path: str) -> Iterator[tuple[tuple[str, ...
 
 
 def _check_place(origin: _Origin) -> None:
-    """Refuses files in a directory whose name says another seed or step than they do, as after renaming."""
+    """Refuses files in a directory that is named after another seed or step, as after renaming."""
     folder = Path(origin.where).absolute().parent
     seed = re.fullmatch(r"seed_(\d+)", folder.name)
     checkpoint = folder.parent if seed else folder

@@ -65,12 +65,12 @@ def apply_mlp(params: Params, x: Tensor, *, activation: str = "relu") -> Tensor:
 def apply_mlp_columns(params: Params, x: Tensor, *, activation: str = "relu") -> Tensor:
     """As `apply_mlp` of one MLP, transposed: `[out, B]`.
 
-    Loops over few outputs of many rows vectorise where the rows are contiguous in memory; and a seed's bits do not
-    depend on how many seeds there are, since a vectorised exp differs from the scalar one in the last bit.
+    Loops over few outputs of many rows vectorise if the rows are contiguous in memory. That also keeps a seed's bits
+    independent of the number of seeds, since a vectorised exp differs from the scalar one in the last bit.
     """
     last = params[f"layer_{len(params.keys()) - 1}"]
     hidden = _apply_hidden(params, x, ACTIVATIONS[activation])
-    if len(x) == 1:  # a product with one column has other bits for one seed
+    if len(x) == 1:  # a product with one column rounds differently for one seed
         return linear(last["weight"], last["bias"], hidden).mT
     return torch.addmm(last["bias"].unsqueeze(-1), last["weight"], hidden.mT)
 
@@ -100,18 +100,18 @@ def linear(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
     Returns:
         `[B, out]`, or `[N, B, out]`.
     """
-    if weight.dim() == 2 and len(weight) == 1:  # a matrix product has other bits for one seed there
+    if weight.dim() == 2 and len(weight) == 1:  # the matrix product would round differently for one seed
         return (x * weight).sum(-1, keepdim=True) + bias
     if weight.dim() == 2:
         return F.linear(x, weight, bias)
     members = weight.shape[0]
-    if members == 1:  # a product of one matrix has other bits than one of several
+    if members == 1:  # a product of one matrix rounds differently from a batch of several
         return linear(weight.squeeze(0), bias.squeeze(0), x.expand(1, *x.shape[-2:]).squeeze(0)).unsqueeze(0)
     return torch.baddbmm(bias.unsqueeze(-2), x.expand(members, *x.shape[-2:]), weight.transpose(-1, -2))
 
 
 def init_norm(width: int) -> dict[str, Tensor]:
-    """A LayerNorm's `{"weight", "bias"}` `[width]`, float32, as it begins: without effect."""
+    """A LayerNorm's `{"weight", "bias"}` `[width]`, float32, initialised to have no effect."""
     return {
         "weight": torch.ones(width, dtype=torch.float32),
         "bias": torch.zeros(width, dtype=torch.float32),

@@ -1,4 +1,4 @@
-"""One observation as the checked vector that a policy reads. Free of torch: the ONNX policy reads by it, too."""
+"""One observation as the checked vector that a policy reads. Free of torch, since the ONNX policy uses it too."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_observation(env: EnvSpec, observation: Any) -> np.ndarray:
             `{"observation": array [..., O]}`, as TorchRL's environments show it.
 
     Raises:
-        NotFiniteError: naming each value that is not finite, or not so in float32.
+        NotFiniteError: naming each value that is not finite, also if only float32 cannot hold it.
         ValueError: a type, shape or key that does not fit.
     """
     if isinstance(observation, Mapping) and observation.keys() == {"observation"}:
@@ -39,7 +39,7 @@ def read_observation(env: EnvSpec, observation: Any) -> np.ndarray:
 
 
 def read_seen(env: EnvSpec, observation: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    """What an environment shows: the vector as of `read_observation`, and its images, None where it has none.
+    """What an environment shows: the vector as in `read_observation`, and its images, or None without images.
 
     Args:
         env: names the parts of the observation.
@@ -54,7 +54,7 @@ def read_seen(env: EnvSpec, observation: Any) -> tuple[np.ndarray, np.ndarray | 
         return read_observation(env, observation), None
     if not isinstance(observation, Mapping) or "pixels" not in observation:
         raise ValueError(f'the observation of {env.name} must be a mapping with "pixels" and "observation"')
-    # torch takes no arrays that lie backwards, and complains of those that must not be written, as those of files.
+    # torch refuses arrays with negative strides, and warns about read-only ones, such as those of files.
     pixels, shape = np.require(observation["pixels"], requirements=["C", "W"]), env.pixels.shape
     if pixels.dtype != np.uint8 or pixels.shape[-4:] != shape:
         expected = f"uint8 [..., {', '.join(map(str, shape))}]"
@@ -94,10 +94,10 @@ def check_finite(env: EnvSpec, vector: np.ndarray) -> None:
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Whether all of a float array is; in a fifth of the time of `np.isfinite(array).all()` for few numbers."""
+    """Whether all values are finite; for small arrays five times as fast as `np.isfinite(array).all()`."""
     flat = array.ravel()
-    # The sum of squares is finite only if every number is. It may overflow where they are, so then look at each:
-    # `dot` says nothing of that, `@` warns.
+    # The sum of squares is finite only if every number is. It may overflow for finite numbers, so then each is checked.
+    # `dot` overflows silently, `@` warns.
     return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
 
 
@@ -136,5 +136,5 @@ def _as_float32(value: Any, name: str) -> np.ndarray:
         raise ValueError(f"{name} must hold numbers, got an array of {value.dtype}")
     if value.dtype == np.float32:
         return value.copy()
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+    with np.errstate(over="ignore"):  # values that float32 cannot hold become infinite, and are refused
         return value.astype(np.float32)

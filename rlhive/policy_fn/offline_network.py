@@ -1,4 +1,4 @@
-"""The networks of algorithms that learn from data: an actor of any head, critics and a state value if needed."""
+"""The networks of algorithms that learn from data: an actor with any head, and critics and a state value if needed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class OfflineNetwork(ActorCritic):
         head: a name in `HEADS`.
         parts: which of `PARTS` the parameters have.
         chunk_size: K, how many actions the actor plans at once (Zhao 2023, arXiv:2304.13705); its last layer has the
-            numbers of one step after those of another. Such an actor is alone, and not the head "mixture".
+            outputs of one step after another. Only for an actor without critics, and not with the head "mixture".
     """
 
     head: str = attrs.field(default="tanh_gaussian", validator=one_of(HEADS))
@@ -66,7 +66,7 @@ class OfflineNetwork(ActorCritic):
     def sample(self, actor: Params, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Action `[B, A]` and log-probability `[B]` for normalised observations and standard normal noise `[B, A]`.
 
-        Of a plan it is the first action, here and in `mode` and `log_prob`.
+        With a plan, this is the first action; likewise in `mode` and `log_prob`.
         """
         out = self._outs(actor, observation)[..., 0, :]
         return HEADS[self.head].sample(out, noise, *self.limits(observation))
@@ -104,7 +104,7 @@ class OfflineNetwork(ActorCritic):
         return apply_mlp(value, observation, activation=self.activation).squeeze(-1)
 
     def _outs(self, actor: Params, observation: Tensor) -> Tensor:
-        """What the head makes each action of, `[B, K, width]`."""
+        """The head's input for each action, `[B, K, width]`."""
         out = apply_mlp(actor, observation, activation=self.activation)
         return out.unflatten(-1, (self.chunk_size, out.shape[-1] // self.chunk_size))
 
@@ -193,5 +193,5 @@ def td3_bc_network(
 
 
 def _fitting(spec: EnvSpec, feature_dim: int, **settings: Any) -> OfflineNetwork:
-    # What gin configures has its arguments by name, so that a wrong one is known before a run.
+    # The functions above name their arguments, so that gin finds a wrong one before a run.
     return OfflineNetwork(spec.observation_dim + feature_dim, spec.action_low, spec.action_high, **settings)

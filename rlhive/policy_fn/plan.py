@@ -1,4 +1,4 @@
-"""Carrying out plans: a policy may decide on several actions at once, and acts on the next observation after them."""
+"""Carries out plans: a policy may choose several actions at once, and observes again when all are done."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ Array = TypeVar("Array")  # a tensor or an array
 
 
 def follow(rest: Array | None, make_plan: Callable[[], Array]) -> tuple[Array, Array | None]:
-    """The next action of a plan, and what is left of the plan, for whoever acts to keep until the next step.
+    """The next action of a plan and the rest of the plan, which the caller keeps until the next step.
 
     Args:
-        rest: what was left, `[..., k, A]`; None for a new plan, as at the start of an episode.
+        rest: the rest of the last plan, `[..., k, A]`; None to make a new plan, as at the start of an episode.
         make_plan: `make_plan() -> [..., K, A]`, a policy's next K actions.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A trained policy as an object to call and as the pure function behind it."""
+"""A trained policy as a callable object, and the pure function behind it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from rlhive.runs.run_spec import RunSpec
 class Policy:
     """A trained policy: `policy(observation)`, and `policy.apply`, the pure function behind it.
 
-    One that was trained to plan K actions at once acts as in training by `policy.act`; `policy(observation)` is the
-    first action of `policy.plan(observation)`, so that calling it alone plans anew at each step.
+    A policy that was trained to plan K actions at once acts as in training through `policy.act`. `policy(observation)`
+    is the first action of `policy.plan(observation)`, so calling only that makes a new plan at each step.
 
     Attributes:
-        spec: what it was trained as and on; `spec.env` names the parts of observation and action.
+        spec: its algorithm, networks and environment; `spec.env` names the parts of observation and action.
         params: the subtrees `POLICY_KEYS[spec.algorithm]`.
         env_state: the constants that normalise the observation.
-        dtype: what it computes in; observations and actions are float32 whatever it is.
+        dtype: what it computes in; observations and actions are always float32.
         device: where it computes.
     """
 
@@ -86,10 +86,10 @@ class Policy:
         return self._checked(action, device)
 
     def plan(self, observation: Any, noise: Any = None) -> Any:
-        """The next K actions, float32 `[..., K, A]`; K is 1 but for policies that were trained to plan more.
+        """The next K actions, float32 `[..., K, A]`; K is 1 unless the policy was trained to plan more.
 
         Args:
-            observation: as in `__call__`, which has the errors raised, too.
+            observation: as in `__call__`, with the same errors.
             noise: standard normal numbers `[..., K, A]` for actions drawn from the policy.
         """
         arrays, device = _as_arrays(observation)
@@ -98,17 +98,16 @@ class Policy:
         return self._checked(self._plan_many(vector, pixels, self._read_noise(noise, shape)), device)
 
     def act(self, observation: Any, rest: Any = None, noise: Any = None) -> tuple[Any, Any]:
-        """The next action of the policy's plan, and what is left of it: all K are taken before it plans again.
+        """The next action of the policy's plan, and the rest of the plan; all K are taken before it plans again.
 
         Args:
-            observation: as in `__call__`, which has the errors raised, too; checked at every step, planned on when
-                nothing is left.
-            rest: what was left at the step before, None where an episode begins; tensor or array, finite and within
-                the limits.
+            observation: as in `__call__`, with the same errors; checked at every step, used when a new plan is made.
+            rest: the rest returned by the step before, None at the start of an episode; tensor or array, finite and
+                within the limits.
             noise: standard normal numbers `[..., K, A]`, for a plan that begins here.
 
         Returns:
-            The action `[..., A]`, and what is left, `[..., k, A]` or None.
+            The action `[..., A]`, and the rest, `[..., k, A]` or None.
         """
         if rest is None and noise is None and self.spec.network.chunk_size == 1:
             return self(observation), None
@@ -181,7 +180,7 @@ class Policy:
         return self.spec.network.plan(params["actor"], x, noise)
 
     def __reduce__(self) -> tuple[type[Policy], tuple[RunSpec, Params, EnvState]]:
-        # Worker processes make the bound functions anew.
+        # Worker processes rebuild the bound functions.
         return Policy, (self.spec, self.params, self.env_state)
 
     def check(self, env_or_robot: Any) -> list[str]:
@@ -211,8 +210,8 @@ class Policy:
         return plan.reshape(*shape, *plan.shape[-2:])
 
     def _exactly(self, compute: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        """What `compute` gives, in the policy's own dtype whatever autocast the caller has."""
-        if not torch.is_autocast_enabled(self.device.type):  # to leave autocast that is not there takes 5 us
+        """The result of `compute` in the policy's own dtype, even under the caller's autocast."""
+        if not torch.is_autocast_enabled(self.device.type):  # disabling autocast that is off takes 5 us
             return compute(*arguments)
         with torch.autocast(self.device.type, enabled=False):
             return compute(*arguments)
@@ -222,7 +221,7 @@ class Policy:
 
 
 def _as_arrays(value: Any) -> tuple[Any, torch.device | None]:
-    """Tensors as arrays, alone or in a mapping, and the device they came from, None for arrays."""
+    """Tensors as arrays, alone or in a mapping, and their device, or None for arrays."""
     if isinstance(value, Tensor):
         return _as_array(value), value.device
     if isinstance(value, Mapping) and any(isinstance(part, Tensor) for part in value.values()):
@@ -236,5 +235,5 @@ def _as_array(value: Any) -> Any:
         return value
     if value.is_complex() or value.is_quantized or value.layout != torch.strided:
         raise ValueError(f"tensors must be dense and hold real numbers, got {value.layout} of {value.dtype}")
-    # NumPy has no bfloat16; what is whole stays so, for messages about pixels.
+    # NumPy has no bfloat16. Integers stay integers, for messages about pixels.
     return value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype).numpy()

@@ -55,9 +55,9 @@ class R3M:
     Attributes:
         name: "r3m18", "r3m34", "r3m50", or "rrl18" … with ImageNet's weights (Shah 2021).
         weights: SHA-256 of the weights (`weights_sha256`), or "random".
-        frozen: whether it stays as it is; otherwise it is fine-tuned, BatchNorm's statistics stay.
-        precision: what a frozen one's convolutions compute in, "float32" or "bfloat16"; weights, features and
-            preprocessing are float32 whatever it is.
+        frozen: whether the weights stay fixed; otherwise they are fine-tuned, except BatchNorm's statistics.
+        precision: what a frozen encoder's convolutions compute in, "float32" or "bfloat16"; weights, features and
+            preprocessing are always float32.
     """
 
     name: str = attrs.field(validator=one_of(NAMES))
@@ -82,7 +82,7 @@ class R3M:
         """The weights, from the cache; or the random ones, which are the same in every process, run and seed.
 
         Args:
-            key: not used: the weights are not a matter of the run's seed.
+            key: not used, since the weights do not depend on the run's seed.
 
         Returns:
             The tree of `ResNet.init`; of a frozen encoder with BatchNorm merged into the convolutions.
@@ -104,13 +104,13 @@ class R3M:
             pixels: uint8 `[B, cameras, H, W, 3]`.
 
         Returns:
-            float32 `[B, cameras * D]`, camera after camera; float64 with parameters of that.
+            float32 `[B, cameras * D]`, camera after camera; float64 if the parameters are.
         """
         images = pixels.flatten(0, 1)
         if self.precision == BFLOAT16:
             params = params.apply(Tensor.bfloat16)
         dtype = params["conv1", "weight"].dtype
-        # A graph has no loop over its batch.
+        # An exported graph cannot loop over its batch.
         whole = images.device.type != "cpu" or torch.compiler.is_exporting()
         parts = [images] if whole else images.split(_CPU_IMAGES)
         features = torch.cat([self.network.apply(params, preprocess(part).to(dtype)) for part in parts])
@@ -132,7 +132,7 @@ def load_r3m(name: str, *, weights: str = PUBLISHED, frozen: bool = True, precis
     Args:
         name: one of `NAMES`.
         weights: "published", from the cache or downloaded; the path of a file (`load_weights`); or "random".
-        frozen: whether it stays as it is.
+        frozen: whether the weights stay fixed.
         precision: "float32" or "bfloat16", see `R3M`.
 
     Raises:
@@ -158,7 +158,7 @@ def from_module(module: nn.Module, name: str, *, frozen: bool = True) -> R3M:
     Args:
         module: what the authors' `load_r3m` gives, or a torchvision ResNet; in train or eval mode.
         name: one of `NAMES`: what to call it.
-        frozen: whether it stays as it is.
+        frozen: whether the weights stay fixed.
 
     Raises:
         LoadError: the module is another network.

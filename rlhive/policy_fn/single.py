@@ -20,10 +20,10 @@ Step = Callable[[Tensor], Tensor]
 
 
 def make_single_apply(network: ActorCritic, params: Params, env_state: EnvState) -> Step:
-    """`act(observation [1, O]) -> action [1, A]`: `Policy.apply` with its trees looked up and constants computed once.
+    """`act(observation [1, O]) -> action [1, A]`: `Policy.apply` with trees looked up and constants computed once.
 
-    The operations are those of `normalize`, `apply_mlp` and the head's mode, in their order, so that the bits
-    are the same; only clipping is done by `maximum` and `minimum`, which cost a third of `clamp` on few numbers.
+    The operations are those of `normalize`, `apply_mlp` and the head's mode, in the same order, so that the bits are
+    the same. Only clipping uses `maximum` and `minimum`, which cost a third of `clamp` on few numbers.
 
     Args:
         network: the networks.
@@ -31,7 +31,7 @@ def make_single_apply(network: ActorCritic, params: Params, env_state: EnvState)
         env_state: the constants that normalise the observation.
     """
     normalizer, actor = env_state["observation"].detach(), params["actor"].detach()
-    if type(network) not in (ActorCritic, OfflineNetwork):  # a class of one's own may act otherwise
+    if type(network) not in (ActorCritic, OfflineNetwork):  # a user's class may act differently
         return lambda observation: network.plan(actor, normalize(normalizer, observation))[..., 0, :]
     loc, scale = normalizer["loc"], normalizer["scale"].clamp(min=SCALE_MIN)
     steps = _mlp_steps(actor, ACTIVATIONS[network.activation])
@@ -77,7 +77,7 @@ def _mlp_steps(params: Params, activate: Step) -> list[Step]:
 def _linear(weight: Tensor, bias: Tensor) -> Step:
     if len(weight) == 1:
         return functools.partial(linear, weight, bias)
-    # What `linear` comes to, without looking at the shape each time.
+    # The same as `linear`, without checking the shape each time.
     return lambda x: F.linear(x, weight, bias)
 
 

@@ -1,4 +1,4 @@
-"""Whether trees are those that a policy needs: names, shapes, dtypes and finite values."""
+"""Checks that trees are what a policy needs: names, shapes, dtypes and finite values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rlhive.runs.run_spec import RunSpec
 
 
 def check_params(where: str, params: Params, spec: RunSpec) -> None:
-    """Refuses parameters that are not those of the policy; subtrees that only training reads may be there or not.
+    """Refuses parameters that do not fit the policy; subtrees that only training reads are optional.
 
     Raises:
         LoadError: naming the first leaf that is missing, unexpected, of another shape or dtype, or not finite.
@@ -33,17 +33,17 @@ def check_params(where: str, params: Params, spec: RunSpec) -> None:
         reason = str(error).partition("\n")[0]
         raise LoadError(f"{where}: the parameters of {parts} cannot be laid out ({reason})") from error
     needed = set(POLICY_KEYS[spec.algorithm])
-    if learned(spec.encoder) is None:  # a bundle has the weights of a frozen one, a run has not
+    if learned(spec.encoder) is None:  # a bundle has the weights of a frozen encoder, a run does not
         needed -= {"encoder"}
     wanted = [name for name in whole.keys() if name in needed or name in params.keys()]  # noqa: SIM118
     _check_leaves(where, params, named_leaves(whole.select(*wanted)))
 
 
 def check_env_state(where: str, env_state: EnvState, spec: RunSpec) -> None:
-    """Refuses constants that could not normalise the observation.
+    """Refuses constants that cannot normalise the observation.
 
     Raises:
-        LoadError: as in `check_params`, or the constants are of no observation.
+        LoadError: as in `check_params`, or the constants come from no observation.
     """
     _check_leaves(
         where, env_state, named_leaves(TensorDict({"observation": init_normalizer(spec.normalized_dim)}))
