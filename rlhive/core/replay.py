@@ -257,15 +257,14 @@ class ReplayBuffer:
             raise ValueError(
                 f"{path} has {num_rows * self.num_envs} transitions per seed, more than total_steps"
             )
-        leaves, largest = tensors.pop(LEAVES, None), tensors.pop(LARGEST, None)
         if num_rows and not self._rows:
-            first = {name: rows[0, order] for name, rows in tensors.items()}
+            first = {name: rows[0, order] for name, rows in tensors.items() if name not in (LEAVES, LARGEST)}
             self._allocate(TensorDict(first, batch_size=self._batch_size).unflatten_keys("."))
         check_rows(path, tensors, self._rows if num_rows else {})
         for key, rows in self._rows.items() if num_rows else ():
             rows[:num_rows] = tensors[name_of(key)][:, order]
         for index, sampler in zip(order, self._priorities, strict=False):
-            sampler.restore(leaves[:, index].flatten(), largest[0, index].clone())
+            sampler.restore(tensors[LEAVES][:, index].flatten(), tensors[LARGEST][0, index].clone())
         self._num_rows, self._cursor = num_rows, int(header["cursor"])
 
     def _allocate(self, transition: TensorDict) -> None:
