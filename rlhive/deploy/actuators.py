@@ -1,4 +1,4 @@
-"""The actuators of a robot's configuration: where they are, what an action asks of them, what they may be told next."""
+"""The actuators in a robot's configuration: their positions, what actions mean to them, what they may be sent next."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from rlhive.deploy.drivers import actuators
 
 
 class Actuators:
-    """The `n` configured actuators of a live RoboHive environment, in their units; none where it has no configuration.
+    """The `n` configured actuators of a live RoboHive environment, in their units; none without a configuration.
 
     Args:
         env: the environment, unwrapped.
-        action_dim: size of an action, of which they may be some alone.
-        max_delta: the most that an action changes per period; None for any.
+        action_dim: size of an action, which may have more entries than there are actuators.
+        max_delta: the most that an action may change per period; None for no limit.
 
     Attributes:
-        act_mode: RoboHive's, "pos" or "vel": whether an action asks for a position or a velocity.
-        ids: place of each in an action.
+        act_mode: "pos" or "vel": whether actions are positions or velocities.
+        ids: index of each actuator in an action.
         low: lower limits, `[n]`.
         high: upper limits, `[n]`.
     """
@@ -39,33 +39,33 @@ class Actuators:
             self._most = max_delta * (high - low) / 2
 
     def measured(self) -> np.ndarray:
-        """Where they are, as RoboHive read them last, `[n]`."""
+        """Their positions `[n]`, as RoboHive last read them."""
         data = self._robot.sim.data
         return np.array([getattr(data, a["data_type"])[a["data_id"]] for a in self._known], float)
 
     def by_name(self) -> dict[str, float]:
-        """Where each is, by its name."""
+        """The position of each, by its name."""
         return dict(zip(self._names(), self.measured().tolist(), strict=True))
 
     def limits_by_name(self) -> dict[str, tuple[float, float, float]]:
-        """Lower and upper limit of each, and how far `vel_range` lets it go in a period, by its name."""
+        """Lower limit, upper limit and the furthest that `vel_range` lets it move in a period, by its name."""
         fastest = np.maximum(np.abs(self._back), np.abs(self._forth))
         values = zip(self.low.tolist(), self.high.tolist(), fastest.tolist(), strict=True)
         return dict(zip(self._names(), values, strict=True))
 
     def limit(self, told: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """What to tell them `[n]`: no further from what they were told before than `vel_range` and `max_delta` allow.
+        """The command `[n]`, no further from the one before it than `vel_range` and `max_delta` allow.
 
-        RoboHive's own limit is around what was measured, so a wrong measurement leads it away.
+        RoboHive's own limit is relative to the measured position, so a wrong measurement would lead it astray.
         """
         back = np.maximum(np.minimum(self._back, 0.0), -self._most)
         forth = np.minimum(np.maximum(self._forth, 0.0), self._most)
         return np.clip(told, before + back, before + forth)
 
     def as_action(self, values: np.ndarray) -> np.ndarray | None:
-        """The action `[A]` that asks for these positions or velocities `[n]`, NaN where none does.
+        """The action `[A]` for these positions or velocities `[n]`, NaN for entries without a configured actuator.
 
-        None where there are none.
+        None if no actuators are configured.
         """
         if not self._known:
             return None
@@ -75,7 +75,7 @@ class Actuators:
         return action
 
     def reach(self) -> np.ndarray:
-        """How far an action may lead from the one before it `[A]`, by `vel_range`."""
+        """The furthest that `vel_range` lets an action be from the one before it, `[A]`."""
         reach = np.full(self._action_dim, np.inf)
         if self.act_mode == "pos":
             low, high = self._of_actions()
@@ -84,7 +84,7 @@ class Actuators:
         return reach
 
     def _of_actions(self) -> np.ndarray:
-        """What actions of -1 and 1 ask for, `[2, n]`; an action that is not normalised asks for what it is."""
+        """What actions of -1 and 1 mean, `[2, n]`; actions that are not normalised mean themselves."""
         if self._is_normalized:
             return self._column(f"{self.act_mode}_range")
         return np.array([[-1.0], [1.0]]).repeat(len(self.ids), axis=1)

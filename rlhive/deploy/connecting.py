@@ -1,4 +1,4 @@
-"""RoboHive's environments for the control loop: simulated, or connected to hardware with nothing sent to it."""
+"""RoboHive's environments for the control loop: simulated, or connected to hardware without sending it anything."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 def simulate(name: str, seed: int, pixels: PixelSpec | None = None) -> Any:
-    """The environment `name` simulated; `seed` decides its episodes, `pixels` are the images that a policy sees.
+    """The simulated environment `name`; `seed` determines its episodes, `pixels` are the images that a policy sees.
 
     Raises:
         ValueError: no such environment or camera.
-        RuntimeError: there are images, and no GL backend works here.
+        RuntimeError: images are wanted, and no GL backend works here.
     """
     from rlhive.envs.robohive import RoboHive
 
@@ -41,24 +41,24 @@ def connect(
     policy: Policy | None = None,
     settings: Settings | None = None,
 ) -> Any:
-    """The environment `name` on hardware, connected, with nothing sent to it but what the drivers do to connect.
+    """The environment `name` connected to hardware, which receives only what the drivers send to connect.
 
-    That may be a movement: RoboHive's driver of the Franka arm moves it home. So all that can be known without the
-    robot is looked at before, with the same configuration in simulation.
+    That may move the robot: RoboHive's driver moves a Franka arm home. So everything that can be checked without the
+    robot is checked first, in a simulation with the same configuration.
 
     Args:
         name: id of RoboHive's suites.
-        config_path: RoboHive's configuration of the robot: devices, sensors, actuators. It is Python that RoboHive
-            evaluates: trust it as you trust code.
-        policy: what is to run there; nothing is connected where it does not fit.
-        settings: how it is to run; nothing is connected where they do not fit how the robot is actuated.
+        config_path: RoboHive's configuration of the robot: devices, sensors, actuators. RoboHive evaluates it as
+            Python, so trust it as you trust code.
+        policy: the policy that will run; if it does not fit the robot, nothing is connected.
+        settings: how it will run; if they do not fit how the robot is actuated, nothing is connected.
 
     Raises:
-        ValueError: no such environment or file, a file that is no configuration of its robot or changes meanwhile,
-            lists actuators in another order, or with other ranges or another calibration than those of training, or
-            sensors that are not what the drivers give, a policy that does not fit (every difference is named), a safe
-            action for a robot whose actions are velocities, or a device that measures another number of values than
-            its sensors are; or called in another thread than the main one.
+        ValueError: the environment or file does not exist; the file does not configure this robot, changes during the
+            checks, lists actuators in another order than the simulator, or with other ranges or another calibration
+            than in training, or lists sensors that the drivers do not provide; the policy does not fit (every
+            difference is named); a safe action is given for a robot whose actions are velocities; a device returns
+            more or fewer values than it has sensors; or this is not the main thread.
         RuntimeError: a driver is not installed or fails, or a device does not answer within `RESET_SECONDS`.
     """
     from rlhive.envs.names import check_name
@@ -69,11 +69,11 @@ def connect(
     if not os.path.isfile(config_path):
         raise ValueError(f"{config_path}: there is no such robot configuration")
     ensure()
-    # Of the file as it is now: what is written down later must be what was rehearsed and connected.
+    # Hashed before it is read: what is recorded later must be what was checked and connected.
     source = {"path": os.path.abspath(config_path), "sha256": file_sha256(config_path)}
     rehearse(name, config_path, policy, settings)
     if file_sha256(config_path) != source["sha256"]:
-        raise ValueError(f"{config_path}: was changed while it was looked at; connect again")
+        raise ValueError(f"{config_path}: changed while it was being checked; connect again")
     with quiet(), _nothing_sent(), signals_first():
         env = _make_connected(name, config_path)
         _check_counts(env.robot.robot_config)
@@ -82,11 +82,11 @@ def connect(
 
 
 class _InterfaceError(Exception):
-    """The settings of an interface are not those of its driver, which it alone knows."""
+    """The driver rejected the settings of its interface, which no one else can check."""
 
 
 def _make_connected(name: str, config_path: str | os.PathLike[str]) -> Any:
-    """Builds the environment on hardware; whatever RoboHive and its drivers raise becomes one line."""
+    """Builds the environment on hardware; whatever RoboHive or a driver raises becomes one line."""
     try:
         with watchdog(RESET_SECONDS, "connecting"):
             return make_bare(name, is_hardware=True, config_path=str(config_path))[0]
@@ -101,21 +101,21 @@ def _make_connected(name: str, config_path: str | os.PathLike[str]) -> Any:
 
 
 def _check_counts(config: dict[str, Any]) -> None:
-    """Refuses a device of which the values are not those of its sensors: RoboHive names them by their places."""
+    """Refuses a device that returns more or fewer values than it has sensors: RoboHive names them by their order."""
     for name, device in config.items():
         kind, expected = device["interface"]["type"], len(device["sensor"])
-        if kind == "franka":  # which sends as many velocities behind the positions
+        if kind == "franka":  # its driver returns the positions, then as many velocities
             expected = 2 * sum(sensor["data_type"] == "qpos" for sensor in device["sensor"])
         found = len(device["sensor_data"]) if expected else 0
-        # Of OptiTrack RoboHive takes as many as there are sensors.
+        # OptiTrack returns a whole pose; RoboHive takes as many values as there are sensors.
         if found < expected or (found > expected and kind != "optitrack"):
             raise ValueError(
-                f"{name} measures {found} values, expected {expected} by the sensors of its configuration"
+                f"{name} measures {found} values, expected {expected} for the sensors in its configuration"
             )
 
 
 class _Device(dict[str, Any]):
-    """A device of a configuration whose driver is kept still from the beginning, while it connects, too."""
+    """A device of a configuration whose driver is kept still as soon as it exists, so also while it connects."""
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key == "robot" and value is not None:
@@ -125,10 +125,9 @@ class _Device(dict[str, Any]):
 
 @contextlib.contextmanager
 def _nothing_sent() -> Iterator[None]:
-    """Sends nothing but what the drivers do to connect, and nothing more once the block fails.
+    """Blocks all commands except those that the drivers send to connect, and lets go of the robot if the block fails.
 
-    RoboHive's constructor makes a step of zeros before any reset, on hardware a jump. And drivers of a robot that was
-    not built to the end would move it home when they are collected.
+    RoboHive's constructor sends a step of zeros before any reset, which would make hardware jump.
     """
     from robohive.robot.robot import Robot as RoboHiveRobot
 

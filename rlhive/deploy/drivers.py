@@ -1,4 +1,4 @@
-"""RoboHive's drivers: what they measure, what they must not do on their own, and which actuators they have."""
+"""RoboHive's drivers: what they measure, and how to keep them from moving the robot on their own."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from rlhive.deploy.safety import FaultError
 from rlhive.envs.importing import quiet
 
-INTERFACES = ("dynamixel", "franka", "optitrack", "realsense", "robotiq")  # that RoboHive has drivers for
-# What they measure; a Dynamixel measures what it is asked for.
-FRANKA_JOINTS = 7  # that many positions, then that many velocities
-POSE = ("x", "y", "z", "rx", "ry", "rz")  # of OptiTrack, in metres and radians
+INTERFACES = ("dynamixel", "franka", "optitrack", "realsense", "robotiq")  # RoboHive's drivers
+# The values that each returns; Dynamixels return those that are asked for.
+FRANKA_JOINTS = 7  # the positions of all joints, then their velocities
+POSE = ("x", "y", "z", "rx", "ry", "rz")  # OptiTrack, in metres and radians
 VALUES = {"realsense": 0, "robotiq": 1}
 
 
 def actuators(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The actuators of a robot's configuration, in the order of the file."""
+    """The actuators in a robot's configuration, in the order of the file."""
     return [actuator for device in config.values() for actuator in device["actuator"]]
 
 
@@ -30,10 +30,10 @@ def import_optitrack() -> None:
 
 
 def keep_still(driver: Any) -> None:
-    """Takes from a new driver what it would do to the robot on its own.
+    """Keeps a new driver from moving the robot on its own.
 
-    To get a lost connection back it would move the robot home; that becomes a fault. Closing, which a driver also does
-    when it fails or is collected, would move an arm home and switch Dynamixels off; it does nothing any more.
+    To reconnect, drivers would move the robot home; that raises a fault instead. Closing would move an arm home and
+    switch Dynamixels off, and drivers also close when they fail or are garbage-collected; it does nothing instead.
     """
 
     def refuse() -> None:
@@ -47,17 +47,17 @@ def keep_still(driver: Any) -> None:
 
 
 def answers(device: dict[str, Any]) -> bool:
-    """Whether a connected device of a configuration sends something."""
+    """Whether a connected device returns measurements."""
     driver = device["robot"]
-    # OptiTrack's driver is content with its own socket.
+    # OptiTrack's driver only checks its own socket.
     is_silent = device["interface"]["type"] == "optitrack" and not hasattr(driver, "sensor_data")
     return driver.okay() and not is_silent
 
 
 def forget_broken_command(robot: Any) -> None:
-    """Lets the Dynamixels of RoboHive's `Robot` be sent a command after one that was broken off.
+    """Clears what is left in the Dynamixel drivers of RoboHive's `Robot` from a command whose sending was interrupted.
 
-    What their driver had collected for that one is still there, and makes it refuse the next.
+    Otherwise they would refuse the next command.
     """
     functions = sys.modules.get("dynamixel_functions")
     for device in robot.robot_config.values():
@@ -66,10 +66,10 @@ def forget_broken_command(robot: Any) -> None:
 
 
 def release(env: Any) -> None:
-    """Leaves hardware as it is, for good; RoboHive's own closing, also at exit, would first move it home.
+    """Disconnects from hardware and leaves it as it is.
 
     Args:
-        env: a live RoboHive environment, wrapped or not; anything else is left alone.
+        env: a live RoboHive environment, wrapped or not; anything else is ignored.
     """
     robot: Any = getattr(getattr(env, "unwrapped", env), "robot", None)
     if getattr(robot, "is_hardware", False):
@@ -77,7 +77,7 @@ def release(env: Any) -> None:
 
 
 def let_go(robot: Any) -> None:
-    """Takes from RoboHive's `Robot` its drivers, and from them their connections; calling it twice does no harm."""
+    """Disconnects RoboHive's `Robot` from its drivers; calling it twice does no harm."""
     for device in (robot.robot_config or {}).values():
         driver = device.get("robot")
         if hasattr(driver, "robot"):
@@ -88,26 +88,24 @@ def let_go(robot: Any) -> None:
 
 
 def _stop_reading(optitrack: Any) -> None:
-    """Ends the thread of an OptiTrack driver, which waits for a packet and keeps the process from ending."""
+    """Ends the thread of an OptiTrack driver, which otherwise waits for packets and keeps the process alive."""
     client = optitrack._OPTI_CLIENT
     optitrack.poll = False
     with contextlib.suppress(OSError), quiet():
-        client.sendto(bytes(optitrack.packet_size), client.getsockname())  # the packet that it waits for
+        client.sendto(bytes(optitrack.packet_size), client.getsockname())  # wakes it up
         optitrack.read_thread.join(timeout=1.0)
 
 
 def one_line(error: BaseException) -> str:
-    """Type and message of what RoboHive raised, without what gymnasium appends: all settings of the environment."""
+    """Type and message of an exception from RoboHive, without the environment's settings that gymnasium appends."""
     text = " ".join(str(error).split()).partition(" was raised from the environment creator")[0]
     return f"{type(error).__name__}: {text}"
 
 
 def in_words(error: BaseException) -> str:
-    """One line for what RoboHive or a driver raised of a connected robot."""
-    if isinstance(error, SystemExit):  # a driver's way of giving up is to quit Python
+    """One line for an exception from RoboHive or a driver while a robot is connected."""
+    if isinstance(error, SystemExit):  # the driver of Dynamixels quits Python when something fails
         return "the driver gave up" + (f": {error.code}" if isinstance(error.code, str) else "")
     if "Simulation starts in a done state" in str(error):
-        return (
-            "the robot is where an episode would be over, as if it lay on its back; put it where one starts"
-        )
+        return "the robot is in a pose that ends an episode, such as on its back; put it in a starting pose"
     return one_line(error)

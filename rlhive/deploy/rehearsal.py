@@ -1,7 +1,7 @@
-"""What can be known of a robot's configuration without the robot: whether it says what its environment and policy say.
+"""Checks a robot's configuration without the robot: whether it matches its environment and policy.
 
-RoboHive writes a command by the actuator's place in the file and names a measurement by the sensor's, whatever the
-driver gives there; a wrong order, range or calibration is no error to it, and would move the robot elsewhere.
+RoboHive sends commands and names measurements by the order of actuators and sensors in the file. It does not notice a
+wrong order, range or calibration, which would move the robot elsewhere.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ LOG = logging.getLogger("rlhive.deploy")
 
 
 class _Trained(NamedTuple):
-    """What the configuration of a policy's own environment says.
+    """What the environment's own configuration, used in training, says.
 
     Attributes:
-        ranges: as of `_ranges`.
-        calibrations: as of `_calibrations`.
-        sensors: their names in order; none where the environment has no configuration.
+        ranges: from `_ranges`.
+        calibrations: from `_calibrations`.
+        sensors: their names in order; empty if the environment has no configuration.
     """
 
     ranges: dict[str, str]
@@ -47,12 +47,12 @@ def rehearse(
 
     Args:
         name: id of RoboHive's suites.
-        config_path: of the configuration.
-        policy: what is to run there, if that is known.
-        settings: how it is to run, if that is known.
+        config_path: the configuration file.
+        policy: the policy that will run, if known.
+        settings: how it will run, if known.
 
     Raises:
-        ValueError: it is no configuration of that robot, or would measure or move something else than in training.
+        ValueError: the file does not configure this robot, or would measure or move something else than in training.
     """
     try:
         with quiet():
@@ -60,10 +60,10 @@ def rehearse(
             config = env.robot.robot_config
             interfaces = [device["interface"]["type"] for device in config.values()]
             calibrations, misread = _calibrations(env), misplaced(env)
-    except (Exception, SystemExit) as error:  # it is code, and RoboHive quits at what it does not know
+    except (Exception, SystemExit) as error:  # the file is code, and RoboHive quits at what it does not know
         raise ValueError(not_a_configuration(config_path, error)) from None
     if not interfaces:
-        raise ValueError(f"{config_path}: is no configuration of this robot: it names no device")
+        raise ValueError(f"{config_path}: is not a configuration of this robot: it names no device")
     if unknown := sorted(set(map(str, interfaces)) - set(INTERFACES)):
         known = ", ".join(INTERFACES)
         raise ValueError(f"{config_path}: unknown interface {unknown[0]!r}; RoboHive has {known}")
@@ -83,12 +83,12 @@ def rehearse(
 
 
 def not_a_configuration(config_path: str | os.PathLike[str], error: BaseException) -> str:
-    """One line for what RoboHive raised of a configuration."""
-    return f"{config_path}: is no configuration of this robot: {one_line(error)}"
+    """One line for an exception that a configuration caused in RoboHive."""
+    return f"{config_path}: is not a configuration of this robot: {one_line(error)}"
 
 
 def _compare_policy(policy: Policy, env: Any) -> list[str]:
-    """What differs between policy and environment, one line each; of cameras those of the configuration."""
+    """The differences between policy and environment, one line each; cameras are those of the configuration."""
     from rlhive.policy_fn.compare import differences
 
     lines = differences(attrs.evolve(policy.spec.env, pixels=None), env)
@@ -97,7 +97,7 @@ def _compare_policy(policy: Policy, env: Any) -> list[str]:
         if name not in config:
             lines.append(f"camera {name}: missing")
         elif config[name]["interface"].get("d_topic"):
-            # RoboHive's driver keeps one time stamp for both, so depth would pass for a new image.
+            # RoboHive's driver has one time stamp for both, so a new depth image would make an old image look new.
             lines.append(f"camera {name}: leave out its d_topic, policies see no depth")
     return lines
 
@@ -125,7 +125,7 @@ def _check_actuators(config_path: str | os.PathLike[str], env: Any) -> None:
 
 
 def _check_turn(config_path: str | os.PathLike[str], dynamixels: list[dict[str, Any]]) -> None:
-    """Refuses what the driver of Dynamixels would clip without a word."""
+    """Refuses positions that the driver of Dynamixels would clip silently."""
     for actuator in dynamixels:
         ends = [end * actuator["scale"] + actuator["offset"] for end in actuator["pos_range"]]
         if not (min(ends) >= 0.0 and max(ends) <= 2 * math.pi):
@@ -136,33 +136,33 @@ def _check_turn(config_path: str | os.PathLike[str], dynamixels: list[dict[str, 
 
 
 def _rescaled(env: Any, trained: _Trained) -> list[str]:
-    """The actuators of which an action would ask for something else than in training, one line each."""
+    """The actuators for which an action would mean something else than in training, one line each."""
     return [
-        f"actuator {name}: {found}, but {trained.ranges.get(name, 'none')} in training; an action is a place within it"
+        f"actuator {name}: {found}, but {trained.ranges.get(name, 'none')} in training; actions are scaled to it"
         for name, found in _ranges(env).items()
         if found != trained.ranges.get(name)
     ]
 
 
 def _recalibrated(calibrations: dict[str, tuple[float, float]], trained: _Trained) -> list[str]:
-    """The actuators that would be measured elsewhere than where they are sent, one line each."""
+    """The actuators that would be measured in another place than they were sent to, one line each."""
     lines = []
     for name, found in calibrations.items():
         expected = trained.calibrations.get(name, (1.0, 0.0))
         if not is_close(found, expected):
             lines.append(
-                f"actuator {name}: sent to x it would be measured at {_line(found)}, but at {_line(expected)} in "
-                "training; look at scale and offset of it and of its sensor"
+                f"actuator {name}: sent to x, it would be measured at {_line(found)}, but at {_line(expected)} in "
+                "training; check scale and offset of the actuator and its sensor"
             )
     return lines
 
 
 def _tell_unmeasured(env: Any, trained: _Trained) -> None:
-    """Tells of the sensors of training that are nowhere."""
+    """Warns of sensors that were there in training and that no device has."""
     listed = {name for device in env.robot.robot_config.values() for name in device["sensor_names"]}
     if missing := [name for name in trained.sensors if name not in listed]:
         LOG.warning(
-            "no device measures %s: what the policy observes of them stays as the simulation has it",
+            "no device measures %s: the policy observes their values in the simulation instead",
             ", ".join(missing),
         )
 
@@ -187,9 +187,9 @@ def _trained(name: str) -> _Trained:
 
 
 def _ranges(env: Any) -> dict[str, str]:
-    """What actions of -1 and 1 ask each configured actuator for, by its name, as "pos_range [-1.0, 1.0]".
+    """The range that actions from -1 to 1 are scaled to, by the actuator's name, as "pos_range [-1.0, 1.0]".
 
-    Empty where actions are not normalised.
+    Empty if actions are not normalised.
     """
     robot = env.robot
     if not env.normalize_act:
@@ -206,9 +206,9 @@ def _ranges(env: Any) -> dict[str, str]:
 
 
 def _calibrations(env: Any) -> dict[str, tuple[float, float]]:
-    """Scale and offset from what each actuator is sent to, by its name, to what its position is measured as there.
+    """Scale and offset from the position that each actuator is sent to, by name, to the position measured there.
 
-    By RoboHive's formulas: the driver is told `control * scale + offset`, and what it says is measured likewise.
+    RoboHive sends the driver `control * scale + offset`, and applies the sensor's scale and offset to its answer.
     """
     found = {}
     for device in env.robot.robot_config.values():

@@ -1,4 +1,4 @@
-"""Whether each sensor of a configuration is what its driver gives there: RoboHive goes by places, or by motors' ids."""
+"""Checks that sensors match what their driver returns: RoboHive reads them by their order, or by motor ids."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import numpy as np
 
 from rlhive.deploy.drivers import FRANKA_JOINTS, POSE, VALUES
 
-_CLOSE = (
-    1e-2  # of calibrations, in radians or metres: constants are rounded by hand, 3.14 and 4.71 for example
-)
+# In radians or metres: constants are often rounded by hand, to 3.14 or 4.71 for example.
+_CLOSE = 1e-2
 
 
 def is_close(found: Any, expected: Any) -> bool:
-    """Whether calibrations are the same but for rounding by hand."""
+    """Whether calibrations are the same, apart from rounding by hand."""
     return np.allclose(found, expected, rtol=0.0, atol=_CLOSE)
 
 
 def measured_joint(env: Any, sensor: dict[str, Any]) -> int | None:
-    """The joint of which a sensor gives the position; None of one that gives another thing."""
+    """The joint whose position a sensor measures; None if it measures something else."""
     return _joint(env, sensor) if sensor["data_type"] == "qpos" else None
 
 
@@ -30,7 +29,7 @@ def moved_joint(env: Any, actuator: dict[str, Any]) -> int:
 
 
 def misplaced(env: Any) -> list[str]:
-    """What is wrong with the sensors of each device, one line each; `env` is simulated, with the configuration."""
+    """What is wrong with the sensors, one line each; `env` is a simulation with the robot's configuration."""
     config = env.robot.robot_config
     counts = Counter(sensor["name"] for device in config.values() for sensor in device["sensor"])
     lines = [f"sensor {name} is listed {count} times" for name, count in counts.items() if count > 1]
@@ -54,18 +53,18 @@ def _joint(env: Any, sensor: dict[str, Any]) -> int:
 
 
 def _other_places(env: Any, name: str, device: dict[str, Any]) -> list[str]:
-    """The actuators that are not measured at their own places, where drivers give joints as they move them."""
+    """The actuators not measured in their own place: these drivers return joints in the order of the actuators."""
     lines = []
     measured = [measured_joint(env, sensor) for sensor in device["sensor"]]
     for place, actuator in enumerate(device["actuator"]):
         if measured[place : place + 1] != [moved_joint(env, actuator)]:
             found = device["sensor"][place]["name"] if place < len(measured) else "missing"
-            lines.append(f"sensor {place + 1} of {name} must measure {actuator['name']}, is {found}")
+            lines.append(f"sensor {place + 1} of {name} must measure {actuator['name']}, but is {found}")
     return lines
 
 
 def _other_motors(env: Any, name: str, device: dict[str, Any]) -> list[str]:
-    """The motors that are not measured by their own ids, which RoboHive asks for; the order does not matter."""
+    """The motors not measured under their own id, by which RoboHive asks for them; the order does not matter."""
     lines = []
     for kind in ("sensor", "actuator"):
         counts = Counter(part["hdr_id"] for part in device[kind])
@@ -77,14 +76,14 @@ def _other_motors(env: Any, name: str, device: dict[str, Any]) -> list[str]:
             lines.append(f"no sensor of {name} measures {actuator['name']}")
         elif sensor["hdr_id"] != wanted:
             lines.append(
-                f"sensor {sensor['name']} of {name} must have the hdr_id {wanted} of {actuator['name']}, has "
-                f"{sensor['hdr_id']}"
+                f"sensor {sensor['name']} of {name} must have the hdr_id {wanted} of {actuator['name']}, but "
+                f"has {sensor['hdr_id']}"
             )
     return lines
 
 
 def _no_arm(env: Any, name: str, device: dict[str, Any]) -> list[str]:
-    """A Franka gives the positions of its joints, then their velocities."""
+    """What differs from a Franka's driver, which returns the positions of its joints, then their velocities."""
     positions, velocities = device["sensor"][:FRANKA_JOINTS], device["sensor"][FRANKA_JOINTS:]
     if not positions:
         return []
@@ -92,27 +91,27 @@ def _no_arm(env: Any, name: str, device: dict[str, Any]) -> list[str]:
     moving = [_joint(env, sensor) if sensor["data_type"] == "qvel" else None for sensor in velocities]
     if len(joints) != FRANKA_JOINTS or None in joints or moving != joints[: len(moving)]:
         return [
-            f"sensors of {name}: {_names(device)}, but a Franka gives the positions of its {FRANKA_JOINTS} joints, "
+            f"sensors of {name}: {_names(device)}, but a Franka returns the positions of its {FRANKA_JOINTS} joints, "
             "then their velocities in the same order"
         ]
     return [
-        f"sensor {moved['name']} of {name} must have scale {placed['scale']} and offset 0, as the velocity of what "
-        f"{placed['name']} measures, has {moved['scale']} and {moved['offset']}"
+        f"sensor {moved['name']} of {name} must have scale {placed['scale']} and offset 0, as the velocity of the "
+        f"joint that {placed['name']} measures, but has {moved['scale']} and {moved['offset']}"
         for placed, moved in zip(positions, velocities, strict=False)
         if not is_close([moved["scale"], moved["offset"]], [placed["scale"], 0.0])
     ]
 
 
 def _no_pose(env: Any, name: str, device: dict[str, Any]) -> list[str]:
-    """OptiTrack gives the pose of one body, of which RoboHive takes as much as there are sensors."""
+    """What differs from OptiTrack's driver, which returns one pose; RoboHive takes a value for each sensor."""
     found = tuple(_coordinate(env, sensor) for sensor in device["sensor"])
     if found == POSE[: len(found)]:
         return []
-    return [f"sensors of {name}: {_names(device)}, but OptiTrack gives {', '.join(POSE)} in this order"]
+    return [f"sensors of {name}: {_names(device)}, but OptiTrack returns {', '.join(POSE)} in this order"]
 
 
 def _coordinate(env: Any, sensor: dict[str, Any]) -> str | None:
-    """What a sensor gives of a body's pose, as in `POSE`; None of a velocity."""
+    """Which coordinate of `POSE` a sensor measures; None if it measures a velocity."""
     import mujoco
 
     model, joint = env.sim.model, measured_joint(env, sensor)
@@ -123,9 +122,9 @@ def _coordinate(env: Any, sensor: dict[str, Any]) -> str | None:
 
 
 def _velocities(name: str, device: dict[str, Any]) -> list[str]:
-    """RoboHive would give such a sensor a position."""
+    """The sensors of velocities, to which RoboHive would assign positions, one line each."""
     return [
-        f"sensor {sensor['name']} of {name} is of a velocity, which RoboHive does not read there; leave it out"
+        f"sensor {sensor['name']} of {name} measures a velocity, which RoboHive does not read there; leave it out"
         for sensor in device["sensor"]
         if sensor["data_type"] == "qvel"
     ]
@@ -135,7 +134,7 @@ def _too_many(name: str, device: dict[str, Any]) -> list[str]:
     kind, count = device["interface"]["type"], len(device["sensor"])
     if count <= VALUES.get(kind, count):
         return []
-    return [f"{name} lists {count} sensors, but a {kind} gives {VALUES[kind]} values"]
+    return [f"{name} lists {count} sensors, but a {kind} returns {VALUES[kind]} values"]
 
 
 def _names(device: dict[str, Any]) -> str:

@@ -150,7 +150,7 @@ def test_optitrack_lets_the_process_end_after_a_run(motors, pose, dkitty, whole,
     ("quaternion", "message"),
     [
         (None, "these devices do not answer: dkitty_root$"),
-        ((1.0, 0.0, 0.0, 0.0), "connecting failed: the robot is where an episode would be over"),
+        ((1.0, 0.0, 0.0, 0.0), "connecting failed: the robot is in a pose that ends an episode"),
     ],
 )
 def test_optitrack_lets_the_process_end_where_connecting_fails(

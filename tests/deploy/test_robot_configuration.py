@@ -174,39 +174,39 @@ def measure_a_finger(franka):
     [
         (
             reverse,
-            "sensor 1 of franka must measure panda0_joint1, is fr_arm_jp7; sensor 2 of franka",
+            "sensor 1 of franka must measure panda0_joint1, but is fr_arm_jp7; sensor 2 of franka",
         ),
-        (clear, "sensor 1 of franka must measure panda0_joint1, is missing"),
-        (drop_the_last, "robot: sensor 7 of franka must measure panda0_joint7, is missing$"),
+        (clear, "sensor 1 of franka must measure panda0_joint1, but is missing"),
+        (drop_the_last, "robot: sensor 7 of franka must measure panda0_joint7, but is missing$"),
         (
             repeat_the_first,
-            "sensor fr_arm_jp1 is listed 2 times; sensor 2 of franka must measure panda0_joint2, is fr_arm_jp1$",
+            "sensor fr_arm_jp1 is listed 2 times; sensor 2 of franka must measure panda0_joint2, but is fr_arm_jp1$",
         ),
         (
             measure_in_degrees,
-            r"actuator panda0_joint1: sent to x it would be measured at 57\.3x, but at 1x in training; look at scale",
+            r"actuator panda0_joint1: sent to x, it would be measured at 57\.3x, but at 1x in training; check scale",
         ),
-        (negate, r"actuator panda0_joint3: sent to x it would be measured at -1x, but at 1x in training"),
+        (negate, r"actuator panda0_joint3: sent to x, it would be measured at -1x, but at 1x in training"),
         (
             forget_an_offset,
-            r"panda0_joint6: sent to x it would be measured at 1x-1\.571, but at 1x in training",
+            r"panda0_joint6: sent to x, it would be measured at 1x-1\.571, but at 1x in training",
         ),
-        (command_in_degrees, r"panda0_joint6: sent to x it would be measured at 57\.3x, but at 1x"),
+        (command_in_degrees, r"panda0_joint6: sent to x, it would be measured at 57\.3x, but at 1x"),
         (
             reverse_the_velocities,
-            "sensors of franka: fr_arm_jp1, .*, fr_arm_jv1, but a Franka gives the positions",
+            "sensors of franka: fr_arm_jp1, .*, fr_arm_jv1, but a Franka returns the positions",
         ),
         (
             leave_out_the_first_velocities,
-            "but a Franka gives the positions of its 7 joints, then their velocities in the same order$",
+            "but a Franka returns the positions of its 7 joints, then their velocities in the same order$",
         ),
         (
             measure_velocities_in_degrees,
-            "sensor fr_arm_jv1 of franka must have scale 1 and offset 0, as the velocity of what fr_arm_jp1 measures, "
-            r"has 57\.3 and 0; sensor fr_arm_jv2",
+            "sensor fr_arm_jv1 of franka must have scale 1 and offset 0, as the velocity of the joint "
+            r"that fr_arm_jp1 measures, but has 57\.3 and 0; sensor fr_arm_jv2",
         ),
-        (measure_a_finger, "fr_arm_jv7, fr_fin_jv1, but a Franka gives the positions of its 7 joints"),
-        (say_no_scale, r"robot\.config: is no configuration of this robot: KeyError: 'scale'"),
+        (measure_a_finger, "fr_arm_jv7, fr_fin_jv1, but a Franka returns the positions of its 7 joints"),
+        (say_no_scale, r"robot\.config: is not a configuration of this robot: KeyError: 'scale'"),
     ],
 )
 def test_measurements_of_another_place_than_in_training_are_refused(change, message, fast, tmp_path):
@@ -267,25 +267,25 @@ def drive_by_current(config):
     [
         (
             reverse_the_pose,
-            "sensors of dkitty_root: A:Rz, .*, A:Tx, but OptiTrack gives x, y, z, rx, ry, rz in this",
+            "sensors of dkitty_root: A:Rz, .*, A:Tx, but OptiTrack returns x, y, z, rx, ry, rz in this",
         ),
         (
             leave_out_a_coordinate,
-            "sensors of dkitty_root: A:Tx, A:Tz, .*, A:Rz, but OptiTrack gives x, y, z, rx",
+            "sensors of dkitty_root: A:Tx, A:Tz, .*, A:Rz, but OptiTrack returns x, y, z, rx",
         ),
         (
             exchange_the_ids_of_sensors,
-            "sensor A:FRJ10_pos_sensor of dkitty must have the hdr_id 10 of A:FRJ10, has 11; sensor A:FRJ11_pos",
+            "sensor A:FRJ10_pos_sensor of dkitty must have the hdr_id 10 of A:FRJ10, but has 11; sensor A:FRJ11_pos",
         ),
         (
             exchange_the_ids_of_actuators,
-            "sensor A:FRJ10_pos_sensor of dkitty must have the hdr_id 11 of A:FRJ10, has 10; sensor A:FRJ11_pos",
+            "sensor A:FRJ10_pos_sensor of dkitty must have the hdr_id 11 of A:FRJ10, but has 10; sensor A:FRJ11_pos",
         ),
         (repeat_an_id, "robot: 2 sensors of dkitty have hdr_id 10; 2 actuators of dkitty have hdr_id 10$"),
         (leave_out_a_motor, "robot: no sensor of dkitty measures A:FRJ12$"),
         (
             append_a_velocity,
-            "sensor A:FRJ10_velocity_sensor of dkitty is of a velocity, which RoboHive does not read there",
+            "sensor A:FRJ10_velocity_sensor of dkitty measures a velocity, which RoboHive does not read there",
         ),
         (
             say_no_mode,
@@ -315,7 +315,7 @@ def test_what_a_driver_gives_in_another_order_or_in_part_is_accepted(fast, tmp_p
     del config["dkitty_root"]["sensor"][3:]
     with caplog.at_level(logging.WARNING, "rlhive.deploy"):
         rehearse(DKITTY, write(tmp_path / "robot.config", config), None, None)
-    assert "no device measures A:Rx, A:Ry, A:Rz: what" in caplog.text
+    assert "no device measures A:Rx, A:Ry, A:Rz: the policy" in caplog.text
 
 
 @pytest.mark.parametrize("joints", [range(1, 8), range(1, 4)])
@@ -337,7 +337,7 @@ def test_a_device_lists_no_more_sensors_than_its_driver_gives(fast, tmp_path):
     finger = config["franka"]["sensor"][0] | {"name": "fr_fin_jp1"}
     config["gripper"] = {"interface": {"type": "robotiq", "ip_address": "a"}, "actuator": []}
     config["gripper"]["sensor"] = [finger, finger | {"name": "fr_fin_jp2"}]
-    with pytest.raises(ValueError, match=r"robot: gripper lists 2 sensors, but a robotiq gives 1 values$"):
+    with pytest.raises(ValueError, match=r"robot: gripper lists 2 sensors, but a robotiq returns 1 values$"):
         rehearse(NAME, write(tmp_path / "robot.config", config), None, None)
 
 
@@ -379,6 +379,6 @@ def test_a_device_measures_what_its_configuration_lists(kind, positions, velocit
         connecting._check_counts({"arm": device})
         return
     with pytest.raises(
-        ValueError, match=f"^arm measures {measured} values, expected {expected} by the sensors"
+        ValueError, match=f"^arm measures {measured} values, expected {expected} for the sensors"
     ):
         connecting._check_counts({"arm": device})

@@ -358,7 +358,7 @@ def gripper_before_the_arm(actuators):
         (
             in_degrees,
             r"actuator panda0_joint1: pos_range \[-170.0, 170.0\], but pos_range \[-2.9671, 2.9671\] in "
-            "training; an action is a place within it",
+            "training; actions are scaled to it",
         ),
         (
             narrower,
