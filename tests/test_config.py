@@ -9,18 +9,18 @@ import pytest
 
 import gin
 from rlhive.config import ConfigError, TrainConfig, config_text, load_config, operative_config_text
-from rlhive.config import load as loading
+from rlhive.config import lock as locking
 from rlhive.config.errors import finite
 from rlhive.training.session import share_cores
 from tests.config_loads import load, refusal
 
 
 def test_a_load_does_not_wait_for_ever_for_another_thread(monkeypatch):
-    monkeypatch.setattr(loading, "SECONDS_TO_WAIT", 0.01)
+    monkeypatch.setattr(locking, "SECONDS_TO_WAIT", 0.01)
     words = "another thread has been loading a configuration for 0 s: import"
     with (
         ThreadPoolExecutor(1) as threads,
-        loading._BINDINGS_LOCK,
+        locking._BINDINGS_LOCK,
         pytest.raises(ConfigError, match=words),
     ):
         threads.submit(load).result()

@@ -5,11 +5,11 @@ import threading
 
 import pytest
 
-from rlhive.config import load as loading
+from rlhive.config import lock as locking
 from rlhive.core import compile as compiling
 
 
-@pytest.mark.parametrize(("module", "name"), [(loading, "_BINDINGS_LOCK"), (compiling, "_TRACING_LOCK")])
+@pytest.mark.parametrize(("module", "name"), [(locking, "_BINDINGS_LOCK"), (compiling, "_TRACING_LOCK")])
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # is multi-threaded
 def test_a_fork_does_not_wait_for_a_thread_that_it_has_not(module, name):
     held, done = threading.Event(), threading.Event()

@@ -6,8 +6,6 @@ import contextlib
 import functools
 import inspect
 import logging
-import os
-import threading
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from rlhive.algorithms import ALGORITHMS
 from rlhive.config import checks, unread
 from rlhive.config.build import dry_build
 from rlhive.config.errors import ConfigError, explain_gin, explain_value, place
+from rlhive.config.lock import lock_bindings
 from rlhive.config.record import Bound, recorded
 from rlhive.config.train_config import TrainConfig
 from rlhive.core.optim import adam, cosine_schedule
@@ -88,47 +87,6 @@ _PARAMETERS = {
 
 
 gin.add_config_file_search_path(str(gin_directory()))
-SECONDS_TO_WAIT = 60.0  # for a load in another thread
-# Gin keeps its bindings in one place for all threads.
-_BINDINGS_LOCK = threading.Lock()
-_loading_thread: int | None = None  # the one that holds the lock
-
-
-def _renew_lock() -> None:
-    global _BINDINGS_LOCK, _loading_thread
-    _BINDINGS_LOCK, _loading_thread = threading.Lock(), None
-
-
-os.register_at_fork(
-    after_in_child=_renew_lock
-)  # a forked process lacks the thread that would release the lock
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Lets one load run at a time.
-
-    Raises:
-        ConfigError: this thread is loading already, or another one does not finish, since it imports what this one
-            is importing.
-    """
-    global _loading_thread
-    if _loading_thread == threading.get_ident():  # whose bindings a second load would throw away
-        raise ConfigError(
-            "a module that a gin file imports loads a configuration itself: load it inside a function"
-        )
-    lock = _BINDINGS_LOCK
-    if not lock.acquire(timeout=SECONDS_TO_WAIT):
-        raise ConfigError(
-            f"another thread has been loading a configuration for {SECONDS_TO_WAIT:.0f} s: import the modules that "
-            "load one, or that a gin file imports, before threads load any"
-        )
-    _loading_thread = threading.get_ident()
-    try:
-        yield
-    finally:
-        _loading_thread = None
-        lock.release()
 
 
 def load_config(files: str | Path | Sequence[str | Path], bindings: str | Sequence[str] = ()) -> TrainConfig:
@@ -145,7 +103,7 @@ def load_config(files: str | Path | Sequence[str | Path], bindings: str | Sequen
     """
     files = [files] if isinstance(files, str | Path) else files
     bindings = [bindings] if isinstance(bindings, str) else bindings
-    with _alone():
+    with lock_bindings():
         gin.clear_config()
         paths = [str(find_gin_file(str(name))) for name in files]
         for path in paths:
@@ -180,7 +138,7 @@ def configured_seeds(file: str | Path) -> tuple[int, ...]:
     Raises:
         ConfigError: it cannot be parsed.
     """
-    with _alone():
+    with lock_bindings():
         gin.clear_config()
         _parse(str(file), gin.parse_config_file, str(file))
         try:
@@ -197,10 +155,8 @@ def _made() -> TrainConfig:
     given |= {field: _CONFIGURED[part] for field, part in parts.items() if field not in bound}
     algorithm = bound.get("algorithm", attrs.fields(TrainConfig).algorithm.default)
     own = ALGORITHMS.get(str(algorithm))
-    for name, factory in {
-        **_NETWORKS,
-        **_LOSSES,
-    }.items():  # an algorithm of the user's own may keep some of these
+    # An algorithm of the user's own may keep some of these.
+    for name, factory in (_NETWORKS | _LOSSES).items():
         given |= {
             field: _CONFIGURED[name]
             for field in ("make_network", "make_loss")
