@@ -33,9 +33,10 @@ def import_own_modules() -> None:
 
 
 def import_flags(config: str) -> str:
-    """The flags that import what a config.gin imports, each with a space before it."""
+    """The flags that import the user's own modules that a config.gin imports, each with a space before it."""
     modules = re.findall(r"^import ([\w.]+)", config, flags=re.MULTILINE)
     modules += [
         ".".join(names) for names in re.findall(r"^from ([\w.]+) import (\w+)", config, flags=re.MULTILINE)
     ]
-    return "".join(f" --import={name}" for name in modules)
+    own = [name for name in modules if name.split(".")[0] not in ("__gin__", "rlhive")]
+    return "".join(f" --import={name}" for name in own)

@@ -20,3 +20,9 @@ def test_what_a_configuration_imports_is_told_as_flags():
     text = "import lab.parts\nfrom eyes import parts as sight\nTOTAL_STEPS = 5\n"
     assert own_modules.import_flags(text) == " --import=lab.parts --import=eyes.parts"
     assert own_modules.import_flags("TOTAL_STEPS = 5\n") == ""
+
+
+def test_what_every_command_has_needs_no_flag():
+    text = "from __gin__ import dynamic_registration\nimport rlhive.core.optim\nfrom rlhive import core\n"
+    assert own_modules.import_flags(text) == ""
+    assert own_modules.import_flags(f"{text}import rlhive_lab.parts\n") == " --import=rlhive_lab.parts"
