@@ -49,14 +49,14 @@ def cosine_schedule(learning_rate: float, decay_updates: int, final_fraction: fl
     return schedule
 
 
-def _check_learning_rate(learning_rate: float | Tensor) -> None:
+def _check_learning_rate(learning_rate: float) -> None:
     check_range(
         "learning_rate", learning_rate, lambda value: 0.0 < value < math.inf, "be positive and finite"
     )
 
 
 def adam(
-    learning_rate: float | Tensor | Schedule,
+    learning_rate: float | Schedule,
     *,
     b1: float = 0.9,
     b2: float = 0.999,
