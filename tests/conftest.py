@@ -108,12 +108,14 @@ def make_rollout(seeds: Sequence[int], state: TrainState) -> TensorDict:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Run]:
-    """`make_run(name="run", seeds=(1,), env=FRANKA)`: a run with a checkpoint at step 100, two updates old."""
+    """`make_run(name="run", seeds=(1,), env=FRANKA, algorithm="sac")`: one checkpoint, at step 100, of two updates."""
 
-    def make(name: str = "run", seeds: Sequence[int] = (1,), env: EnvSpec = FRANKA) -> Run:
+    def make(
+        name: str = "run", seeds: Sequence[int] = (1,), env: EnvSpec = FRANKA, algorithm: str = "sac"
+    ) -> Run:
         network = actor_critic(env, hidden_sizes=(32, 32))
         state = trained_state(network, seeds)
-        spec = new_run_spec("sac", env, network)
+        spec = new_run_spec(algorithm, env, network)
         generators = {"replay": [torch.Generator().manual_seed(seed) for seed in seeds]}
         save_checkpoint(
             tmp_path / name,

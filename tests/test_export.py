@@ -8,7 +8,6 @@ import pytest
 
 from rlhive.algorithms import ALGORITHMS
 from rlhive.policy_fn import load
-from rlhive.runs.run_spec import new_run_spec
 
 
 def command(*arguments, cwd=None):
@@ -33,16 +32,14 @@ def test_wrong_input_is_refused_in_one_line(arguments, message):
     assert result.stderr.count("\n") == 1
 
 
-def test_command_exports_one_seed_of_an_algorithm_of_ones_own(make_run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("algorithm", "flags"), [("sac", ()), ("own", ("--import=parts_of_ones_own",))])
+def test_command_exports_one_seed(make_run, tmp_path, monkeypatch, algorithm, flags):
     enter = "from rlhive.algorithms import ALGORITHMS\nALGORITHMS['own'] = ALGORITHMS['sac']\n"
     (tmp_path / "parts_of_ones_own.py").write_text(enter)
     monkeypatch.setitem(ALGORITHMS, "own", ALGORITHMS["sac"])
-    named = lambda algorithm, *rest: new_run_spec("own", *rest)  # noqa: E731
-    monkeypatch.setitem(make_run.__globals__, "new_run_spec", named)
-    run = make_run(seeds=(1, 2))
+    run = make_run(seeds=(1, 2), algorithm=algorithm)
     out = tmp_path / "policies/reach"
-    flags = (f"--run_dir={run.run_dir}", "--seed=2", "--import=parts_of_ones_own")
-    result = command(*flags, out, cwd=tmp_path)
+    result = command(f"--run_dir={run.run_dir}", "--seed=2", *flags, out, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, f"{out}\n"), result.stderr
     observation = np.ones(21)
     assert np.array_equal(load(out)(observation), load(run.run_dir, seed=2)(observation))
