@@ -4,7 +4,7 @@
     python benchmarks/learning.py --out=runs/learning --env=FK1_LightOnRandom-v4 --steps=40000
 
 The seeds of an environment are one `python -m rlhive.train` in `<out>/<env>`; `train.log` there has its messages. The
-same command again goes on with a run that was stopped and leaves one that is done as it is.
+same command again continues a run that was stopped and leaves one that is done as it is.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def train(directory: Path, env: str, seeds: Sequence[int], steps: int) -> bool:
 
 
 def start_run(directory: Path, name: str, arguments: Sequence[str], *, jobs: int = 1) -> bool:
-    """A `python -m rlhive.train` with these arguments, which goes on where it was stopped; whether it came to its end.
+    """A `python -m rlhive.train` with these arguments, which continues where it stopped; whether it came to its end.
 
     Args:
         directory: of the run; `train.log` there has its messages.
@@ -85,10 +85,11 @@ def start_run(directory: Path, name: str, arguments: Sequence[str], *, jobs: int
     """
     resume = steps_done(directory) > 0
     if directory.exists() and not resume:
-        shutil.rmtree(directory)  # stopped before its first checkpoint: there is nothing to go on from
+        # Stopped before its first checkpoint: there is nothing to continue.
+        shutil.rmtree(directory)
     directory.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "rlhive.train", f"--run_dir={directory}", *arguments]
-    sys.stderr.write(f"{name}: {'goes on' if resume else 'starts'}, see {directory}/train.log\n")
+    sys.stderr.write(f"{name}: {'continues' if resume else 'starts'}, see {directory}/train.log\n")
     with (directory / "train.log").open("a") as log:
         code = run_to_end(command + ["--resume"] * resume, log, environment(jobs))
     sys.stderr.write(f"{name}: {'done' if code == 0 else f'exit code {code}'}\n")

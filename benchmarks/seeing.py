@@ -4,7 +4,7 @@
 
 FrankaReachRandom with proprioception alone, so without the target's position: through a trained CNN and one 64x64
 camera, through a random R3M-18 and the same camera, and blind. All else is the same. Each seed is a
-`python -m rlhive.train` of its own in `<out>/<policy>/seed_<seed>`; the same command again goes on with what was
+`python -m rlhive.train` of its own in `<out>/<policy>/seed_<seed>`; the same command again continues what was
 stopped.
 """
 

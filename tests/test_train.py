@@ -331,7 +331,7 @@ def copy(finished, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("usage.json", "{}", r"usage\.json: is damaged: .* got '{}'; remove it to go on without the time"),
+        ("usage.json", "{}", r"usage\.json: is damaged: .* got '{}'; remove it to continue without the time"),
         ("usage.json", "{", r"usage\.json: is damaged"),
         ("spec.json", "{", r"spec\.json: is not JSON"),
         ("metrics.csv", "", r"metrics\.csv: is no table of metrics .*: mend or remove it"),

@@ -199,5 +199,5 @@ def read_usage(run_dir: PathLike) -> dict[str, float]:
     except (ValueError, TypeError, KeyError):
         raise ValueError(
             f'{path}: is damaged: expected numbers by name, including "seconds", got {text[:80]!r}; '
-            "remove it to go on without the time used so far"
+            "remove it to continue without the time used so far"
         ) from None

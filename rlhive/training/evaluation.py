@@ -95,7 +95,7 @@ def _play(
         envs.send(action)
         step = envs.recv()
         seen, following = step.exclude("next"), step["next"]
-        # A finished environment goes on with an episode that does not count.
+        # A finished environment continues with an episode that does not count.
         returns += torch.where(running, following["reward"].squeeze(-1), 0.0)
         solved_steps += following["solved"].squeeze(-1) & running
         lengths += running

@@ -73,7 +73,7 @@ def seeds_to_add(run_dir: Path, config: TrainConfig) -> tuple[int, ...]:
     if half_merged and set(added) != set(half_merged):
         both = (*there, *half_merged)
         raise LoadError(
-            f"{run_dir}: the seeds {sorted(half_merged)} are being added: go on with --gin.SEEDS='{both}'"
+            f"{run_dir}: the seeds {sorted(half_merged)} are being added: continue with --gin.SEEDS='{both}'"
         )
     at_end = 0 <= int(latest.name) - config.total_steps < config.num_envs
     if added and not at_end and not all_stopped(run_dir):
@@ -119,11 +119,11 @@ def other_settings(path: Path, text: str) -> dict[str, tuple[str, str]]:
 
 
 def keep_settings(run_dir: Path, text: str) -> str:
-    """Keeps the settings that a run had until its latest checkpoint, if it goes on with different ones.
+    """Keeps the settings that a run had until its latest checkpoint, if it continues with different ones.
 
     Args:
         run_dir: the run; its checkpoints still hold the old settings.
-        text: the bindings that it goes on with.
+        text: the bindings that it continues with.
 
     Returns:
         What differs, in one line; empty if nothing does.
@@ -136,7 +136,7 @@ def keep_settings(run_dir: Path, text: str) -> str:
         write_text(kept, before.read_text(encoding="utf-8"))
     changes = ", ".join(f"{name} {there} -> {now}" for name, (there, now) in differing.items())
     step = checkpoint_dir(run_dir).name
-    return f"goes on from step {step} with other settings, those it had are in {kept.name}: {changes}"
+    return f"continues from step {step} with other settings, those it had are in {kept.name}: {changes}"
 
 
 def merge_run(run_dir: Path, seeds: Sequence[int], added: Sequence[int]) -> None:

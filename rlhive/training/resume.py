@@ -64,7 +64,7 @@ def restore_metrics(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def check_same(run_dir: Path, saved: RunSpec, now: RunSpec) -> RunSpec:
-    """The spec of a run that goes on with the present configuration.
+    """The spec of a run that continues with the present configuration.
 
     Raises:
         LoadError: naming what differs.
@@ -149,9 +149,8 @@ def check_saved_replay(config: TrainConfig, run_dir: Path, spec: RunSpec, step: 
         LoadError: naming the setting, or the remedy.
     """
     path = replay_path(run_dir, step)
-    if not path.exists() and (
-        all_stopped(run_dir) or ALGORITHMS[spec.algorithm].offline
-    ):  # such runs have none
+    has_replay = not (ALGORITHMS[spec.algorithm].offline or all_stopped(run_dir))
+    if not has_replay and not path.exists():
         return
     header = _replay_header(run_dir, spec, step)
     now = config.make_replay(num_envs=config.num_envs, total_steps=config.total_steps)
@@ -185,8 +184,8 @@ def _replay_header(run_dir: Path, spec: RunSpec, step: int) -> dict[str, str]:
     path = replay_path(run_dir, step)
     if not path.exists():
         raise LoadError(
-            f"{path}: is missing, without which training cannot go on: copy it from where the run was; evaluating and "
-            "exporting do without"
+            f"{path}: is missing, without which training cannot continue: copy it from where the run was; evaluating "
+            "and exporting do without"
         )
     try:
         header = read_header(path)

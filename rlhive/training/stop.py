@@ -1,4 +1,4 @@
-"""Stops seeds before the end of a run; the others go on as if those had never been there."""
+"""Stops seeds before the end of a run; the others continue as if those had never been there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stopped_text(stopped: Mapping[int, Stopped]) -> str:
 
 
 def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainState]) -> list[int]:
-    """Stops seeds of a run; the others go on as if those had never been there.
+    """Stops seeds of a run; the others continue as if those had never been there.
 
     Args:
         run: the run, between two steps of its environments.
@@ -41,7 +41,7 @@ def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainS
         states: the states to keep for seeds whose present state is not good.
 
     Returns:
-        The indices, in the `[S]` before, of the seeds that go on.
+        The indices, in the `[S]` before, of the seeds that continue.
     """
     run.store_step()
     for seed, reason in reasons.items():
@@ -56,7 +56,7 @@ def stop_seeds(run: Run, reasons: Mapping[int, str], states: Mapping[int, TrainS
 def stop_broken(
     run: Run, broken: Mapping[int, str], good_states: Mapping[int, TrainState], progress: Progress
 ) -> list[int]:
-    """Stops seeds at their last good state and logs what is not finite; returns the indices of those that go on."""
+    """Stops seeds at their last good state and logs what is not finite; returns the indices of those that continue."""
     for seed, what in broken.items():
         progress.note(
             f"seed {seed}: the {what} is not finite at step {run.step}; it stops at its last good state"

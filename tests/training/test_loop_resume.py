@@ -1,4 +1,4 @@
-"""A run that goes on from its checkpoint, and what it refuses."""
+"""A run that continues from its checkpoint, and what it refuses."""
 
 import csv
 import shutil
@@ -198,7 +198,7 @@ def test_a_replay_smaller_than_an_episode_is_refused(tmp_path):
         ("replay.capacity=500", "its replay cannot be read: .*max_rows 1000, .*500"),
         (
             "SEED=2",
-            r"holds the seeds \[1\], but \[2\] are asked for: a run goes on with all of its seeds; its",
+            r"holds the seeds \[1\], but \[2\] are requested: a run continues with all of its seeds; without",
         ),
     ],
 )
@@ -221,7 +221,7 @@ def test_a_missing_replay_is_refused_before_anything_is_started(copy):
     path = copy / "replay" / "60.safetensors"
     path.unlink()
     words = (
-        r"60\.safetensors: is missing, without which training cannot go on: copy it from where the run was"
+        r"60\.safetensors: is missing, without which training cannot continue: copy it from where the run was"
     )
     with pytest.raises(LoadError, match=words):
         go_on(configure(ReachPoint), copy)

@@ -155,7 +155,7 @@ def test_a_merge_that_was_killed_while_it_replaced_a_checkpoint_goes_on(whole, g
         killed_at_the_removal(patch, ".tmp-before-40")
         add(grown, (5, 6))
     with pytest.raises(
-        LoadError, match=r"the seeds \[6\] are being added: go on with --gin.SEEDS='\(5, 6\)'"
+        LoadError, match=r"the seeds \[6\] are being added: continue with --gin.SEEDS='\(5, 6\)'"
     ):
         seeds_to_add(grown, configure((5,)))
     recover(grown)
@@ -254,16 +254,23 @@ def test_what_cannot_be_added_is_refused(grown, seeds, bindings, words):
         seeds_to_add(grown, configure(seeds, *bindings))
 
 
-def test_a_run_all_of_whose_seeds_stopped_is_at_its_end(grown, monkeypatch, capsys):
-    progress = {
-        5: {"stopped_at": 20, "reason": "target met"},
-        6: {"stopped_at": 40, "reason": "not finite"},
-    }
-    monkeypatch.setattr("rlhive.training.resume.progress_of", lambda run_dir: progress)
+@pytest.mark.parametrize("reasons", [("target met",), ("target met", "not finite")])
+def test_a_run_all_of_whose_seeds_stopped_is_at_its_end(grown, monkeypatch, capsys, reasons):
+    progress = {5 + k: {"stopped_at": 20, "reason": reason} for k, reason in enumerate(reasons)}
+    for module in ("resume", "session"):
+        monkeypatch.setattr(f"rlhive.training.{module}.progress_of", lambda run_dir: progress)
     assert seeds_to_add(grown, configure((5, 6), "TOTAL_STEPS=100")) == (6,)
     with attrs.validators.disabled():
         assert go_on(configure((5,), "TOTAL_STEPS=100"), grown)
-    assert "all of its seeds have stopped, nothing is left to train" in capsys.readouterr().err
+    assert "all of its seeds have stopped; nothing is left to train" in capsys.readouterr().err
+
+
+def test_a_run_without_a_finite_seed_cannot_continue(tmp_path):
+    with pytest.raises(FloatingPointError):
+        train(tmp_path / "run", (5,), "sac_loss.reward_scale=1e39")
+    words = r"none of its seeds is left to train: seed 5 at step 20 \(not finite\)"
+    with attrs.validators.disabled(), pytest.raises(LoadError, match=words):
+        go_on(configure((5,)), tmp_path / "run")
 
 
 @pytest.mark.parametrize("part", ["params", "train_state"])
@@ -289,7 +296,7 @@ def test_a_run_that_goes_on_with_other_settings_says_so_and_keeps_those_it_had(t
         said = capsys.readouterr().err
         assert go_on(configure((5,), *other, "TOTAL_STEPS=90"), run_dir)
     assert (
-        "goes on from step 60 with other settings, those it had are in config-60.gin: TOTAL_STEPS 60 -> 80, "
+        "continues from step 60 with other settings, those it had are in config-60.gin: TOTAL_STEPS 60 -> 80, "
         "adam.learning_rate 0.001 -> 0.1, train.exploration @gaussian -> @none\n"
     ) in said
     assert (run_dir / "config-60.gin").read_text() == first
