@@ -33,9 +33,8 @@ def load_torch() -> None:
 _MODULE = sys.orig_argv[sys.orig_argv.index("-m") + 1] if "-m" in sys.orig_argv[:-1] else ""
 _IS_COMMAND = sys.argv[0] == "-m" and _MODULE.startswith("rlhive.")
 if _IS_COMMAND and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # until `rlhive.command.finish`: Ctrl-C during imports shows no traceback
+    # Until `rlhive.command.finish`: Ctrl-C during imports shows no traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # absl is the first package that commands import; the doctor reports whatever else is missing.
 if _IS_COMMAND and _MODULE != "rlhive.doctor" and importlib.util.find_spec("absl") is None:
     sys.exit(

@@ -270,9 +270,8 @@ def test_evaluations_carry_plans_out_in_the_real_environment(trained):
     assert evaluate(trained.run_dir, 2, 1)["return_mean"] == pytest.approx(
         np.mean(by_hand(policy, evaluation_seeds(1, 2))), abs=1e-6
     )
-    with VectorEnv(
-        ENVIRONMENT, seeds=[1], num_workers=0
-    ) as envs:  # planning anew at each step is another policy
+    # Planning anew at each step is another policy.
+    with VectorEnv(ENVIRONMENT, seeds=[1], num_workers=0) as envs:
         anew = run_episodes(envs, lambda seen, rest: policy.act(seen), evaluation_seeds(1, 2))
     assert abs(anew.returns.mean() - evaluate(trained.run_dir, 2, 1)["return_mean"]) > 1e-3
     assert evaluate(trained.run_dir, 1, 1, stochastic=True)["environment"] == ENVIRONMENT

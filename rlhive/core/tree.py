@@ -82,9 +82,8 @@ def to_device(tree: TensorDict, device: str | torch.device) -> TensorDict:
 def send(leaf: Tensor, device: str | torch.device) -> Tensor:
     """`to_device` of a tensor."""
     if leaf.is_cpu and torch.device(device).type == "cuda":
-        return (
-            leaf.contiguous().pin_memory().to(device, non_blocking=True)
-        )  # an expanded tensor cannot be pinned
+        # An expanded tensor cannot be pinned.
+        return leaf.contiguous().pin_memory().to(device, non_blocking=True)
     return leaf.to(device)
 
 
