@@ -25,7 +25,7 @@ from rlhive.streams import prepare_streams
 _LIMIT = "; the limit on processes and threads is reached (ulimit -u, or the container's)"
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 _NO_DOCSTRINGS = (
-    "Python without docstrings (-OO, PYTHONOPTIMIZE=2) cannot import torchrl: use -O, or no such option"
+    "Python without docstrings (-OO, PYTHONOPTIMIZE=2) cannot import torchrl: use -O, or unset it"
 )
 
 

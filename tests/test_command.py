@@ -339,7 +339,7 @@ def test_python_without_docstrings_is_refused_in_one_line():
     ended = subprocess.run([sys.executable, "-OO", "-c", script], capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr == (
-        "test: Python without docstrings (-OO, PYTHONOPTIMIZE=2) cannot import torchrl: use -O, or no such option\n"
+        "test: Python without docstrings (-OO, PYTHONOPTIMIZE=2) cannot import torchrl: use -O, or unset it\n"
     )
 
 

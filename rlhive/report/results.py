@@ -42,7 +42,7 @@ class Results:
         config: the text of its config.gin.
         seeds: int64 `[S]`, ascending.
         steps: of all evaluations, per seed, counting what `step_name` says, int64 `[T]`, ascending.
-        scores: success rate (0 to 1) and mean return by the names of `SCORES`, float64 `[S, T]`, NaN where missing.
+        scores: by name, "success" (rate, 0 to 1) and "return" (mean), float64 `[S, T]`, NaN where missing.
         wall_time: seconds from the start of its process to each seed's last row, float64 `[S]`.
         processes: the training processes.
         seen: a PNG of the images that the first seed's policy saw in the last evaluation; None without images.
