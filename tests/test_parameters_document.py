@@ -126,7 +126,7 @@ def test_selections_are_as_documented():
 
 
 def test_header_fields_are_as_documented(make_run):
-    documented = {field for field, _ in table("field", "what it says")}
+    documented = {field for field, _ in table("field", "meaning")}
     for path in (make_run().run_dir / "checkpoints/100").iterdir():
         with safe_open(path, "pt") as file:
             assert set(file.metadata()) == documented

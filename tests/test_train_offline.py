@@ -424,7 +424,7 @@ def test_a_refusal_of_the_command_is_one_line(tmp_path, monkeypatch, demo):
     with pytest.raises(ConfigError, match="ENV_NAME is 'door-v1'"):
         command(["bc_gaussian.gin"], [f"DATASET='{demo}'", "ENV_NAME='door-v1'"], None, resume=False)
     for unused in ("replay.n_step=3", "replay.prioritized=True"):  # which would change nothing
-        with pytest.raises(ConfigError, match=r"data set goes with replay\.n_step=1 and replay\.prioritized"):
+        with pytest.raises(ConfigError, match=r"data set needs replay\.n_step=1 and replay\.prioritized"):
             command(["iql.gin"], [f"DATASET='{demo}'", unused], None, resume=False)
     assert not list(tmp_path.iterdir())
 

@@ -290,7 +290,7 @@ def test_the_images_of_a_roboset(tmp_path):
         load_dataset(path, pixels=attrs.evolve(images, cameras=("left",))).transitions["pixels"][:, 0, 0, 0],
         torch.from_numpy(np.concatenate([file_rows(path, number) for number in (0, 1)])),
     )
-    with pytest.raises(LoadError, match="a RoboSet has no obs_dict to take qp of"):
+    with pytest.raises(LoadError, match="a RoboSet has no obs_dict to take qp from"):
         load_dataset(path, observation_keys=("qp",))
 
 

@@ -155,7 +155,7 @@ def test_more_processes_than_may_draw_are_refused():
 
 
 def test_pixels_of_a_factory_are_its_own():
-    with pytest.raises(ValueError, match="a factory builds its images itself"):
+    with pytest.raises(ValueError, match="a factory must set its own images"):
         VectorEnv(short_franka, seeds=[1], pixels=PIXELS)
 
 
