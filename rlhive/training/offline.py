@@ -6,7 +6,7 @@ from rlhive.core.tree import to_device
 from rlhive.progress import Progress
 from rlhive.training.learner import logged_metrics
 from rlhive.training.run import Run
-from rlhive.training.stop import stop_broken
+from rlhive.training.stop import UPDATED, stop_broken
 
 
 def step(run: Run, progress: Progress) -> None:
@@ -20,7 +20,7 @@ def step(run: Run, progress: Progress) -> None:
     broken = (~metrics["finite"]).nonzero().flatten().tolist()
     if broken:
         good_states = {run.seeds[index]: before[index] for index in broken}
-        if not stop_broken(run, dict.fromkeys(good_states, "loss or a parameter"), good_states, progress):
+        if not stop_broken(run, dict.fromkeys(good_states, UPDATED), good_states, progress):
             return
     run.step += 1
     progress.update(run.step)

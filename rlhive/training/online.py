@@ -16,7 +16,7 @@ from rlhive.progress import Progress
 from rlhive.training.learner import logged_metrics, observe
 from rlhive.training.rollout import SEEN, latest_episodes
 from rlhive.training.run import OnlineRun, Run
-from rlhive.training.stop import not_finite, stop_broken
+from rlhive.training.stop import UPDATED, not_finite, stop_broken
 
 
 def step(run: OnlineRun, progress: Progress) -> None:
@@ -41,7 +41,7 @@ def step(run: OnlineRun, progress: Progress) -> None:
     transition = run.envs.recv()
     good_states = updates.good_states()
     broken = dict.fromkeys(not_finite(run, _seen(transition)), "observation or reward")
-    broken |= dict.fromkeys(good_states, "loss or a parameter") | dict.fromkeys(overflown, "normaliser")
+    broken |= dict.fromkeys(good_states, UPDATED) | dict.fromkeys(overflown, "normaliser")
     if broken:
         good_states |= {seed: before[run.seeds.index(seed)] for seed in overflown}
         kept = stop_broken(run, broken, good_states, progress)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from rlhive.training.run import Run
 
 
+# What `metrics["finite"]` of a train step tells about.
+UPDATED = "loss, a parameter or the optimizer's state"
+
+
 class Stopped(NamedTuple):
     """A seed that no longer trains: its last good state, rollout and generators, when it stopped, and why."""
 

@@ -58,7 +58,7 @@ def break_normaliser(run) -> None:
 @pytest.mark.parametrize(
     ("break_it", "what", "at"),
     [
-        (break_reward, "loss or a parameter", 33),
+        (break_reward, "loss, a parameter or the optimizer's state", 33),
         (break_observation, "action", 30),
         (break_normaliser, "normaliser", 30),
     ],
