@@ -170,7 +170,7 @@ def epsilon_random(
         state: TensorDict, action: Tensor, noise: TensorDict, step: int, is_init: Tensor
     ) -> tuple[Tensor, TensorDict]:
         eps = linear_annealing(step, init=eps_init, end=eps_end, annealing_steps=annealing_steps)
-        random = low + noise["uniform"] * (high - low)
+        random = low.to(action.device) + noise["uniform"] * (high - low).to(action.device)
         finite = action.isfinite().all(-1, keepdim=True)
         action = torch.where((noise["chance"] < eps) & finite, random, action)
         return _clip(action, low, high), state
@@ -207,12 +207,12 @@ def _draw_normal(source: Streams, num_envs: int, action_dim: int) -> TensorDict:
 
 
 def _explore(action: Tensor, noise: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    half_range = (high - low) / 2
+    half_range = ((high - low) / 2).to(action.device)
     return _clip(action + half_range * noise, low, high)
 
 
 def _clip(action: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    clipped = torch.clamp(action, low, high)
+    clipped = torch.clamp(action, low.to(action.device), high.to(action.device))
     return torch.where(action.isfinite(), clipped, action)
 
 

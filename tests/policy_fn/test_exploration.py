@@ -48,6 +48,14 @@ def test_schedules_equal_torchrl(steps):
     assert greedy.eps.item() == pytest.approx(max(0.1, 1 - 0.9 * steps / 1000), abs=1e-4)
 
 
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_actions_stay_on_their_device(factory):
+    explore = factory(LOW, HIGH)
+    state, noise = (part.to("meta") for part in (explore.init((5,)), explore.draw(generator(), 5)))
+    action = torch.zeros(5, 3, device="meta")
+    assert explore.apply(state, action, noise, 0, first((5,)).to("meta"))[0].is_meta
+
+
 def test_gaussian_equals_torchrl():
     module = AdditiveGaussianModule(Bounded(-1, 1, (3,)), mean=0.2)
     action = torch.rand(5, 3, generator=generator()) - 0.5
