@@ -68,17 +68,19 @@ def write_bundle(folder: PathLike, bundle: Bundle, extras: Sequence[Path] = ()) 
     """
     folder = Path(folder)
     check_absent(folder)
+    for extra in extras:
+        check_size(folder / extra.name, extra.stat().st_size)
     with replacing_directory(folder) as beside:
         description = describe(bundle.spec, bundle.seed, bundle.step)
         trees = (bundle.params.select(*POLICY_KEYS[bundle.spec.algorithm], strict=False), bundle.env_state)
         for (name, kind), tree in zip(TREES.items(), trees, strict=True):
             write_tree(beside / name, tree, {"kind": kind, "description_sha256": text_hash(description)})
+            check_size(folder / name, (beside / name).stat().st_size)
         for extra in extras:
             shutil.copyfile(extra, beside / extra.name)
         files = {name: file_record(beside / name) for name in [*TREES, *(path.name for path in extras)]}
         (beside / SPEC).write_text(spec_text({**description, "files": files}))
-        for name in [*files, SPEC]:
-            check_size(folder / name, (beside / name).stat().st_size)
+        check_size(folder / SPEC, (beside / SPEC).stat().st_size)
 
 
 def check_absent(folder: PathLike) -> None:

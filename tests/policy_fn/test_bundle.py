@@ -98,9 +98,15 @@ def test_existing_directory_is_not_overwritten_and_failures_leave_nothing(make_r
 def test_what_would_not_be_read_is_not_written(bundle, tmp_path, monkeypatch):
     content = read_bundle(bundle)
     monkeypatch.setattr("rlhive.policy_fn.bundle_files.MAX_FILE_BYTES", 1000)
-    with pytest.raises(LoadError, match=r"/large/params\.safetensors: has \d+ bytes, more than the 1000"):
-        write_bundle(tmp_path / "large", content)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "run"]
+    (tmp_path / "policy.onnx").write_bytes(bytes(1001))
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhive.policy_fn.bundle.file_record", lambda path: pytest.fail(f"{path} is hashed"))
+        with pytest.raises(LoadError, match=r"/large/params\.safetensors: has \d+ bytes, more than the 1000"):
+            write_bundle(tmp_path / "large", content)
+        patch.setattr("rlhive.policy_fn.bundle.write_tree", lambda path, *_: pytest.fail(f"{path} is written"))
+        with pytest.raises(LoadError, match=r"/large/policy\.onnx: has 1001 bytes, more than the 1000"):
+            write_bundle(tmp_path / "large", content, [tmp_path / "policy.onnx"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "policy.onnx", "run"]
 
 
 def test_a_bundle_is_written_beside_what_a_killed_process_left_of_it(bundle, tmp_path):
