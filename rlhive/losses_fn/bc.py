@@ -29,10 +29,10 @@ def make_bc_loss(network: OfflineNetwork) -> LossFn:
         network: the actor that `params` belongs to.
 
     Returns:
-        `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. of `batch`, which is as
-        in `rlhive.core.types.Batch`, only "observation" and "action" are read; for a plan "action" is `[B, K, A]`, with
-        "mask" bool `[B, K]`, true before the end of the trial. `target_params` and `noise` are not read. Metrics are
-        `[]`.
+        `loss_fn(params, target_params, batch, noise) -> (loss, metrics)` for one seed. `batch` is as in
+        `rlhive.core.types.Batch`, of which only "observation" and "action" are read; for a plan "action" is
+        `[B, K, A]`, with "mask" bool `[B, K]`, true before the end of the trial. `target_params` and `noise` are not
+        read. Metrics are `[]`.
 
     Raises:
         ValueError: another algorithm's network.

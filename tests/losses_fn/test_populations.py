@@ -51,7 +51,7 @@ def test_a_population_of_losses_is_a_loop_over_them(name, setting, values):
     [
         lambda loss_fn, value: make_train_step(loss_fn, adam(1e-3), tau=value),
         lambda loss_fn, value: make_train_step(loss_fn, adam(value)),
-        lambda loss_fn, value: make_train_step(loss_fn, adam(value)),
+        lambda loss_fn, value: make_train_step(loss_fn, adam(lambda count: value)),
         lambda loss_fn, value: make_train_step(loss_fn, adam(cosine_schedule(value, 10))),
     ],
     ids=["tau", "adam", "constant", "cosine"],
