@@ -18,9 +18,13 @@ class PrioritySampler:
         size: how many transitions there can be.
         alpha: exponent of the priorities, in [0, 1].
         beta: exponent of the importance weights, in [0, 1].
+
+    Raises:
+        ImportError: TorchRL's compiled part does not load.
     """
 
     def __init__(self, size: int, alpha: float, beta: float) -> None:
+        _trees()  # one that does not load is to be found before a run starts
         self._size, self._alpha, self._beta = size, alpha, beta
         self._max_priority = torch.ones((), dtype=torch.float32)
 

@@ -81,6 +81,16 @@ def test_state_and_restore():
         assert torch.equal(found, expected)
 
 
+def test_a_torchrl_whose_compiled_part_does_not_load_is_found_at_once(monkeypatch):
+    def refuse():
+        raise ImportError("undefined symbol")
+
+    monkeypatch.setattr("rlhive.core.priority._trees", refuse)
+    ReplayBuffer(10)
+    with pytest.raises(ImportError, match="undefined symbol"):
+        ReplayBuffer(10, prioritized=True)
+
+
 @pytest.mark.parametrize("index", [-1, 1, 7000])
 def test_a_priority_of_no_transition_is_refused(index):
     flag, number = torch.zeros(1, 1, 1, dtype=torch.bool), torch.zeros(1, 1, 1)
