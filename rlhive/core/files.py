@@ -50,8 +50,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def replacing_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a new directory beside `path` to write to, which becomes `path` in one step when the block ends well.
 
-    An exception in the block leaves nothing of it behind; parents that were made stay. What killed processes were writing
-    for this path is removed first.
+    An exception in the block leaves nothing of it behind; parents that were made stay. What killed processes were
+    writing for this path is removed first.
 
     Raises:
         OSError: `path` is there and is no empty directory, or the disk is full.

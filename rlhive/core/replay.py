@@ -17,15 +17,21 @@ from torch import Tensor
 
 from rlhive.core.keys import check_draw
 from rlhive.core.priority import PrioritySampler
-from rlhive.core.replay_file import check_rows, columns_of, name_of, read_replay, write_replay
+from rlhive.core.replay_file import (
+    LARGEST,
+    LEAVES,
+    check_rows,
+    columns_of,
+    name_of,
+    read_replay,
+    write_replay,
+)
 from rlhive.core.replay_settings import check_replay_settings
 from rlhive.core.replay_storage import check_room, lock_directory, make_storage, reserve_files
 from rlhive.core.returns import n_step_return
 from rlhive.core.tree import LeafPath, map_tree, send, tree_of_leaves
 from rlhive.core.types import Batch
 
-FORMAT_VERSION = 2
-LEAVES, LARGEST = "priorities.leaves", "priorities.largest"  # [T, S, E] and [1, S], in a file
 REWARD, DONE = ("next", "reward"), ("next", "done")
 KEYS = ("observation", "action", ("next", "observation"), REWARD, ("next", "terminated"), DONE)
 
@@ -48,6 +54,7 @@ class ReplayBuffer:
         beta: exponent of the importance weights, 0 (no correction) to 1.
 
     Raises:
+        ImportError: it is prioritized, and TorchRL's compiled part does not load.
         ValueError: a setting that makes no sense.
     """
 
@@ -66,10 +73,8 @@ class ReplayBuffer:
         alpha: float = 0.7,
         beta: float = 0.5,
     ) -> None:
-        check_replay_settings(capacity, num_seeds, num_envs, n_step, gamma, alpha, beta)
+        check_replay_settings(capacity, num_seeds, num_envs, total_steps, n_step, gamma, alpha, beta)
         most = capacity if total_steps is None else total_steps
-        if most < 1:
-            raise ValueError(f"total_steps must be at least 1, got {total_steps}")
         self.capacity, self.num_envs = capacity, num_envs
         self._max_rows = capacity // num_envs
         self._allocated_rows = min(self._max_rows, math.ceil(most / num_envs))
@@ -260,9 +265,10 @@ class ReplayBuffer:
         if num_rows and not self._rows:
             first = {name: rows[0, order] for name, rows in tensors.items() if name not in (LEAVES, LARGEST)}
             self._allocate(TensorDict(first, batch_size=self._batch_size).unflatten_keys("."))
-        check_rows(path, tensors, self._rows if num_rows else {})
-        for key, rows in self._rows.items() if num_rows else ():
-            rows[:num_rows] = tensors[name_of(key)][:, order]
+        if num_rows:
+            check_rows(path, tensors, self._rows)
+            for key, rows in self._rows.items():
+                rows[:num_rows] = tensors[name_of(key)][:, order]
         for index, sampler in zip(order, self._priorities, strict=False):
             sampler.restore(tensors[LEAVES][:, index].flatten(), tensors[LARGEST][0, index].clone())
         self._num_rows, self._cursor = num_rows, int(header["cursor"])
@@ -315,6 +321,5 @@ class ReplayBuffer:
         return rows.index_select(1, self._columns.to(rows.device))
 
     def _header(self) -> dict[str, str]:
-        values = {"format_version": FORMAT_VERSION, "num_envs": self.num_envs}
-        values |= {"max_rows": self._max_rows, "prioritized": self.prioritized}
+        values = {"num_envs": self.num_envs, "max_rows": self._max_rows, "prioritized": self.prioritized}
         return {name: str(value) for name, value in values.items()}

@@ -18,6 +18,10 @@ from torch import Tensor
 from rlhive.core.files import replacing
 from rlhive.core.tree import LeafPath
 from rlhive.core.tree_file import HASH, content_hash
+from rlhive.core.tree_header import check_version
+
+FORMAT_VERSION = 2
+LEAVES, LARGEST = "priorities.leaves", "priorities.largest"  # [T, S, E] and [1, S]; all else is rows
 
 
 def write_replay(
@@ -31,7 +35,7 @@ def write_replay(
     Raises:
         OSError: it cannot be written, as on a full disk.
     """
-    named = {**header, "seeds": json.dumps(list(seeds))}
+    named = {**header, "format_version": str(FORMAT_VERSION), "seeds": json.dumps(list(seeds))}
     named[HASH] = content_hash(tensors, named)
     with replacing(path) as beside:
         beside.touch()
@@ -50,11 +54,11 @@ def read_replay(
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no such file, not whole, damaged, or has other fields.
+        ValueError: it is no such file, of another format version, not whole, damaged, or has other fields.
     """
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = file.metadata() or {}
+        header = file.metadata()
     if header.pop(HASH, None) != content_hash(tensors, header):
         raise ValueError(f"{path} is damaged or changed (its {HASH} does not fit): copy it again")
     for field, value in expected.items():
@@ -66,13 +70,14 @@ def read_replay(
 def read_header(path: str | os.PathLike[str]) -> dict[str, str]:
     """The header alone of what `write_replay` wrote; it raises as `read_replay` does."""
     with _opened(path) as file:
-        return file.metadata() or {}
+        return file.metadata()
 
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
+            check_version(path, (file.metadata() or {}).get("format_version"), FORMAT_VERSION)
             yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file ({error}): was it cut short?") from error
@@ -91,6 +96,8 @@ def check_rows(path: object, tensors: Mapping[str, Tensor], rows: Mapping[LeafPa
             raise ValueError(
                 f"{path} has {got} for {key!r}, but this replay buffer has {own.dtype} {list(own.shape[3:])}"
             )
+    if further := tensors.keys() - {LEAVES, LARGEST} - {name_of(key) for key in rows}:
+        raise ValueError(f"{path} has {sorted(further)}, which this replay buffer does not keep")
 
 
 def name_of(key: LeafPath) -> str:

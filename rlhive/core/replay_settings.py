@@ -6,14 +6,23 @@ from numbers import Integral
 
 
 def check_replay_settings(
-    capacity: int, num_seeds: int, num_envs: int, n_step: int, gamma: float | None, alpha: float, beta: float
+    capacity: int,
+    num_seeds: int,
+    num_envs: int,
+    total_steps: int | None,
+    n_step: int,
+    gamma: float | None,
+    alpha: float,
+    beta: float,
 ) -> None:
-    """Refuses settings of a `ReplayBuffer` that make no sense; they are as it has them.
+    """Refuses settings that make no sense. The arguments are those of `ReplayBuffer`.
 
     Raises:
         ValueError: naming them.
     """
     counts = {"capacity": capacity, "num_seeds": num_seeds, "num_envs": num_envs, "n_step": n_step}
+    if total_steps is not None:
+        counts["total_steps"] = total_steps
     for name, count in counts.items():
         if not isinstance(count, Integral):
             raise ValueError(f"{name} must be a whole number, got {count!r}")
@@ -22,6 +31,8 @@ def check_replay_settings(
             "num_seeds and num_envs must be at least 1 and capacity at least num_envs, "
             f"got num_seeds={num_seeds}, num_envs={num_envs}, capacity={capacity}"
         )
+    if total_steps is not None and total_steps < 1:
+        raise ValueError(f"total_steps must be at least 1, got {total_steps}")
     if n_step < 1:
         raise ValueError(f"n_step must be at least 1, got n_step={n_step}")
     if n_step > 1 and gamma is None:

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tensordict import TensorDict
 from torchrl.data.postprocs import MultiStep
 
@@ -347,19 +348,45 @@ def test_load_refuses_another_buffer(tmp_path):
         ReplayBuffer(10).load(path, [1])
 
 
-def test_load_refuses_other_shapes_and_leaves_the_buffer_as_it_was(tmp_path):
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_load_refuses_other_tensors_and_leaves_the_buffer_as_it_was(tmp_path, prioritized):
     path = tmp_path / "replay.safetensors"
-    filled(5, 10).save(path, [1])
-    row = transition(0).set("observation", torch.zeros(1, 1, 3)).set(NEXT_OBS, torch.zeros(1, 1, 3))
-    buffer = ReplayBuffer(10)
+    filled(5, 10, prioritized=prioritized).save(path, [1])
+    row = transition(7).set("observation", torch.ones(1, 1, 3)).set(NEXT_OBS, torch.ones(1, 1, 3))
+    buffer = ReplayBuffer(10, prioritized=prioritized)
     buffer.extend(row)
+    for sampler in buffer._priorities:
+        sampler.update(torch.tensor([0]), torch.tensor([3.0]))
+    priorities = [sampler.state(1) for sampler in buffer._priorities]
     with pytest.raises(ValueError, match=r"has torch.float32 \[2\] for 'observation', but this .* \[3\]"):
         buffer.load(path, [1])
+    other = filled(5, 10, prioritized=prioritized)
+    rewrite(path, lambda tensors, header: tensors.update(more=torch.zeros(5, 1, 1)))
+    with pytest.raises(ValueError, match=r"has \['more'\], which this replay buffer does not keep"):
+        other.load(path, [1])
     assert len(buffer) == 1
+    assert torch.equal(buffer.latest("observation", 1), row["observation"].unsqueeze(0))
+    assert [sampler.state(1) for sampler in buffer._priorities] == priorities
+
+
+def test_load_refuses_a_directory_in_use_and_leaves_the_buffer_empty(tmp_path):
+    path = tmp_path / "replay.safetensors"
+    filled(5, 10).save(path, [1])
     empty, taken = ReplayBuffer(10, scratch_dir=tmp_path / "rows"), filled(1, scratch_dir=tmp_path / "rows")
     with pytest.raises(ValueError, match="holds the replay of another run"):
         empty.load(path, [1])
     assert len(empty) == 0 and len(taken) == 1
+
+
+def test_load_refuses_a_file_of_another_kind_or_version_as_such(tmp_path):
+    path = tmp_path / "replay.safetensors"
+    save_file({"weight": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"replay\.safetensors: unknown format version None"):
+        ReplayBuffer(10).load(path, [1])
+    filled(5, 10).save(path, [1])
+    rewrite(path, lambda tensors, header: (header.pop("content_sha256"), header.update(format_version="1")))
+    with pytest.raises(ValueError, match="unknown format version '1', this version of rlhive reads 2"):
+        ReplayBuffer(10).load(path, [1])
 
 
 def test_load_refuses_a_file_that_was_changed_or_has_no_hash(tmp_path):
@@ -418,6 +445,8 @@ def test_a_replay_may_be_read_by_whom_other_files_may(tmp_path):
         ({"capacity": 3, "num_envs": 4}, "capacity at least num_envs"),
         ({"capacity": 3, "num_seeds": 0}, "at least 1"),
         ({"capacity": 3, "n_step": 0}, "n_step"),
+        ({"capacity": 3, "total_steps": 0}, "total_steps must be at least 1, got 0"),
+        ({"capacity": 3, "total_steps": 2.5}, "total_steps must be a whole number, got 2.5"),
         ({"capacity": 3, "n_step": 3}, "needs the loss's gamma"),
         ({"capacity": 3, "prioritized": True, "alpha": 1.5}, "alpha and beta must be in"),
         ({"capacity": 3, "device": "meta", "scratch_dir": "unused"}, "kept on the CPU"),

@@ -103,7 +103,9 @@ def test_what_would_not_be_read_is_not_written(bundle, tmp_path, monkeypatch):
         patch.setattr("rlhive.policy_fn.bundle.file_record", lambda path: pytest.fail(f"{path} is hashed"))
         with pytest.raises(LoadError, match=r"/large/params\.safetensors: has \d+ bytes, more than the 1000"):
             write_bundle(tmp_path / "large", content)
-        patch.setattr("rlhive.policy_fn.bundle.write_tree", lambda path, *_: pytest.fail(f"{path} is written"))
+        patch.setattr(
+            "rlhive.policy_fn.bundle.write_tree", lambda path, *_: pytest.fail(f"{path} is written")
+        )
         with pytest.raises(LoadError, match=r"/large/policy\.onnx: has 1001 bytes, more than the 1000"):
             write_bundle(tmp_path / "large", content, [tmp_path / "policy.onnx"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "policy.onnx", "run"]
