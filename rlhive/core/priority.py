@@ -24,7 +24,8 @@ class PrioritySampler:
     """
 
     def __init__(self, size: int, alpha: float, beta: float) -> None:
-        _trees()  # one that does not load is to be found before a run starts
+        # What does not load is found here, before a run starts.
+        _trees()
         self._size, self._alpha, self._beta = size, alpha, beta
         self._max_priority = torch.ones((), dtype=torch.float32)
 

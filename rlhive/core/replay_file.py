@@ -21,7 +21,8 @@ from rlhive.core.tree_file import HASH, content_hash
 from rlhive.core.tree_header import check_version
 
 FORMAT_VERSION = 2
-LEAVES, LARGEST = "priorities.leaves", "priorities.largest"  # [T, S, E] and [1, S]; all else is rows
+# [T, S, E] and [1, S]; all other tensors are rows.
+LEAVES, LARGEST = "priorities.leaves", "priorities.largest"
 
 
 def write_replay(
