@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
@@ -88,22 +89,25 @@ def _write_episodes(
 ) -> None:
     """Plays and writes an episode per seed; if interrupted, keeps those that are complete."""
     interrupted, written = None, 0
-    with trace_file(out, env.spec.name, single_frames(env.spec.pixels)) as file:
-        try:
-            for seed in tqdm(
-                map(int, seeds), desc="recording", total=len(seeds), unit="episode", disable=None
-            ):
-                values = play(env, env.reset(seed), act, limit)
-                with hold_signals():  # writes complete trials only
-                    write_trial(file, f"Trial{written}", values, seed)
-                    written += 1
-        except KeyboardInterrupt as error:
-            if not written:
-                raise
-            interrupted = error
-    if interrupted is not None:
-        LOG.warning("stopped: %s has %d of %d episodes", out, written, len(seeds))
-        raise interrupted
+    with contextlib.ExitStack() as stack:
+        with trace_file(out, env.spec.name, single_frames(env.spec.pixels)) as file:
+            try:
+                for seed in tqdm(
+                    map(int, seeds), desc="recording", total=len(seeds), unit="episode", disable=None
+                ):
+                    values = play(env, env.reset(seed), act, limit)
+                    with hold_signals():  # writes complete trials only
+                        write_trial(file, f"Trial{written}", values, seed)
+                        written += 1
+            except KeyboardInterrupt as error:
+                if not written:
+                    raise
+                interrupted = error
+            finally:
+                stack.enter_context(hold_signals())  # until the file is in its place
+        if interrupted is not None:
+            LOG.warning("stopped: %s has %d of %d episodes", out, written, len(seeds))
+            raise interrupted
 
 
 def play(env: RoboHive, first: np.ndarray, act: Act, limit: int) -> dict[str, np.ndarray]:

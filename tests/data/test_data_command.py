@@ -1,5 +1,6 @@
 """`python -m rlhive.data` with real environments, in real processes where that is what is tested."""
 
+import os
 import re
 import signal
 import subprocess
@@ -270,6 +271,24 @@ def test_a_recording_interrupted_as_it_writes_has_that_episode_whole(quick_episo
     with pytest.raises(KeyboardInterrupt):
         record(FRANKA, "zero", 5, tmp_path / "demo.h5")
     assert load_dataset(tmp_path / "demo.h5").spec.lengths == (1,)
+
+
+@pytest.mark.parametrize("last", [interrupt, int])
+def test_an_interrupt_while_the_file_of_a_recording_is_put_in_its_place_waits(
+    quick_episodes, tmp_path, monkeypatch, last
+):
+    quick_episodes += [int, int, last]
+    fsync = os.fsync
+
+    def interrupted(descriptor):
+        signal.raise_signal(signal.SIGINT)
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "fsync", interrupted)
+        record(FRANKA, "zero", 3, tmp_path / "demo.h5")
+    assert load_dataset(tmp_path / "demo.h5").spec.lengths[:2] == (1, 1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_recording_interrupted_in_its_first_episode_leaves_nothing(quick_episodes, tmp_path):
