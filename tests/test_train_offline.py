@@ -387,6 +387,15 @@ def test_another_time_step_than_the_environments_is_warned_of(tmp_path, caplog):
         assert caplog.messages == ([expected] if warned else [])
 
 
+def test_the_time_step_of_a_long_clock_in_half_precision_is_not_warned_of(tmp_path, caplog):
+    env, times = attrs.evolve(env_spec(ENVIRONMENT), dt=0.04), 0.04 * np.arange(5001)
+    for clock, warned in ((times.astype(np.float16), 0), (1.25 * times.astype(np.float32), 1)):
+        caplog.clear()
+        path = write_trials(tmp_path / "data.h5", {**trial(steps=5000), "time": clock})
+        check_fits(path, describe(path), env, needs_rewards=True)
+        assert len(caplog.messages) == warned
+
+
 def test_actions_beyond_the_limits_are_warned_of_once(tmp_path, caplog):
     env, other = env_spec(ENVIRONMENT), trial()
     other["actions"][0], other["actions"][2, 3] = 1.001, -5.0

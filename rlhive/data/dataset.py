@@ -21,7 +21,7 @@ from rlhive.core.normalizer import init_normalizer, update_normalizer
 from rlhive.core.pixel_spec import PixelSpec, to_pixel_spec
 from rlhive.core.types import Batch
 
-SPEC_FILE, FORMAT_VERSION = "dataset.json", 5
+SPEC_FILE, FORMAT_VERSION = "dataset.json", 6
 _NO_RESERVE = 0x4000  # Linux's MAP_NORESERVE, which Python 3.11 does not name
 _BLOCK = 1 << 17  # numbers per block: 1 MB in double precision
 

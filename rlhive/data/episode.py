@@ -42,7 +42,7 @@ class Episode:
         rewards: of each action, float32 `[T]`; None if none were logged.
         terminated: whether the step terminated the episode, bool `[T]`.
         solved: whether the task was solved after the step, bool `[T]`; None if it was not logged.
-        times: seconds, float64 `[T + 1]`; None if they were not logged.
+        times: seconds `[T + 1]` in the floating-point precision of the file; None if they were not logged.
         images: the selected ones, uint8 `[T + 1, cameras, H, W, 3]`; None without images.
     """
 
@@ -72,18 +72,34 @@ class Episode:
     @property
     def period(self) -> float | None:
         """Median seconds from one step to the next; None if times were not logged."""
-        return None if self.times is None else float(np.median(np.diff(self.times)))
+        return None if self.times is None else float(np.median(_periods(self.times)))
+
+    @property
+    def clock_rounding(self) -> float:
+        """Seconds between the latest time and the next one in its precision; 0 for float64 and without times."""
+        if self.times is None or self.times.dtype == np.float64:
+            return 0.0
+        with np.errstate(over="ignore"):  # infinite for the largest number of a precision
+            return float(np.spacing(np.abs(self.times).max()))
 
     @property
     def gaps(self) -> int:
-        """Steps at which the clock stands still, runs back, or jumps by more than 1.5 usual steps."""
+        """Steps at which the clock stands still, runs back, or jumps by more than 1.5 usual steps.
+
+        In float16 and float32, only what goes beyond the rounding of the latest time counts.
+        """
         if self.times is None:
             return 0
-        periods = np.diff(self.times)
-        with np.errstate(over="ignore", invalid="ignore"):
-            halves = self.times.astype(np.float16)
-            rounding = np.spacing(np.abs(halves)).max() if np.array_equal(halves, self.times) else 0.0
-        return int(((periods <= 0) | (periods > 1.5 * np.median(periods) + rounding)).sum())
+        periods, rounding = _periods(self.times), self.clock_rounding
+        usual = np.median(periods)
+        # Rounded times never run back, but repeat themselves where a step is shorter than their spacing.
+        may_repeat = periods.any() and 0 < rounding >= usual
+        behind = periods < 0 if may_repeat else periods <= 0
+        return int((behind | (periods > 1.5 * usual + rounding)).sum())
+
+
+def _periods(times: np.ndarray) -> np.ndarray:
+    return np.diff(times.astype(np.float64))
 
 
 def of_one_width(

@@ -24,6 +24,7 @@ class Source(NamedTuple):
         environment: id of the RoboHive environment it was recorded in; None if it does not say.
         columns: the parts of the observation with their widths; None if it does not say.
         period: seconds per step, the median of the first intact trial; None if it does not say.
+        clock_rounding: `Episode.clock_rounding` of that trial.
     """
 
     observation_dim: int
@@ -32,6 +33,7 @@ class Source(NamedTuple):
     environment: str | None
     columns: dict[str, int] | None
     period: float | None
+    clock_rounding: float
 
 
 def environment_of(path: str | os.PathLike[str]) -> str | None:
@@ -58,6 +60,7 @@ def describe(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Sou
         source.environment(path),
         source.columns(path, first.name),
         first.period,
+        first.clock_rounding,
     )
 
 
@@ -82,7 +85,8 @@ def check_fits(path: str | os.PathLike[str], source: Source, env: EnvSpec, *, ne
         raise LoadError(f"{path}: does not fit {env.name}: it has {' and '.join(differing)}")
     _check_columns(path, source, env)
     # Real clocks, as of a deployment, never agree to the last digit.
-    if source.period is not None and abs(source.period - env.dt) > _PERIOD_TOLERANCE * env.dt:
+    allowed = _PERIOD_TOLERANCE * env.dt + source.clock_rounding
+    if source.period is not None and abs(source.period - env.dt) > allowed:
         LOG.warning(
             "%s: its steps last %.3g s, those of %s %.3g s: the same action has another effect there",
             path,

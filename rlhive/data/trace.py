@@ -152,7 +152,7 @@ def check_keys(found: Mapping[str, h5py.Dataset], needed: tuple[str, ...], where
 
 
 def read_times(found: Mapping[str, h5py.Dataset], key: str, rows: int, where: str) -> np.ndarray | None:
-    """Times in seconds as float64 `[rows]`; None if there are none.
+    """Times in seconds `[rows]` in the floating-point precision of the file, integers as float64; None without times.
 
     Raises:
         LoadError: wrong shape, or a time that is not finite.
@@ -161,7 +161,8 @@ def read_times(found: Mapping[str, h5py.Dataset], key: str, rows: int, where: st
         return None
     values = read(found[key], f"{where}/{key}")
     as_column(values, rows, f"{where}/{key}")
-    return values.reshape(rows).astype(np.float64)
+    times = values.reshape(rows)
+    return times if times.dtype.kind == "f" else times.astype(np.float64)
 
 
 def read_seed(trial: h5py.Group, where: str) -> int | None:

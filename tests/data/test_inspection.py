@@ -56,12 +56,41 @@ def test_inspect_has_one_episode_in_memory_at_a_time(tmp_path, monkeypatch):
     assert [trial.summary.steps for trial in trials] == [10] * 5 and not alive
 
 
-def test_a_clock_in_half_precision_has_no_gaps_of_its_rounding(tmp_path):
-    path = write_demo(tmp_path / "demo.h5", trials=1, steps=900, f_res=np.float16)
-    with h5py.File(path, "r+") as file:
-        file["Trial0/time"][...] = 0.0125 * np.arange(901)
+@pytest.mark.parametrize(("steps", "period"), [(900, 0.0125), (2000, 0.04), (4000, 0.05), (10_000, 0.04)])
+def test_a_clock_in_half_precision_has_no_gaps_of_its_rounding(tmp_path, steps, period):
+    path = write_clock(tmp_path / "half.h5", (period * np.arange(steps + 1)).astype(np.float16))
     _, [trial] = inspect(path)
+    assert trial.summary.steps == steps and trial.summary.gaps == 0
+    convert(path, tmp_path / "half-v0", "minari")
+    _, [trial] = inspect(tmp_path / "half-v0")
     assert trial.summary.gaps == 0
+
+
+def write_clock(path, times):
+    """A Trace of one trial with these times."""
+    rows = len(times)
+    values = {"observations": np.zeros((rows, 1)), "actions": np.zeros((rows, 1)), "rewards": np.zeros(rows)}
+    values["actions"][-1] = np.nan
+    with trace.trace_file(path, None) as file:
+        trace.write_trial(file, "Trial0", values | {"done": np.zeros(rows, bool), "time": times})
+    return path
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_gaps_of_a_clock_are_found_in_every_precision(tmp_path, dtype):
+    times = np.arange(41, dtype=np.float64)
+    times[10:] -= 1  # stands still
+    times[20:] -= 2  # runs back
+    times[30:] += 2  # jumps
+    for clock, gaps in ((times, 3), (np.zeros(41), 40)):
+        _, [trial] = inspect(write_clock(tmp_path / "demo.h5", clock.astype(dtype)))
+        assert trial.summary.gaps == gaps
+
+
+def test_a_clock_in_double_precision_is_not_rounded_whatever_its_numbers(tmp_path):
+    times = 32.0 + np.array([0, 1, 2, 3, 5, 6]) / 32  # all fit half precision
+    _, [trial] = inspect(write_clock(tmp_path / "demo.h5", times))
+    assert trial.summary.gaps == 1
 
 
 def test_inspect_calls_a_trial_of_other_widths_damaged_as_training_does(tmp_path):
