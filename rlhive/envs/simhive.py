@@ -6,13 +6,10 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import itertools
 import os
 import re
 import shutil
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +17,6 @@ from pathlib import Path
 
 import attrs
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from rlhive.command import Parser, finish
 from rlhive.command_line import command_line
@@ -31,19 +27,15 @@ from rlhive.envs.simhive_sources import (
     VERSION_FILE,
     Manifest,
     SimHiveError,
-    Source,
-    SourceUnavailableError,
-    TreeFiles,
-    downloads_directory,
     read_manifest,
     robohive_directory,
     sources,
 )
+from rlhive.envs.simhive_tree import SOURCE_FILE, install, say, write_file
 from rlhive.paths import cache_dir
 
 __all__ = ["VERSION", "SimHiveError", "SimHiveStatus", "ensure", "status"]
 
-_SOURCE_FILE = ".rlhive-source"
 _NAME = f"simhive-{VERSION}"
 # robohive's myohand_die.xml reads it as `simhive/myo_sim/../../envs/…`: through the link, beside the tree.
 _OUTSIDE = "envs/myo/assets/hand/dice.png"
@@ -96,7 +88,7 @@ def status() -> SimHiveStatus:
     link = robohive_directory() / "simhive"
     if not _is_tree(link):
         return SimHiveStatus(None, "not installed", ())
-    source = link / _SOURCE_FILE
+    source = link / SOURCE_FILE
     label = source.read_text().strip() if source.is_file() else "not installed by rlhive"
     return SimHiveStatus(link.resolve(), label, tuple(differing_files(link, read_manifest())))
 
@@ -146,17 +138,19 @@ def _install_and_link(link: Path, tree: Path, *, again: bool) -> Path:
             for left in tree.parent.glob(f"{tree.name}.partial-*"):
                 shutil.rmtree(left, ignore_errors=True)
             if again or not _is_tree(tree):
-                _write(tree.parent / _OUTSIDE, (link.parent / _OUTSIDE).read_bytes())
+                write_file(tree.parent / _OUTSIDE, (link.parent / _OUTSIDE).read_bytes())
                 install(tree, sources(), read_manifest())
+            _link(link, tree)
     except OSError as error:
         remedy = "make that possible, or set RLHIVE_CACHE to another directory"
-        if error.errno == errno.EMFILE:
-            remedy = "allow this process more open files (ulimit -n)"
-        raise SimHiveError(
-            f"cannot install SimHive in {tree.parent}: {error.strerror or error}; {remedy}"
-        ) from error
-    _link(link, tree)
+        raise _failure(f"cannot install SimHive in {tree.parent}", error, remedy) from error
     return tree
+
+
+def _failure(what: str, error: OSError, remedy: str) -> SimHiveError:
+    if error.errno == errno.EMFILE:
+        remedy = "allow this process more open files (ulimit -n)"
+    return SimHiveError(f"{what}: {error.strerror or error}; {remedy}")
 
 
 @contextmanager
@@ -166,78 +160,12 @@ def _locked(tree: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        _say("another process is installing SimHive: waiting for it")
+        say("another process is installing SimHive: waiting for it")
         lock.acquire()
     try:
         yield
     finally:
         lock.release()
-
-
-def install(tree: Path, candidates: list[Source], manifest: Manifest) -> None:
-    """Build the tree beside its place from the first source that has it, then rename it; an old tree is renamed away.
-
-    Raises:
-        SimHiveError: no source holds the exact files, or there is too little free space.
-        OSError: the disk is full after all or not writable.
-    """
-    failures = []
-    for source in candidates:
-        _say(f"installing SimHive {VERSION} in {tree} from {source.label}")
-        _check_free_space(tree.parent, source.megabytes)
-        scratch = Path(tempfile.mkdtemp(prefix=f"{tree.name}.partial-", dir=tree.parent))
-        try:
-            _write_tree(scratch / "tree", source, source.files(scratch / "source"), manifest)
-            if tree.exists():
-                tree.rename(scratch / "old")
-            (scratch / "tree").rename(tree)
-        except SourceUnavailableError as error:
-            failures.append(f"{source.label}: {error}")
-            _say(f"not from {failures[-1]}")
-        else:
-            shutil.rmtree(downloads_directory(tree.parent), ignore_errors=True)
-            return
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    raise SimHiveError(
-        f"SimHive {VERSION} could not be installed ({'; '.join(failures)}): check the network, "
-        "or set RLHIVE_SIMHIVE to an exact directory or tar archive of it"
-    )
-
-
-def _write_tree(tree: Path, source: Source, contents: TreeFiles, manifest: Manifest) -> None:
-    exact = set()
-    # The first file waits for git or the package index, which should not show as slow progress of this bar.
-    first = list(itertools.islice(contents, 1))
-    files = itertools.chain(first, contents)
-    for name, content in tqdm(files, desc="models", total=len(manifest), unit="file", disable=None):
-        if hashlib.sha256(content).hexdigest() == manifest[name]:
-            _write(tree / name, content)
-            exact.add(name)
-    _write(tree / VERSION_FILE, VERSION.encode())
-    _write(tree / _SOURCE_FILE, source.label.encode())
-    wrong = sorted(manifest.keys() - exact - NOT_ON_INDEX - {VERSION_FILE})
-    if wrong:
-        raise SourceUnavailableError(
-            f"{len(wrong)} of {len(manifest)} files missing or wrong, such as {wrong[0]}"
-        )
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _check_free_space(directory: Path, megabytes: int) -> None:
-    free = shutil.disk_usage(directory).free // 1_000_000
-    if free < megabytes:
-        raise SimHiveError(
-            f"{directory} has {free} MB free and installing SimHive takes {megabytes} MB: "
-            "free some space, or set RLHIVE_CACHE to a directory on a larger disk"
-        )
 
 
 def _leads_to(link: Path, tree: Path) -> bool:
@@ -258,15 +186,11 @@ def _linking(link: Path, tree: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SimHiveError(
-            f"cannot link SimHive into robohive ({error.strerror}): run `ln -sfn {tree} {link}` as the owner "
-            "of this Python environment, or use an environment of your own"
-        ) from error
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+        remedy = f"make that possible in {link.parent}"
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            owner = "as the owner of this Python environment, or use an environment of your own"
+            remedy = f"run `ln -sfn {tree} {link}` {owner}"
+        raise _failure("cannot link SimHive into robohive", error, remedy) from error
 
 
 def _verify() -> int:
@@ -288,7 +212,7 @@ def _verify() -> int:
 def _install_command() -> int:
     tree = ensure()
     if any(suites_touched(name) for name in status().differing):
-        _say(f"{tree} is not SimHive {VERSION} any more: installing it again")
+        say(f"{tree} is not SimHive {VERSION} any more: installing it again")
         tree = _install_and_link(*_places(), again=True)
     sys.stdout.write(f"SimHive {VERSION} is installed in {tree} ({status().source})\n")
     return 0

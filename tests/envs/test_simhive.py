@@ -222,11 +222,25 @@ def test_writing_that_fails_midway_is_one_line(robohive, exact_tree):
 
 
 def test_too_few_open_files_are_not_mended_by_another_directory(tmp_path, monkeypatch):
-    def full(tree):
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(tree))
+    def full(place):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(place))
 
-    monkeypatch.setattr(simhive, "_locked", full)
-    with pytest.raises(simhive.SimHiveError, match=r"Too many open files; .*\(ulimit -n\)$"):
+    for called in ("_locked", "check_writable"):
+        with monkeypatch.context() as patch:
+            patch.setattr(simhive, called, full)
+            with pytest.raises(simhive.SimHiveError, match=r"Too many open files; .*\(ulimit -n\)$"):
+                simhive._install_and_link(tmp_path / "simhive", tmp_path / "tree", again=False)
+
+
+def test_a_full_disk_of_the_link_is_not_mended_by_its_owner(tmp_path, monkeypatch):
+    def full(directory):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
+
+    monkeypatch.setattr(simhive, "check_writable", full)
+    message = (
+        rf"^cannot link SimHive into robohive: No space left on device; make that possible in {tmp_path}$"
+    )
+    with pytest.raises(simhive.SimHiveError, match=message):
         simhive._install_and_link(tmp_path / "simhive", tmp_path / "tree", again=False)
 
 
@@ -236,7 +250,7 @@ def test_a_link_that_cannot_be_made_is_refused_before_anything_is_installed(tmp_
 
     monkeypatch.setattr(simhive, "check_writable", refuse)
     link, tree = tmp_path / "simhive", tmp_path / "cache" / "tree"
-    with pytest.raises(simhive.SimHiveError, match=rf"\(Permission denied\): run `ln -sfn {tree} {link}`"):
+    with pytest.raises(simhive.SimHiveError, match=rf"Permission denied; run `ln -sfn {tree} {link}`"):
         simhive._install_and_link(link, tree, again=False)
     assert not list(tmp_path.iterdir())
 
