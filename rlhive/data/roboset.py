@@ -22,13 +22,11 @@ CONTROLS = ("data/ctrl_arm", "data/ctrl_ee")
 TIME = "data/time"
 PLACES = ("left", "right", "top", "wrist")  # of cameras: RoboHive's left_cam is rgb_left here
 _UNUSED = ("data/rgb_", "data/d_", "data/user")
+_ANY_ROBOT = "--to=minari takes any robot"
 
 
 class NoRoboSetError(LoadError):
     """A trial is intact but cannot be expressed as a RoboSet."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(f"{message}; --to=minari takes any robot")
 
 
 def reader(path: str | os.PathLike[str], selection: Selection) -> Callable[[h5py.Group, str, str], Episode]:
@@ -113,28 +111,32 @@ def from_trial(values: Mapping[str, np.ndarray], where: str) -> dict[str, np.nda
         try:
             found: dict[str, np.ndarray] = RoboSet_Trace("convert").path2dataset(dict(values))
         except AssertionError as error:
-            raise NoRoboSetError(f"{where}: cannot become a RoboSet: {error}") from None
+            raise NoRoboSetError(f"{where}: cannot become a RoboSet: {error}; {_ANY_ROBOT}") from None
         except KeyError as error:
-            raise NoRoboSetError(f"{where}: has no {error}, which a RoboSet needs") from None
+            raise NoRoboSetError(f"{where}: has no {error}, which a RoboSet needs; {_ANY_ROBOT}") from None
     if not any(key in found for key in STATES):
-        raise NoRoboSetError(f"{where}: has no state that a RoboSet can hold: none of {', '.join(STATES)}")
+        raise NoRoboSetError(
+            f"{where}: has no state that a RoboSet can hold: none of {', '.join(STATES)}; {_ANY_ROBOT}"
+        )
     return found
 
 
 def _check_cameras(keys: Iterable[str], where: str) -> None:
     """Refuses images that the conversion would lose: a RoboSet has at most one camera in each of `PLACES`."""
-    only = f"which has one {', one '.join(PLACES)} camera"
+    only = f"which has one {', one '.join(PLACES)} camera; a Trace is trained on as it is; to convert, record without"
     taken: dict[tuple[str, str], str] = {}
     for key in keys:
         name = key.removeprefix(SEEN)
         kind, camera = name.split(":")[:2]
         places = [place for place in PLACES if place in camera]
         if len(places) != 1:
-            raise NoRoboSetError(f"{where}: its camera {camera} has no place in a RoboSet, {only}")
+            misfit = f"fits both {' and '.join(places)}" if places else "has no place"
+            raise NoRoboSetError(f"{where}: its camera {camera} {misfit} in a RoboSet, {only} this camera")
         other = taken.setdefault((kind, places[0]), name)
         if other != name:
             raise NoRoboSetError(
-                f"{where}: {other} and {name} would both become the {places[0]} images of a RoboSet, {only}"
+                f"{where}: {other} and {name} would both become the {places[0]} images of a RoboSet, {only} "
+                "one of them"
             )
 
 
