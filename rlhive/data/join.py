@@ -16,13 +16,14 @@ from rlhive.data.episode import STATE_ONLY, Episode
 from rlhive.data.formats import detect
 from rlhive.data.h5 import check_whole, datasets, h5_errors, open_h5, open_trial, trial_names
 from rlhive.data.new_h5 import NewH5
-from rlhive.data.trace import ENVIRONMENT, PIXELS, read_environment, read_pixels, reader, trace_file
+from rlhive.data.trace import ENVIRONMENT, PIXELS, SEEN, read_environment, read_pixels, reader, trace_file
 
 
 def join(sources: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
     """Copies the trials of several Traces, in order and as they are stored, into one new Trace; all of them or none.
 
-    Other attributes of a file, such as "deployment" and "dry_run", become attributes of each of its trials.
+    Other attributes of a file, such as "deployment" and "dry_run", become attributes of each of its trials. Files that
+    name no environment are compared by widths and images alone.
 
     Args:
         sources: two Traces or more, of one environment and with the same images.
@@ -34,7 +35,8 @@ def join(sources: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str])
     Raises:
         ValueError: there are fewer than two sources, or `out` is not a valid place.
         LoadError: a source is not a Trace, comes from a dry run, is damaged, or differs from the first one in its
-            environment, its images, the widths of observations and actions, or in having rewards.
+            environment, its images, the widths of observations and actions, or in having rewards. Images are compared
+            by the names and sizes of the cameras too, which a file without the attribute "pixels" has as well.
         OSError: it cannot be written, for example because the disk is full.
     """
     if len(sources) < 2:
@@ -53,7 +55,7 @@ def join(sources: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str])
                 for name in trial_names(file):
                     where = f"{path}: {name}"
                     trial = open_trial(file, name, where)
-                    layout = _layout(read_episode(trial, name, where))
+                    layout = _layout(read_episode(trial, name, where), datasets(trial, where))
                     first = first or layout
                     if layout != first:
                         raise LoadError(f"{where}: has {layout}, the first trial of {sources[0]} has {first}")
@@ -81,10 +83,16 @@ def _check_same_environment(
     return found[0]
 
 
-def _layout(episode: Episode) -> str:
+def _layout(episode: Episode, found: Mapping[str, h5py.Dataset]) -> str:
     """What all trials of a data set have in common."""
     widths = f"{episode.observations.shape[1]} observations and {episode.actions.shape[1]} actions per step"
-    return f"{widths}, {'no rewards' if episode.rewards is None else 'rewards'}"
+    rewards = "no rewards" if episode.rewards is None else "rewards"
+    images = [
+        f"{key.removeprefix(SEEN)} {list(item.shape[1:])}"
+        for key, item in found.items()
+        if key.startswith((f"{SEEN}rgb:", f"{SEEN}d:"))
+    ]
+    return f"{widths}, {rewards}, {', '.join(images) or 'no images'}"
 
 
 def _copy(trial: h5py.Group, new: NewH5, name: str, attributes: Mapping[str, Any], where: str) -> None:

@@ -19,14 +19,18 @@ IMAGES = PixelSpec(("top_cam",), 4, 4)
 NAME = "FrankaReachRandom-v0"
 
 
-def write_deployment(path, number, *, trials=1, environment=NAME, pixels=IMAGES, dry_run=False, without=()):
+def write_deployment(
+    path, number, *, trials=1, environment=NAME, pixels=IMAGES, seen=IMAGES, dry_run=False, without=()
+):
     """A Trace as a deployment leaves it."""
     with trace_file(path, environment, pixels) as file:
         file.attrs["dry_run"], file.attrs["deployment"] = dry_run, json.dumps({"run": number})
         for trial in range(trials):
             rows = demo_rows(number + trial, 6)
             rows["env_infos/solved"] = rows.pop("solved")
-            rows[SEEN + camera_key("top_cam", IMAGES)] = np.full((7, 4, 4, 3), number, np.uint8)
+            for camera in seen.cameras:
+                images = np.full((7, seen.height, seen.width, 3), number, np.uint8)
+                rows[SEEN + camera_key(camera, seen)] = images
             write_trial(
                 file, f"Trial{trial}", {key: rows[key] for key in rows if key not in without}, seed=number
             )
@@ -66,7 +70,7 @@ def test_deployments_become_one_data_set(tmp_path):
         ({"dry_run": True}, "two.h5: is of a dry run"),
         (
             {"without": ("rewards",)},
-            r"two.h5: Trial0: has 6 observations and 3 actions per step, no rewards, the first trial of .*one.h5 has",
+            r"two.h5: Trial0: has 6 observations and 3 actions per step, no rewards, rgb:.*, the first .*one.h5 has",
         ),
         ({"without": ("done",)}, "two.h5: Trial0: has no done"),
     ],
@@ -76,6 +80,29 @@ def test_what_cannot_be_joined(tmp_path, other, message):
     with pytest.raises(LoadError, match=message):
         join([one, two], tmp_path / "both.h5")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.h5", "two.h5"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "message"),
+    [
+        (
+            PixelSpec(("left_cam",), 4, 4),
+            r"rgb:left_cam:4x4:2d \[4, 4, 3\], the first .* rgb:top_cam:4x4:2d \[4",
+        ),
+        (PixelSpec(("top_cam",), 6, 4), r"rgb:top_cam:6x4:2d \[6, 4, 3\], the first"),
+        (PixelSpec(("top_cam", "left_cam"), 4, 4), "rgb:left_cam.*, rgb:top_cam.*, the first"),
+    ],
+)
+def test_files_that_do_not_describe_their_images_are_compared_by_them(tmp_path, seen, message):
+    nameless = {"environment": None, "pixels": None}
+    one, same, other = (
+        write_deployment(tmp_path / f"{name}.h5", 1, **nameless, seen=own)
+        for name, own in (("one", IMAGES), ("same", IMAGES), ("other", seen))
+    )
+    assert join([one, same], tmp_path / "both.h5") == 2
+    with pytest.raises(LoadError, match=message):
+        join([one, other], tmp_path / "all.h5")
+    assert not (tmp_path / "all.h5").exists()
 
 
 def test_parts_never_written_other_formats_and_too_few_files_are_refused(tmp_path):
