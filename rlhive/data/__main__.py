@@ -106,12 +106,13 @@ def _inspect_flags() -> None:
 def _inspect(path: str) -> str:
     if FLAGS.picture is not None:
         check_new(FLAGS.picture, ".png")
-    from rlhive.data.inspection import draw_frames, format_trials, inspect
+    from rlhive.data.inspection import draw_frames, format_trials, inspect, write_picture
 
-    labels = [] if FLAGS.picture is None else draw_frames(path, FLAGS.picture)
+    if FLAGS.picture is None:
+        return format_trials(path, *inspect(path))
+    labels, picture = draw_frames(path)
     text = format_trials(path, *inspect(path))
-    if not labels:
-        return text
+    write_picture(FLAGS.picture, picture)
     rows = "\n".join(f"  {label}" for label in labels)
     return f"{text}\n\n{FLAGS.picture}, row by row:\n{rows}"
 

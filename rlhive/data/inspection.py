@@ -139,15 +139,11 @@ def format_trials(path: str | os.PathLike[str], format_name: str, trials: Sequen
     return "\n".join([*lines, "", *_key_lines(trials)])
 
 
-def draw_frames(path: str | os.PathLike[str], picture: str | os.PathLike[str]) -> list[str]:
+def draw_frames(path: str | os.PathLike[str]) -> tuple[list[str], np.ndarray]:
     """Draws frames of all cameras, evenly spaced in time: one row per camera, from the first trials that can be read.
 
-    Args:
-        path: the file of episodes.
-        picture: the new PNG file.
-
     Returns:
-        What each row shows.
+        What each row shows, and the picture, uint8 `[H, W, 3]`.
 
     Raises:
         ValueError: there are no frames.
@@ -159,11 +155,19 @@ def draw_frames(path: str | os.PathLike[str], picture: str | os.PathLike[str]) -
     labels, rows = zip(*found, strict=True)
     height, width = (max(row.shape[axis] for row in rows) for axis in (0, 1))
     padded = [np.pad(row, ((0, height - row.shape[0]), (0, width - row.shape[1]), (0, 0))) for row in rows]
+    return list(labels), np.concatenate(padded)
+
+
+def write_picture(path: str | os.PathLike[str], picture: np.ndarray) -> None:
+    """Writes a picture, uint8 `[H, W, 3]`, as a PNG file.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full.
+    """
     from matplotlib.image import imsave
 
-    with replacing(picture) as beside:
-        imsave(beside, np.concatenate(padded), format="png")
-    return list(labels)
+    with replacing(path) as beside:
+        imsave(beside, picture, format="png")
 
 
 def _frame_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, np.ndarray]]:

@@ -319,10 +319,11 @@ def test_recordings_that_make_no_sense_are_refused_before_anything_is_built(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_joins(tmp_path, monkeypatch, capsys):
+def test_the_command_joins(tmp_path, capsys):
     one, two = (write_demo(tmp_path / f"{name}.h5", trials=2) for name in ("one", "two"))
     assert data_command.main(["rlhive.data", "join", *map(str, (one, two, one, tmp_path / "all.h5"))]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'all.h5'}: 6 trials of 3 files\n"
+    assert len(load_dataset(tmp_path / "all.h5").spec.lengths) == 6
 
 
 def test_a_picture_that_cannot_be_drawn_is_told_before_all_is_read(tmp_path, monkeypatch):
@@ -331,6 +332,20 @@ def test_a_picture_that_cannot_be_drawn_is_told_before_all_is_read(tmp_path, mon
     monkeypatch.setattr("rlhive.data.inspection.inspect", None)
     with pytest.raises(ValueError, match="has no frames to draw"):
         data_command.main(["rlhive.data", "inspect", str(path)])
+
+
+def test_a_picture_is_written_after_the_tables_are_made(tmp_path, monkeypatch):
+    path, picture = write_roboset(tmp_path / "set.h5"), tmp_path / "frames.png"
+
+    def fail(path):
+        raise LoadError("the tables cannot be made")
+
+    monkeypatch.setattr(data_command, "FLAGS", SimpleNamespace(picture=str(picture)))
+    with monkeypatch.context() as patch, pytest.raises(LoadError, match="the tables cannot be made"):
+        patch.setattr("rlhive.data.inspection.inspect", fail)
+        data_command.main(["rlhive.data", "inspect", str(path)])
+    assert not picture.exists()
+    assert data_command.main(["rlhive.data", "inspect", str(path)]) == 0 and picture.exists()
 
 
 def test_a_damaged_trial_is_found_before_any_is_played(recorded, tmp_path, monkeypatch):

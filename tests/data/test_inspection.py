@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from rlhive.core.errors import LoadError
 from rlhive.data import load_dataset, minari, trace
 from rlhive.data.convert import convert
-from rlhive.data.inspection import draw_frames, format_trials, inspect
+from rlhive.data.inspection import draw_frames, format_trials, inspect, write_picture
 from tests.data.demo_files import write_demo, write_roboset
 
 
@@ -123,15 +123,16 @@ def test_the_keys_of_a_minari_that_training_refuses_as_a_whole_are_shown_with_th
 def test_the_picture_of_a_roboset(tmp_path):
     path = write_roboset(tmp_path / "set.h5", trials=2, steps=8, size=6)
     assert "roboset, 2 trials of 16 steps" in format_trials(path, *inspect(path))
-    labels = draw_frames(path, tmp_path / "frames.png")
+    labels, drawn = draw_frames(path)
     assert labels == ["Trial0 data/rgb_left", "Trial1 data/rgb_left"]
+    write_picture(tmp_path / "frames.png", drawn)
     picture = (imread(tmp_path / "frames.png")[..., :3] * 255).round().astype(np.uint8)
     assert picture.shape == (12, 48, 3)
     with h5py.File(path) as file:
         assert np.array_equal(picture[:6, :6], file["Trial0/data/rgb_left"][0])
         assert np.array_equal(picture[6:, -6:], file["Trial1/data/rgb_left"][-1])
     with pytest.raises(ValueError, match="has no frames to draw"):
-        draw_frames(write_demo(tmp_path / "demo.h5"), tmp_path / "none.png")
+        draw_frames(write_demo(tmp_path / "demo.h5"))
 
 
 def test_inspect_reads_no_other_file(tmp_path):
@@ -144,12 +145,11 @@ def test_inspect_reads_no_other_file(tmp_path):
     text = format_trials(path, *inspect(path))
     assert "Trial0        damaged: " in text and "qp_arm: keeps its data in other files" in text
     assert "unreadable in 1" in next(line for line in text.splitlines() if line.startswith("data/qp_arm"))
-    assert draw_frames(path, tmp_path / "frames.png") == ["Trial1 data/rgb_left"]
+    assert draw_frames(path)[0] == ["Trial1 data/rgb_left"]
     with h5py.File(path, "r+") as file:
         del file["Trial1"]
     with pytest.raises(LoadError, match="Trial0/data/rgb_left: keeps its data in other files"):
-        draw_frames(path, tmp_path / "none.png")
-    assert not (tmp_path / "none.png").exists()
+        draw_frames(path)
 
 
 def test_the_picture_is_of_the_first_intact_trials(tmp_path):
@@ -158,6 +158,6 @@ def test_the_picture_is_of_the_first_intact_trials(tmp_path):
         for name in ("Trial0", "Trial9"):
             del file[name]
             file[name] = np.zeros(3)
-    labels = draw_frames(path, tmp_path / "frames.png")
+    labels, picture = draw_frames(path)
     assert labels == [f"Trial{number} data/rgb_left" for number in range(1, 9)]
-    assert imread(tmp_path / "frames.png").shape[:2] == (8 * 6, 3 * 6)
+    assert picture.shape == (8 * 6, 3 * 6, 3)
