@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -105,7 +106,7 @@ def load_dataset(
             source,
             dataset.spec.gaps,
             dataset.spec.steps,
-            command_line(f"rlhive.data inspect {source}"),
+            command_line(f"rlhive.data inspect {shlex.quote(str(source))}"),
         )
     return attrs.evolve(dataset, spec=attrs.evolve(dataset.spec, source=str(source)))
 

@@ -68,7 +68,7 @@ class Drift(NamedTuple):
 
     @property
     def drifts_away(self) -> bool:
-        """Whether it later drifts further than rounding explains; always false for half precision."""
+        """Whether it drifts, at any row, further than rounding explains; always false for half precision."""
         return self.largest is not None and not self.half_precision and not self.largest.max() <= _ROUNDING
 
     @property

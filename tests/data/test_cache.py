@@ -278,7 +278,7 @@ def test_an_error_of_reading_is_not_told_as_one_of_writing(tmp_path, cache, monk
 
 
 def test_gaps_in_the_clock_are_warned_of_each_time(tmp_path, caplog):
-    path = write_demo(tmp_path / "demo.h5", trials=2)
+    path = write_demo(tmp_path / "my demo.h5", trials=2)
     load_dataset(path)
     assert not caplog.messages
     with h5py.File(path, "r+") as file:
@@ -288,7 +288,7 @@ def test_gaps_in_the_clock_are_warned_of_each_time(tmp_path, caplog):
         caplog.clear()
         assert load_dataset(path).spec.gaps == 3
         assert f"{path}: its clock stands still, runs back or jumps at 3 of 20 steps; `" in caplog.text
-        assert f"python -m rlhive.data inspect {path}` says in which trials" in caplog.text
+        assert f"python -m rlhive.data inspect '{path}'` says in which trials" in caplog.text
 
 
 def test_a_data_set_in_the_cache_is_opened_without_a_lock(tmp_path, cache):
