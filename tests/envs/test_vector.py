@@ -312,13 +312,13 @@ def interrupt(*_):
 
 
 def test_an_interrupted_step_closes_the_environments_and_leaves_no_answer_to_the_next_command(monkeypatch):
-    with VectorEnv(Slow, seeds=[1, 2], num_workers=2) as env:
+    with VectorEnv(ReachPoint, seeds=[1, 2], num_workers=2) as env:
         env.reset()
         env.send(torch.zeros(2, 1, 1))
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr("rlhive.envs.pool._arrives", interrupt)  # as Ctrl-C does while it waits
             env.recv()
-        with pytest.raises(RuntimeError, match="the environments of Slow are closed"):
+        with pytest.raises(RuntimeError, match="the environments of ReachPoint are closed"):
             env.reset()
 
 
