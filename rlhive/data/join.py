@@ -35,8 +35,8 @@ def join(sources: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str])
     Raises:
         ValueError: there are fewer than two sources, or `out` is not a valid place.
         LoadError: a source is not a Trace, comes from a dry run, is damaged, or differs from the first one in its
-            environment, its images, the widths of observations and actions, or in having rewards. Images are compared
-            by the names and sizes of the cameras too, which a file without the attribute "pixels" has as well.
+            environment, its images (their description in the file, their names and their sizes), the widths of
+            observations and actions, or in having rewards.
         OSError: it cannot be written, for example because the disk is full.
     """
     if len(sources) < 2:
