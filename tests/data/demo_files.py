@@ -1,7 +1,8 @@
-"""Files of episodes, written by RoboHive's own loggers."""
+"""Files of episodes, written by RoboHive's own loggers, and their episodes."""
 
 import numpy as np
 
+from rlhive.data import formats
 from rlhive.envs.importing import quiet
 
 OBSERVATION_DIM, ACTION_DIM = 6, 3
@@ -69,3 +70,8 @@ def write_roboset(path, trials=2, steps=8, size=6):
                 trace.append_datums(f"Trial{number}", {"actions": action, "env_infos": infos})
         trace.save(str(path), f_res=np.float64)
     return path
+
+
+def read_all(path):
+    """The episodes of a file."""
+    return list(formats.episodes(path, formats.detect(path)))
