@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     load_torch_on_one_thread()
     stochastic = FLAGS.stochastic or FLAGS.deterministic is False
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the report only
-        import_own_modules()
+        import_own_modules(FLAGS["import"].value)
         report = evaluate(
             FLAGS.run_dir,
             FLAGS.episodes,

@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         )
     load_torch()
     with contextlib.redirect_stdout(sys.stderr):  # the exporters print to stdout
-        import_own_modules()
+        import_own_modules(FLAGS["import"].value)
         export(
             FLAGS.run_dir,
             argv[1],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Iterable
 
 from absl import flags
 
@@ -17,13 +18,13 @@ def define_import_flag() -> None:
     )
 
 
-def import_own_modules() -> None:
+def import_own_modules(names: Iterable[str] | None) -> None:
     """Imports the modules that the flag names.
 
     Raises:
         ValueError: one of them cannot be imported.
     """
-    for name in flags.FLAGS["import"].value or []:
+    for name in names or ():
         try:
             importlib.import_module(name)
         except Exception as error:

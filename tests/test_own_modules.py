@@ -1,7 +1,5 @@
 """The modules of the user's own that commands import."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from rlhive import own_modules
@@ -11,9 +9,8 @@ def test_a_module_that_cannot_be_imported_is_refused_in_one_line(tmp_path, monke
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "fails_at_once.py").write_text("1 / 0")
     for name, why in (("no_such_parts", "ModuleNotFoundError"), ("fails_at_once", "ZeroDivisionError")):
-        monkeypatch.setattr(own_modules.flags, "FLAGS", {"import": SimpleNamespace(value=["json", name])})
         with pytest.raises(ValueError, match=f"^--import={name}: cannot be imported: {why}: "):
-            own_modules.import_own_modules()
+            own_modules.import_own_modules(["json", name])
 
 
 def test_what_a_configuration_imports_is_told_as_flags():

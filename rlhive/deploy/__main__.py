@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command."""
     refuse_arguments(argv, "bundle")
     if FLAGS.recover is not None:
-        _refuse_other_flags("recover")
+        _refuse_flags_beside_recover()
         return _recover(FLAGS.recover)
     settings = _settings()
     with contextlib.redirect_stdout(sys.stderr):  # RoboHive's drivers print; stdout is for the report alone
@@ -93,12 +93,12 @@ def main(argv: Sequence[str]) -> int:
     return report.exit_code
 
 
-def _refuse_other_flags(recover: str) -> None:
+def _refuse_flags_beside_recover() -> None:
     """Refuses the command's other flags, which --recover would ignore."""
-    home = FLAGS.find_module_defining_flag(recover)
-    own = [name for name in FLAGS if FLAGS.find_module_defining_flag(name) == home]
-    if others := [f"--{name}" for name in own if FLAGS[name].present and name != recover]:
-        raise ValueError(f"--{recover} takes no other flag: leave out {', '.join(others)}")
+    homes = {FLAGS.find_module_defining_flag(name) for name in ("recover", "import")}
+    own = [name for name in FLAGS if FLAGS.find_module_defining_flag(name) in homes]
+    if others := [f"--{name}" for name in own if FLAGS[name].present and name != "recover"]:
+        raise ValueError(f"--recover takes no other flag: leave out {', '.join(others)}")
 
 
 def _settings() -> Settings:
@@ -126,7 +126,7 @@ def _settings() -> Settings:
 def _deploy(settings: Settings) -> Report:
     os.environ.setdefault("ROBOHIVE_VERBOSITY", "WARN" if FLAGS.hardware else "SILENT")
     load_torch_on_one_thread()
-    import_own_modules()
+    import_own_modules(FLAGS["import"].value)
     from rlhive.deploy.connecting import connect, simulate
     from rlhive.deploy.loop import run
     from rlhive.deploy.provenance import describe_policy

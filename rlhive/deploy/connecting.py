@@ -74,7 +74,7 @@ def connect(
     rehearse(name, config_path, policy, settings)
     if file_sha256(config_path) != source["sha256"]:
         raise ValueError(f"{config_path}: changed while it was being checked; connect again")
-    with quiet(), _nothing_sent(), signals_first():
+    with quiet(), _nothing_sent(config_path), signals_first():
         env = _make_connected(name, config_path)
         _check_counts(env.robot.robot_config)
     env.configuration_source = source
@@ -95,7 +95,7 @@ def _make_connected(name: str, config_path: str | os.PathLike[str]) -> Any:
     except ImportError as error:
         raise RuntimeError(f"a driver of the robot is not installed: {error}") from None
     except _InterfaceError as error:
-        raise ValueError(not_a_configuration(config_path, error.__cause__ or error)) from None
+        raise ValueError(str(error)) from None
     except (Exception, SystemExit) as error:
         raise FaultError("robot_failed", f"connecting failed: {in_words(error)}") from None
 
@@ -124,7 +124,7 @@ class _Device(dict[str, Any]):
 
 
 @contextlib.contextmanager
-def _nothing_sent() -> Iterator[None]:
+def _nothing_sent(config_path: str | os.PathLike[str]) -> Iterator[None]:
     """Blocks all commands except those that the drivers send to connect, and lets go of the robot if the block fails.
 
     RoboHive's constructor sends a step of zeros before any reset, which would make hardware jump.
@@ -138,13 +138,14 @@ def _nothing_sent() -> Iterator[None]:
         started.append(robot)
         for name in config:
             config[name] = _Device(config[name])
-        import_optitrack()
+        if any(device["interface"]["type"] == "optitrack" for device in config.values()):
+            import_optitrack()
         try:
             start(robot, config)
         except (LookupError, TypeError) as error:
             if all("robot" in device for device in config.values()):  # all drivers took their settings
                 raise
-            raise _InterfaceError from error
+            raise _InterfaceError(not_a_configuration(config_path, error)) from None
         if silent := [name for name, device in config.items() if not answers(device)]:
             raise FaultError("robot_failed", f"these devices do not answer: {', '.join(silent)}")
         return config

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import sys
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 from rlhive.deploy.safety import FaultError
@@ -23,10 +26,14 @@ def actuators(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def import_optitrack() -> None:
-    """Imports RoboHive's OptiTrack driver, which looks for its base class in RoboHive's former package."""
+    """Imports RoboHive's OptiTrack driver, which looks for its base class in RoboHive's former package.
+
+    The driver's thread, which waits for packets without end, becomes a daemon, so that Python can end.
+    """
     former = "darwin.darwin_robot.hardware_base"
     sys.modules.setdefault(former, importlib.import_module("robohive.robot.hardware_base"))
-    importlib.import_module("robohive.robot.hardware_optitrack")
+    driver: Any = importlib.import_module("robohive.robot.hardware_optitrack")
+    driver.threading = SimpleNamespace(Thread=functools.partial(threading.Thread, daemon=True))
 
 
 def keep_still(driver: Any) -> None:
@@ -88,7 +95,7 @@ def let_go(robot: Any) -> None:
 
 
 def _stop_reading(optitrack: Any) -> None:
-    """Ends the thread of an OptiTrack driver, which otherwise waits for packets and keeps the process alive."""
+    """Ends the thread of an OptiTrack driver, which otherwise waits for packets and keeps its port taken."""
     client = optitrack._OPTI_CLIENT
     optitrack.poll = False
     with contextlib.suppress(OSError), quiet():

@@ -158,6 +158,15 @@ def read_journal(path: str | os.PathLike[str]) -> np.ndarray:
     return np.memmap(path, layout.dtype, "r", layout.start, (count,))
 
 
+def read_deployment(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The deployment that a journal is of, as returned by `provenance.describe_deployment`.
+
+    Raises:
+        LoadError: the file is not a journal.
+    """
+    return _layout(path).deployment
+
+
 def is_sent(records: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
     """Which of the records `[T]` have an action that was sent; the last reading usually has none."""
     return np.isfinite(records["actions"]).all(axis=-1)

@@ -14,7 +14,7 @@ import numpy as np
 
 from rlhive.core.errors import NotFiniteActionError, NotFiniteError
 from rlhive.core.interrupt import catch_signals
-from rlhive.deploy.drivers import release
+from rlhive.deploy.drivers import one_line, release
 from rlhive.deploy.journal import JOURNAL, Journal
 from rlhive.deploy.policy_images import PolicyImages, newest
 from rlhive.deploy.provenance import describe_deployment
@@ -59,7 +59,7 @@ def run(
 
     Raises:
         ValueError: the environment differs from the one trained on (every difference is named), a setting does not fit
-            it, or this is not the main thread.
+            it, `policy_source` contains values that JSON cannot express, or this is not the main thread.
         FileExistsError: `folder` already has a journal.
     """
     try:
@@ -260,7 +260,6 @@ def _guarded(loop: _Loop, received: Sequence[int]) -> tuple[str, str]:
         reason, message = "interrupted", "Ctrl-C, twice"
     # The robot is brought to its safe state whatever fails, be it the disk or a driver that calls quit().
     except (Exception, SystemExit) as error:
-        text = " ".join(str(error).split())
-        reason, message = "loop_failed", f"{type(error).__name__}: {text}"
+        reason, message = "loop_failed", one_line(error)
     LOG.log(logging.WARNING if EXIT_CODES[reason] else logging.INFO, "stopped, %s: %s", reason, message)
     return reason, message

@@ -70,9 +70,13 @@ def describe_deployment(
 
 
 def _plain(value: Any) -> Any:
-    """Converts a numpy number, which settings may contain, to one of Python's."""
+    """Converts a numpy number, a path, or a mapping other than a dict."""
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
     raise TypeError(f"expected text, numbers, lists or mappings, got {value!r}")
 
 

@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 
 from rlhive.core.files import write_text
-from rlhive.deploy.journal import JOURNAL, TRACE, Journal, is_sent, read_journal, write_trace
+from rlhive.deploy.journal import JOURNAL, TRACE, Journal, is_sent, read_deployment, read_journal, write_trace
 from rlhive.deploy.latency import plot, summarize
 from rlhive.deploy.safety import EXIT_CODES
 
@@ -113,15 +113,23 @@ def write_report(
 
 
 def stop_reason(folder: Path) -> str | None:
-    """Why the deployment in `folder` stopped, according to its report; None without a report, as after a crash."""
+    """Why the deployment in `folder` stopped, according to its report; None without its report, as after a crash.
+
+    Raises:
+        LoadError: `folder` has no journal that can be read.
+    """
+    deployment = read_deployment(folder / JOURNAL)
     try:
-        return str(json.loads((folder / REPORT).read_text())["reason"])
+        report = json.loads((folder / REPORT).read_text())
+        if report["deployment"] != deployment:
+            raise ValueError("it is of another deployment than the journal")
+        if report["reason"] not in EXIT_CODES:
+            raise ValueError(f"unknown reason {report['reason']!r}")
+        return str(report["reason"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        LOG.warning(
-            "%s: cannot be read, so the trace will not say why it stopped: %s", folder / REPORT, error
-        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        LOG.warning("%s: is ignored, so the trace will not say why it stopped: %s", folder / REPORT, error)
         return None
 
 

@@ -16,6 +16,13 @@ from rlhive.core.env_spec import EnvSpec
 _MIN_DELTA = 1e-4
 
 
+def _plain(value: Any) -> Any:
+    """A number of any type as an int or a float, as JSON has them; the validators refuse anything else."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
 def _positive(kind: Any, expected: str) -> Callable[[Settings, attrs.Attribute[Any], Any], None]:
     """A validator that requires a positive, finite number of this kind; a bool is not a number."""
 
@@ -66,14 +73,16 @@ class Settings:
         dry_run: do everything but send; hardware is not reset either.
     """
 
-    max_steps: int | None = attrs.field(default=None, validator=_optional_count)
-    max_seconds: float | None = attrs.field(default=None, validator=_optional_number)
+    max_steps: int | None = attrs.field(default=None, converter=_plain, validator=_optional_count)
+    max_seconds: float | None = attrs.field(default=None, converter=_plain, validator=_optional_number)
     safe_action: tuple[float, ...] | None = attrs.field(
         default=None, converter=attrs.converters.optional(_action)
     )
-    max_delta: float | None = attrs.field(default=None, validator=[_optional_number, _not_too_small])
-    staleness: float | None = attrs.field(default=None, validator=_optional_number)
-    frozen: float = attrs.field(default=1.0, validator=_number)
+    max_delta: float | None = attrs.field(
+        default=None, converter=_plain, validator=[_optional_number, _not_too_small]
+    )
+    staleness: float | None = attrs.field(default=None, converter=_plain, validator=_optional_number)
+    frozen: float = attrs.field(default=1.0, converter=_plain, validator=_number)
     dry_run: bool = attrs.field(default=False, validator=_bool)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import h5py
@@ -307,6 +308,7 @@ def test_settings_that_make_no_sense(policy, tmp_path, settings, message):
         ({"frozen": None}, "frozen must be a number, got None"),
         ({"max_steps": 2.5}, r"max_steps must be a whole number, got 2\.5"),
         ({"max_steps": True}, "max_steps must be a whole number, got True"),
+        ({"max_seconds": Fraction(1, 10**400)}, r"max_seconds must be positive and finite, got 0\.0"),
         ({"max_delta": "0.1"}, r"max_delta must be a number, got '0\.1'"),
         ({"max_delta": [0.1]}, r"max_delta must be a number, got \[0\.1\]"),
         ({"dry_run": "no"}, "dry_run must be True or False, got 'no'"),
@@ -422,6 +424,7 @@ def test_command_stops_safely_on_ctrl_c(make_run, installed, tmp_path, number):
             ("--recover=x", "--out=y", "--seed=0"),
             "--recover takes no other flag: leave out --out, --seed",
         ),
+        (("--recover=x", "--import=y"), "--recover takes no other flag: leave out --import"),
         (
             ("--bundle=.", "--out=x", f"--hardware={__file__}", "--seed=0"),
             "--seed is for simulated episodes: leave it out with --hardware",

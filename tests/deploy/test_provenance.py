@@ -7,11 +7,14 @@ import hashlib
 import json
 import os
 import time
-from types import SimpleNamespace
+from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
+from absl import flags
 
 from rlhive.data import load_dataset
 from rlhive.data.inspection import inspect
@@ -19,6 +22,7 @@ from rlhive.deploy import Settings, __main__, connect, connecting, reporting, ru
 from rlhive.deploy.__main__ import _alone_in
 from rlhive.deploy.journal import read_journal, write_trace
 from rlhive.deploy.provenance import describe_deployment, describe_policy
+from rlhive.deploy.reporting import stop_reason
 from rlhive.envs.robohive import env_spec
 from rlhive.export import export
 from rlhive.policy_fn import LoadError, load
@@ -65,7 +69,7 @@ def test_a_configuration_that_changes_meanwhile_is_not_connected(arm, config, mo
     rehearse = lambda *_: config.write_text(config.read_text() + "  # edited")  # noqa: E731
     monkeypatch.setattr(connecting, "rehearse", rehearse)
     with pytest.raises(
-        ValueError, match=r"robot\.config: was changed while it was looked at; connect again$"
+        ValueError, match=r"robot\.config: changed while it was being checked; connect again$"
     ):
         connect(NAME, config)
     assert arm.homes == 0
@@ -74,9 +78,10 @@ def test_a_configuration_that_changes_meanwhile_is_not_connected(arm, config, mo
 SIMULATED = SimpleNamespace()
 
 
-def test_numbers_of_numpy_are_written_as_plain_values():
-    settings = Settings(max_steps=np.int64(3), max_delta=np.float32(0.5), frozen=np.float64(0.25))
-    source = {"path": "policies/reach", "seed": np.int64(1), "final": np.True_}
+@pytest.mark.parametrize("quarter", [np.float64(0.25), Fraction(1, 4)])
+def test_numbers_of_any_type_and_paths_are_written_as_plain_values(quarter):
+    settings = Settings(max_steps=np.int64(3), max_delta=np.float32(0.5), frozen=quarter)
+    source = MappingProxyType({"path": Path("policies/reach"), "seed": np.int64(1), "final": np.True_})
     found = describe_deployment(source, SIMULATED, settings, np.float64(0.25))
     assert found["hardware"] is None
     assert json.loads(json.dumps(found)) == found
@@ -88,6 +93,12 @@ def test_numbers_of_numpy_are_written_as_plain_values():
         0.25,
         0.25,
     )
+
+
+def test_mappings_within_the_source_of_a_policy_are_written():
+    source = {"trained": MappingProxyType({"run": "runs/reach"})}
+    found = describe_deployment(source, SIMULATED, Settings(), 0.08)
+    assert found["policy"] == {"trained": {"run": "runs/reach"}}
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), b"ab"])
@@ -138,6 +149,24 @@ def test_nothing_is_learned_from_a_dry_run(dry):
         load_dataset(folder / "joined.h5")
 
 
+def test_only_a_report_of_the_same_deployment_says_why_it_stopped(dry):
+    _, folder = dry
+    path = folder / "report.json"
+    report = json.loads(path.read_text())
+    assert stop_reason(folder) == "finished"
+    for changes in (
+        {"deployment": report["deployment"] | {"started": "2020-01-01T00:00:00+00:00"}},
+        {"reason": "lunch"},
+        {"reason": ["finished"]},
+    ):
+        path.write_text(json.dumps(report | changes))
+        assert stop_reason(folder) is None
+    path.write_text("[" * 100_000)
+    assert stop_reason(folder) is None
+    path.unlink()
+    assert stop_reason(folder) is None
+
+
 def test_two_deployments_do_not_share_a_directory(tmp_path):
     message = f"--out={tmp_path / 'out'}: another deployment is running there; name another directory"
     with _alone_in(tmp_path / "out"), pytest.raises(ValueError) as caught, _alone_in(tmp_path / "out"):
@@ -166,7 +195,12 @@ def test_an_unknown_environment_is_refused_before_anything_is_made(run_dir, tmp_
     monkeypatch.setenv("ROBOHIVE_VERBOSITY", "SILENT")
     monkeypatch.setattr(__main__, "load_torch_on_one_thread", lambda: None)
     given = {"bundle": str(run_dir), "out": str(tmp_path / "out"), "env": "nonsense-v0", "hardware": None}
-    monkeypatch.setattr(__main__, "FLAGS", SimpleNamespace(seed=0, **given))
+    values = flags.FlagValues()
+    for name, value in given.items():
+        flags.DEFINE_string(name, value, "", flag_values=values)
+    flags.DEFINE_multi_string("import", [], "", flag_values=values)
+    values.mark_as_parsed()
+    monkeypatch.setattr(__main__, "FLAGS", values)
     with pytest.raises(ValueError, match="'nonsense-v0' is not an environment of RoboHive"):
         __main__._deploy(Settings(max_steps=1))
     assert not (tmp_path / "out").exists()
