@@ -269,8 +269,9 @@ class ReplayBuffer:
             check_rows(path, tensors, self._rows)
             for key, rows in self._rows.items():
                 rows[:num_rows] = tensors[name_of(key)][:, order]
-        for index, sampler in zip(order, self._priorities, strict=False):
-            sampler.restore(tensors[LEAVES][:, index].flatten(), tensors[LARGEST][0, index].clone())
+        if self._priorities:
+            for index, sampler in zip(order, self._priorities, strict=True):
+                sampler.restore(tensors[LEAVES][:, index].flatten(), tensors[LARGEST][0, index].clone())
         self._num_rows, self._cursor = num_rows, int(header["cursor"])
 
     def _allocate(self, transition: TensorDict) -> None:
